@@ -1,0 +1,56 @@
+# `make demo` and `make test` set everything up by themselves; they need Python with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFORMANCE := .venv-conformance
+BUILD_INPUTS := pyproject.toml protos/build_hook.py $(shell find protos -name '*.proto')
+
+.PHONY: help demo test lint fmt types unit e2e install protos clean
+
+help: ## show this list
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv with ladle and everything that working on it needs
+
+$(VENV)/.installed: $(BUILD_INPUTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+# The official client lives in an environment of its own that borrows ours for TensorFlow:
+# ladle's own environment must never hold a second definition of the protos.
+$(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
+	$(BIN)/python -m venv $(CONFORMANCE)
+	$(CONFORMANCE)/bin/python tests/conformance/borrow.py $(VENV)
+	$(CONFORMANCE)/bin/python -m pip install --quiet --no-deps -r tests/conformance/requirements.txt
+	@touch $@
+
+demo: install ## train, publish, serve and predict real images, with a picture at the end
+	$(BIN)/python examples/demo.py
+
+test: lint unit ## lint, then every test
+
+lint: install ## ruff and mypy, as CI runs them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+types: install ## mypy alone
+	$(BIN)/mypy
+
+fmt: install ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: install $(CONFORMANCE)/.installed
+	$(BIN)/pytest
+
+e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and real models
+	$(BIN)/pytest -m "e2e or conformance"
+
+protos: install ## compile protos/ again
+	$(BIN)/python protos/build_hook.py
+
+clean: ## remove what make made
+	rm -rf $(VENV) $(CONFORMANCE) build dist demo

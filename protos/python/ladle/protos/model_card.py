@@ -1,0 +1,106 @@
+"""The model card: what an exported version says of itself in `assets.extra/ladle.json`.
+
+The exporter writes it, the server passes it on unread, and the client reads it to prepare
+inputs just as the training did. Needs numpy and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Where the card lies inside a version's folder, beside TensorFlow Serving's own extras.
+CARD_PATH = "assets.extra/ladle.json"
+# The GetModelMetadata field that answers with the card; TensorFlow Serving has only `signature_def`.
+CARD_METADATA_FIELD = "ladle_model_card"
+CARD_FORMAT = 1
+MAX_CARD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """How raw pixels become what the model was trained on: `(pixels - offset) / divisor`.
+
+    `offset` and `divisor` are a number for all channels, or one number for each channel of the
+    last dimension.
+    """
+
+    offset: float | tuple[float, ...] = 0.0
+    divisor: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no pixel can be divided by."""
+        for name, value in (("offset", self.offset), ("divisor", self.divisor)):
+            if not np.all(np.isfinite(value)):
+                raise ValueError(f"normalization {name}: expected finite numbers, got {value}")
+        if np.any(np.asarray(self.divisor) == 0):
+            raise ValueError(f"normalization divisor: expected non-zero, got {self.divisor}")
+
+    def apply(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Return `pixels` as normalised float32 of the same shape, in a new array."""
+        offset = np.asarray(self.offset, np.float32)
+        divisor = np.asarray(self.divisor, np.float32)
+        normalised: NDArray[np.float32] = pixels.astype(np.float32)
+        if np.any(offset):
+            normalised -= offset
+        normalised /= divisor
+        return normalised
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a version's owner wants its users to know."""
+
+    labels: tuple[str, ...] = ()
+    """Class names, in the order of the model's outputs; empty where there are none."""
+    normalization: Normalization | None = None
+    """What training did to raw pixels; None where the inputs are not images."""
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    """For each signature its inputs and outputs: name to {"dtype", "shape"}, -1 = any size."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Measured before publishing, on held-out data: `accuracy`, and so on."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the version came from: recipe, data and its fingerprint, package versions, time."""
+
+    def to_json(self) -> str:
+        """Return the card as the text of `ladle.json`."""
+        return json.dumps({"format": CARD_FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelCard:
+        """Read the text of `ladle.json`; unknown keys are left alone.
+
+        Raises:
+            ValueError: It is not JSON, not an object, or a field is not of its type.
+        """
+        try:
+            card = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"model card: expected JSON, got {error}") from None
+        if not isinstance(card, dict) or card.get("format") != CARD_FORMAT:
+            raise ValueError(f'model card: expected an object with "format": {CARD_FORMAT}')
+        try:
+            return cls(
+                labels=tuple(str(label) for label in card.get("labels", ())),
+                normalization=_normalization(card.get("normalization")),
+                signatures=dict(card.get("signatures", {})),
+                metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
+                provenance=dict(card.get("provenance", {})),
+            )
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"model card: a field is not of its type: {error}") from None
+
+
+def _normalization(fields: Any) -> Normalization | None:
+    if fields is None:
+        return None
+    return Normalization(offset=_numbers(fields["offset"]), divisor=_numbers(fields["divisor"]))
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    return tuple(float(v) for v in value) if isinstance(value, list) else float(value)

@@ -1,0 +1,9 @@
+"""The standard health check's messages: package `grpc.health.v1`.
+
+The attributes are made on first use; the stub beside this file, which the build generates,
+tells their types.
+"""
+
+from ladle.protos._pool import exports
+
+__getattr__, __dir__ = exports(globals(), "grpc.health.v1")

@@ -1,0 +1,59 @@
+"""The few parts of protobuf's wire format that large tensors go through without a message object.
+
+A message is written as a list of pieces that are joined once, so that the bytes of a tensor are
+copied once on their way out, whatever message they end up in.
+https://protobuf.dev/programming-guides/encoding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Piece: TypeAlias = "bytes | memoryview | NDArray[np.uint8]"
+"""What a message is joined from; an array is contiguous and of one dimension."""
+
+_VARINT = 0
+_LENGTH_DELIMITED = 2
+
+
+def varint(value: int) -> bytes:
+    """Encode a number from -2**63 to 2**64 - 1; negative ones take ten bytes, as int64 fields do."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    if value < 0x80:
+        return bytes((value,))
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def size(pieces: Sequence[Piece]) -> int:
+    """Return how many bytes the pieces take when joined."""
+    return sum(map(len, pieces))
+
+
+def join(pieces: Sequence[Piece]) -> bytes:
+    """Return the pieces as one message: the one copy that each byte takes."""
+    joined: Any = b"".join(pieces)
+    return bytes(joined)
+
+
+def varint_field(number: int, value: int) -> bytes:
+    """Encode a scalar field of a varint type."""
+    return varint(number << 3 | _VARINT) + varint(value)
+
+
+def bytes_field(number: int, pieces: Sequence[Piece]) -> list[Piece]:
+    """Encode a string, bytes, message or packed field whose content is the joined `pieces`."""
+    return [varint(number << 3 | _LENGTH_DELIMITED) + varint(size(pieces)), *pieces]
+
+
+def map_entry(number: int, key: str, pieces: Sequence[Piece]) -> list[Piece]:
+    """Encode one entry of a map from strings to messages."""
+    return bytes_field(number, [*bytes_field(1, [key.encode()]), *bytes_field(2, pieces)])

@@ -1,0 +1,101 @@
+"""What can go wrong with a request, as exceptions that carry a canonical code.
+
+ServingError
+├── InvalidArgument
+├── NotFound
+├── FailedPrecondition
+├── DeadlineExceeded
+├── Cancelled
+├── ResourceExhausted
+├── Unavailable
+└── Unimplemented
+
+Messages name the thing, what was expected and what was given; they go to the caller as they are.
+Anything that is not a ServingError is a fault of ours: it is logged, and the caller reads INTERNAL.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """The canonical status codes, with the numbers that gRPC and `tensorflow.error.Code` share."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class ServingError(Exception):
+    """A request, or the load of a version, that ends in a status other than OK."""
+
+    code = Code.UNKNOWN
+
+    def __init__(self, message: str, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class InvalidArgument(ServingError):
+    """The request is wrong in itself, whatever the server's state."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class NotFound(ServingError):
+    """No such model, version or label is loaded."""
+
+    code = Code.NOT_FOUND
+
+
+class FailedPrecondition(ServingError):
+    """The request is right, but this model can't do it."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class DeadlineExceeded(ServingError):
+    """The caller's deadline passed before there was an answer."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(ServingError):
+    """The caller went away, or the server gave the work up."""
+
+    code = Code.CANCELLED
+
+
+class ResourceExhausted(ServingError):
+    """A limit in bytes or places is reached."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class Unavailable(ServingError):
+    """Not now; the same request may pass a moment later."""
+
+    code = Code.UNAVAILABLE
+
+
+class Unimplemented(ServingError):
+    """The server has no such thing."""
+
+    code = Code.UNIMPLEMENTED

@@ -1,0 +1,61 @@
+"""PredictionService.GetModelMetadata: a version's signatures and its model card."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from ladle.protos.ladle_pb import ModelCard
+from ladle.protos.model_card import CARD_METADATA_FIELD
+from ladle.protos.serving_pb import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    SignatureDefMap,
+)
+from ladle.server.call import Call
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import Servable
+from ladle.server.rpc.request import acquire, parse, require_model_spec
+
+_SIGNATURES = "signature_def"
+
+
+class GetModelMetadata:
+    """Answers GetModelMetadata requests; thread-safe.
+
+    Beside upstream's `signature_def` there is a field of our own for the model card; a version
+    without one leaves it out of the answer.
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def __call__(self, call: Call) -> bytes:
+        """Return the GetModelMetadataResponse."""
+        request = parse(GetModelMetadataRequest, call.request)
+        require_model_spec(request)
+        if not request.metadata_field:
+            raise InvalidArgument(
+                "GetModelMetadataRequest must specify at least one metadata_field"
+            )
+        for field in request.metadata_field:
+            if field not in (_SIGNATURES, CARD_METADATA_FIELD):
+                raise InvalidArgument(f"Metadata field {field} is not supported")
+        with acquire(self._manager, request.model_spec) as handle:
+            response = GetModelMetadataResponse()
+            response.model_spec.name = handle.id.name
+            response.model_spec.version.value = handle.id.version
+            for field in set(request.metadata_field):
+                message = _metadata(handle.servable, field)
+                if message is not None:
+                    response.metadata[field].Pack(message)
+        return response.SerializeToString()
+
+
+def _metadata(servable: Servable, field: str) -> Message | None:
+    if field == CARD_METADATA_FIELD:
+        return None if servable.card_json is None else ModelCard(json=servable.card_json)
+    signatures = SignatureDefMap()
+    for name, definition in servable.signature_defs.items():
+        signatures.signature_def[name].MergeFromString(definition)
+    return signatures

@@ -1,0 +1,133 @@
+"""PredictionService.Predict: named arrays in, named arrays out. The hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ladle.protos import dtypes, tensors, wire
+from ladle.protos.serving_pb import ModelSpec, PredictRequest
+from ladle.protos.tensorflow_pb import TensorProto
+from ladle.server.call import Call
+from ladle.server.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, ServableId, Signature
+from ladle.server.rpc.request import acquire, parse, require_model_spec
+
+# What a caller sends, with the value "true", to get answers in `tensor_content`.
+TENSOR_CONTENT_KEY = "ladle-tensor-content"
+
+_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
+
+
+class Predict:
+    """Answers Predict requests; thread-safe."""
+
+    def __init__(self, manager: Manager, *, tensor_content: bool) -> None:
+        """`tensor_content`: how tensors are answered where the caller doesn't say."""
+        self._manager = manager
+        self._tensor_content = tensor_content
+
+    def __call__(self, call: Call) -> bytes:
+        """Return the PredictResponse.
+
+        Checks come in upstream's order: model, signature, inputs, outputs.
+        """
+        request = parse(PredictRequest, call.request)
+        require_model_spec(request)
+        with acquire(self._manager, request.model_spec) as handle:
+            servable = handle.servable
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            signature = servable.signatures.get(name)
+            if signature is None:
+                raise FailedPrecondition(
+                    f'Serving signature key "{name}" not found. '
+                    f"The model has {sorted(servable.signatures)}"
+                )
+            inputs = read_inputs(request.inputs, signature)
+            aliases = wanted_outputs(request.output_filter, signature)
+            outputs = servable.run(signature, inputs, aliases, call.deadline)
+            typed = not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
+            return encode_response(outputs, handle.id, name, typed=typed)
+
+
+def read_inputs(given: Mapping[str, TensorProto], signature: Signature) -> Arrays:
+    """Return the signature's inputs from a request's tensors and the signature's defaults.
+
+    Shapes are not compared with the signature: upstream runs what the model takes.
+
+    Raises:
+        InvalidArgument: Names, a dtype or a tensor are not as the signature wants them.
+    """
+    declared = signature.inputs
+    missing = [a for a in declared if a not in given and a not in signature.defaults]
+    extra = [alias for alias in given if alias not in declared]
+    if missing or extra:
+        raise InvalidArgument(
+            f"input size does not match signature {signature.name!r}: "
+            f"expected {_listed(declared)}, got {_listed(given)}. "
+            f"Sent extra: {_listed(extra)}. Missing but required: {_listed(missing)}."
+        )
+    arrays: dict[str, NDArray[Any]] = {}
+    for alias, spec in declared.items():
+        if alias not in given:
+            arrays[alias] = signature.defaults[alias]
+            continue
+        proto = given[alias]
+        try:
+            array = tensors.to_array(proto)
+        except tensors.TensorError as error:
+            raise InvalidArgument(f"tensor parsing error: {alias}: {error}") from None
+        if proto.dtype != spec.data_type:
+            raise InvalidArgument(
+                f"input {alias!r}: expected {spec}, "
+                f"got {dtypes.name(proto.dtype)} {list(array.shape)}"
+            )
+        arrays[alias] = array
+    return arrays
+
+
+def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[str, ...]:
+    """Return the aliases to fetch: those of the filter, or all without one.
+
+    Raises:
+        InvalidArgument: The filter names an output twice, or one that there is not.
+    """
+    if not output_filter:
+        return tuple(signature.outputs)
+    wanted: dict[str, None] = {}
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise InvalidArgument(
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {_listed(signature.outputs)}."
+            )
+        if alias in wanted:
+            raise InvalidArgument(f"duplicate output tensor alias: {alias}")
+        wanted[alias] = None
+    return tuple(wanted)
+
+
+def encode_response(
+    outputs: Mapping[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
+) -> bytes:
+    """Return the serialized PredictResponse, each output's values copied once."""
+    pieces: list[wire.Piece] = []
+    for alias, array in outputs.items():
+        pieces += wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
+    spec = ModelSpec(name=servable_id.name, signature_name=signature)
+    spec.version.value = servable_id.version
+    pieces += wire.bytes_field(2, [spec.SerializeToString()])
+    size = wire.size(pieces)
+    if size > _MAX_RESPONSE_BYTES:
+        raise ResourceExhausted(
+            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
+            "send fewer rows, or name the outputs that you need in output_filter"
+        )
+    return wire.join(pieces)
+
+
+def _listed(names: Any) -> str:
+    return "{" + ", ".join(sorted(names)) + "}"

@@ -1,0 +1,48 @@
+"""What requests of several services share: reading them, and finding what they name."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from ladle.protos.serving_pb import ModelSpec
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.manager import Handle, Manager
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(message_class: type[M], data: bytes) -> M:
+    """Return the request message.
+
+    Raises:
+        InvalidArgument: The bytes are no such message.
+    """
+    try:
+        return message_class.FromString(data)
+    except DecodeError:
+        raise InvalidArgument(
+            f"expected a {message_class.DESCRIPTOR.full_name}, got {len(data)} bytes that are none"
+        ) from None
+
+
+def require_model_spec(request: Message) -> None:
+    """Refuse a request without `model_spec`."""
+    if not request.HasField("model_spec"):
+        raise InvalidArgument("Missing ModelSpec")
+
+
+def acquire(manager: Manager, spec: ModelSpec) -> Handle:
+    """Return a handle on the version that a request names, by number or as the latest.
+
+    Raises:
+        InvalidArgument: No name, or a label that no version has.
+        NotFound: No such version is available.
+    """
+    if not spec.name:
+        raise InvalidArgument("ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version_label":
+        raise InvalidArgument(f"Unrecognized servable version label: {spec.version_label}")
+    return manager.acquire(spec.name, spec.version.value if choice == "version" else None)

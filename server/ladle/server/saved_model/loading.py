@@ -1,0 +1,111 @@
+"""Loads a SavedModel's folder into a servable."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladle.protos import dtypes, tensors
+from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
+from ladle.protos.tensorflow_pb import SignatureDef
+from ladle.server.core.errors import InvalidArgument, NotFound, ServingError
+from ladle.server.core.servable import ServableId, Signature, TensorSpec
+from ladle.server.saved_model.servable import SavedModelServable, serving_error
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How sessions are made; 0 leaves a number of threads to TensorFlow."""
+
+    tags: tuple[str, ...] = ("serve",)
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+
+
+def load_saved_model(
+    servable_id: ServableId, path: Path, options: LoadOptions
+) -> SavedModelServable:
+    """Return the SavedModel in `path`, restored and initialised; blocks.
+
+    Raises:
+        ServingError: It is not a whole SavedModel, or TensorFlow can't load it.
+    """
+    if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb in {path}")
+    card_json = _read_card(path)
+    import tensorflow as tf
+
+    tf1 = tf.compat.v1
+    graph = tf1.Graph()
+    session = tf1.Session(
+        graph=graph,
+        config=tf1.ConfigProto(
+            intra_op_parallelism_threads=options.intra_op_threads,
+            inter_op_parallelism_threads=options.inter_op_threads,
+        ),
+    )
+    try:
+        with graph.as_default():
+            meta_graph = tf1.saved_model.load(session, list(options.tags), str(path))
+        definitions = {
+            name: definition.SerializeToString()
+            for name, definition in meta_graph.signature_def.items()
+        }
+        return SavedModelServable(
+            session,
+            {name: _signature(name, data) for name, data in definitions.items()},
+            definitions,
+            card_json,
+            run_inline=options.inter_op_threads in (0, 1),
+        )
+    except Exception as error:
+        session.close()
+        failure = serving_error(error)
+        raise ServingError(
+            f"{servable_id}: the SavedModel in {path} can't be loaded: {failure.message}",
+            failure.code,
+        ) from error
+
+
+def _signature(name: str, definition: bytes) -> Signature:
+    proto = SignatureDef.FromString(definition)
+    return Signature(
+        name=name,
+        inputs={alias: _spec(info) for alias, info in proto.inputs.items()},
+        outputs={alias: _spec(info) for alias, info in proto.outputs.items()},
+        method_name=proto.method_name,
+        defaults={alias: tensors.to_array(value) for alias, value in proto.defaults.items()},
+    )
+
+
+def _spec(info: Any) -> TensorSpec:
+    if info.WhichOneof("encoding") != "name":
+        raise InvalidArgument(
+            "a signature declares a sparse or composite tensor, which no request can carry"
+        )
+    return TensorSpec(
+        data_type=dtypes.without_ref(info.dtype),
+        shape=tensors.shape_of(info.tensor_shape),
+        feed_name=info.name,
+    )
+
+
+def _read_card(path: Path) -> str | None:
+    """Return the model card's text; one that is no card is left out, with a warning."""
+    card = path / CARD_PATH
+    try:
+        with card.open("rb") as file:
+            text = file.read(MAX_CARD_BYTES + 1)
+        if len(text) > MAX_CARD_BYTES:
+            raise ValueError(f"expected at most {MAX_CARD_BYTES} bytes")
+        ModelCard.from_json(text)
+        return text.decode()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("model card left out path=%s error=%s", card, error)
+        return None

@@ -1,0 +1,121 @@
+"""A SavedModel in a TensorFlow session: the one module through which requests reach TensorFlow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.protos import tensors
+from ladle.server.core.errors import Code, InvalidArgument, ServingError
+from ladle.server.core.servable import Arrays, Signature
+
+# An output_filter can name any subset of the outputs, and each gets a compiled callable; past
+# this many they are dropped, so that a caller who tries all subsets costs time, not memory.
+_MAX_CALLABLES = 64
+
+_Callable = Callable[..., Sequence[NDArray[Any]]]
+
+
+class SavedModelServable:
+    """A loaded version: a v1 session over the SavedModel's graph.
+
+    A session runs TF1 and TF2 models alike, just the fetches that are asked for, and gives its
+    memory back when it is closed. Runs go through CallableOptions: measured on the MNIST
+    classifier, batch 1, a run costs 65 µs so, 440 µs through `Session.make_callable` (which feeds
+    through `Session.run`), and 630 µs through the concrete function.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        signatures: Mapping[str, Signature],
+        signature_defs: Mapping[str, bytes],
+        card_json: str | None,
+        *,
+        run_inline: bool,
+    ) -> None:
+        """Take over `session`; `run_inline` runs operations in the caller's thread."""
+        self.signatures = signatures
+        self.signature_defs = signature_defs
+        self.card_json = card_json
+        self._session = session
+        self._run_inline = run_inline
+        self._lock = threading.Lock()
+        self._callables: dict[tuple[str, tuple[str, ...]], _Callable] = {}
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run the signature and return the named outputs; blocks until they are there.
+
+        Raises:
+            ServingError: The model refused the inputs, or failed; where an input's shape is not
+                the declared one, the message says so first.
+        """
+        call = self._callables.get((signature.name, outputs))
+        if call is None:
+            call = self._make_callable(signature, outputs)
+        try:
+            results = call(*(inputs[alias] for alias in signature.inputs))
+        except Exception as error:
+            raise _explained(serving_error(error), signature, inputs) from error
+        return {
+            alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)
+        }
+
+    def close(self) -> None:
+        """Close the session, which frees the variables."""
+        self._callables.clear()
+        self._session.close()
+
+    def _make_callable(self, signature: Signature, outputs: tuple[str, ...]) -> _Callable:
+        from tensorflow.core.protobuf import config_pb2
+
+        options = config_pb2.CallableOptions(
+            feed=[spec.feed_name for spec in signature.inputs.values()],
+            fetch=[signature.outputs[alias].feed_name for alias in outputs],
+        )
+        if self._run_inline:
+            # -1 is the caller's own thread: with one batch at a time a second pool only adds hops.
+            options.run_options.inter_op_thread_pool = -1
+        with self._lock:
+            if len(self._callables) >= _MAX_CALLABLES:
+                self._callables.clear()
+            call: _Callable = self._session._make_callable_from_options(options)
+            self._callables[signature.name, outputs] = call
+        return call
+
+
+def serving_error(error: Exception) -> ServingError:
+    """Return TensorFlow's error with its own code, and its text without the graph's inner names."""
+    if isinstance(error, ServingError):
+        return error
+    code = getattr(error, "error_code", None)
+    text = str(getattr(error, "message", error)).split("\n\t [[", 1)[0].strip()
+    if isinstance(code, int) and 0 < code <= max(Code):
+        return ServingError(text, Code(code))
+    if isinstance(error, ValueError | TypeError):
+        return InvalidArgument(text)
+    if isinstance(error, OSError):
+        return ServingError(text, Code.NOT_FOUND if isinstance(error, FileNotFoundError) else None)
+    return ServingError(f"{type(error).__name__}: {text}", Code.INTERNAL)
+
+
+def _explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:
+    """Put first, where shapes are not as declared, what the signature expects."""
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        if not spec.admits(shape):
+            return InvalidArgument(
+                f"input {alias!r}: expected {spec}, got shape {list(shape)}, "
+                f"which the model refused: {error.message}"
+            )
+    return error

@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROTOS = Path(__file__).resolve().parent
 PACKAGE = PROTOS / "python/ladle/protos"
-DESCRIPTORS = PACKAGE / "descriptors.binpb"
+DESCRIPTORS = "descriptors.binpb"
 
 
 class ProtosBuildHook(BuildHookInterface[Any]):
@@ -29,23 +29,24 @@ class ProtosBuildHook(BuildHookInterface[Any]):
 
     def clean(self, versions: list[str]) -> None:
         """Remove them, for `hatch clean`."""
-        for path in (DESCRIPTORS, *PACKAGE.glob("*_pb.pyi")):
+        for path in (PACKAGE / DESCRIPTORS, *PACKAGE.glob("*_pb.pyi")):
             path.unlink(missing_ok=True)
 
 
-def compile_protos() -> None:
-    """Write descriptors.binpb and the stubs beside it.
+def compile_protos(protos: Path = PROTOS, package: Path = PACKAGE) -> None:
+    """Write the descriptors of all files in `protos`, and the stubs, into the folder `package`.
 
     Raises:
-        SystemExit: protoc refused a file; the message is its first complaint.
+        SystemExit: a file is wrong; the message is protoc's first complaint.
     """
-    sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+    sources = sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
+    descriptors = package / DESCRIPTORS
     protoc = subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc"),
-            f"--proto_path={PROTOS}",
+            f"--proto_path={protos}",
             "--include_imports",
-            f"--descriptor_set_out={DESCRIPTORS}",
+            f"--descriptor_set_out={descriptors}",
             *sources,
         ],
         capture_output=True,
@@ -54,8 +55,8 @@ def compile_protos() -> None:
     if protoc.returncode != 0:
         complaint = protoc.stderr.strip().splitlines() or [f"exit status {protoc.returncode}"]
         raise SystemExit(f"cannot compile protos/: {complaint[0]}")
-    for name, text in _load_neighbour("stubs").stubs(DESCRIPTORS.read_bytes()).items():
-        (PACKAGE / name).write_text(text, encoding="utf-8")
+    for name, text in _load_neighbour("stubs").stubs(descriptors.read_bytes()).items():
+        (package / name).write_text(text, encoding="utf-8")
 
 
 def _load_neighbour(name: str) -> ModuleType:

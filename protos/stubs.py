@@ -36,6 +36,7 @@ import builtins as _builtins
 import collections.abc as _abc
 import typing as _typing
 
+from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -91,6 +92,7 @@ class _Stubs:
         if proto_name == ".google.protobuf.Any":
             bases += ", _well_known_types.Any"  # Pack, Unpack, Is, TypeName
         body = [
+            "DESCRIPTOR: _descriptor.Descriptor",
             *(_enum(e, self._python_names[proto_name], in_class=True) for e in message.enum_type),
             *(
                 self._message(nested, proto_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,11 @@ def name(data_type: int) -> str:
 
 
 def without_ref(data_type: int) -> int:
-    """Return the DataType of the values behind a reference type (TF1 variables declare DT_x_REF)."""
+    """Return the DataType behind a reference type, which TF1 variables declare (DT_FLOAT_REF)."""
     return data_type - _REF_OFFSET if data_type > _REF_OFFSET else data_type
 
 
-@lru_cache(maxsize=None)
+@cache
 def to_numpy(data_type: int) -> np.dtype[Any]:
     """Return the numpy dtype of a DataType; strings are `object`, holding `bytes`.
 
@@ -93,11 +93,14 @@ def to_numpy(data_type: int) -> np.dtype[Any]:
     if upstream not in _ML_DTYPES:
         return np.dtype(_NUMPY_NAMES.get(upstream, upstream.lower()))
     try:
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), upstream.lower()))
+        extended: np.dtype[Any] = np.dtype(
+            getattr(importlib.import_module("ml_dtypes"), upstream.lower())
+        )
     except (ImportError, AttributeError):
         raise UnsupportedDtype(
             f"{name(data_type)} needs the package ml_dtypes: pip install 'ladle[dtypes]'"
         ) from None
+    return extended
 
 
 def from_numpy(dtype: np.dtype[Any]) -> int:
@@ -108,15 +111,13 @@ def from_numpy(dtype: np.dtype[Any]) -> int:
     """
     if dtype.kind in "OSU":
         return STRING
+    # ml_dtypes' types are of kind V too, and bring a name; a quantised one is a one-field record.
+    names = dtype.names
+    key = names[0] if names and len(names) == 1 else dtype.newbyteorder("=").name
     try:
-        return _DATA_TYPES[dtype.newbyteorder("=").name if dtype.kind != "V" else _record_name(dtype)]
+        return _DATA_TYPES[key]
     except KeyError:
         raise UnsupportedDtype(f"numpy dtype {dtype} has no counterpart in TensorFlow") from None
-
-
-def _record_name(dtype: np.dtype[Any]) -> str:
-    # ml_dtypes' types are of kind V too, and bring a name; a quantised type is a one-field record.
-    return dtype.names[0] if dtype.names and len(dtype.names) == 1 else dtype.name
 
 
 _DATA_TYPES = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 # Where the card lies inside a version's folder, beside TensorFlow Serving's own extras.
 CARD_PATH = "assets.extra/ladle.json"
-# The GetModelMetadata field that answers with the card; TensorFlow Serving has only `signature_def`.
+# The GetModelMetadata field that answers with the card; upstream has `signature_def` alone.
 CARD_METADATA_FIELD = "ladle_model_card"
 CARD_FORMAT = 1
 MAX_CARD_BYTES = 1 << 20

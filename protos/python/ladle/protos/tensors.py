@@ -22,21 +22,24 @@ MAX_RANK = 254
 # terabytes; this much is granted, enough for a batch of constant images.
 MAX_REPEATED_BYTES = 64 << 20
 
-# Which field holds the values of which dtype, and how they lie in it. Where a plain array of the
-# stored type is exactly the packed field's bytes on the wire, `packed` says so.
-_FIELDS: dict[str, tuple[str, int, type[Any] | None]] = {
-    "float32": ("float_val", 5, np.float32),
-    "float64": ("double_val", 6, np.float64),
-    "complex64": ("scomplex_val", 9, np.float32),
-    "complex128": ("dcomplex_val", 12, np.float64),
-    "bool": ("bool_val", 11, np.uint8),
-    "int64": ("int64_val", 10, None),
-    "uint32": ("uint32_val", 16, None),
-    "uint64": ("uint64_val", 17, None),
-    "float16": ("half_val", 13, None),
-    "bfloat16": ("half_val", 13, None),
+# The fields, by dtype, whose bytes on the wire are just those of a little-endian array: they are
+# packed, of a fixed width, or (bool) of a width that never grows. Name and number.
+_RAW_FIELDS = {
+    "float32": ("float_val", 5),
+    "float64": ("double_val", 6),
+    "complex64": ("scomplex_val", 9),
+    "complex128": ("dcomplex_val", 12),
+    "bool": ("bool_val", 11),
 }
-_INT_FIELD = ("int_val", 7, None)
+# The fields of varints; what is not here goes into int_val.
+_VARINT_FIELDS = {
+    "int64": "int64_val",
+    "uint32": "uint32_val",
+    "uint64": "uint64_val",
+    "float16": "half_val",
+    "bfloat16": "half_val",
+}
+_FLOAT8_VAL = 18
 _TENSOR_CONTENT = 4
 _DTYPE = 1
 _SHAPE = 2
@@ -46,9 +49,7 @@ class TensorError(ValueError):
     """A tensor that can't be read or written: what was expected, and what was given."""
 
 
-def to_array(
-    proto: TensorProto, *, max_repeated_bytes: int = MAX_REPEATED_BYTES
-) -> NDArray[Any]:
+def to_array(proto: TensorProto, *, max_repeated_bytes: int = MAX_REPEATED_BYTES) -> NDArray[Any]:
     """Return the tensor's values, in its shape; strings as an object array of `bytes`.
 
     `tensor_content` comes back as a read-only view of the message's bytes, without a copy. A
@@ -107,15 +108,21 @@ def to_wire(array: NDArray[Any], *, typed: bool = False) -> list[wire.Piece]:
     if data_type == dtypes.STRING:
         strings = TensorProto(string_val=_as_bytes(array))
         return [head, strings.SerializeToString()]
-    if not typed:
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        return [head, *_packed(_TENSOR_CONTENT, data)]
-    field, number, packed = _FIELDS.get(dtypes.name(data_type), _INT_FIELD)
-    if packed is not None:
-        return [head, *_packed(number, np.ascontiguousarray(array, array.dtype.newbyteorder("<")))]
-    values = TensorProto()
-    getattr(values, field).extend(_as_integers(array, field).ravel().tolist())
-    return [head, values.SerializeToString()]
+    name = dtypes.name(data_type)
+    number = _TENSOR_CONTENT
+    if typed and name in _RAW_FIELDS:
+        number = _RAW_FIELDS[name][1]
+    elif typed and name.startswith("float8"):
+        number = _FLOAT8_VAL
+    elif typed:
+        values = TensorProto()
+        field = _VARINT_FIELDS.get(name, "int_val")
+        getattr(values, field).extend(_as_integers(array, field).ravel().tolist())
+        return [head, values.SerializeToString()]
+    if not array.size:
+        return [head]
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return [head, *wire.bytes_field(number, [data.reshape(-1).view(np.uint8).data])]
 
 
 def shape_of(shape: TensorShapeProto) -> tuple[int, ...] | None:
@@ -154,7 +161,7 @@ def _listed_values(proto: TensorProto, dtype: np.dtype[Any], count: int) -> NDAr
     name = dtypes.name(proto.dtype)
     if name.startswith("float8"):
         return np.frombuffer(proto.float8_val[: count * dtype.itemsize], dtype)
-    field = _FIELDS.get(name, _INT_FIELD)[0]
+    field = _RAW_FIELDS[name][0] if name in _RAW_FIELDS else _VARINT_FIELDS.get(name, "int_val")
     listed = getattr(proto, field)
     if not len(listed):
         return np.empty(0, dtype)
@@ -232,10 +239,6 @@ def _shape_pieces(shape: tuple[int, ...]) -> list[wire.Piece]:
         # A zero is left out on the wire, as proto3 does with every default value.
         pieces += wire.bytes_field(2, [wire.varint_field(1, size)] if size else [])
     return pieces
-
-
-def _packed(number: int, data: NDArray[Any]) -> list[wire.Piece]:
-    return wire.bytes_field(number, [data.reshape(-1).view(np.uint8)]) if data.size else []
 
 
 def _as_integers(array: NDArray[Any], field: str) -> NDArray[Any]:

@@ -8,20 +8,17 @@ https://protobuf.dev/programming-guides/encoding
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-Piece: TypeAlias = "bytes | memoryview | NDArray[np.uint8]"
-"""What a message is joined from; an array is contiguous and of one dimension."""
+Piece: TypeAlias = "bytes | memoryview"
+"""What a message is joined from; a view is of single bytes, so that its length is its size."""
 
 _VARINT = 0
 _LENGTH_DELIMITED = 2
 
 
 def varint(value: int) -> bytes:
-    """Encode a number from -2**63 to 2**64 - 1; negative ones take ten bytes, as int64 fields do."""
+    """Encode a number from -2**63 to 2**64 - 1; a negative one takes ten bytes."""
     value &= 0xFFFF_FFFF_FFFF_FFFF
     if value < 0x80:
         return bytes((value,))
@@ -40,8 +37,7 @@ def size(pieces: Sequence[Piece]) -> int:
 
 def join(pieces: Sequence[Piece]) -> bytes:
     """Return the pieces as one message: the one copy that each byte takes."""
-    joined: Any = b"".join(pieces)
-    return bytes(joined)
+    return b"".join(pieces)
 
 
 def varint_field(number: int, value: int) -> bytes:

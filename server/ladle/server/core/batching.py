@@ -172,9 +172,7 @@ class BatchingServable:
 
     def _hand_over(self, key: _Key, queue: _Queue) -> None:
         with self._lock:
-            batch, expired = plan(
-                queue.waiting, self._clock.now(), self._options.max_batch_size
-            )
+            batch, expired = plan(queue.waiting, self._clock.now(), self._options.max_batch_size)
             for _ in range(len(batch) + len(expired)):
                 queue.waiting_rows -= queue.waiting.popleft().rows
             if batch:

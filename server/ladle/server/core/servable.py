@@ -49,7 +49,9 @@ class TensorSpec:
         """Whether an array of this shape is what was declared."""
         return self.shape is None or (
             len(shape) == len(self.shape)
-            and all(declared in (-1, size) for declared, size in zip(self.shape, shape, strict=True))
+            and all(
+                declared in (-1, size) for declared, size in zip(self.shape, shape, strict=True)
+            )
         )
 
 
@@ -80,7 +82,7 @@ class Servable(Protocol):
 
     @property
     def signature_defs(self) -> Mapping[str, bytes]:
-        """The serialized `tensorflow.SignatureDef` of each signature, as the model declares them."""
+        """The serialized `tensorflow.SignatureDef` of each signature, as the model has it."""
 
     @property
     def card_json(self) -> str | None:
@@ -108,4 +110,3 @@ class Servable(Protocol):
 
     def close(self) -> None:
         """Free what the version holds; called once, when nothing runs any more."""
-

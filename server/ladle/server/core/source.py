@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ladle.server.core.clock import Clock, MonotonicClock
@@ -21,7 +21,7 @@ class MonitoredModel:
 
     name: str
     base_path: Path
-    policy: VersionPolicy = Latest()
+    policy: VersionPolicy = field(default_factory=Latest)
 
 
 class FileSystemSource:
@@ -39,12 +39,13 @@ class FileSystemSource:
         poll_wait_s: float,
         clock: Clock | None = None,
     ) -> None:
-        """Args:
+        """Take what to look at; nothing is read before `start`.
 
-        models: what to look at.
-        aspire: told, from the polling thread, the wanted versions of a model and their folders.
-        poll_wait_s: seconds between polls; 0 polls once, at the start; less never polls.
-        clock: for tests.
+        Args:
+            models: what to look at.
+            aspire: told, from the polling thread, the wanted versions of a model and their folders.
+            poll_wait_s: seconds between polls; 0 polls once, at the start; less never polls.
+            clock: for tests.
         """
         self._models = tuple(models)
         self._aspire = aspire

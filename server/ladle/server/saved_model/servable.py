@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.protos import tensors
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.servable import Arrays, Signature
 
@@ -67,9 +66,7 @@ class SavedModelServable:
             results = call(*(inputs[alias] for alias in signature.inputs))
         except Exception as error:
             raise _explained(serving_error(error), signature, inputs) from error
-        return {
-            alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)
-        }
+        return {alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)}
 
     def close(self) -> None:
         """Close the session, which frees the variables."""

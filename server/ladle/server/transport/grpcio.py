@@ -81,7 +81,7 @@ class GrpcioTransport:
 
 class _Methods(grpc.GenericRpcHandler):
     def __init__(self, methods: Methods) -> None:
-        self._handlers = {
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             path: grpc.unary_unary_rpc_method_handler(_behaviour(handler))
             for path, handler in methods.items()
         }

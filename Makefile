@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
-BUILD_INPUTS := pyproject.toml protos/build_hook.py $(shell find protos -name '*.proto')
+BUILD_INPUTS := pyproject.toml protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
 
 .PHONY: help demo test lint fmt types unit e2e install protos clean
 

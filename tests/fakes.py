@@ -1,0 +1,146 @@
+"""Stand-ins with behaviour, for the tests of the server's core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.protos import dtypes
+from ladle.server.core.errors import ServingError
+from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+
+PATIENCE_S = 30.0
+"""How long a test waits for an event that must come: longer than any machine is slow."""
+
+FLOAT = dtypes.from_numpy(np.dtype(np.float32))
+
+
+class FakeClock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._changed = threading.Condition()
+        self._sleeping: dict[threading.Condition, float] = {}
+
+    def now(self) -> float:
+        return self._now
+
+    def wait(self, condition: threading.Condition, timeout_s: float | None) -> bool:
+        if timeout_s is None:
+            return condition.wait(PATIENCE_S)
+        with self._changed:
+            wake_at = self._sleeping[condition] = self._now + timeout_s
+            self._changed.notify_all()
+        condition.wait(PATIENCE_S)
+        with self._changed:
+            self._sleeping.pop(condition, None)
+        return self._now < wake_at
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and wake who has slept long enough."""
+        with self._changed:
+            self._now += seconds
+            due = [condition for condition, at in self._sleeping.items() if at <= self._now]
+        for condition in due:
+            with condition:
+                condition.notify_all()
+
+    def wait_until_sleeping(self, count: int) -> None:
+        """Block until so many threads wait for time to pass."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._sleeping) >= count, PATIENCE_S)
+
+
+def spec(*shape: int, data_type: int = FLOAT) -> TensorSpec:
+    """A TensorSpec of float32 unless told otherwise."""
+    return TensorSpec(data_type=data_type, shape=shape)
+
+
+DOUBLE = Signature(name="serving_default", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 2)})
+
+
+def double(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """y = 2 x, refusing rows that hold a NaN."""
+    if np.isnan(inputs["x"]).any():
+        raise ServingError("x: expected numbers, got NaN")
+    return {"y": inputs["x"] * 2}
+
+
+class FakeServable:
+    """Runs a Python function, remembers its batches, and can be held up in the middle of one."""
+
+    def __init__(
+        self,
+        function: Callable[[Arrays], Mapping[str, NDArray[Any]]] = double,
+        signatures: tuple[Signature, ...] = (DOUBLE,),
+        card_json: str | None = None,
+    ) -> None:
+        self.signatures = {signature.name: signature for signature in signatures}
+        self.signature_defs = {signature.name: b"" for signature in signatures}
+        self.card_json = card_json
+        self.batches: list[int] = []
+        self.closed = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self._gate = threading.Event()
+        self._gate.set()
+        self._function = function
+
+    def hold(self) -> None:
+        """Let runs begin and not end."""
+        self._gate.clear()
+
+    def let_go(self) -> None:
+        """Let the runs that are held end, and all later ones."""
+        self._gate.set()
+
+    def wait_until_running(self) -> None:
+        """Block until one more run has begun."""
+        assert self.entered.acquire(timeout=PATIENCE_S)
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        assert not self.closed.is_set(), "run after close"
+        self.batches.append(next((len(x) for x in inputs.values() if x.ndim), 0))
+        self.entered.release()
+        assert self._gate.wait(PATIENCE_S)
+        results = self._function(inputs)
+        return {alias: results[alias] for alias in outputs}
+
+    def close(self) -> None:
+        assert not self.closed.is_set(), "closed twice"
+        self.closed.set()
+
+
+class FakeLoader:
+    """Makes a FakeServable of each version, unless told to fail or to wait."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[ServableId, FakeServable] = {}
+        self.failures: dict[ServableId, Exception] = {}
+        self.attempts: list[ServableId] = []
+        self._held: dict[ServableId, threading.Event] = {}
+
+    def hold(self, name: str, version: int) -> threading.Event:
+        """Make the load of a version wait for the event that is returned."""
+        event = self._held[ServableId(name, version)] = threading.Event()
+        return event
+
+    def __call__(self, servable_id: ServableId, path: Path) -> FakeServable:
+        self.attempts.append(servable_id)
+        if servable_id in self._held:
+            assert self._held[servable_id].wait(PATIENCE_S)
+        if servable_id in self.failures:
+            raise self.failures[servable_id]
+        servable = self.loaded[servable_id] = FakeServable()
+        return servable

@@ -1,0 +1,112 @@
+"""Holds the arrows of ARCHITECTURE.md: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PORTIONS = ("protos/python", "client", "server", "export")
+
+# For each package, by its longest matching prefix: the only ladle packages it may import from,
+# beside itself, and what else it must not import even lazily.
+ALLOWED = {
+    "ladle.protos": set[str](),
+    "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
+    "ladle.client": {"ladle.protos"},
+    "ladle.export": {"ladle.protos"},
+    "ladle.server.core": {"ladle.protos"},
+    "ladle.server.call": {"ladle.server.core.errors"},
+    "ladle.server.config": set[str](),
+    "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
+    "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
+    "ladle.server.transport": {"ladle.server.core.errors", "ladle.server.call"},
+    "ladle.server": {"ladle.protos", "ladle.server"},
+}
+FORBIDDEN = {
+    "ladle.protos": {"tensorflow", "keras", "grpc"},
+    "ladle.cli": {"tensorflow", "keras", "grpc", "numpy", "google"},
+    "ladle.client": {"tensorflow", "keras"},
+    "ladle.server.core": {"tensorflow", "keras", "grpc"},
+    "ladle.server.call": {"tensorflow", "keras", "grpc"},
+    "ladle.server.rpc": {"tensorflow", "keras", "grpc"},
+    "ladle.server.transport": {"tensorflow", "keras"},
+    "ladle.server.saved_model": {"grpc"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for portion in PORTIONS:
+        for path in sorted((ROOT / portion).rglob("ladle/**/*.py")):
+            name = ".".join(path.relative_to(ROOT / portion).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: imports are absolute"
+            yield node.module
+            if node.module in ("ladle", "ladle.server"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def rule_for(module: str, rules: dict[str, set[str]]) -> str | None:
+    return max((p for p in rules if within(module, p)), key=len, default=None)
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=[n for n, _ in modules()])
+def test_imports_point_one_way(module: str, path: Path) -> None:
+    package = rule_for(module, ALLOWED)
+    assert package is not None, f"{module} is in no package that ARCHITECTURE.md knows"
+    forbidden = FORBIDDEN.get(package, set())
+    for imported in imported_by(path):
+        assert imported.split(".")[0] not in forbidden, f"{module} imports {imported}"
+        if within(imported, "ladle") and imported != "ladle" and not within(imported, package):
+            assert any(within(imported, allowed) for allowed in ALLOWED[package]), (
+                f"{module} imports {imported}; {package} may import from {ALLOWED[package]}"
+            )
+
+
+def test_every_package_of_the_tree_is_seen() -> None:
+    names = [name for name, _ in modules()]
+    for package in ALLOWED:
+        assert any(within(name, package) for name in names), package
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import ladle.client", {"tensorflow", "keras", "ladle.server"}),
+        ("import ladle.server.core.manager", {"tensorflow", "grpc"}),
+        ("import ladle.server; ladle.server.Config", {"tensorflow", "grpc", "numpy"}),
+        ("import ladle.export", {"tensorflow", "keras"}),
+    ],
+)
+def test_importing_loads_no_more_than_it_must(statement: str, absent: set[str]) -> None:
+    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert absent.isdisjoint(loaded)
+
+
+def test_no_folder_of_the_repository_shadows_a_package() -> None:
+    """protos/ holds a folder `tensorflow`: as an import root it would hide the real one."""
+    assert not (ROOT / "protos" / "__init__.py").exists()
+    for portion in PORTIONS:
+        assert sorted(p.name for p in (ROOT / portion).iterdir() if p.name != "__pycache__") == [
+            "ladle"
+        ]
+        assert not (ROOT / portion / "ladle" / "__init__.py").exists()

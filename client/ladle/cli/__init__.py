@@ -1,0 +1,105 @@
+"""The command `ladle`: hands its arguments to the part that the first of them names.
+
+Answers `--help`, `--version` and mistakes by itself, without importing numpy, grpc or protobuf.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+_HELP = """\
+usage: ladle COMMAND ...
+
+Train TensorFlow models, publish them as numbered versions, and serve them over gRPC the
+way TensorFlow Serving does.
+
+commands:
+  export     train a classifier, check it, and publish it as the next version of a model
+  serve      serve the newest version of a model to gRPC clients
+
+The whole way, from nothing to a prediction:
+
+  pip install 'ladle[server,export]'
+  ladle export models/digits --data digits
+  ladle serve --port=8500 --model_name=digits --model_base_path=models/digits
+
+and, while that runs, from Python anywhere (`pip install ladle` is enough there; `images` are
+uint8, [batch, 8, 8], with pixels as they were in training):
+
+  from ladle.client import Client
+
+  with Client("localhost:8500") as client:
+      print(client.predict("digits", images).top(k=1))
+
+options:
+  -h, --help    show this and exit; `ladle COMMAND --help` tells about one command
+  --version     show ladle's version and exit
+"""
+
+
+class _Command(NamedTuple):
+    module: str
+    """Has `main(argv) -> exit status`."""
+    extra: str
+    """What has to be installed beside the client for it to run."""
+
+
+_COMMANDS = {
+    "export": _Command("ladle.export.cli", "export"),
+    "serve": _Command("ladle.server.cli", "server"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ladle` with `argv`, by default the process's arguments; return the exit status.
+
+    0 is success, 1 failure, 2 wrong usage and 130 an interruption; commands may have more.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(_HELP, end="", file=sys.stderr)
+        return 2
+    name, *rest = arguments
+    if name in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    if name == "--version":
+        print(f"ladle {_version()}")
+        return 0
+    command = _COMMANDS.get(name)
+    if command is None:
+        expected = ", ".join(_COMMANDS)
+        return _fail(f'expected a command ({expected}), got "{name}"; see ladle --help', status=2)
+    return _run(name, command, rest)
+
+
+def _run(name: str, command: _Command, arguments: list[str]) -> int:
+    try:
+        run = import_module(command.module).main
+        return int(run(arguments))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "ladle"):
+            raise  # not a package left out, but a mistake in one of ours
+        return _fail(
+            f"{name} needs the package {missing}: pip install 'ladle[{command.extra}]'", status=1
+        )
+    except KeyboardInterrupt:
+        return _fail(f"{name}: interrupted", status=130)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ladle")
+    except PackageNotFoundError:
+        return "(not installed; running from its sources)"
+
+
+def _fail(reason: str, status: int) -> int:
+    print(f"ladle: {reason}", file=sys.stderr)
+    return status

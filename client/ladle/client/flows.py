@@ -1,0 +1,147 @@
+"""What is asked of a server for each of the client's methods, and in which order; no I/O.
+
+A flow is a generator: it yields a request, is sent the answer's bytes or has the call's LadleError
+thrown into it, and returns the result. Who drives it decides how to wait, so that a client that
+blocks and one that awaits share all of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from ladle.client import inputs, requests, responses
+from ladle.client.cache import MetadataCache
+from ladle.client.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
+from ladle.client.models import ModelMetadata, VersionStatus
+from ladle.client.prediction import Prediction
+from ladle.client.requests import Request, Servable
+from ladle.protos.model_card import CARD_METADATA_FIELD
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Request, bytes, T]
+
+# How often a prediction is asked for in all, where another version answers than the one that the
+# inputs were prepared for. More than twice takes servers that disagree, amid a roll-out.
+MAX_ROUNDS = 5
+
+_BOTH_FIELDS = (responses.SIGNATURES_METADATA_FIELD, CARD_METADATA_FIELD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the caller of `predict` wants."""
+
+    asked: Servable
+    given: inputs.Given
+    signature: str = ""
+    """Empty for the default one."""
+    outputs: tuple[str, ...] = ()
+    """Empty for all."""
+    normalize: inputs.Normalize = "auto"
+    max_bytes: int = requests.MAX_MESSAGE_BYTES
+
+    def plan(self, metadata: ModelMetadata) -> inputs.Plan:
+        """Return how the inputs are prepared for that version, having checked all against it."""
+        steps = inputs.plan(metadata, self.signature, self.given, self.normalize)
+        inputs.check_outputs(metadata, self.signature, self.outputs)
+        return steps
+
+    def request(self, steps: inputs.Plan) -> Request:
+        """Return the call with the inputs prepared so."""
+        return requests.predict(
+            self.asked,
+            inputs.carry_out(steps, self.given),
+            signature=self.signature,
+            outputs=self.outputs,
+            max_bytes=self.max_bytes,
+        )
+
+
+def metadata(asked: Servable) -> Flow[ModelMetadata]:
+    """Ask how a model is called, and for its card where the server knows of cards."""
+    try:
+        answer = yield requests.metadata(asked, _BOTH_FIELDS)
+    except InvalidInput:
+        # TensorFlow Serving refuses a field it doesn't know. Had it refused something else, such
+        # as the label, it will again.
+        answer = yield requests.metadata(asked, (responses.SIGNATURES_METADATA_FIELD,))
+    return responses.metadata(answer, asked)
+
+
+def status(asked: Servable) -> Flow[tuple[VersionStatus, ...]]:
+    """Ask for the state of a model's versions."""
+    answer = yield requests.status(asked)
+    return responses.status(answer, asked)
+
+
+def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
+    """Prepare the inputs as the version that answers wants them, and ask for a prediction.
+
+    Which version answers is only known when it has. If it is not the one whose metadata was used,
+    and would have had the inputs prepared in another way, they are prepared and sent again. And
+    nothing is refused on account of what was remembered: the metadata is fetched anew before.
+    """
+    asked = wanted.asked
+    metadata = known.find(asked)
+    is_fresh = metadata is None
+    if metadata is None:
+        metadata = yield from _learn(asked, known)
+    sent: inputs.Plan | None = None
+    for _ in range(MAX_ROUNDS):
+        try:
+            steps = wanted.plan(metadata)
+            if steps != sent:
+                answer = yield wanted.request(steps)
+                predicted = responses.predict(answer, asked)
+                sent = steps
+        except (InvalidInput, FailedPrecondition):
+            if is_fresh:
+                raise
+            remembered, metadata = metadata, (yield from _learn(asked, known))
+            if metadata == remembered:
+                raise
+            is_fresh, sent = True, None
+            continue
+        if metadata.version is None or predicted.version in (metadata.version, None):
+            return _prediction(wanted, predicted, metadata)
+        answered = Servable(asked.model, predicted.version)
+        remembered_version = known.find(answered)
+        is_fresh = remembered_version is None
+        try:
+            metadata = remembered_version or (yield from _learn(answered, known))
+        except NotFound:  # gone again already: what it wanted can't be known any more
+            metadata, sent = (yield from _learn(asked, known)), None
+        known.learn(asked, metadata)
+    raise Unavailable(
+        f"{asked}: its version kept changing: {MAX_ROUNDS} times another one answered than the one "
+        "that the inputs were prepared for"
+    )
+
+
+def _learn(asked: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+    try:
+        learned = yield from metadata(asked)
+    except Unimplemented:  # a server that can't tell: nothing will be checked
+        learned = ModelMetadata(model=asked.model, version=None, signatures={})
+    known.learn(asked, learned)
+    return learned
+
+
+def _prediction(
+    wanted: Wanted, predicted: responses.Predicted, metadata: ModelMetadata
+) -> Prediction:
+    return Prediction(
+        outputs=predicted.outputs,
+        model=wanted.asked.model,
+        version=predicted.version,
+        signature=predicted.signature or wanted.signature or inputs.DEFAULT_SIGNATURE,
+        labels=metadata.card.labels if metadata.card else (),
+    )

@@ -1,0 +1,88 @@
+"""What a call to a model comes back with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Scored(NamedTuple):
+    """One class and its score."""
+
+    label: str
+    """The class's name; its index as text where the model has no name for it."""
+    score: float
+    class_index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The outputs of a model, and which version of it answered; `prediction["name"]` is an output.
+
+    An output's array is read-only where it is a view of the answer's bytes; copy it to write.
+    """
+
+    outputs: Mapping[str, NDArray[Any]]
+    """By name; strings are object arrays of `bytes`."""
+    model: str
+    version: int | None
+    """The version that answered; None from a server that doesn't tell, as old ones may not."""
+    signature: str
+    """The signature that was run, also where the server chose it."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes, in the order of the scores; empty where the model has none."""
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise KeyError(f'output "{name}": expected one of {sorted(self.outputs)}') from None
+
+    def top(self, k: int = 3, *, output: str | None = None) -> list[list[Scored]]:
+        """Return for each example its `k` classes of highest score, the highest first.
+
+        `output` names the scores, numbers of shape `[batch, classes]`; without it they are the
+        only output that looks like that. Equal scores keep the order of the classes.
+
+        Raises:
+            ValueError: `k` is less than 1, no output or more than one has scores, or the one
+                named has not.
+            KeyError: There is no output of that name.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected 1 or more, got {k}")
+        name = self._scores_name() if output is None else output
+        scores = self[name]
+        if not _are_scores(scores):
+            raise ValueError(
+                f'output "{name}": expected numbers of shape [batch, classes], '
+                f"got {scores.dtype} {list(scores.shape)}"
+            )
+        # Scores of fewer than 16 bits may have no negation of their own; float64 holds them all.
+        ranked = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :k]
+        return [
+            [Scored(self._label(index, len(row)), float(row[index]), index) for index in best]
+            for row, best in zip(scores, ranked.tolist(), strict=True)
+        ]
+
+    def _scores_name(self) -> str:
+        candidates = [name for name, array in self.outputs.items() if _are_scores(array)]
+        if len(candidates) != 1:
+            shapes = {name: list(array.shape) for name, array in sorted(self.outputs.items())}
+            raise ValueError(
+                f"expected one output with numbers of shape [batch, classes], got {shapes}; "
+                "name it: top(output=...)"
+            )
+        return candidates[0]
+
+    def _label(self, index: int, classes: int) -> str:
+        # Names for another number of classes are names of something else.
+        return self.labels[index] if len(self.labels) == classes else str(index)
+
+
+def _are_scores(array: NDArray[Any]) -> bool:
+    return array.ndim == 2 and np.can_cast(array.dtype, np.float64, "same_kind")

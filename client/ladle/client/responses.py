@@ -1,0 +1,149 @@
+"""The answers: what the bytes that a server sent say.
+
+Pure functions: no I/O, no grpc, safe in any thread. Whatever can't be read raises InvalidAnswer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+
+from ladle.client.errors import InvalidAnswer
+from ladle.client.models import ModelMetadata, Signature, TensorSpec, VersionState, VersionStatus
+from ladle.client.requests import Servable
+from ladle.protos import google_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
+from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard
+
+M = TypeVar("M", bound=Message)
+
+SIGNATURES_METADATA_FIELD = "signature_def"
+# TensorFlow 2 exports it beside the signatures; it restores the model and can't be called.
+_INIT_SIGNATURE = "__saved_model_init_op"
+
+
+class Predicted(NamedTuple):
+    """What a Predict call was answered."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    """Read-only where they are views of the answer's bytes."""
+    version: int | None
+    """The version that answered; None where the server doesn't tell."""
+    signature: str
+    """The signature that was run; empty where the server doesn't tell."""
+
+
+def predict(answer: bytes, asked: Servable) -> Predicted:
+    """Read the answer to a Predict call.
+
+    Raises:
+        InvalidAnswer: It is no PredictResponse, or one of its tensors can't be read.
+    """
+    response = _parse(serving_pb.PredictResponse.FromString, answer, f"Predict of {asked}")
+    outputs = {}
+    for name, tensor in response.outputs.items():
+        try:
+            outputs[name] = tensors.to_array(tensor)
+        except tensors.TensorError as error:
+            raise InvalidAnswer(f'Predict of {asked}: output "{name}": {error}') from error
+    return Predicted(outputs, _version(response.model_spec), response.model_spec.signature_name)
+
+
+def metadata(answer: bytes, asked: Servable) -> ModelMetadata:
+    """Read the answer to a GetModelMetadata call.
+
+    A card that can't be read is told in `card_error`, since only raw pixels depend on it.
+
+    Raises:
+        InvalidAnswer: It is no GetModelMetadataResponse, or holds no signatures where it says so.
+    """
+    what = f"GetModelMetadata of {asked}"
+    response = _parse(serving_pb.GetModelMetadataResponse.FromString, answer, what)
+    signatures = {}
+    if SIGNATURES_METADATA_FIELD in response.metadata:
+        packed = response.metadata[SIGNATURES_METADATA_FIELD]
+        defined = _unpack(serving_pb.SignatureDefMap, packed, what)
+        signatures = {
+            name: _signature(signature)
+            for name, signature in sorted(defined.signature_def.items())
+            if name != _INIT_SIGNATURE
+        }
+    card, card_error = None, ""
+    if CARD_METADATA_FIELD in response.metadata:
+        packed = response.metadata[CARD_METADATA_FIELD]
+        try:
+            card = ModelCard.from_json(_unpack(ladle_pb.ModelCard, packed, what).json)
+        except ValueError as error:
+            card_error = str(error)
+    return ModelMetadata(
+        model=asked.model,
+        version=_version(response.model_spec),
+        signatures=signatures,
+        card=card,
+        card_error=card_error,
+    )
+
+
+def status(answer: bytes, asked: Servable) -> tuple[VersionStatus, ...]:
+    """Read the answer to a GetModelStatus call: the versions in ascending order.
+
+    Raises:
+        InvalidAnswer: It is no GetModelStatusResponse.
+    """
+    what = f"GetModelStatus of {asked}"
+    response = _parse(serving_pb.GetModelStatusResponse.FromString, answer, what)
+    return tuple(
+        VersionStatus(
+            version=status.version,
+            state=_state(status.state),
+            error_code=status.status.error_code,
+            error_message=status.status.error_message,
+        )
+        for status in sorted(response.model_version_status, key=lambda status: status.version)
+    )
+
+
+def _parse(parse: Callable[[bytes], M], answer: bytes, what: str) -> M:
+    try:
+        return parse(answer)
+    except DecodeError as error:
+        raise InvalidAnswer(
+            f"{what}: the server answered {len(answer)} bytes that are not the message expected; "
+            "is there a TensorFlow Serving or ladle server at this address?"
+        ) from error
+
+
+def _unpack(message: type[M], packed: google_pb.Any, what: str) -> M:
+    expected, given = message.DESCRIPTOR.full_name, packed.type_url.rpartition("/")[2]
+    if given != expected:
+        raise InvalidAnswer(f'{what}: expected an Any holding {expected}, got "{given}"')
+    return _parse(message.FromString, packed.value, what)
+
+
+def _signature(signature: tensorflow_pb.SignatureDef) -> Signature:
+    return Signature(
+        inputs=_specs(signature.inputs),
+        outputs=_specs(signature.outputs),
+        method_name=signature.method_name,
+        optional=frozenset(signature.defaults),
+    )
+
+
+def _specs(infos: Mapping[str, tensorflow_pb.TensorInfo]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(info.dtype, tensors.shape_of(info.tensor_shape))
+        for name, info in sorted(infos.items())
+    }
+
+
+def _version(spec: serving_pb.ModelSpec) -> int | None:
+    return spec.version.value if spec.HasField("version") else None
+
+
+def _state(number: int) -> VersionState:
+    try:
+        return VersionState(number)
+    except ValueError:
+        return VersionState.UNKNOWN

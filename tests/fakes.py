@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,11 @@ PATIENCE_S = 30.0
 """How long a test waits for an event that must come: longer than any machine is slow."""
 
 FLOAT = dtypes.from_numpy(np.dtype(np.float32))
+
+
+def refusal(error: grpc.RpcError) -> tuple[str, str]:
+    """Return the name of the status code and the message with which a call was refused."""
+    return error.code().name, error.details() or ""
 
 
 class FakeClock:

@@ -55,11 +55,31 @@ def rows(*values: float) -> NDArray[np.float32]:
     return np.array([[value, -value] for value in values], np.float32)
 
 
+class WatchedLock:
+    """A lock that tells, each time it is let go, whoever waits for what it guards."""
+
+    def __init__(self) -> None:
+        self._released = threading.Condition()
+
+    def __enter__(self) -> None:
+        self._released.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._released.notify_all()
+        self._released.release()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._released:
+            assert self._released.wait_for(condition, PATIENCE_S)
+
+
 class Callers:
     """Sends requests from threads of their own, and knows when they have joined the queue."""
 
     def __init__(self, batching: BatchingServable) -> None:
         self._batching = batching
+        self._lock = WatchedLock()
+        batching._lock = self._lock  # type: ignore[assignment]
         self._pool = ThreadPoolExecutor(32)
 
     def send(
@@ -69,13 +89,8 @@ class Callers:
 
     def wait_until_queued(self, count: int) -> None:
         """Block until so many requests wait behind the one that runs."""
-        done = threading.Event()
-        for _ in range(int(PATIENCE_S * 1000)):
-            with self._batching._lock:
-                if sum(len(q.waiting) for q in self._batching._queues.values()) == count:
-                    return
-            done.wait(0.001)
-        raise AssertionError(f"never were {count} requests queued")
+        queues = self._batching._queues
+        self._lock.wait_for(lambda: sum(len(q.waiting) for q in queues.values()) == count)
 
 
 @pytest.fixture
@@ -221,10 +236,10 @@ def test_signatures_without_open_rows_and_odd_shapes_run_alone(
     servable.hold()
     sent = [
         sender.send(rows(1)),
-        sender.send(np.float32([1, 2]), signature=FIXED),
+        sender.send(np.ones(2, np.float32), signature=FIXED),
         sender.send(np.ones((2, 3, 4), np.float32)),
         sender.send(np.zeros((0, 2), np.float32)),
-        sender.send(np.float32(1)),
+        sender.send(np.ones((), np.float32)),
     ]
     for _ in sent:
         servable.wait_until_running()
@@ -249,8 +264,8 @@ def test_rows_of_different_shapes_do_not_meet(callers: MakeCallers, servable: Fa
 
 
 def test_outputs_without_a_row_for_each_row_are_computed_request_by_request() -> None:
-    """The signature promises rows and the graph breaks the promise: each gets what it would alone."""
-    servable = FakeServable(lambda inputs: {"y": np.float32([inputs["x"].sum()])})
+    """The graph breaks what the signature promises: each gets what it would get alone."""
+    servable = FakeServable(lambda inputs: {"y": inputs["x"].sum(keepdims=True)[0]})
     sender = Callers(BatchingServable(servable, BatchOptions()))
     servable.hold()
     first = sender.send(np.ones((1, 2), np.float32))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ladle.server.call import Methods
+from collections.abc import Callable
+
+from ladle.server.call import Call, Methods
 from ladle.server.core.manager import Manager
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus
@@ -15,8 +17,9 @@ _MODEL = "/tensorflow.serving.ModelService"
 
 def methods(manager: Manager, *, tensor_content: bool) -> Methods:
     """Return the handlers of all services; `tensor_content` is how Predict answers by default."""
-    return {
-        f"{_PREDICTION}/Predict": handler(Predict(manager, tensor_content=tensor_content)),
-        f"{_PREDICTION}/GetModelMetadata": handler(GetModelMetadata(manager)),
-        f"{_MODEL}/GetModelStatus": handler(GetModelStatus(manager)),
+    services: dict[str, Callable[[Call], bytes]] = {
+        f"{_PREDICTION}/Predict": Predict(manager, tensor_content=tensor_content),
+        f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
+        f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
+    return {path: handler(path, method) for path, method in services.items()}

@@ -15,8 +15,8 @@ _MAX_MESSAGE_BYTES = 1024
 _CUT = "...TRUNCATED"
 
 
-def handler(method: Callable[[Call], bytes]) -> Handler:
-    """Make a transport's handler of a function that returns the response or raises."""
+def handler(path: str, method: Callable[[Call], bytes]) -> Handler:
+    """Make a transport's handler of a method that returns the response or raises."""
 
     def handle(call: Call) -> None:
         try:
@@ -24,7 +24,7 @@ def handler(method: Callable[[Call], bytes]) -> Handler:
         except ServingError as error:
             call.refuse(error.code, bounded(error.message))
         except Exception:
-            logger.exception("request failed method=%s", method.__name__)
+            logger.exception("request failed method=%s", path)
             call.refuse(Code.INTERNAL, "the server failed on this request; its log has the reason")
         else:
             call.answer(response)

@@ -1,0 +1,59 @@
+"""What the export tests share: small valid data, and the command in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+_RUN_MAIN = "import sys; from ladle.export.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """Twelve 4x4 training images of three classes, and six held out."""
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.integers(0, 256, (12, 4, 4), np.uint8),
+        "y_train": np.arange(12) % 3,
+        "x_test": rng.integers(0, 256, (6, 4, 4), np.uint8),
+        "y_test": np.arange(6) % 3,
+    }
+
+
+@pytest.fixture
+def npz(tmp_path: Path, arrays: Arrays) -> Path:
+    """The same as a file."""
+    path = tmp_path / "small.npz"
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy/numpy#28228
+    return path
+
+
+@pytest.fixture(scope="session")
+def ladle_export() -> Command:
+    """Run `ladle export` with the given arguments, in a process of its own."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _RUN_MAIN, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+def numbered(base_path: Path) -> list[str]:
+    """Return the names under `base_path` that a server would take for versions."""
+    return sorted(path.name for path in base_path.glob("*") if path.name.isdigit())

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ladle.export import DataError, Dataset, load_data
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_data("digits")
+
+
+def test_digits_are_raw_pixels_of_17_shades(digits: Dataset) -> None:
+    assert digits.x_train.shape == (1442, 8, 8)
+    assert digits.x_train.max() == digits.normalization.divisor == 16
+
+
+def test_a_fifth_of_each_digit_is_held_out_and_trained_on_by_nobody(digits: Dataset) -> None:
+    held_out, trained_on = np.bincount(digits.y_test), np.bincount(digits.y_train)
+    assert (held_out == (held_out + trained_on) // 5).all()
+    assert len(digits.x_test) == 355
+
+
+def test_the_held_out_digits_are_the_same_every_time(digits: Dataset) -> None:
+    assert load_data("digits").fingerprint == digits.fingerprint
+
+
+def test_an_npz_file_gives_its_arrays(npz: Path, arrays: Arrays) -> None:
+    dataset = load_data(npz)
+    assert dataset.name == "small.npz"
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(getattr(dataset, name), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "expected an .npz archive, which it is not"),
+        (b"plain text, no archive", "expected an .npz archive, which it is not"),
+        (b"PK\x03\x04 cut short", "expected an .npz archive, which it is not"),
+    ],
+)
+def test_a_file_that_is_no_npz_is_refused(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "data.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{path}: {message}")):
+        load_data(path)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        load_data(tmp_path / "folder.npz")
+
+
+def test_a_single_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    path = (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(DataError, match="got a single array"):
+        load_data(path)
+
+
+def test_missing_arrays_are_named_beside_those_found(tmp_path: Path, arrays: Arrays) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=arrays["x_train"], y_train=arrays["y_train"], images=arrays["x_test"])
+    expected = "missing x_test, y_test, found x_train, y_train, images"
+    with pytest.raises(DataError, match=expected):
+        load_data(path)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path: Path, arrays: Arrays) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    path = tmp_path / "data.npz"
+    np.savez(path, **(arrays | {"y_test": np.array([Bomb()] * 6, object)}))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="y_test cannot be read: Object arrays"):
+        load_data(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_file_loads_or_is_refused_but_nothing_else(
+    npz: Path, place: float, byte: int, cut: bool
+) -> None:
+    content = bytearray(npz.read_bytes())
+    position = int(place * len(content))
+    content[position] = byte
+    damaged = npz.with_name("damaged.npz")
+    damaged.write_bytes(content[:position] if cut else content)
+    with suppress(DataError):
+        load_data(damaged)
+
+
+def test_a_name_that_is_neither_known_nor_a_file_lists_what_is() -> None:
+    with pytest.raises(DataError, match="expected digits, mnist or the path"):
+        load_data("x")
+
+
+def _keras_whose_mnist(load: Any) -> Any:
+    keras: Any = ModuleType("keras")
+    keras.datasets = SimpleNamespace(mnist=SimpleNamespace(load_data=load))
+    return keras
+
+
+def test_mnist_comes_through_keras(monkeypatch: pytest.MonkeyPatch, arrays: Arrays) -> None:
+    train, test = (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+    monkeypatch.setitem(sys.modules, "keras", _keras_whose_mnist(lambda: (train, test)))
+    dataset = load_data("mnist")
+    assert dataset.name == "mnist"
+    assert dataset.normalization.divisor == 255
+    assert dataset.x_test is arrays["x_test"]
+
+
+def test_mnist_that_cannot_be_downloaded_says_why_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise Exception("URL fetch failure on https://example.org/mnist.npz: no route to host")
+
+    monkeypatch.setitem(sys.modules, "keras", _keras_whose_mnist(fail))
+    with pytest.raises(DataError, match=r"mnist: .* no route to host.* give the path"):
+        load_data("mnist")

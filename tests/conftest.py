@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_PYTHON = Path(__file__).resolve().parents[2] / ".venv-conformance/bin/python"
+_PYTHON = Path(__file__).resolve().parents[1] / ".venv-conformance/bin/python"
 
 
 @pytest.fixture(scope="session")

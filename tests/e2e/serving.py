@@ -1,0 +1,78 @@
+"""A real `ladle serve` in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from fakes import PATIENCE_S
+
+# TensorFlow's import alone takes long on a busy machine.
+START_PATIENCE_S = 6 * PATIENCE_S
+
+
+class ServerProcess:
+    """Runs `ladle serve` on a free port, and stops it at the end of the `with` block."""
+
+    def __init__(self, name: str, base_path: Path, *flags: str) -> None:
+        # A file, not a pipe: nobody reads a pipe while the server runs, and a full one stops it.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            [
+                *COMMAND,
+                "--port=auto",
+                f"--model_name={name}",
+                f"--model_base_path={base_path}",
+                *flags,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        listening = re.search(r"listening on \S+:(\d+)", line)
+        if listening is None:
+            self._process.wait(START_PATIENCE_S)
+            raise AssertionError(f"the server did not start: {line}{self._read_log()}")
+        self.address = f"127.0.0.1:{listening[1]}"
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Send the signal, and return the exit code and all that was logged."""
+        self._process.send_signal(number)
+        code = self._process.wait(START_PATIENCE_S)
+        return code, self._read_log()
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def _read_log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+
+COMMAND = [sys.executable, "-m", "ladle.cli", "serve"]
+
+
+def serve_in_vain(*flags: str) -> tuple[int, str]:
+    """Run `ladle serve` where it can't start; return its exit code and what it says."""
+    ended = subprocess.run(
+        [*COMMAND, *flags], capture_output=True, text=True, timeout=START_PATIENCE_S, check=False
+    )
+    return ended.returncode, ended.stderr

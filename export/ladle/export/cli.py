@@ -1,0 +1,214 @@
+"""The command `ladle export`.
+
+Nothing heavy is imported before the arguments are known to be good: `--help` and a mistyped
+option answer at once, without NumPy or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ladle.export.errors import ExportError
+from ladle.export.options import TrainingOptions
+from ladle.export.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from ladle.export.pipeline import Exported
+    from ladle.export.training import Verbosity
+
+_DESCRIPTION = """\
+Train an image classifier, and publish it as the next numbered version of a model.
+
+  ladle export models/digits --data digits
+
+trains on scikit-learn's handwritten digits (nothing is downloaded), measures on images
+held out from training, checks the written model against the trained one, and makes
+
+  models/digits/1/                   the next free number; earlier versions stay untouched
+    saved_model.pb, variables/       what `ladle serve` and TensorFlow Serving load
+    assets.extra/ladle.json          labels, normalisation, accuracy, where it comes from
+
+The folder appears whole or not at all. Its signatures, each with an open batch dimension:
+
+  serving_default    images float32, normalised  ->  probabilities float32
+  serving_uint8      images uint8, raw pixels    ->  probabilities float32
+"""
+
+_EPILOG = """\
+Progress goes to stderr and the summary to stdout. Exit status: 0 published, 1 not published
+(with the reason in one line), 2 wrong usage, 130 interrupted.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `ladle export` with the arguments `argv`, and return its exit status.
+
+    What it leaves to `ladle` itself: Ctrl-C, and packages that are not installed.
+    """
+    parser = _make_parser()
+    args = parser.parse_args(argv)
+    try:
+        options = TrainingOptions(
+            **{field.name: getattr(args, field.name) for field in fields(TrainingOptions)}
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        exported = _export(args, options)
+    except ExportError as error:
+        return _fail(error)
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}")
+    print(_as_json(exported) if args.json else _as_text(exported))
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ladle export",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "base_path",
+        metavar="BASE_PATH",
+        type=_local_path,
+        help="the model's folder, made where it is missing; versions are its subfolders",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="digits; mnist (Keras's copy, downloaded where it is missing); or the path of an .npz"
+        " file with x_train, y_train, x_test and y_test: uint8 images, integer labels from 0",
+    )
+    recipes = "; ".join(f"{name}: {recipe.SUMMARY}" for name, recipe in RECIPES.items())
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="mlp", help=f"what to train (default: mlp). {recipes}"
+    )
+    for field in fields(TrainingOptions):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=int,
+            default=field.default,
+            metavar="N",
+            help=field.metadata["help"],
+        )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="show no progress")
+    loudness.add_argument(
+        "--verbose", action="store_true", help="let TensorFlow log what it has to say"
+    )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line, where argparse would print the usage as well."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _local_path(text: str) -> Path:
+    if not text or "://" in text:
+        raise argparse.ArgumentTypeError(f"expected a local folder, got {text!r}")
+    return Path(text)
+
+
+def _export(args: argparse.Namespace, options: TrainingOptions) -> Exported:
+    # What can be wrong is looked at before TensorFlow's import, which takes seconds.
+    from ladle.export.publish import prepare_base_path
+    from ladle.export.sources import KERAS_SOURCES, load_data
+
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
+    quietly = nullcontext if args.verbose else _quiet_import
+    # Results alone go to stdout; Keras would mix its progress with them.
+    with redirect_stdout(sys.stderr):
+        if args.data in KERAS_SOURCES:
+            with quietly():
+                importlib.import_module("keras")
+        dataset = load_data(args.data)
+        prepare_base_path(args.base_path)
+        with quietly():
+            from ladle.export.pipeline import export_classifier
+        return export_classifier(
+            args.base_path,
+            dataset,
+            recipe=args.recipe,
+            options=options,
+            verbose=_verbosity(args.quiet),
+        )
+
+
+def _verbosity(quiet: bool) -> Verbosity:
+    if quiet:
+        return 0
+    return 1 if sys.stderr.isatty() else 2
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keep TensorFlow from talking about drivers and instruction sets as it is imported.
+
+    Some of its lines heed no setting, so stderr itself is turned away meanwhile.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(nowhere)
+        os.close(stderr)
+
+
+def _fail(reason: object) -> int:
+    print("ladle export:", " ".join(str(reason).split()), file=sys.stderr)
+    return 1
+
+
+def _serve_command(exported: Exported) -> str:
+    base_path = exported.path.parent
+    options = (
+        "--port=8500",
+        f"--model_name={base_path.name}",
+        f"--model_base_path={base_path}",
+    )
+    return shlex.join(["ladle", "serve", *options])
+
+
+def _as_text(exported: Exported) -> str:
+    held_out = exported.card.provenance["data"]["held_out_images"]
+    return (
+        f"Published version {exported.version}: {exported.path}\n"
+        f"Accuracy: {exported.accuracy:.4f} on {held_out} held-out images\n"
+        f"Serve it: {_serve_command(exported)}"
+    )
+
+
+def _as_json(exported: Exported) -> str:
+    summary = {
+        "version": exported.version,
+        "path": str(exported.path),
+        "accuracy": exported.accuracy,
+        "held_out_images": exported.card.provenance["data"]["held_out_images"],
+        "serve": _serve_command(exported),
+    }
+    return json.dumps(summary, indent=2)

@@ -1,0 +1,25 @@
+"""What `ladle.export` raises when an export cannot be done.
+
+ExportError          the message is one line for whoever asked for the export
+├── DataError        the data cannot be had, or is not what training takes
+├── CheckError       what was exported is not what was trained
+└── PublishError     the version cannot be written under its base path
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """An export that ends without a new version; earlier versions are untouched."""
+
+
+class DataError(ExportError, ValueError):
+    """Training data that is missing, unreadable or not of the expected form."""
+
+
+class CheckError(ExportError):
+    """An exported model whose answers differ from those of the model that was trained."""
+
+
+class PublishError(ExportError, OSError):
+    """A version that cannot be written: no space, no permission, not a model's folder."""

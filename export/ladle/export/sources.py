@@ -1,0 +1,127 @@
+"""Where training data comes from: data sets known by name, and .npz files."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.export.dataset import ARRAY_NAMES, Dataset
+from ladle.export.errors import DataError
+from ladle.protos.model_card import Normalization
+
+_DIGITS_HELD_OUT_EVERY = 5
+
+
+def load_data(source: str | os.PathLike[str]) -> Dataset:
+    """Return a data set: "digits", "mnist", or the .npz file at a path.
+
+    The file holds the arrays x_train, y_train, x_test and y_test, in the layout of
+    keras.datasets: uint8 images [images, height, width] or [images, height, width, channels],
+    and integer labels [images] from 0 to n-1. Pixels are divided by 255.
+
+    Raises:
+        DataError: There is no such data, it cannot be read, or it is not of that form.
+    """
+    named = NAMED_SOURCES.get(str(source))
+    if named is not None:
+        return named()
+    path = Path(source)
+    if path.suffix.lower() != ".npz":
+        names = ", ".join(NAMED_SOURCES)
+        raise DataError(f"data: expected {names} or the path of an .npz file, got {source}")
+    return _npz(path)
+
+
+def _digits() -> Dataset:
+    """Scikit-learn's 1,797 handwritten digits, 8x8 with 17 shades, from inside its wheel.
+
+    Of each digit every fifth image, in the order of the set, is held out: 355 images. The
+    set runs writer by writer, so both parts hold the same hands.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, targets = digits.images.astype(np.uint8), digits.target
+    held_out = np.zeros(len(targets), bool)
+    for number in range(10):
+        of_number = np.flatnonzero(targets == number)
+        held_out[of_number[_DIGITS_HELD_OUT_EVERY - 1 :: _DIGITS_HELD_OUT_EVERY]] = True
+    arrays = {
+        "x_train": images[~held_out],
+        "y_train": targets[~held_out],
+        "x_test": images[held_out],
+        "y_test": targets[held_out],
+    }
+    return Dataset.from_arrays("digits", arrays, Normalization(divisor=16.0))
+
+
+def _mnist() -> Dataset:
+    import keras
+
+    try:
+        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
+    except Exception as error:  # Keras raises a bare Exception for a download that failed
+        raise DataError(
+            f"mnist: Keras has no usable copy and cannot download one ({error});"
+            " give the path of an mnist.npz file instead"
+        ) from error
+    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    return Dataset.from_arrays("mnist", arrays)
+
+
+# Loading these imports Keras, and TensorFlow with it.
+KERAS_SOURCES = ("mnist",)
+NAMED_SOURCES: Mapping[str, Callable[[], Dataset]] = {"digits": _digits, "mnist": _mnist}
+
+
+def _npz(path: Path) -> Dataset:
+    try:
+        with path.open("rb") as file:
+            arrays = _read_arrays(file)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return Dataset.from_arrays(path.name, arrays)
+
+
+def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError("expected an .npz archive, which it is not") from error
+    if isinstance(archive, np.ndarray):
+        raise DataError("expected an .npz archive, got a single array")
+    with archive:
+        missing = [name for name in ARRAY_NAMES if name not in archive.files]
+        if missing:
+            raise DataError(
+                f"expected the arrays {', '.join(ARRAY_NAMES)};"
+                f" missing {', '.join(missing)}, found {_listed(archive.files)}"
+            )
+        return {name: _read_array(archive, name) for name in ARRAY_NAMES}
+
+
+def _read_array(archive: Mapping[str, Any], name: str) -> NDArray[Any]:
+    try:
+        array = archive[name]
+    except MemoryError as error:
+        raise DataError(f"{name} does not fit in memory: {error}") from error
+    # All that zipfile and NumPy raise for members that are damaged, encrypted or of a strange form.
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name}: expected an array, got something else")
+    return array
+
+
+def _listed(names: list[str], at_most: int = 8) -> str:
+    shown = ", ".join(names[:at_most]) or "none"
+    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

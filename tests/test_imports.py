@@ -23,6 +23,7 @@ ALLOWED = {
     "ladle.server.core": {"ladle.protos"},
     "ladle.server.call": {"ladle.server.core.errors"},
     "ladle.server.config": set[str](),
+    "ladle.server.flags": {"ladle.server.config"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
     "ladle.server.transport": {"ladle.server.core.errors", "ladle.server.call"},

@@ -76,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(name, command, rest)
 
 
+def serve() -> int:
+    """Run `ladle serve` with the process's arguments: what `tensorflow_model_server` does."""
+    return main(["serve", *sys.argv[1:]])
+
+
 def _run(name: str, command: _Command, arguments: list[str]) -> int:
     try:
         run = import_module(command.module).main

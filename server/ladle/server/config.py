@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 
-def _flag(default: Any, help_text: str) -> Any:
-    """A field that is a command line flag too; the text is what --help says of it."""
-    return field(default=default, metadata={"help": help_text})
+def _flag(
+    default: Any,
+    help_text: str,
+    *,
+    least: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    without_effect: str = "",
+) -> Any:
+    """A field that is a command line flag too; the text is what --help says of it.
+
+    Args:
+        default: tensorflow_model_server's, but where ladle's own is told in the text.
+        help_text: one line.
+        least: the smallest number that means anything.
+        choices: the only texts that mean anything.
+        without_effect: why a flag of tensorflow_model_server's does nothing here.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help_text,
+            "least": least,
+            "choices": choices,
+            "without_effect": without_effect,
+        },
+    )
+
+
+def _ignored(default: Any, reason: str) -> Any:
+    return _flag(default, f"accepted, and does nothing: {reason}", without_effect=reason)
 
 
 def _cpus() -> int:
@@ -26,55 +54,137 @@ class Config:
         ValueError: A value is out of its range, or two contradict each other.
     """
 
+    # Where to listen
     port: int | None = _flag(
         8500, "TCP port for gRPC, on all interfaces; 0 for none, auto for a free one (printed)"
     )
     grpc_socket_path: str = _flag("", "also listen on a Unix socket at this path")
+    ssl_config_file: str = _flag("", "SSLConfig in text format: serve over TLS")
+    grpc_channel_arguments: str = _flag("", "gRPC's own options, as name=value,name=value")
+    grpc_max_threads: int = _flag(
+        max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1
+    )
+
+    # What to serve
     model_name: str = _flag("default", "the name that requests ask for")
     model_base_path: str = _flag("", "the folder that holds the numbered versions")
+    model_config_file: str = _flag(
+        "", "ModelServerConfig in text format: many models, instead of --model_name and its path"
+    )
+    model_config_file_poll_wait_seconds: float = _flag(
+        0.0, "seconds between looks at --model_config_file; 0 reads it once", least=0
+    )
     file_system_poll_wait_seconds: float = _flag(
         1.0, "seconds between looks for new versions; 0 looks once, less than 0 never"
     )
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "let a reload put a new label on a version that is not available yet"
+    )
     saved_model_tags: str = _flag("serve", "comma-separated tags of the graph to load")
-    enable_batching: bool = _flag(True, "run rows of concurrent requests together")
-    grpc_max_threads: int = _flag(
-        max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time"
+    prefer_tflite_model: bool = _flag(False, "load model.tflite where a version brings one")
+    num_tflite_pools: int = _flag(_cpus(), "pools of TensorFlow Lite interpreters", least=1)
+    num_tflite_interpreters_per_pool: int = _flag(1, "interpreters in each pool", least=1)
+
+    # How versions come and go
+    aspired_version_policy: str = _flag(
+        "availability_preserving",
+        "availability_preserving loads the new version before the old one goes, "
+        "resource_preserving after",
+        choices=("availability_preserving", "resource_preserving"),
     )
-    tensorflow_session_parallelism: int = _flag(
-        0, "TensorFlow threads, within and between operations; 0 leaves it to TensorFlow"
+    num_load_threads: int = _flag(
+        0, "versions that load at the same time, of all models; 0 is 4 for each CPU", least=0
     )
-    tensorflow_intra_op_parallelism: int = _flag(0, "threads within one operation; 0 = automatic")
-    tensorflow_inter_op_parallelism: int = _flag(
-        0, "threads between operations; 0 or 1 runs them in the request's own thread"
+    max_num_load_retries: int = _flag(
+        5, "how often a version that failed to load is tried again", least=0
+    )
+    load_retry_interval_micros: int = _flag(
+        60_000_000,
+        "longest wait between such tries: the first comes after 1 s, each later one after twice "
+        "as long; less than 0 tries at once",
+    )
+    enable_model_warmup: bool = _flag(
+        True, "run a version's warm-up requests before it is made available"
+    )
+    num_request_iterations_for_warmup: int = _flag(
+        0, "how often each warm-up request runs; 0 is once", least=0
+    )
+
+    # How requests run
+    enable_batching: bool = _flag(
+        True, "run rows of concurrent requests together (tensorflow_model_server: false)"
+    )
+    batching_parameters_file: str = _flag("", "BatchingParameters in text format")
+    enable_per_model_batching_parameters: bool = _flag(
+        False, "read each version's own batching_params.pbtxt"
+    )
+    enable_signature_method_name_check: bool = _flag(
+        False, "refuse requests to a signature whose method_name is another kind's"
     )
     enable_serialization_as_tensor_content: bool = _flag(
         False, "answer Predict in tensor_content, which is faster to read than typed fields"
     )
+    tensorflow_session_parallelism: int = _flag(
+        0, "TensorFlow threads, within and between operations; 0 leaves it to TensorFlow", least=0
+    )
+    tensorflow_intra_op_parallelism: int = _flag(
+        0, "threads within one operation; 0 is automatic", least=0
+    )
+    tensorflow_inter_op_parallelism: int = _flag(
+        0, "threads between operations; 0 or 1 runs them in the request's own thread", least=0
+    )
+    tensorflow_session_config_file: str = _flag("", "tensorflow.ConfigProto in text format")
+    per_process_gpu_memory_fraction: float = _flag(
+        0.0, "the part of each GPU's memory that TensorFlow may take; 0 is all", least=0
+    )
+    mixed_precision: str = _flag(
+        "", "bfloat16 runs parts of the graph in it", choices=("", "bfloat16")
+    )
+    xla_cpu_compilation_enabled: bool = _flag(False, "compile graphs with XLA on CPUs")
+    xla_gpu_compilation_enabled: bool = _flag(False, "compile graphs with XLA on GPUs")
+
+    # How it starts and stops
+    wait_for_models: bool = _flag(
+        False, "open the port only once every model is available or has failed"
+    )
     drain_grace_seconds: float = _flag(
-        30.0, "how long a stop waits for the requests under way to finish"
+        30.0, "how long a stop waits for the requests under way to finish", least=0
     )
 
+    # What means nothing here
+    rest_api_port: int = _ignored(0, "there is no REST interface")
+    rest_api_num_threads: int = _ignored(4 * _cpus(), "there is no REST interface")
+    rest_api_timeout_in_ms: int = _ignored(30_000, "there is no REST interface")
+    rest_api_enable_cors_support: bool = _ignored(False, "there is no REST interface")
+    monitoring_config_file: str = _ignored("", "there is no REST interface to read metrics from")
+    enable_grpc_healthcheck_service: bool = _ignored(False, "the health service is always on")
+    enable_profiler: bool = _ignored(True, "there is no profiler service")
+    num_unload_threads: int = _ignored(0, "each version unloads in a thread of its own")
+    flush_filesystem_caches: bool = _ignored(True, "the page cache is left to the system")
+    remove_unused_fields_from_bundle_metagraph: bool = _ignored(
+        True, "only signatures are kept of a graph's description"
+    )
+    platform_config_file: str = _ignored("", "its settings have flags of their own")
+    thread_pool_factory_config_file: str = _ignored("", "thread pools are TensorFlow's own")
+    use_alts_credentials: bool = _ignored(False, "ALTS exists inside Google's cloud alone")
+    skip_initialize_tpu: bool = _ignored(False, "there is no TPU support")
+
     def __post_init__(self) -> None:
+        for checked in fields(self):
+            _check_range(checked.name, getattr(self, checked.name), checked.metadata)
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535 or auto, got {self.port}")
         if self.port == 0 and not self.grpc_socket_path:
             raise ValueError("--port=0 switches TCP off: expected --grpc_socket_path beside it")
-        if not self.model_base_path:
-            raise ValueError("--model_base_path: expected the folder of a model's versions")
+        if not self.model_base_path and not self.model_config_file:
+            raise ValueError(
+                "--model_base_path: expected the folder of a model's versions, "
+                "or --model_config_file instead"
+            )
         if not self.model_name:
             raise ValueError("--model_name: expected a name, got an empty one")
-        if self.grpc_max_threads < 1:
-            raise ValueError(f"--grpc_max_threads: expected 1 or more, got {self.grpc_max_threads}")
-        if self.drain_grace_seconds < 0:
-            raise ValueError(
-                f"--drain_grace_seconds: expected 0 or more, got {self.drain_grace_seconds}"
-            )
-        for name in ("session", "intra_op", "inter_op"):
-            threads = getattr(self, f"tensorflow_{name}_parallelism")
-            if threads < 0:
-                raise ValueError(
-                    f"--tensorflow_{name}_parallelism: expected 0 or more, got {threads}"
-                )
+        if self.batching_parameters_file and not self.enable_batching:
+            raise ValueError("--batching_parameters_file needs --enable_batching")
         if self.tensorflow_session_parallelism and (
             self.tensorflow_intra_op_parallelism or self.tensorflow_inter_op_parallelism
         ):
@@ -82,6 +192,7 @@ class Config:
                 "--tensorflow_session_parallelism sets both of --tensorflow_intra_op_parallelism "
                 "and --tensorflow_inter_op_parallelism: expected the one or the others"
             )
+        _ = self.channel_arguments
 
     @property
     def base_path(self) -> Path:
@@ -92,3 +203,43 @@ class Config:
     def tags(self) -> tuple[str, ...]:
         """The tags of the graph to load."""
         return tuple(tag.strip() for tag in self.saved_model_tags.split(",") if tag.strip())
+
+    @property
+    def channel_arguments(self) -> tuple[tuple[str, int | str], ...]:
+        """What `--grpc_channel_arguments` gives, numbers where they can be.
+
+        Raises:
+            ValueError: One has no `=`.
+        """
+        pairs = [pair for pair in self.grpc_channel_arguments.split(",") if pair.strip()]
+        if wrong := [pair for pair in pairs if "=" not in pair]:
+            raise ValueError(f"--grpc_channel_arguments: expected name=value, got {wrong[0]!r}")
+        return tuple(
+            (name.strip(), _number(value)) for name, _, value in (p.partition("=") for p in pairs)
+        )
+
+    @property
+    def without_effect(self) -> Mapping[str, str]:
+        """The flags that were given another value than their default, and do nothing: why."""
+        return {
+            given.name: given.metadata["without_effect"]
+            for given in fields(self)
+            if given.metadata["without_effect"] and getattr(self, given.name) != given.default
+        }
+
+
+def _check_range(name: str, value: Any, rules: Mapping[str, Any]) -> None:
+    least, choices = rules["least"], rules["choices"]
+    if least is not None and not value >= least:
+        raise ValueError(f"--{name}: expected {least} or more, got {value}")
+    if choices is not None and value not in choices:
+        raise ValueError(
+            f"--{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}"
+        )
+
+
+def _number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text

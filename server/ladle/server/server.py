@@ -39,6 +39,7 @@ class Server:
         self._transport = GrpcioTransport(
             methods(self._manager, tensor_content=config.enable_serialization_as_tensor_content),
             max_threads=config.grpc_max_threads,
+            options=config.channel_arguments,
         )
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it has started: `0.0.0.0:8500`, `unix:/path`."""

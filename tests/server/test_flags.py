@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from ladle.server.config import Config
+from ladle.server.flags import parser
+
+# tensorflow_model_server's flags, each with its default: None where that hangs on the machine.
+UPSTREAM: dict[str, Any] = {
+    "port": 8500,
+    "grpc_socket_path": "",
+    "rest_api_port": 0,
+    "rest_api_num_threads": None,
+    "rest_api_timeout_in_ms": 30000,
+    "rest_api_enable_cors_support": False,
+    "enable_batching": True,  # False there: the one default that differs
+    "allow_version_labels_for_unavailable_models": False,
+    "batching_parameters_file": "",
+    "enable_per_model_batching_parameters": False,
+    "model_config_file": "",
+    "model_config_file_poll_wait_seconds": 0,
+    "model_name": "default",
+    "model_base_path": "",
+    "num_load_threads": 0,
+    "num_unload_threads": 0,
+    "max_num_load_retries": 5,
+    "load_retry_interval_micros": 60000000,
+    "file_system_poll_wait_seconds": 1,
+    "flush_filesystem_caches": True,
+    "tensorflow_session_parallelism": 0,
+    "tensorflow_session_config_file": "",
+    "tensorflow_intra_op_parallelism": 0,
+    "tensorflow_inter_op_parallelism": 0,
+    "use_alts_credentials": False,
+    "ssl_config_file": "",
+    "platform_config_file": "",
+    "per_process_gpu_memory_fraction": 0.0,
+    "saved_model_tags": "serve",
+    "grpc_channel_arguments": "",
+    "grpc_max_threads": None,
+    "enable_model_warmup": True,
+    "num_request_iterations_for_warmup": 0,
+    "monitoring_config_file": "",
+    "remove_unused_fields_from_bundle_metagraph": True,
+    "prefer_tflite_model": False,
+    "num_tflite_pools": None,
+    "num_tflite_interpreters_per_pool": 1,
+    "enable_signature_method_name_check": False,
+    "xla_cpu_compilation_enabled": False,
+    "xla_gpu_compilation_enabled": False,
+    "enable_profiler": True,
+    "thread_pool_factory_config_file": "",
+    "mixed_precision": "",
+    "skip_initialize_tpu": False,
+    "enable_grpc_healthcheck_service": False,
+    "enable_serialization_as_tensor_content": False,
+}
+
+
+def parse(*arguments: str) -> Config:
+    return Config(**vars(parser("serve").parse_args(["--model_base_path=/m", *arguments])))
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_upstreams_flags_are_all_there_with_their_defaults(name: str) -> None:
+    value = getattr(Config(model_base_path="/m"), name)
+    if name == "model_base_path":
+        return
+    if UPSTREAM[name] is None:
+        assert value >= 1
+    else:
+        assert (type(value) is bool) == (type(UPSTREAM[name]) is bool)
+        assert value == UPSTREAM[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--prefer_tflite_model"], True),
+        (["--prefer_tflite_model=true"], True),
+        (["--prefer_tflite_model=True"], True),
+        (["--prefer_tflite_model", "true"], True),
+        (["--prefer_tflite_model=false"], False),
+        (["--prefer_tflite_model=0"], False),
+        (["--prefer_tflite_model", "--port=1"], True),
+    ],
+)
+def test_a_switch_has_three_spellings(arguments: list[str], expected: bool) -> None:
+    assert parse(*arguments).prefer_tflite_model is expected
+
+
+def test_values_come_with_an_equals_sign_or_after_a_space() -> None:
+    assert parse("--port=1", "--model_name", "m").port == 1
+    assert parse("--port", "auto").port is None
+
+
+@pytest.mark.parametrize("arguments", [["--prot=1"], ["--mod=m"], ["--port=x"], ["stray"]])
+def test_what_is_no_flag_or_no_value_is_wrong_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*arguments)
+    assert exit_info.value.code == 2
+    assert arguments[0].split("=")[0] in capsys.readouterr().err
+
+
+def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> None:
+    assert parse("--skip_initialize_tpu=false", "--enable_profiler").without_effect == {}
+    ignored = parse("--skip_initialize_tpu", "--rest_api_port=8501").without_effect
+    assert ignored == {
+        "rest_api_port": "there is no REST interface",
+        "skip_initialize_tpu": "there is no TPU support",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_base_path": ""}, "--model_base_path: expected the folder"),
+        ({"port": 70000}, "--port: expected 0 to 65535 or auto, got 70000"),
+        ({"port": 0}, "--grpc_socket_path"),
+        ({"grpc_max_threads": 0}, "--grpc_max_threads: expected 1 or more, got 0"),
+        ({"aspired_version_policy": "none"}, "expected one of 'availability_preserving', "),
+        ({"mixed_precision": "float16"}, "--mixed_precision: expected one of '', 'bfloat16'"),
+        ({"enable_batching": False, "batching_parameters_file": "f"}, "needs --enable_batching"),
+        ({"grpc_channel_arguments": "a"}, "expected name=value, got 'a'"),
+        (
+            {"tensorflow_session_parallelism": 1, "tensorflow_intra_op_parallelism": 1},
+            "the one or the others",
+        ),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Config(**{"model_base_path": "/m"} | settings)
+
+
+def test_channel_arguments_are_numbers_where_they_can_be() -> None:
+    config = parse("--grpc_channel_arguments=grpc.max_connection_age_ms=30000,grpc.x=a")
+    assert config.channel_arguments == (("grpc.max_connection_age_ms", 30000), ("grpc.x", "a"))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ladle.client import flows, requests
 from ladle.client.cache import MetadataCache
-from ladle.client.errors import LadleError, from_rpc_error
+from ladle.client.errors import DeadlineExceeded, LadleError, from_rpc_error
 from ladle.client.flows import Flow
 from ladle.client.inputs import Normalize, as_given
 from ladle.client.models import ModelMetadata, VersionStatus
@@ -81,7 +81,7 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         signature: str | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
     ) -> Prediction:
@@ -112,7 +112,7 @@ class Client:
             asked=requests.servable(model, version, label),
             given=as_given(inputs),
             signature=signature or "",
-            outputs=tuple(outputs or ()),
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs or ()),
             normalize=normalize,
             max_bytes=self._max_message_bytes,
         )
@@ -185,14 +185,16 @@ class Client:
             return result
 
     def _send(self, request: Request, deadline: float) -> bytes:
-        remaining_s = max(0.0, deadline - time.monotonic())
+        asked = f"{request.method.rpartition('/')[2]} at {self._address}"
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:  # gRPC might still find the time
+            raise DeadlineExceeded(f"{asked}: the timeout had passed before it was sent")
         try:
             return self._calls[request.method](
                 request.body, timeout=remaining_s, metadata=_METADATA
             )
         except grpc.RpcError as error:
-            method = request.method.rpartition("/")[2]
-            raise from_rpc_error(error, f"{method} at {self._address}") from error
+            raise from_rpc_error(error, asked) from error
 
 
 def _checked_timeout(timeout: float) -> float:

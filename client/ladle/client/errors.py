@@ -143,19 +143,21 @@ _BY_CODE: dict[grpc.StatusCode, type[LadleError]] = {
 _TOO_LARGE = "message larger than max"
 
 
-def from_rpc_error(error: grpc.RpcError, asked: str) -> LadleError:
-    """Return the exception that stands for `error`, with `error` as its cause.
-
-    `asked` says what was asked and of whom, to begin the message with.
-    """
-    code, details = grpc.StatusCode.UNKNOWN, str(error)
-    call: object = error  # every error that a call raises is the call too; RpcError has no code
-    if isinstance(call, grpc.Call):
-        code, details = call.code(), call.details() or ""
+def from_status(code: grpc.StatusCode, details: str, asked: str) -> LadleError:
+    """Return the exception for a status; its message begins with `asked`: what, and of whom."""
     cause = _BY_CODE.get(code, ServerError)
     if cause is Overloaded and _TOO_LARGE in details:
         cause = MessageTooLarge
     message = f"{asked}: {code.name}" + (f": {details}" if details else "")
-    mapped = cause(message, code=code, details=details)
+    return cause(message, code=code, details=details)
+
+
+def from_rpc_error(error: grpc.RpcError, asked: str) -> LadleError:
+    """Return the exception that stands for `error`, with `error` as its cause."""
+    call: object = error  # every error that a call raises is the call too; RpcError has no code
+    if isinstance(call, grpc.Call):
+        mapped = from_status(call.code(), call.details() or "", asked)
+    else:
+        mapped = from_status(grpc.StatusCode.UNKNOWN, str(error), asked)
     mapped.__cause__ = error
     return mapped

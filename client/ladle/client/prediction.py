@@ -40,7 +40,9 @@ class Prediction:
         try:
             return self.outputs[name]
         except KeyError:
-            raise KeyError(f'output "{name}": expected one of {sorted(self.outputs)}') from None
+            raise KeyError(
+                f'output "{name}": expected one of {", ".join(sorted(self.outputs))}'
+            ) from None
 
     def top(self, k: int = 3, *, output: str | None = None) -> list[list[Scored]]:
         """Return for each example its `k` classes of highest score, the highest first.

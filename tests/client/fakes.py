@@ -1,0 +1,254 @@
+"""A server with models made of Python functions: its behaviour, and the same behind gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.client import errors, requests
+from ladle.client.requests import Request
+from ladle.protos import dtypes, tensors
+from ladle.protos.ladle_pb import ModelCard as ModelCardMessage
+from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard, Normalization
+from ladle.protos.serving_pb import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    ModelVersionStatus,
+    PredictRequest,
+    PredictResponse,
+    SignatureDefMap,
+)
+from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
+
+T = TypeVar("T")
+Arrays = Mapping[str, NDArray[Any]]
+Code = grpc.StatusCode
+
+
+class Refused(Exception):
+    """A status that is not OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
+        super().__init__(code, details)
+        self.code, self.details = code, details
+
+
+def tensor_info(dtype: str, *shape: int) -> TensorInfo:
+    info = TensorInfo(dtype=dtypes.from_numpy(np.dtype(dtype)))
+    for size in shape:
+        info.tensor_shape.dim.add(size=size)
+    return info
+
+
+def signature_def(
+    inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]
+) -> SignatureDef:
+    return SignatureDef(inputs=inputs, outputs=outputs, method_name="tensorflow/serving/predict")
+
+
+def image_signature(dtype: str = "float32", size: int = 2, name: str = "images") -> SignatureDef:
+    """A classifier of two classes, over square images."""
+    return signature_def(
+        {name: tensor_info(dtype, -1, size, size)}, {"scores": tensor_info("float32", -1, 2)}
+    )
+
+
+def mean_and_rest(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """A model whose first score tells what it was fed: the mean of each image."""
+    (images,) = inputs.values()
+    mean = images.reshape(len(images), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
+    return {"scores": np.stack([mean, 1 - mean], axis=1)}
+
+
+@dataclass
+class Version:
+    """One version of a model."""
+
+    signatures: dict[str, SignatureDef] = field(
+        default_factory=lambda: {"serving_default": image_signature()}
+    )
+    card: ModelCard | None = None
+    run: Callable[[Arrays], Arrays] = mean_and_rest
+
+
+def image_version(
+    divisor: float | None, *, labels: tuple[str, ...] = (), dtype: str = "float32", size: int = 2
+) -> Version:
+    """A version with a card: what its training divided pixels by, or that it doesn't tell."""
+    normalization = None if divisor is None else Normalization(divisor=divisor)
+    return Version(
+        signatures={
+            "serving_default": image_signature(dtype, size),
+            "serving_uint8": image_signature("uint8", size),
+        },
+        card=ModelCard(labels=labels, normalization=normalization),
+    )
+
+
+class FakeServing:
+    """Answers as TensorFlow Serving does for model "m", and with cards as ladle does.
+
+    `versions` are all of those loaded, and `labels` name some; without either in a request the
+    highest answers. Override `predict` and its kin, or change `versions`, as a test needs it.
+    """
+
+    def __init__(
+        self, versions: dict[int, Version], *, has_cards: bool = True, has_metadata: bool = True
+    ) -> None:
+        self.versions = versions
+        self.labels: dict[str, int] = {}
+        self.has_cards = has_cards
+        self.has_metadata = has_metadata
+        self.predicted: list[PredictRequest] = []
+        self.metadata_asked: list[GetModelMetadataRequest] = []
+
+    def answer(self, method: str, body: bytes) -> bytes:
+        """Return the response, or raise Refused."""
+        match method:
+            case requests.PREDICT:
+                return self.predict(PredictRequest.FromString(body)).SerializeToString()
+            case requests.GET_MODEL_METADATA:
+                asked = GetModelMetadataRequest.FromString(body)
+                return self.metadata(asked).SerializeToString()
+            case requests.GET_MODEL_STATUS:
+                return self.status(GetModelStatusRequest.FromString(body)).SerializeToString()
+        raise Refused(Code.UNIMPLEMENTED)
+
+    def stop(self) -> None:
+        """Let go of whatever calls wait for; called before the server behind gRPC ends."""
+
+    def predict(self, request: PredictRequest) -> PredictResponse:
+        self.predicted.append(request)
+        number = self.find(request.model_spec)
+        version = self.versions[number]
+        name = request.model_spec.signature_name or "serving_default"
+        if name not in version.signatures:
+            raise Refused(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        self._check(request, version.signatures[name])
+        arrays = {alias: tensors.to_array(tensor) for alias, tensor in request.inputs.items()}
+        response = PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = number
+        response.model_spec.signature_name = name
+        for alias, array in version.run(arrays).items():
+            response.outputs[alias].CopyFrom(tensors.to_proto(array))
+        return response
+
+    def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+        self.metadata_asked.append(request)
+        if not self.has_metadata:
+            raise Refused(Code.UNIMPLEMENTED)
+        number = self.find(request.model_spec)
+        version = self.versions[number]
+        response = GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = number
+        for asked in request.metadata_field:
+            if asked == "signature_def":
+                signatures = SignatureDefMap(signature_def=version.signatures)
+                response.metadata[asked].Pack(signatures)
+            elif asked != CARD_METADATA_FIELD or not self.has_cards:
+                raise Refused(Code.INVALID_ARGUMENT, f"Metadata field {asked} is not supported")
+            elif version.card is not None:
+                card = ModelCardMessage(json=version.card.to_json())
+                response.metadata[asked].Pack(card)
+        return response
+
+    def status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
+        self.find(request.model_spec)
+        states = [ModelVersionStatus(version=number, state="AVAILABLE") for number in self.versions]
+        return GetModelStatusResponse(model_version_status=states)
+
+    def find(self, spec: ModelSpec) -> int:
+        """Return the version that answers."""
+        if spec.HasField("version_label"):
+            if spec.version_label not in self.labels:
+                raise Refused(
+                    Code.INVALID_ARGUMENT,
+                    f"Unrecognized servable version label: {spec.version_label}",
+                )
+            return self.labels[spec.version_label]
+        number = spec.version.value if spec.HasField("version") else max(self.versions, default=0)
+        if spec.name != "m" or number not in self.versions:
+            raise Refused(Code.NOT_FOUND, f"Servable not found for request: {spec.name}, {number}")
+        return number
+
+    def _check(self, request: PredictRequest, signature: SignatureDef) -> None:
+        for name, info in signature.inputs.items():
+            if name not in request.inputs:
+                raise Refused(Code.INVALID_ARGUMENT, f"Missing but required: {name}")
+            if request.inputs[name].dtype != info.dtype:
+                raise Refused(Code.INVALID_ARGUMENT, f"wrong dtype for {name}")
+
+
+def drive(flow: Generator[Request, bytes, T], server: FakeServing) -> T:
+    """Run a flow against a server, with neither gRPC nor time between them."""
+    try:
+        request = next(flow)
+        while True:
+            try:
+                answer = server.answer(request.method, request.body)
+            except Refused as refused:
+                error = errors.from_status(refused.code, refused.details, "the fake")
+                request = flow.throw(error)
+            else:
+                request = flow.send(answer)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
+class _Handler(grpc.GenericRpcHandler):
+    def __init__(self, server: FakeServing, on_call: Callable[[Mapping[str, str]], None]) -> None:
+        self._server, self._on_call = server, on_call
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        method = handler_call_details.method
+
+        def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
+            metadata = {key: str(value) for key, value in context.invocation_metadata()}
+            self._on_call(metadata | {"remaining_s": str(context.time_remaining())})
+            try:
+                return self._server.answer(method, body)
+            except Refused as refused:
+                context.abort(refused.code, refused.details)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+@contextmanager
+def listening(
+    server: FakeServing,
+    *,
+    on_call: Callable[[Mapping[str, str]], None] = lambda metadata: None,
+    max_receive_bytes: int = -1,
+) -> Iterator[str]:
+    """Put a server behind gRPC on a free port of the loopback; gives its address.
+
+    `on_call` is given each call's metadata, and the time that is left for it as `remaining_s`.
+    """
+    with ThreadPoolExecutor(8) as executor:
+        grpc_server = grpc.server(
+            executor,
+            handlers=[_Handler(server, on_call)],
+            options=[("grpc.max_receive_message_length", max_receive_bytes)],
+        )
+        port = grpc_server.add_insecure_port("127.0.0.1:0")
+        grpc_server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop()
+            grpc_server.stop(grace=None).wait()

@@ -137,7 +137,7 @@ def wanting_an_output_twice(message: PredictRequest) -> None:
         (of_another_signature, "FAILED_PRECONDITION", 'Serving signature key "nope" not found.'),
         (with_another_input, "INVALID_ARGUMENT", "Sent extra: {z}. Missing but required: {}."),
         (with_a_misnamed_input, "INVALID_ARGUMENT", "Sent extra: {z}. Missing but required: {x}."),
-        (without_inputs, "INVALID_ARGUMENT", "expected {x}, got {}"),
+        (without_inputs, "INVALID_ARGUMENT", "0!=1 len({}) != len({x})"),
         (of_another_dtype, "INVALID_ARGUMENT", "expected float32 [-1, 2], got int64 [2, 2]"),
         (with_a_torn_tensor, "INVALID_ARGUMENT", "tensor parsing error: x: tensor_content: exp"),
         (of_no_dtype, "INVALID_ARGUMENT", "tensor parsing error: x: invalid is not a dtype"),

@@ -5,7 +5,7 @@ package tensorflow-serving-api beside them, in any order, clashes with nothing. 
 
 - `tensorflow_pb`: packages `tensorflow` and `tensorflow.error`
 - `serving_pb`: package `tensorflow.serving`
-- `ladle_pb`: package `ladle.v1`
+- `ladle_pb`: packages `ladle.v1` and `ladle.internal`
 - `health_pb`: package `grpc.health.v1`
 - `google_pb`: the well-known types that these use
 """

@@ -11,10 +11,24 @@ from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.server.call import Call
-from ladle.server.core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from ladle.server.core.errors import (
+    Code,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    ServingError,
+)
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, ServableId, Signature
 from ladle.server.rpc.request import acquire, parse, require_model_spec
+from ladle.server.rpc.signatures import (
+    CLASSIFY_METHOD,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    find,
+    listed,
+    method_name_complaint,
+)
 
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
@@ -25,10 +39,13 @@ _MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 class Predict:
     """Answers Predict requests; thread-safe."""
 
-    def __init__(self, manager: Manager, *, tensor_content: bool) -> None:
+    def __init__(
+        self, manager: Manager, *, tensor_content: bool, check_method_names: bool = False
+    ) -> None:
         """`tensor_content`: how tensors are answered where the caller doesn't say."""
         self._manager = manager
         self._tensor_content = tensor_content
+        self._check_method_names = check_method_names
 
     def __call__(self, call: Call) -> bytes:
         """Return the PredictResponse.
@@ -40,12 +57,14 @@ class Predict:
         with acquire(self._manager, request.model_spec) as handle:
             servable = handle.servable
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            signature = servable.signatures.get(name)
+            signature = find(servable, name)
             if signature is None:
                 raise FailedPrecondition(
                     f'Serving signature key "{name}" not found. '
                     f"The model has {sorted(servable.signatures)}"
                 )
+            if self._check_method_names:
+                _check_method_name(signature)
             inputs = read_inputs(request.inputs, signature)
             aliases = wanted_outputs(request.output_filter, signature)
             outputs = servable.run(signature, inputs, aliases, call.deadline)
@@ -67,8 +86,8 @@ def read_inputs(given: Mapping[str, TensorProto], signature: Signature) -> Array
     if missing or extra:
         raise InvalidArgument(
             f"input size does not match signature {signature.name!r}: "
-            f"expected {_listed(declared)}, got {_listed(given)}. "
-            f"Sent extra: {_listed(extra)}. Missing but required: {_listed(missing)}."
+            f"{len(given)}!={len(declared)} len({listed(given)}) != len({listed(declared)}). "
+            f"Sent extra: {listed(extra)}. Missing but required: {listed(missing)}."
         )
     arrays: dict[str, NDArray[Any]] = {}
     for alias, spec in declared.items():
@@ -102,7 +121,7 @@ def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[
         if alias not in signature.outputs:
             raise InvalidArgument(
                 f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {_listed(signature.outputs)}."
+                f"Outputs expected to be in the set {listed(signature.outputs)}."
             )
         if alias in wanted:
             raise InvalidArgument(f"duplicate output tensor alias: {alias}")
@@ -129,5 +148,9 @@ def encode_response(
     return wire.join(pieces)
 
 
-def _listed(names: Any) -> str:
-    return "{" + ", ".join(sorted(names)) + "}"
+def _check_method_name(signature: Signature) -> None:
+    complaint = method_name_complaint(
+        signature, "prediction", PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD
+    )
+    if complaint:
+        raise ServingError(complaint, Code.INTERNAL)  # the code that upstream has for it

@@ -13,8 +13,8 @@ from ladle.server.core.manager import Handle, Manager
 M = TypeVar("M", bound=Message)
 
 
-def parse(message_class: type[M], data: bytes) -> M:
-    """Return the request message.
+def parse(message_class: type[M], data: bytes, name: str | None = None) -> M:
+    """Return the request message; `name` is what callers know it by, if not by its own name.
 
     Raises:
         InvalidArgument: The bytes are no such message.
@@ -22,9 +22,8 @@ def parse(message_class: type[M], data: bytes) -> M:
     try:
         return message_class.FromString(data)
     except DecodeError:
-        raise InvalidArgument(
-            f"expected a {message_class.DESCRIPTOR.full_name}, got {len(data)} bytes that are none"
-        ) from None
+        name = name or message_class.DESCRIPTOR.full_name
+        raise InvalidArgument(f"expected a {name}, got {len(data)} bytes that are none") from None
 
 
 def require_model_spec(request: Message) -> None:

@@ -6,19 +6,35 @@ from collections.abc import Callable
 
 from ladle.server.call import Call, Methods
 from ladle.server.core.manager import Manager
+from ladle.server.rpc.classify import classify
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus
+from ladle.server.rpc.multi_inference import MultiInference
 from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.regress import regress
 from ladle.server.rpc.status import handler
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
 
 
-def methods(manager: Manager, *, tensor_content: bool) -> Methods:
-    """Return the handlers of all services; `tensor_content` is how Predict answers by default."""
+def methods(manager: Manager, *, tensor_content: bool, check_method_names: bool = False) -> Methods:
+    """Return the handlers of all services.
+
+    Args:
+        manager: where the models are.
+        tensor_content: whether Predict answers in `tensor_content` unless asked otherwise.
+        check_method_names: whether a signature has to be of the kind that the method is for.
+    """
     services: dict[str, Callable[[Call], bytes]] = {
-        f"{_PREDICTION}/Predict": Predict(manager, tensor_content=tensor_content),
+        f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
+        f"{_PREDICTION}/Regress": regress(manager, check_method_names=check_method_names),
+        f"{_PREDICTION}/MultiInference": MultiInference(
+            manager, check_method_names=check_method_names
+        ),
+        f"{_PREDICTION}/Predict": Predict(
+            manager, tensor_content=tensor_content, check_method_names=check_method_names
+        ),
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }

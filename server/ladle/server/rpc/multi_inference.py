@@ -1,0 +1,144 @@
+"""PredictionService.MultiInference: several signatures over the same Examples, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ladle.protos.ladle_pb import SerializedInput, TasksRequest
+from ladle.protos.serving_pb import (
+    InferenceResult,
+    InferenceTask,
+    ModelSpec,
+    MultiInferenceResponse,
+    RegressionResult,
+)
+from ladle.server.call import Call
+from ladle.server.core.errors import InvalidArgument, Unimplemented
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import (
+    DEFAULT_SIGNATURE,
+    Arrays,
+    Servable,
+    ServableId,
+    Signature,
+)
+from ladle.server.rpc.classify import CLASSIFICATION
+from ladle.server.rpc.examples import read_examples
+from ladle.server.rpc.inference import INPUT, Interpretation, Run, served
+from ladle.server.rpc.regress import REGRESSION
+from ladle.server.rpc.request import acquire, parse
+from ladle.server.rpc.signatures import find
+
+_INTERPRETATIONS: dict[str, Interpretation[Any]] = {
+    interpretation.method_name: interpretation for interpretation in (CLASSIFICATION, REGRESSION)
+}
+
+
+class Part(NamedTuple):
+    """One task: how to read its signature, and which of the signature's outputs it needs."""
+
+    interpretation: Interpretation[Any]
+    signature: Signature
+    outputs: tuple[str, ...]
+
+    def alias(self, output: str) -> str:
+        """Return what an output is called among those of all parts."""
+        return f"{self.signature.name}/{output}"
+
+
+class MultiInference:
+    """Answers MultiInference requests; thread-safe."""
+
+    def __init__(self, manager: Manager, *, check_method_names: bool) -> None:
+        self._manager = manager
+        self._check_method_names = check_method_names
+
+    def __call__(self, call: Call) -> bytes:
+        """Return the MultiInferenceResponse: a result for each task, in their order."""
+        request = parse(TasksRequest, call.request, "tensorflow.serving.MultiInferenceRequest")
+        # As upstream: the first task says which version, and no tasks at all name no model.
+        first = request.tasks[0].model_spec if request.tasks else ModelSpec()
+        with acquire(self._manager, first) as handle:
+            parts, run = self.plan(handle.servable, request.tasks, request.input)
+            outputs = handle.servable.run(*run, call.deadline)
+            examples = len(next(iter(run.inputs.values())))
+            results = results_of(parts, outputs, examples, handle.id)
+            return MultiInferenceResponse(results=results).SerializeToString()
+
+    def plan(
+        self, servable: Servable, tasks: Sequence[InferenceTask], sent: SerializedInput
+    ) -> tuple[list[Part], Run]:
+        """Return the tasks checked, and the one run that answers all of them.
+
+        Raises:
+            ServingError: A task does not fit the model or the tasks before it.
+        """
+        parts: list[Part] = []
+        for task in tasks:
+            if not task.model_spec.name:
+                raise InvalidArgument("Found empty model_spec name in a task")
+            if task.model_spec.name != tasks[0].model_spec.name:
+                raise InvalidArgument(
+                    "All ModelSpecs in a MultiInferenceRequest must access the same model name: "
+                    f"got {tasks[0].model_spec.name!r} and {task.model_spec.name!r}"
+                )
+            name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+            if any(part.signature.name == name for part in parts):
+                raise InvalidArgument(f"Duplicate evaluation of signature: {name}")
+            signature = find(servable, name)
+            if signature is None:
+                raise InvalidArgument(f"Requested signature not found in model graph: {name}")
+            interpretation = _INTERPRETATIONS.get(task.method_name)
+            if interpretation is None:
+                raise Unimplemented(
+                    f"Unsupported signature method_name: {task.method_name}. "
+                    f"Expected one of {sorted(_INTERPRETATIONS)}"
+                )
+            wanted = interpretation.check(signature, strict=self._check_method_names)
+            parts.append(Part(interpretation, signature, wanted))
+        return parts, joined(parts, sent)
+
+
+def joined(parts: Sequence[Part], sent: SerializedInput) -> Run:
+    """Return one run of all parts, which costs one parse of the Examples where they share it.
+
+    Upstream wants the signatures to share their input tensor, as only TF1 models have it. Here
+    the Examples go into each tensor that the signatures have for them.
+    """
+    examples = read_examples(sent)
+    inputs = {
+        part.signature.inputs[INPUT].feed_name: part.signature.inputs[INPUT] for part in parts
+    }
+    outputs = {part.alias(output): part.signature.outputs[output] for part, output in _pairs(parts)}
+    # The name tells this run from others where callables and batches are kept; no signature's
+    # own name has a null character in it.
+    signature = Signature(
+        name="\0".join(part.signature.name for part in parts), inputs=inputs, outputs=outputs
+    )
+    return Run(signature, dict.fromkeys(inputs, examples), tuple(outputs))
+
+
+def results_of(
+    parts: Sequence[Part], outputs: Arrays, examples: int, servable_id: ServableId
+) -> list[InferenceResult]:
+    """Return the result of each part, from the outputs of all for so many Examples.
+
+    Raises:
+        InvalidArgument: A part's outputs are not of the shape or dtype that its kind has.
+    """
+    results = []
+    for part in parts:
+        own = {output: outputs[part.alias(output)] for output in part.outputs}
+        found = part.interpretation.result(own, examples)
+        result = InferenceResult(model_spec=served(servable_id, part.signature.name))
+        if isinstance(found, RegressionResult):
+            result.regression_result.CopyFrom(found)
+        else:
+            result.classification_result.CopyFrom(found)
+        results.append(result)
+    return results
+
+
+def _pairs(parts: Iterable[Part]) -> list[tuple[Part, str]]:
+    return [(part, output) for part in parts for output in part.outputs]

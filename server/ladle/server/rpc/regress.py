@@ -1,0 +1,59 @@
+"""PredictionService.Regress: a number for each Example."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ladle.protos import dtypes
+from ladle.protos.serving_pb import ModelSpec, Regression, RegressionResponse, RegressionResult
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import Arrays, Signature
+from ladle.server.rpc.inference import ExampleMethod, Interpretation
+from ladle.server.rpc.signatures import REGRESS_METHOD
+
+_OUTPUT = "outputs"
+
+
+def regress(manager: Manager, *, check_method_names: bool) -> ExampleMethod[RegressionResult]:
+    """Return the method that answers Regress requests."""
+    return ExampleMethod(
+        manager,
+        REGRESSION,
+        "tensorflow.serving.RegressionRequest",
+        _response,
+        check_method_names=check_method_names,
+    )
+
+
+def _response(result: RegressionResult, spec: ModelSpec) -> bytes:
+    return RegressionResponse(result=result, model_spec=spec).SerializeToString()
+
+
+def _outputs(signature: Signature) -> tuple[str, ...]:
+    if len(signature.outputs) != 1:
+        raise InvalidArgument(
+            f"Expected one output Tensor. Signature {signature.name!r} has "
+            f"{len(signature.outputs)}: {list(signature.outputs)}"
+        )
+    if _OUTPUT not in signature.outputs:
+        raise InvalidArgument(
+            f"No regression outputs found in SignatureDef: signature {signature.name!r} expected "
+            f"to have the output {_OUTPUT!r}, has {list(signature.outputs)}"
+        )
+    return (_OUTPUT,)
+
+
+def _result(outputs: Arrays, examples: int) -> RegressionResult:
+    values = outputs[_OUTPUT]
+    if values.dtype != np.float32 or values.shape not in ((examples,), (examples, 1)):
+        raise InvalidArgument(
+            f"output {_OUTPUT!r}: expected float32 [{examples}] or [{examples}, 1], "
+            f"the model gave {dtypes.name(dtypes.from_numpy(values.dtype))} {list(values.shape)}"
+        )
+    return RegressionResult(regressions=[Regression(value=v) for v in values.ravel().tolist()])
+
+
+REGRESSION = Interpretation(
+    kind="regression", method_name=REGRESS_METHOD, outputs=_outputs, result=_result
+)

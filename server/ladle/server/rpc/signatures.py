@@ -1,0 +1,40 @@
+"""Finding the signature that a request names, and holding it to its method name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ladle.server.core.errors import FailedPrecondition
+from ladle.server.core.servable import Servable, Signature
+
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+def find(servable: Servable, name: str) -> Signature | None:
+    """Return the signature of this name; None where the model declares none.
+
+    Raises:
+        FailedPrecondition: The model declares it, but no request can call it.
+    """
+    signature = servable.signatures.get(name)
+    if signature is None and name in servable.signature_defs:
+        raise FailedPrecondition(
+            f'Serving signature key "{name}" can\'t be called: it declares sparse or composite '
+            "tensors, or none at all, and requests carry dense ones"
+        )
+    return signature
+
+
+def listed(names: Collection[str]) -> str:
+    """Return names as upstream's messages show a set: `{a, b}`."""
+    return "{" + ", ".join(sorted(names)) + "}"
+
+
+def method_name_complaint(signature: Signature, kind: str, *expected: str) -> str | None:
+    """Return what `--enable_signature_method_name_check` has against a signature, if anything."""
+    if signature.method_name in expected:
+        return None
+    one_of = expected[0] if len(expected) == 1 else f"one of {listed(expected)}"
+    return f"Expected {kind} signature method_name to be {one_of}. Was: {signature.method_name}"

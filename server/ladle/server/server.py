@@ -37,7 +37,11 @@ class Server:
             poll_wait_s=config.file_system_poll_wait_seconds,
         )
         self._transport = GrpcioTransport(
-            methods(self._manager, tensor_content=config.enable_serialization_as_tensor_content),
+            methods(
+                self._manager,
+                tensor_content=config.enable_serialization_as_tensor_content,
+                check_method_names=config.enable_signature_method_name_check,
+            ),
             max_threads=config.grpc_max_threads,
             options=config.channel_arguments,
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from e2e.serving import ServerProcess
@@ -11,12 +12,34 @@ from ladle.export import TrainingOptions, export_classifier, load_data
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
+class Digits(NamedTuple):
+    """A digits classifier, trained for a moment: published, and as Keras has it."""
+
+    base_path: Path
+    classifier: Any
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base path of a digits classifier, trained for a moment."""
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    from ladle.export import training
+
+    trained: list[Any] = []
+
+    def train(*args: Any, **kwargs: Any) -> Any:
+        trained.append(training.train(*args, **kwargs))
+        return trained[-1]
+
     base_path = tmp_path_factory.mktemp("models") / "digits"
-    export_classifier(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
-    return base_path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ladle.export.pipeline.train", train)
+        export_classifier(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
+    return Digits(base_path, trained[0])
+
+
+@pytest.fixture(scope="session")
+def digits(trained_digits: Digits) -> Path:
+    """The base path of the digits classifier."""
+    return trained_digits.base_path
 
 
 @pytest.fixture(scope="session")

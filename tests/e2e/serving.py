@@ -39,7 +39,9 @@ class ServerProcess:
         listening = re.search(r"listening on \S+:(\d+)", line)
         if listening is None:
             self._process.wait(START_PATIENCE_S)
-            raise AssertionError(f"the server did not start: {line}{self._read_log()}")
+            log = self._read_log()
+            self._close()
+            raise AssertionError(f"the server did not start: {line}{log}")
         self.address = f"127.0.0.1:{listening[1]}"
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
@@ -59,6 +61,9 @@ class ServerProcess:
     ) -> None:
         if self._process.poll() is None:
             self._process.kill()
+        self._close()
+
+    def _close(self) -> None:
         self._process.communicate()
         self._log.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from e2e.conftest import Digits
 from e2e.serving import ServerProcess, serve_in_vain
 from fakes import PATIENCE_S
 
@@ -17,15 +18,12 @@ from ladle.export import load_data
 
 pytestmark = pytest.mark.e2e
 
-tf = pytest.importorskip("tensorflow")
 
-
-def test_the_client_gets_what_the_saved_model_computes(
-    digits: Path, digits_server: ServerProcess
+def test_the_client_gets_what_keras_computes(
+    trained_digits: Digits, digits_server: ServerProcess
 ) -> None:
-    images = load_data("digits").x_test[:100]
-    signature = tf.saved_model.load(str(digits / "1")).signatures["serving_uint8"]
-    expected = signature(images=tf.constant(images))["probabilities"].numpy()
+    images = load_data("digits").x_test
+    expected = trained_digits.classifier.probabilities(images.astype(np.float32) / 16)
 
     with Client(digits_server.address) as client:
         normalised_here = client.predict("digits", images)

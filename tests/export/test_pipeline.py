@@ -211,6 +211,24 @@ def test_a_base_path_that_cannot_be_written_is_told_before_training(
         export_classifier(tmp_path / "file" / "model", small)
 
 
+def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path, small: Dataset) -> None:
+    with pytest.raises(ValueError, match="recipe: expected mlp, got lenet"):
+        export_classifier(tmp_path, small, recipe="lenet")
+
+
+def test_a_model_that_does_not_fit_in_memory_is_said_to(
+    tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    def build(*arguments: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr("ladle.export.recipes.mlp.build", build)
+    with pytest.raises(MemoryError, match=r"small: no room to train on 12 images of \[4, 4\]"):
+        export_classifier(tmp_path, small)
+
+
 def test_another_keras_backend_is_refused(
     tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,9 +291,7 @@ def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) 
         check=False,
     )
     assert finished.returncode == 1
-    assert finished.stderr.startswith("ladle export: ")
-    assert finished.stderr.count("\n") == 1
-    assert "File too large" in finished.stderr
+    assert finished.stderr == (f"ladle export: {tmp_path}/model: cannot publish: File too large\n")
     assert list((tmp_path / "model").iterdir()) == []
 
 

@@ -100,12 +100,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "--recipe", choices=RECIPES, default="mlp", help=f"what to train (default: mlp). {recipes}"
     )
     for field in fields(TrainingOptions):
+        shown = "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=int,
             default=field.default,
             metavar="N",
-            help=field.metadata["help"],
+            help=field.metadata["help"] + shown,
         )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     loudness = parser.add_mutually_exclusive_group()

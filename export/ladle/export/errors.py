@@ -21,5 +21,5 @@ class CheckError(ExportError):
     """An exported model whose answers differ from those of the model that was trained."""
 
 
-class PublishError(ExportError, OSError):
+class PublishError(ExportError):
     """A version that cannot be written: no space, no permission, not a model's folder."""

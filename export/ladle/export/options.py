@@ -20,15 +20,12 @@ class TrainingOptions:
 
     epochs: int | None = field(
         default=None,
-        metadata={"help": "passes over the training images (default: 5, more for small data)"},
+        metadata={"help": "passes over the training images; 5 unless given, more for small data"},
     )
     batch_size: int = field(
-        default=128, metadata={"help": "images in each step of gradient descent (default: 128)"}
+        default=128, metadata={"help": "images in each step of gradient descent"}
     )
-    seed: int = field(
-        default=0,
-        metadata={"help": "start of all random numbers, 0 to 2^32-1 (default: 0)"},
-    )
+    seed: int = field(default=0, metadata={"help": "start of all random numbers, 0 to 2^32-1"})
 
     def __post_init__(self) -> None:
         """Refuse what no training can be run with."""

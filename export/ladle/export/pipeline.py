@@ -61,13 +61,14 @@ def export_classifier(
     Raises:
         PublishError: The version cannot be written; asked about before training too.
         CheckError: What was written does not answer as the trained model does.
-        KeyError: There is no such recipe.
+        ValueError: There is no such recipe.
     """
     base_path = Path(os.path.abspath(base_path))
     options = options or TrainingOptions()
-    chosen = RECIPES[recipe]
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
     prepare_base_path(base_path)
-    classifier = train(dataset, chosen, options, verbose=verbose)
+    classifier = train(dataset, RECIPES[recipe], options, verbose=verbose)
     accuracy = _held_out_accuracy(classifier, dataset)
     with staging_folder(base_path) as folder:
         write_saved_model(classifier, dataset.image_shape, dataset.normalization, folder)

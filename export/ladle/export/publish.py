@@ -158,7 +158,5 @@ def _raise(error: OSError) -> None:
 def _one_line_errors(base_path: Path) -> Iterator[None]:
     try:
         yield
-    except PublishError:
-        raise
     except OSError as error:
         raise PublishError(f"{base_path}: cannot publish: {error.strerror or error}") from error

@@ -54,8 +54,7 @@ def write_saved_model(
     try:
         archive.write_out(str(folder), verbose=False)
     except tf.errors.OpError as error:
-        reason = f"cannot write the SavedModel: {error.message}"
-        raise PublishError(f"{folder.parent}: {reason}") from error
+        raise PublishError(f"{folder.parent}: cannot publish: {_reason(error)}") from error
 
 
 def _normalize(pixels: Any, normalization: Normalization) -> Any:
@@ -64,6 +63,12 @@ def _normalize(pixels: Any, normalization: Normalization) -> Any:
     if np.any(normalization.offset):
         normalized -= tf.constant(normalization.offset, tf.float32)
     return normalized / tf.constant(normalization.divisor, tf.float32)
+
+
+def _reason(error: Any) -> str:
+    """Return what the system said, without TensorFlow's names for nodes and temporary files."""
+    message: str = error.message
+    return message.rpartition("; ")[2].partition(" [Op:")[0]
 
 
 class Signature:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from ladle.export.dataset import Dataset
@@ -47,6 +48,7 @@ def train(
 
     Raises:
         ExportError: Keras runs on another backend than TensorFlow, which no SavedModel comes from.
+        MemoryError: The model or the images do not fit.
     """
     backend = keras.backend.backend()
     if backend != "tensorflow":
@@ -54,12 +56,24 @@ def train(
             f"keras: expected the backend tensorflow, got {backend}; set KERAS_BACKEND=tensorflow"
         )
     keras.utils.set_random_seed(options.seed)
+    try:
+        return Classifier(_fit(dataset, recipe, options, verbose))
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(
+            f"{dataset.name}: no room to train on {len(dataset.x_train)} images"
+            f" of {list(dataset.image_shape)}"
+        ) from error
+
+
+def _fit(dataset: Dataset, recipe: Recipe, options: TrainingOptions, verbose: Verbosity) -> Any:
+    n_images = len(dataset.x_train)
+    epochs = options.epochs_for(n_images)
+    steps = epochs * math.ceil(n_images / options.batch_size)
     model = recipe.build(dataset.image_shape, len(dataset.labels))
-    epochs = options.epochs_for(len(dataset.x_train))
-    steps = epochs * math.ceil(len(dataset.x_train) / options.batch_size)
-    learning_rate = keras.optimizers.schedules.CosineDecay(_PEAK_LEARNING_RATE, steps)
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
+        optimizer=keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(_PEAK_LEARNING_RATE, steps)
+        ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -70,4 +84,4 @@ def train(
         epochs=epochs,
         verbose=verbose,
     )
-    return Classifier(model)
+    return model

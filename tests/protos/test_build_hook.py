@@ -33,11 +33,11 @@ def test_what_is_imported_is_what_the_protos_say(build_hook: ModuleType, tmp_pat
     """Fails when a .proto file was edited without `make protos`."""
     build_hook.compile_protos(PROTOS, tmp_path)
     for built in tmp_path.iterdir():
-        assert built.read_bytes() == (_pool.DESCRIPTORS.parent / built.name).read_bytes()
+        assert built.read_bytes() == (Path(_pool.DESCRIPTORS).parent / built.name).read_bytes()
 
 
 def test_descriptors_are_complete_and_carry_no_comments(build_hook: ModuleType) -> None:
-    files = FileDescriptorSet.FromString(_pool.DESCRIPTORS.read_bytes()).file
+    files = FileDescriptorSet.FromString(Path(_pool.DESCRIPTORS).read_bytes()).file
     assert {"google/protobuf/any.proto", "google/protobuf/wrappers.proto"} <= {
         f.name for f in files
     }

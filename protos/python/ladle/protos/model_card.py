@@ -6,7 +6,6 @@ inputs just as the training did. Needs numpy and nothing else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,6 +68,8 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Return the card as the text of `ladle.json`."""
+        import json  # here, for who imports the client and never meets a card
+
         return json.dumps({"format": CARD_FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -78,6 +79,8 @@ class ModelCard:
         Raises:
             ValueError: It is not JSON, not an object, or a field is not of its type.
         """
+        import json
+
         try:
             card = json.loads(text)
         except (ValueError, RecursionError) as error:

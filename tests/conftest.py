@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import saved_models
 
 _PYTHON = Path(__file__).resolve().parents[1] / ".venv-conformance/bin/python"
 
@@ -17,3 +18,13 @@ def conformance_python() -> str:
             pytest.fail(reason)  # CI that skips this would guard nothing
         pytest.skip(reason)
     return str(_PYTHON)
+
+
+@pytest.fixture(scope="session")
+def written_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the base paths of the models that saved_models.py writes, version 1 each."""
+    folder = tmp_path_factory.mktemp("written_models")
+    saved_models.write_half_plus_two(folder / "half_plus_two" / "1")
+    saved_models.write_half_plus_two_tf2(folder / "half_plus_two_tf2" / "1")
+    saved_models.write_oddities(folder / "oddities" / "1")
+    return folder

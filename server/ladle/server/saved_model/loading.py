@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
-from ladle.protos.tensorflow_pb import SignatureDef
-from ladle.server.core.errors import InvalidArgument, NotFound, ServingError
+from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
+from ladle.server.core.errors import NotFound, ServingError
 from ladle.server.core.servable import ServableId, Signature, TensorSpec
-from ladle.server.saved_model.servable import SavedModelServable, serving_error
+from ladle.server.saved_model.errors import load_error
+from ladle.server.saved_model.servable import SavedModelServable
 
 logger = logging.getLogger(__name__)
+
+# How TF2 marks the operation that initialises a model: as a signature, which it is not.
+_INIT_OP = "__saved_model_init_op"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,38 +62,72 @@ def load_saved_model(
         }
         return SavedModelServable(
             session,
-            {name: _signature(name, data) for name, data in definitions.items()},
+            callable_signatures(servable_id, definitions, graph),
             definitions,
             card_json,
             run_inline=options.inter_op_threads in (0, 1),
         )
     except Exception as error:
         session.close()
-        failure = serving_error(error)
+        failure = load_error(error)
         raise ServingError(
             f"{servable_id}: the SavedModel in {path} can't be loaded: {failure.message}",
             failure.code,
         ) from error
 
 
-def _signature(name: str, definition: bytes) -> Signature:
+def callable_signatures(
+    servable_id: ServableId, definitions: Mapping[str, bytes], graph: Any
+) -> dict[str, Signature]:
+    """Return the signatures that requests can call.
+
+    Left out, each with a line in the log, are those with sparse or composite tensors, which no
+    request can carry, and those that name tensors that the graph lacks. TF2's own
+    `__saved_model_init_op`, which has no tensors at all, goes without a word.
+    """
+    signatures = {}
+    for name, definition in definitions.items():
+        try:
+            signatures[name] = _signature(name, definition, graph)
+        except _NotCallable as reason:
+            if name != _INIT_OP:
+                logger.warning(
+                    "signature left out model=%s version=%d signature=%s reason=%s",
+                    *servable_id,
+                    name,
+                    reason,
+                )
+    return signatures
+
+
+class _NotCallable(Exception):
+    """Why no request can call a signature."""
+
+
+def _signature(name: str, definition: bytes, graph: Any) -> Signature:
     proto = SignatureDef.FromString(definition)
     return Signature(
         name=name,
-        inputs={alias: _spec(info) for alias, info in proto.inputs.items()},
-        outputs={alias: _spec(info) for alias, info in proto.outputs.items()},
+        inputs={alias: _spec(alias, info, graph) for alias, info in proto.inputs.items()},
+        outputs={alias: _spec(alias, info, graph) for alias, info in proto.outputs.items()},
         method_name=proto.method_name,
         defaults={alias: tensors.to_array(value) for alias, value in proto.defaults.items()},
     )
 
 
-def _spec(info: Any) -> TensorSpec:
-    if info.WhichOneof("encoding") != "name":
-        raise InvalidArgument(
-            "a signature declares a sparse or composite tensor, which no request can carry"
+def _spec(alias: str, info: TensorInfo, graph: Any) -> TensorSpec:
+    encoding = info.WhichOneof("encoding")
+    if encoding != "name":
+        raise _NotCallable(f"{alias!r} is a {encoding or 'nameless'} tensor")
+    try:
+        # As upstream, which looks at the graph alone: a signature's dtype may be missing or wrong.
+        data_type = graph.get_tensor_by_name(info.name).dtype.as_datatype_enum
+    except (KeyError, ValueError):
+        raise _NotCallable(f"{alias!r} names {info.name!r}, which is no tensor of the graph") from (
+            None
         )
     return TensorSpec(
-        data_type=dtypes.without_ref(info.dtype),
+        data_type=dtypes.without_ref(data_type),
         shape=tensors.shape_of(info.tensor_shape),
         feed_name=info.name,
     )

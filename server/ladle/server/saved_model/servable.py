@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.server.core.errors import Code, InvalidArgument, ServingError
+from ladle.protos import dtypes
+from ladle.server.core.errors import FailedPrecondition, ServingError
 from ladle.server.core.servable import Arrays, Signature
+from ladle.server.saved_model.errors import serving_error
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
 # this many they are dropped, so that a caller who tries all subsets costs time, not memory.
 _MAX_CALLABLES = 64
+
+# References to what lives inside the session: DT_RESOURCE and DT_VARIANT.
+_HANDLES = (20, 21)
 
 _Callable = Callable[..., Sequence[NDArray[Any]]]
 
@@ -76,9 +81,17 @@ class SavedModelServable:
     def _make_callable(self, signature: Signature, outputs: tuple[str, ...]) -> _Callable:
         from tensorflow.core.protobuf import config_pb2
 
+        specs = [signature.outputs[alias] for alias in outputs]
+        for alias, spec in zip(outputs, specs, strict=True):
+            if spec.data_type in _HANDLES:
+                raise FailedPrecondition(
+                    f"output {alias!r} of signature {signature.name!r} is a "
+                    f"{dtypes.name(spec.data_type)}, which no answer can carry: name the outputs "
+                    "that you need in output_filter"
+                )
         options = config_pb2.CallableOptions(
             feed=[spec.feed_name for spec in signature.inputs.values()],
-            fetch=[signature.outputs[alias].feed_name for alias in outputs],
+            fetch=[spec.feed_name for spec in specs],
         )
         if self._run_inline:
             # -1 is the caller's own thread: with one batch at a time a second pool only adds hops.
@@ -87,23 +100,28 @@ class SavedModelServable:
             if len(self._callables) >= _MAX_CALLABLES:
                 self._callables.clear()
             call: _Callable = self._session._make_callable_from_options(options)
+            quantized = [_quantized(spec.data_type) for spec in specs]
+            if any(quantized):
+                call = _retyped(call, quantized)
             self._callables[signature.name, outputs] = call
         return call
 
 
-def serving_error(error: Exception) -> ServingError:
-    """Return TensorFlow's error with its own code, and its text without the graph's inner names."""
-    if isinstance(error, ServingError):
-        return error
-    code = getattr(error, "error_code", None)
-    text = str(getattr(error, "message", error)).split("\n\t [[", 1)[0].strip()
-    if isinstance(code, int) and 0 < code <= max(Code):
-        return ServingError(text, Code(code))
-    if isinstance(error, ValueError | TypeError):
-        return InvalidArgument(text)
-    if isinstance(error, OSError):
-        return ServingError(text, Code.NOT_FOUND if isinstance(error, FileNotFoundError) else None)
-    return ServingError(f"{type(error).__name__}: {text}", Code.INTERNAL)
+def _quantized(data_type: int) -> np.dtype[Any] | None:
+    dtype = dtypes.to_numpy(data_type)
+    return dtype if dtype.names else None
+
+
+def _retyped(call: _Callable, quantized: Sequence[np.dtype[Any] | None]) -> _Callable:
+    """Give quantised results back the dtype that TensorFlow's plain integers have lost."""
+
+    def retyped(*inputs: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        return [
+            result if dtype is None else np.asarray(result).view(dtype)
+            for result, dtype in zip(call(*inputs), quantized, strict=True)
+        ]
+
+    return retyped
 
 
 def _explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:
@@ -111,8 +129,9 @@ def _explained(error: ServingError, signature: Signature, inputs: Arrays) -> Ser
     for alias, spec in signature.inputs.items():
         shape = inputs[alias].shape
         if not spec.admits(shape):
-            return InvalidArgument(
+            return ServingError(
                 f"input {alias!r}: expected {spec}, got shape {list(shape)}, "
-                f"which the model refused: {error.message}"
+                f"which the model refused: {error.message}",
+                error.code,
             )
     return error

@@ -1,0 +1,47 @@
+"""TensorFlow's exceptions as ours: its own status code, and one line that a caller can read."""
+
+from __future__ import annotations
+
+import re
+
+from ladle.server.core.errors import Code, InvalidArgument, ServingError
+
+# Several kernels that failed at once are numbered; the first tells enough.
+_FIRST_OF_SEVERAL = re.compile(r"\d+ root error\(s\) found\.\s*\(0\) [A-Z_]+: ")
+# Where in the graph it was: "{{node a/b}} ", "{{function_node __inference_f_7}} ".
+_GRAPH_PLACE = re.compile(r"\{\{[^{}]*\}\}\s?")
+_KERNEL_TRACE = "\n\t [["
+
+
+def serving_error(error: Exception) -> ServingError:
+    """Return the exception as a ServingError, without the graph's inner names."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, UnicodeDecodeError):
+        # TensorFlow quotes what it can't parse, and Python can't read the quoted bytes: the
+        # status code is lost with them, but what is no text came from the caller.
+        return InvalidArgument(one_line(error.object.decode(errors="backslashreplace")))
+    code = getattr(error, "error_code", None)
+    text = one_line(str(getattr(error, "message", error)))
+    if isinstance(code, int) and 0 < code <= max(Code):
+        return ServingError(text, Code(code))
+    if isinstance(error, ValueError | TypeError):
+        return InvalidArgument(text)
+    if isinstance(error, OSError):
+        return ServingError(text, Code.NOT_FOUND if isinstance(error, FileNotFoundError) else None)
+    return ServingError(f"{type(error).__name__}: {text}", Code.INTERNAL)
+
+
+def load_error(error: Exception) -> ServingError:
+    """Return what a load ended with; upstream's code where Python's loader has none of its own."""
+    if isinstance(error, RuntimeError) and "tags" in str(error):
+        return ServingError(one_line(str(error)), Code.NOT_FOUND)
+    if type(error) is OSError and error.errno is None:
+        return ServingError(one_line(str(error)), Code.DATA_LOSS)  # saved_model.pb is none
+    return serving_error(error)
+
+
+def one_line(text: str) -> str:
+    """Return a kernel's message without trace, graph names and line breaks."""
+    text = _FIRST_OF_SEVERAL.sub("", text.split(_KERNEL_TRACE, 1)[0])
+    return " ".join(_GRAPH_PLACE.sub("", text).split())

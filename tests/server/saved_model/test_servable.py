@@ -1,0 +1,141 @@
+"""What loaded SavedModels of both TensorFlows do, and say when they can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ladle.protos import dtypes
+from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.servable import ServableId
+from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+from ladle.server.saved_model.servable import SavedModelServable
+
+pytestmark = pytest.mark.e2e
+
+
+def run(
+    servable: SavedModelServable, name: str, *outputs: str, **inputs: Any
+) -> dict[str, NDArray[Any]]:
+    signature = servable.signatures[name]
+    return servable.run(signature, inputs, outputs or tuple(signature.outputs))
+
+
+def test_a_tf1_model_runs(half_plus_two: SavedModelServable) -> None:
+    x = np.array([[2], [4]], np.float32)
+    assert run(half_plus_two, "both", x=x)["y"].tolist() == [[3], [4]]
+    assert set(run(half_plus_two, "both", "y2", x=x)) == {"y2"}
+
+
+def test_a_tf2_model_runs_and_has_no_signature_of_its_initialiser(
+    half_plus_two_tf2: SavedModelServable,
+) -> None:
+    x = np.array([[2]], np.float32)
+    assert run(half_plus_two_tf2, "serving_default", x=x)["y"].tolist() == [[3]]
+    assert "__saved_model_init_op" in half_plus_two_tf2.signature_defs
+    assert "__saved_model_init_op" not in half_plus_two_tf2.signatures
+
+
+def test_defaults_of_a_signature_are_read(half_plus_two_tf2: SavedModelServable) -> None:
+    signature = half_plus_two_tf2.signatures["serving_default_of_x"]
+    assert {alias: x.tolist() for alias, x in signature.defaults.items()} == {"x": [[8]]}
+
+
+def test_signatures_that_no_request_can_carry_leave_the_others_alone(
+    oddities: SavedModelServable,
+) -> None:
+    assert {"sparse", "ragged"} <= set(oddities.signature_defs)
+    assert not {"sparse", "ragged"} & set(oddities.signatures)
+    assert run(oddities, "scalar")["y"] == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["qint8", "quint8", "qint32", "int16", "bfloat16", "float16", "string"]
+)
+def test_every_dtype_comes_back_as_it_went_in(oddities: SavedModelServable, name: str) -> None:
+    dtype = dtypes.to_numpy(oddities.signatures[name].inputs["x"].data_type)
+    plain = [b"a\0b", b""] if name == "string" else [(1,), (2,)] if dtype.names else [1, 2]
+    x = np.array(plain, dtype)
+
+    y = run(oddities, name, x=x)["y"]
+
+    assert y.dtype == dtype
+    assert y.tolist() == x.tolist()
+
+
+def test_a_stateful_model_keeps_its_state(oddities: SavedModelServable) -> None:
+    before = run(oddities, "count", by=np.float32(0))["count"]
+    run(oddities, "count", by=np.float32(2))
+    assert run(oddities, "count", by=np.float32(3))["count"] == before + 5
+
+
+@pytest.mark.parametrize("alias", ["table", "list"])
+def test_an_output_that_no_answer_can_carry_is_refused_by_name(
+    oddities: SavedModelServable, alias: str
+) -> None:
+    x = np.ones(3, np.float32)
+    with pytest.raises(ServingError, match=f"output '{alias}' of signature 'handles'") as caught:
+        run(oddities, "handles", alias, x=x)
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    assert run(oddities, "handles", "y", x=x)["y"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "says"),
+    [
+        ("gather", {"index": np.array([0, 5], np.int32)}, "indices[1] = 5 is not in [0, 3)"),
+        (
+            "matmul",
+            {"x": np.ones((2, 3), np.float32)},
+            "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]",
+        ),
+    ],
+)
+def test_a_kernels_error_is_one_line_without_the_graphs_names(
+    oddities: SavedModelServable, name: str, inputs: dict[str, NDArray[Any]], says: str
+) -> None:
+    with pytest.raises(ServingError) as caught:
+        run(oddities, name, **inputs)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.message == says
+
+
+def test_a_shape_that_was_not_declared_is_told_with_what_was(
+    half_plus_two: SavedModelServable,
+) -> None:
+    with pytest.raises(ServingError) as caught:
+        run(half_plus_two, "classify_both", inputs=np.array([[b""]], object))
+    assert caught.value.message.startswith(
+        "input 'inputs': expected string [-1], got shape [1, 1], which the model refused: "
+    )
+
+
+@pytest.mark.parametrize("name", ["half_plus_two", "half_plus_two_tf2"])
+def test_what_is_no_example_is_the_callers_fault(name: str, request: pytest.FixtureRequest) -> None:
+    """TensorFlow quotes the bytes in its error, which Python then can't read as text."""
+    servable: SavedModelServable = request.getfixturevalue(name)
+    signature = "classify_both" if name == "half_plus_two" else "classify"
+    with pytest.raises(ServingError) as caught:
+        run(servable, signature, inputs=np.array([b"\xff\xff"], object))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.message == "Could not parse example input, value: '\\xff\\xff'"
+
+
+def test_tags_choose_the_graph(written_models: Path) -> None:
+    with pytest.raises(ServingError, match="serve") as caught:
+        load_saved_model(
+            ServableId("m", 1), written_models / "oddities" / "1", LoadOptions(tags=("serve",))
+        )
+    assert caught.value.code is Code.NOT_FOUND
+
+
+def test_a_file_that_is_no_saved_model_is_data_loss(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(ServingError, match="can't be loaded") as caught:
+        load_saved_model(ServableId("m", 1), tmp_path, LoadOptions())
+    assert caught.value.code is Code.DATA_LOSS
+    assert "\n" not in caught.value.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -23,20 +23,12 @@ from ladle.server.core.servable import (
 )
 from ladle.server.rpc.examples import read_examples
 from ladle.server.rpc.request import acquire, parse, require_model_spec
-from ladle.server.rpc.signatures import find, method_name_complaint
+from ladle.server.rpc.signatures import Run, find, method_name_complaint
 
 R = TypeVar("R", bound=Message)
 
 INPUT = "inputs"
 """The one input of such a signature: serialized Examples, string [-1]."""
-
-
-class Run(NamedTuple):
-    """What a request comes down to: a signature, arrays for it, and the outputs wanted."""
-
-    signature: Signature
-    inputs: Arrays
-    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +42,24 @@ class Interpretation(Generic[R]):
     """Returns the outputs to fetch; InvalidArgument where a signature lacks them."""
     result: Callable[[Arrays, int], R]
     """Makes the result of the outputs for so many examples; InvalidArgument where they are off."""
+
+    def plan(
+        self, servable: Servable, signature_name: str, sent: SerializedInput, *, strict: bool
+    ) -> Run:
+        """Return what to run for a Classify or Regress request.
+
+        Raises:
+            ServingError: The request does not fit the model.
+        """
+        name = signature_name or DEFAULT_SIGNATURE
+        signature = find(servable, name)
+        if signature is None:
+            raise InvalidArgument(
+                f"No signature was found with the name: {name}. "
+                f"The model has {sorted(servable.signatures)}"
+            )
+        outputs = self.check(signature, strict=strict)
+        return Run(signature, {INPUT: read_examples(sent)}, outputs)
 
     def check(self, signature: Signature, *, strict: bool) -> tuple[str, ...]:
         """Return the outputs to fetch, after upstream's checks of the signature.
@@ -107,30 +117,17 @@ class ExampleMethod(Generic[R]):
 
         Checks come in upstream's order: model, signature, its structure, examples, outputs.
         """
+        interpretation = self._interpretation
         request = parse(ExamplesRequest, call.request, self._request_name)
         require_model_spec(request)
         name = request.model_spec.signature_name
         with acquire(self._manager, request.model_spec) as handle:
-            run = self.plan(handle.servable, name, request.input)
-            outputs = handle.servable.run(*run, call.deadline)
-            result = self._interpretation.result(outputs, len(run.inputs[INPUT]))
-            return self._respond(result, served(handle.id, name))
-
-    def plan(self, servable: Servable, signature_name: str, sent: SerializedInput) -> Run:
-        """Return what to run for a request.
-
-        Raises:
-            ServingError: The request does not fit the model.
-        """
-        name = signature_name or DEFAULT_SIGNATURE
-        signature = find(servable, name)
-        if signature is None:
-            raise InvalidArgument(
-                f"No signature was found with the name: {name}. "
-                f"The model has {sorted(servable.signatures)}"
+            run = interpretation.plan(
+                handle.servable, name, request.input, strict=self._check_method_names
             )
-        outputs = self._interpretation.check(signature, strict=self._check_method_names)
-        return Run(signature, {INPUT: read_examples(sent)}, outputs)
+            outputs = handle.servable.run(*run, call.deadline)
+            result = interpretation.result(outputs, len(run.inputs[INPUT]))
+            return self._respond(result, served(handle.id, name))
 
 
 def served(servable_id: ServableId, signature_name: str) -> ModelSpec:

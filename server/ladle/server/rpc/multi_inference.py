@@ -25,10 +25,10 @@ from ladle.server.core.servable import (
 )
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.examples import read_examples
-from ladle.server.rpc.inference import INPUT, Interpretation, Run, served
+from ladle.server.rpc.inference import INPUT, Interpretation, served
 from ladle.server.rpc.regress import REGRESSION
 from ladle.server.rpc.request import acquire, parse
-from ladle.server.rpc.signatures import find
+from ladle.server.rpc.signatures import Run, find
 
 _INTERPRETATIONS: dict[str, Interpretation[Any]] = {
     interpretation.method_name: interpretation for interpretation in (CLASSIFICATION, REGRESSION)
@@ -60,44 +60,47 @@ class MultiInference:
         # As upstream: the first task says which version, and no tasks at all name no model.
         first = request.tasks[0].model_spec if request.tasks else ModelSpec()
         with acquire(self._manager, first) as handle:
-            parts, run = self.plan(handle.servable, request.tasks, request.input)
+            parts, run = plan(
+                handle.servable, request.tasks, request.input, strict=self._check_method_names
+            )
             outputs = handle.servable.run(*run, call.deadline)
             examples = len(next(iter(run.inputs.values())))
             results = results_of(parts, outputs, examples, handle.id)
             return MultiInferenceResponse(results=results).SerializeToString()
 
-    def plan(
-        self, servable: Servable, tasks: Sequence[InferenceTask], sent: SerializedInput
-    ) -> tuple[list[Part], Run]:
-        """Return the tasks checked, and the one run that answers all of them.
 
-        Raises:
-            ServingError: A task does not fit the model or the tasks before it.
-        """
-        parts: list[Part] = []
-        for task in tasks:
-            if not task.model_spec.name:
-                raise InvalidArgument("Found empty model_spec name in a task")
-            if task.model_spec.name != tasks[0].model_spec.name:
-                raise InvalidArgument(
-                    "All ModelSpecs in a MultiInferenceRequest must access the same model name: "
-                    f"got {tasks[0].model_spec.name!r} and {task.model_spec.name!r}"
-                )
-            name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-            if any(part.signature.name == name for part in parts):
-                raise InvalidArgument(f"Duplicate evaluation of signature: {name}")
-            signature = find(servable, name)
-            if signature is None:
-                raise InvalidArgument(f"Requested signature not found in model graph: {name}")
-            interpretation = _INTERPRETATIONS.get(task.method_name)
-            if interpretation is None:
-                raise Unimplemented(
-                    f"Unsupported signature method_name: {task.method_name}. "
-                    f"Expected one of {sorted(_INTERPRETATIONS)}"
-                )
-            wanted = interpretation.check(signature, strict=self._check_method_names)
-            parts.append(Part(interpretation, signature, wanted))
-        return parts, joined(parts, sent)
+def plan(
+    servable: Servable, tasks: Sequence[InferenceTask], sent: SerializedInput, *, strict: bool
+) -> tuple[list[Part], Run]:
+    """Return the tasks checked, and the one run that answers all of them.
+
+    Raises:
+        ServingError: A task does not fit the model or the tasks before it.
+    """
+    parts: list[Part] = []
+    for task in tasks:
+        if not task.model_spec.name:
+            raise InvalidArgument("Found empty model_spec name in a task")
+        if task.model_spec.name != tasks[0].model_spec.name:
+            raise InvalidArgument(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name: "
+                f"got {tasks[0].model_spec.name!r} and {task.model_spec.name!r}"
+            )
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if any(part.signature.name == name for part in parts):
+            raise InvalidArgument(f"Duplicate evaluation of signature: {name}")
+        signature = find(servable, name)
+        if signature is None:
+            raise InvalidArgument(f"Requested signature not found in model graph: {name}")
+        interpretation = _INTERPRETATIONS.get(task.method_name)
+        if interpretation is None:
+            raise Unimplemented(
+                f"Unsupported signature method_name: {task.method_name}. "
+                f"Expected one of {sorted(_INTERPRETATIONS)}"
+            )
+        wanted = interpretation.check(signature, strict=strict)
+        parts.append(Part(interpretation, signature, wanted))
+    return parts, joined(parts, sent)
 
 
 def joined(parts: Sequence[Part], sent: SerializedInput) -> Run:

@@ -19,12 +19,13 @@ from ladle.server.core.errors import (
     ServingError,
 )
 from ladle.server.core.manager import Manager
-from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, ServableId, Signature
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Servable, ServableId, Signature
 from ladle.server.rpc.request import acquire, parse, require_model_spec
 from ladle.server.rpc.signatures import (
     CLASSIFY_METHOD,
     PREDICT_METHOD,
     REGRESS_METHOD,
+    Run,
     find,
     listed,
     method_name_complaint,
@@ -56,20 +57,28 @@ class Predict:
         require_model_spec(request)
         with acquire(self._manager, request.model_spec) as handle:
             servable = handle.servable
-            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            signature = find(servable, name)
-            if signature is None:
-                raise FailedPrecondition(
-                    f'Serving signature key "{name}" not found. '
-                    f"The model has {sorted(servable.signatures)}"
-                )
-            if self._check_method_names:
-                _check_method_name(signature)
-            inputs = read_inputs(request.inputs, signature)
-            aliases = wanted_outputs(request.output_filter, signature)
-            outputs = servable.run(signature, inputs, aliases, call.deadline)
+            run = plan(servable, request, strict=self._check_method_names)
+            outputs = servable.run(*run, call.deadline)
             typed = not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
-            return encode_response(outputs, handle.id, name, typed=typed)
+            return encode_response(outputs, handle.id, run.signature.name, typed=typed)
+
+
+def plan(servable: Servable, request: PredictRequest, *, strict: bool) -> Run:
+    """Return what to run for a request; `strict` holds the signature to its method name.
+
+    Raises:
+        ServingError: The request does not fit the model.
+    """
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = find(servable, name)
+    if signature is None:
+        raise FailedPrecondition(
+            f'Serving signature key "{name}" not found. The model has {sorted(servable.signatures)}'
+        )
+    if strict:
+        _check_method_name(signature)
+    inputs = read_inputs(request.inputs, signature)
+    return Run(signature, inputs, wanted_outputs(request.output_filter, signature))
 
 
 def read_inputs(given: Mapping[str, TensorProto], signature: Signature) -> Arrays:

@@ -1,15 +1,24 @@
-"""Finding the signature that a request names, and holding it to its method name."""
+"""What requests run: the signature that they name, held to its method name."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from ladle.server.core.errors import FailedPrecondition
-from ladle.server.core.servable import Servable, Signature
+from ladle.server.core.servable import Arrays, Servable, Signature
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+class Run(NamedTuple):
+    """What a request comes down to: a signature, arrays for it, and the outputs wanted."""
+
+    signature: Signature
+    inputs: Arrays
+    outputs: tuple[str, ...]
 
 
 def find(servable: Servable, name: str) -> Signature | None:

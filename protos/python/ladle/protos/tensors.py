@@ -166,11 +166,10 @@ def _listed_values(proto: TensorProto, dtype: np.dtype[Any], count: int) -> NDAr
     if not len(listed):
         return np.empty(0, dtype)
     # The container hands numpy its whole block at once; protobufs too old for that are walked in C.
-    values = np.asarray(listed)
     if dtype.kind == "c":
-        pairs = values[: len(values) // 2 * 2]
-        return pairs.view(dtype)[:count]
-    values = values[:count]
+        parts = np.asarray(listed, dtype.type(0).real.dtype)
+        return parts[: len(parts) // 2 * 2].view(dtype)[:count]
+    values = np.asarray(listed)[:count]
     if field == "half_val":
         return values.astype(np.uint16).view(dtype)
     if dtype.names:

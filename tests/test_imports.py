@@ -26,6 +26,7 @@ ALLOWED = {
     "ladle.server.flags": {"ladle.server.config"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
+    "ladle.server.warmup": {"ladle.protos", "ladle.server.core", "ladle.server.rpc"},
     "ladle.server.transport": {"ladle.server.core.errors", "ladle.server.call"},
     "ladle.server": {"ladle.protos", "ladle.server"},
 }
@@ -36,6 +37,7 @@ FORBIDDEN = {
     "ladle.server.core": {"tensorflow", "keras", "grpc"},
     "ladle.server.call": {"tensorflow", "keras", "grpc"},
     "ladle.server.rpc": {"tensorflow", "keras", "grpc"},
+    "ladle.server.warmup": {"tensorflow", "keras", "grpc"},
     "ladle.server.transport": {"tensorflow", "keras"},
     "ladle.server.saved_model": {"grpc"},
 }

@@ -13,6 +13,7 @@ from ladle.server.core.source import FileSystemSource, MonitoredModel
 from ladle.server.core.versions import version_of
 from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.warmup.replay import WarmupOptions, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Server:
     def __init__(self, config: Config, *, load: Loader | None = None) -> None:
         """`load` makes a servable of a version's folder; by default TensorFlow does."""
         self._config = config
-        self._manager = Manager(_batched(load or _saved_model_loader(config), config))
+        load = _warmed(load or _saved_model_loader(config), config)
+        self._manager = Manager(_batched(load, config))
         self._source = FileSystemSource(
             [MonitoredModel(config.model_name, config.base_path)],
             self._manager.aspire,
@@ -112,6 +114,27 @@ def _saved_model_loader(config: Config) -> Loader:
         inter_op_threads=both or config.tensorflow_inter_op_parallelism,
     )
     return lambda servable_id, path: load_saved_model(servable_id, path, options)
+
+
+def _warmed(load: Loader, config: Config) -> Loader:
+    if not config.enable_model_warmup:
+        return load
+    options = WarmupOptions(
+        iterations=config.num_request_iterations_for_warmup or 1,
+        batch_sizes=(1,) if config.enable_batching else (),
+        check_method_names=config.enable_signature_method_name_check,
+    )
+
+    def load_warmed(servable_id: ServableId, path: Path) -> Servable:
+        servable = load(servable_id, path)
+        try:
+            warm_up(servable_id, path, servable, options)
+        except BaseException:
+            servable.close()
+            raise
+        return servable
+
+    return load_warmed
 
 
 def _batched(load: Loader, config: Config) -> Loader:

@@ -9,7 +9,7 @@ from fakes import PATIENCE_S, FakeLoader, FakeServable
 
 from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle import State
-from ladle.server.core.manager import Manager
+from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.core.servable import ServableId
 
 ONE = {1: Path("/m/1")}
@@ -219,7 +219,7 @@ def test_a_version_left_out_while_it_loads_is_unloaded_again(
 def test_resources_first_frees_the_old_version_before_the_new_one_loads(
     loader: FakeLoader,
 ) -> None:
-    manager = Manager(loader, policy="resource_preserving")
+    manager = Manager(loader, ManagerOptions(policy="resource_preserving"))
     manager.aspire("m", ONE)
     become(manager, {1: State.AVAILABLE})
     handle = manager.acquire("m")

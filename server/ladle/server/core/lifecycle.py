@@ -86,3 +86,12 @@ def next_action(
     if surplus and (nothing_aspired or any(v.aspired for v in ready) or len(surplus) > 1):
         return Unload(surplus[0])
     return Load(new[-1]) if new and not loading else None
+
+
+def retry_wait_s(attempt: int, longest_s: float) -> float:
+    """Return how long to wait before loading again what has failed `attempt` + 1 times.
+
+    A second at first, for what a moment mends (a file still on its way), then twice as long each
+    time, up to `longest_s`.
+    """
+    return max(0.0, min(longest_s, 2.0 ** min(attempt, 30)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import Code, NotFound, ServingError
+from ladle.server.core.entry import Entry, Handle, Serving
+from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError, Unavailable
 from ladle.server.core.lifecycle import (
     Load,
     State,
@@ -19,18 +19,39 @@ from ladle.server.core.lifecycle import (
     Unload,
     VersionSnapshot,
     next_action,
-    transition,
+    retry_wait_s,
 )
 from ladle.server.core.servable import Servable, ServableId
 
 logger = logging.getLogger(__name__)
 
-# How many versions that have ended a model's status remembers; upstream keeps them for ever,
-# and its answers grow without end (tensorflow/serving issue 1488).
+# How many versions that have ended a model's status remembers, and how many models that were
+# withdrawn; upstream keeps all for ever, and its answers grow without end (its issue 1488).
 _REMEMBERED_ENDINGS = 16
+_REMEMBERED_MODELS = 64
 
 Loader = Callable[[ServableId, Path], Servable]
 """Loads a version from its folder, warm-up included; blocks, and raises ServingError."""
+
+Listener = Callable[[str], None]
+"""Told a model's name after something about it may have changed; it asks for itself what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManagerOptions:
+    """How versions come and go."""
+
+    policy: TransitionPolicy = "availability_preserving"
+    max_concurrent_loads: int = 16
+    """Of all models together."""
+    max_load_retries: int = 0
+    """How often a version that failed is tried again by itself."""
+    longest_retry_wait_s: float = 60.0
+    """The bound of the waits between them; less than 0 tries at once."""
+    max_waiting_requests: int = 8
+    """How many requests may wait for first versions at a time, of all models together."""
+    longest_request_wait_s: float = 60.0
+    """How long each of them waits at most."""
 
 
 class VersionStatus(NamedTuple):
@@ -52,35 +73,103 @@ class Manager:
     def __init__(
         self,
         load: Loader,
+        options: ManagerOptions | None = None,
         *,
-        policy: TransitionPolicy = "availability_preserving",
         clock: Clock | None = None,
     ) -> None:
         self._load = load
-        self._policy: TransitionPolicy = policy
+        self._options = options or ManagerOptions()
         self._clock = clock or MonotonicClock()
         self._changed = threading.Condition()
-        self._models: dict[str, dict[int, _Version]] = {}
-        self._serving: Mapping[str, _Serving] = {}
+        self._models: dict[str, dict[int, Entry]] = {}
+        self._serving: Mapping[str, Serving] = {}
+        self._labels: Mapping[str, Mapping[str, int]] = {}
         self._threads: set[threading.Thread] = set()
+        self._loads = 0
+        self._held_up: dict[str, None] = {}  # models that wait for a load of another to end
+        self._expected: set[str] = set()  # models of which nothing has been seen yet
+        self._problems: dict[str, tuple[str, bool]] = {}
+        self._withdrawn: dict[str, None] = {}
+        self._waiting_requests = 0
+        self._stopping = False
+        self._listeners: list[Listener] = []
+        self._untold: dict[str, None] = {}
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have `listener` told of every change; called from any thread, without a lock held."""
+        self._listeners.append(listener)
+
+    def expect(self, name: str) -> None:
+        """Take note that a model is configured: requests for it may wait for its first version."""
+        with self._changed:
+            self._withdrawn.pop(name, None)
+            if name not in self._models:
+                self._expected.add(name)
+            self._untold[name] = None
+        self._tell()
+
+    def withdraw(self, name: str) -> None:
+        """Unload all of a model, which is no longer configured; returns at once."""
+        self.aspire(name, {})
+        with self._changed:
+            self._expected.discard(name)
+            self._problems.pop(name, None)
+            self._withdrawn[name] = None
+            self._forget_withdrawn()
+            self._changed.notify_all()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """State all the versions of a model that should be served, each with its folder.
 
         What is left out is unloaded; returns at once. Saying the same again changes nothing: a
-        version that failed to load stays so until it has been left out, or its folder is another.
+        version that failed to load stays so until its retry is due, it has been left out, or its
+        folder is another.
         """
         with self._changed:
+            if self._stopping:
+                return
+            if versions:
+                self._expected.discard(name)
             model = self._models.setdefault(name, {})
             for version, path in versions.items():
                 known = model.get(version)
                 if known is None or known.should_start_over(path):
-                    model[version] = _Version(ServableId(name, version), path)
+                    model[version] = Entry(ServableId(name, version), path)
                 else:
                     known.aspired = True
             for version in model.keys() - versions.keys():
                 model[version].aspired = False
             self._advance(name)
+        self._tell()
+
+    def failed(self, name: str) -> Collection[int]:
+        """Return the aspired versions of a model that could not be loaded."""
+        with self._changed:
+            return [v for v, entry in self._models.get(name, {}).items() if entry.has_failed]
+
+    def retry(self, name: str, version: int) -> None:
+        """Load a version that has failed afresh; no other is touched."""
+        with self._changed:
+            entry = self._models.get(name, {}).get(version)
+            if entry is None or not entry.has_failed or self._stopping:
+                return
+            self._models[name][version] = Entry(entry.id, entry.path)
+            self._advance(name)
+        self._tell()
+
+    def report(self, name: str, problem: str | None, *, final: bool) -> None:
+        """Remember why versions of a model are missing; `final`: waiting alone won't mend it."""
+        with self._changed:
+            if problem is None:
+                self._problems.pop(name, None)
+            elif self._problems.get(name) != (problem, final):
+                self._problems[name] = (problem, final)
+                logger.log(logging.WARNING if final else logging.INFO, "%s model=%s", problem, name)
+            else:
+                return
+            self._untold[name] = None
+            self._changed.notify_all()
+        self._tell()
 
     def acquire(self, name: str, version: int | None = None) -> Handle:
         """Return a handle on a version, or on the highest one available; never blocks.
@@ -99,15 +188,78 @@ class Manager:
                 return Handle(found)
             # It was quiesced since the look-up; the map has been replaced before that.
 
+    def wait_for_first(self, name: str, deadline: float | None) -> bool:
+        """Block while a configured model has its first version on the way.
+
+        Returns False at once if there is nothing to wait for. `deadline` is a time of the clock's.
+
+        Raises:
+            Unavailable: It took too long, or too many requests wait already.
+        """
+        limit = self._clock.now() + self._options.longest_request_wait_s
+        until = limit if deadline is None else min(limit, deadline)
+        with self._changed:
+            if not self._is_coming(name):
+                return name in self._serving
+            if self._waiting_requests >= self._options.max_waiting_requests:
+                raise Unavailable(
+                    f"model {name} is still loading, and {self._waiting_requests} requests "
+                    "wait already: try again"
+                )
+            self._waiting_requests += 1
+            try:
+                while self._is_coming(name):
+                    remaining = until - self._clock.now()
+                    if remaining <= 0:
+                        raise Unavailable(f"model {name} is still loading: try again")
+                    self._clock.wait(self._changed, remaining)
+            finally:
+                self._waiting_requests -= 1
+        return name in self._serving
+
+    def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Replace all labels, of all models, at once: the version that each stands for."""
+        self._labels = labels
+
+    def labelled(self, name: str, label: str) -> int:
+        """Return the version that a label stands for, loaded or not; never blocks.
+
+        Raises:
+            InvalidArgument: The model has no such label.
+        """
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            raise InvalidArgument(f"Unrecognized servable version label: {label}")
+        return version
+
+    def is_available(self, name: str, version: int | None = None) -> bool:
+        """Whether a version can be had, or any of the model; never blocks."""
+        serving = self._serving.get(name)
+        return serving is not None and serving.find(version) is not None
+
     def status(self, name: str) -> list[VersionStatus]:
         """Return what is known of a model's versions, the highest first; empty if nothing is."""
         with self._changed:
             return self._status(name)
 
-    def wait_until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
-        """Block until each model has a version available or ended; False if the time passed.
+    def problem(self, name: str) -> str | None:
+        """Return why versions of a model are missing, or did not load; None if all is well."""
+        with self._changed:
+            if name in self._problems:
+                return self._problems[name][0]
+            failures = [e for e in self._models.get(name, {}).values() if e.has_failed]
+            return str(failures[-1].error) if failures else None
 
-        A model of which nothing was aspired yet counts as not settled.
+    def is_settled(self, name: str) -> bool:
+        """Whether a model has a version available, or nothing on the way that may become one."""
+        with self._changed:
+            return self._settled(name)
+
+    def wait_until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
+        """Block until each model has a version available, or has failed; False if time passed.
+
+        A version that failed counts, even if it will be tried again; a model of which nothing was
+        seen yet does not.
         """
         deadline = None if timeout_s is None else self._clock.now() + timeout_s
         waiting = set(names)
@@ -120,20 +272,29 @@ class Manager:
         return True
 
     def stop(self, timeout_s: float) -> bool:
-        """Unload everything, waiting for the last handles; False if the time passed first."""
+        """Unload everything, waiting for the last handles; False if the time passed first.
+
+        A load under way is left to itself: it can't be interrupted.
+        """
         with self._changed:
+            self._stopping = True
             for name, model in self._models.items():
-                for version in model.values():
-                    version.aspired = False
+                for entry in model.values():
+                    entry.aspired = False
                 self._advance(name)
-        deadline = self._clock.now() + timeout_s
-        with self._changed:
-            while self._threads:
-                remaining = deadline - self._clock.now()
-                if remaining <= 0:
-                    return False
+            deadline = self._clock.now() + timeout_s
+            while self._holds_anything() and (remaining := deadline - self._clock.now()) > 0:
                 self._clock.wait(self._changed, remaining)
-        return True
+            unloaded = not self._holds_anything() and not self._loads
+        self._tell()
+        return unloaded
+
+    def _holds_anything(self) -> bool:
+        return any(
+            entry.state in (State.AVAILABLE, State.UNLOADING)
+            for model in self._models.values()
+            for entry in model.values()
+        )
 
     def _status(self, name: str) -> list[VersionStatus]:
         versions = self._models.get(name, {})
@@ -143,22 +304,38 @@ class Manager:
         ]
 
     def _settled(self, name: str) -> bool:
-        states = {status.state for status in self._status(name)}
-        return State.AVAILABLE in states or (bool(states) and states == {State.END})
+        states = {entry.state for entry in self._models.get(name, {}).values()}
+        if State.AVAILABLE in states or (states and states == {State.END}):
+            return True
+        _, final = self._problems.get(name, ("", False))
+        return final and not states & {State.START, State.LOADING}
+
+    def _is_coming(self, name: str) -> bool:
+        """Whether a version may become available soon, and none is."""
+        if name in self._serving or self._stopping:
+            return False
+        entries = self._models.get(name, {}).values()
+        if any(e.state in (State.START, State.LOADING) and not e.attempt for e in entries):
+            return True
+        return name in self._expected and not self._settled(name)
 
     def _advance(self, name: str) -> None:
         """Start all that the policy wants for a model; called, locked, after every change."""
         model = self._models[name]
-        for version in list(model.values()):
-            if version.state is State.START and not version.aspired:
-                version.end(ServingError("Loading of servable cancelled", Code.CANCELLED))
-            elif version.should_start_over(version.path) and version.aspired:
-                model[version.id.version] = _Version(version.id, version.path)
+        for entry in list(model.values()):
+            if entry.state is State.START and not entry.aspired:
+                entry.end(ServingError("Loading of servable cancelled", Code.CANCELLED))
+            elif entry.should_start_over(entry.path) and entry.aspired:
+                model[entry.id.version] = Entry(entry.id, entry.path)
         self._forget_old_endings(model)
         while True:
-            snapshots = [VersionSnapshot(v.id.version, v.state, v.aspired) for v in model.values()]
-            match next_action(snapshots, self._policy):
+            snapshots = [VersionSnapshot(e.id.version, e.state, e.aspired) for e in model.values()]
+            match next_action(snapshots, self._options.policy):
                 case Load(version=number):
+                    if self._loads >= self._options.max_concurrent_loads:
+                        self._held_up[name] = None
+                        break
+                    self._loads += 1
                     model[number].move(State.LOADING)
                     self._start_thread(self._run_load, model[number])
                 case Unload(version=number):
@@ -168,169 +345,116 @@ class Manager:
                     self._start_thread(self._run_unload, model[number])
                 case None:
                     break
+        self._untold[name] = None
         self._changed.notify_all()
 
-    def _forget_old_endings(self, model: dict[int, _Version]) -> None:
+    def _forget_old_endings(self, model: dict[int, Entry]) -> None:
         ended = sorted(
-            number for number, v in model.items() if v.state is State.END and not v.aspired
+            number for number, e in model.items() if e.state is State.END and not e.aspired
         )
         for number in ended[:-_REMEMBERED_ENDINGS]:
             del model[number]
 
+    def _forget_withdrawn(self) -> None:
+        for name in list(self._withdrawn)[:-_REMEMBERED_MODELS]:
+            if all(entry.state is State.END for entry in self._models.get(name, {}).values()):
+                self._models.pop(name, None)
+                del self._withdrawn[name]
+
     def _publish(self, name: str) -> None:
         """Replace what requests see of a model."""
         available = {
-            number: version
-            for number, version in self._models[name].items()
-            if version.state is State.AVAILABLE
+            number: entry
+            for number, entry in self._models[name].items()
+            if entry.state is State.AVAILABLE
         }
         serving = dict(self._serving)
         if available:
-            serving[name] = _Serving(available, available[max(available)])
+            serving[name] = Serving(available, available[max(available)])
         else:
             serving.pop(name, None)
         self._serving = serving
 
-    def _start_thread(self, target: Callable[[_Version], None], version: _Version) -> None:
+    def _tell(self) -> None:
+        """Tell the listeners what has changed; called without the lock."""
+        with self._changed:
+            names, self._untold = list(self._untold), {}
+        for name in names:
+            for listener in self._listeners:
+                listener(name)
+
+    def _start_thread(self, target: Callable[[Entry], None], entry: Entry) -> None:
         def run() -> None:
             try:
-                target(version)
+                target(entry)
+                self._tell()
             finally:
                 with self._changed:
                     self._threads.discard(threading.current_thread())
                     self._changed.notify_all()
 
-        thread = threading.Thread(target=run, name=f"{target.__name__} {version.id}", daemon=True)
+        thread = threading.Thread(target=run, name=f"{target.__name__} {entry.id}", daemon=True)
         self._threads.add(thread)
         thread.start()
 
-    def _run_load(self, version: _Version) -> None:
+    def _run_load(self, entry: Entry) -> None:
         started = self._clock.now()
-        logger.info("loading model=%s version=%d path=%s", *version.id, version.path)
+        logger.info("loading model=%s version=%d path=%s", *entry.id, entry.path)
+        servable: Servable | None = None
+        failure: ServingError | None = None
         try:
-            servable = self._load(version.id, version.path)
+            servable = self._load(entry.id, entry.path)
         except ServingError as error:
             failure = error
         except Exception as error:
-            logger.exception("loading failed model=%s version=%d", *version.id)
-            failure = ServingError(f"{version.id}: {error}", Code.INTERNAL)
+            logger.exception("loading failed model=%s version=%d", *entry.id)
+            failure = ServingError(f"{entry.id}: {error}", Code.INTERNAL)
+        elapsed_s = self._clock.now() - started
+        if failure is None:
+            logger.info("available model=%s version=%d load_s=%.2f", *entry.id, elapsed_s)
         else:
-            with self._changed:
-                version.servable = servable
-                # Handles can be had before anyone is told that they can.
-                version.move(State.AVAILABLE)
-                self._publish(version.id.name)
-                self._advance(version.id.name)
-            elapsed_s = self._clock.now() - started
-            logger.info("available model=%s version=%d load_s=%.2f", *version.id, elapsed_s)
-            return
-        logger.error("not loaded model=%s version=%d error=%s", *version.id, failure)
+            logger.error("not loaded model=%s version=%d error=%s", *entry.id, failure)
         with self._changed:
-            version.end(failure)
-            self._advance(version.id.name)
+            self._loads -= 1
+            if servable is not None:
+                entry.servable = servable
+                # Handles can be had before anyone is told that they can.
+                entry.move(State.AVAILABLE)
+                self._publish(entry.id.name)
+            else:
+                entry.end(failure)
+                if entry.aspired and entry.attempt < self._options.max_load_retries:
+                    self._start_thread(self._run_retry, entry)
+            self._advance(entry.id.name)
+            held_up, self._held_up = self._held_up, {}
+            for name in held_up:
+                self._advance(name)
 
-    def _run_unload(self, version: _Version) -> None:
-        servable = version.quiesce()
+    def _run_retry(self, failed: Entry) -> None:
+        """Wait, and load the version once more if it is still wanted and still failed."""
+        wait_s = retry_wait_s(failed.attempt, self._options.longest_retry_wait_s)
+        due = self._clock.now() + wait_s
+        name, version = failed.id
+        with self._changed:
+            while True:
+                model = self._models.get(name, {})
+                if model.get(version) is not failed or not failed.aspired or self._stopping:
+                    return
+                remaining = due - self._clock.now()
+                if remaining <= 0:
+                    break
+                self._clock.wait(self._changed, remaining)
+            model[version] = Entry(failed.id, failed.path, failed.attempt + 1)
+            self._advance(name)
+
+    def _run_unload(self, entry: Entry) -> None:
+        servable = entry.quiesce()
         try:
             servable.close()
         except Exception:
-            logger.exception("closing failed model=%s version=%d", *version.id)
-        logger.info("unloaded model=%s version=%d", *version.id)
+            logger.exception("closing failed model=%s version=%d", *entry.id)
+        logger.info("unloaded model=%s version=%d", *entry.id)
         with self._changed:
-            version.end(None)
-            self._advance(version.id.name)
-
-
-class Handle:
-    """A claim on a loaded version: it stays loaded until the handle is released.
-
-    Use it in a `with` block around one request, and no longer.
-    """
-
-    __slots__ = ("_version", "id", "servable")
-
-    def __init__(self, version: _Version) -> None:
-        assert version.servable is not None  # only available versions are handed out
-        self._version = version
-        self.id = version.id
-        self.servable = version.servable
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the claim back; exactly once."""
-        self._version.release()
-
-
-class _Version:
-    """One version in the manager's book: its state, and who still holds it.
-
-    State changes happen under the manager's lock; the count of handles has a lock of its own, so
-    that requests to different versions never meet.
-    """
-
-    def __init__(self, servable_id: ServableId, path: Path) -> None:
-        self.id = servable_id
-        self.path = path
-        self.state = State.START
-        self.aspired = True
-        self.error: ServingError | None = None
-        self.servable: Servable | None = None
-        self._idle = threading.Condition(threading.Lock())
-        self._handles = 0
-        self._quiesced = False
-
-    def should_start_over(self, path: Path) -> bool:
-        """Whether it has ended, and being aspired from `path` is reason to load it afresh."""
-        failed_here = self.error is not None and self.aspired and path == self.path
-        return self.state is State.END and not failed_here
-
-    def move(self, to: State) -> None:
-        self.state = transition(self.state, to)
-
-    def end(self, error: ServingError | None) -> None:
-        self.move(State.END)
-        self.error = error
-        self.servable = None
-
-    def retain(self) -> bool:
-        with self._idle:
-            if self._quiesced:
-                return False
-            self._handles += 1
-            return True
-
-    def release(self) -> None:
-        with self._idle:
-            self._handles -= 1
-            if self._quiesced and not self._handles:
-                self._idle.notify_all()
-
-    def quiesce(self) -> Servable:
-        """Hand out no more handles, wait for the last one, and return what is to be closed."""
-        with self._idle:
-            self._quiesced = True
-            while self._handles:
-                self._idle.wait()
-        assert self.servable is not None
-        return self.servable
-
-
-@dataclass(frozen=True)
-class _Serving:
-    """The versions of one model that requests can have."""
-
-    versions: Mapping[int, _Version]
-    latest: _Version
-
-    def find(self, version: int | None) -> _Version | None:
-        return self.latest if version is None else self.versions.get(version)
+            entry.end(None)
+            self._advance(entry.id.name)
+            self._forget_withdrawn()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 _MAX_VERSION = (1 << 63) - 1
@@ -48,8 +49,8 @@ def version_of(folder_name: str) -> int | None:
     return version if version <= _MAX_VERSION else None
 
 
-def aspired(folder_names: Iterable[str], policy: VersionPolicy) -> dict[int, str]:
-    """Return the versions that the policy wants, each with its folder's name.
+def numbered(folder_names: Iterable[str]) -> dict[int, str]:
+    """Return the versions among the children of a base path, each with its folder's name.
 
     Of two names for one number (`1` and `001`) the one later in sorted order counts.
     """
@@ -58,11 +59,48 @@ def aspired(folder_names: Iterable[str], policy: VersionPolicy) -> dict[int, str
         version = version_of(name)
         if version is not None:
             folders[version] = name
-    match policy:
-        case All():
-            wanted = set(folders)
-        case Specific(versions):
-            wanted = folders.keys() & versions
-        case Latest(count):
-            wanted = set(sorted(folders)[-count:])
-    return {version: folders[version] for version in sorted(wanted)}
+    return folders
+
+
+def aspired(
+    folders: Mapping[int, str],
+    policy: VersionPolicy,
+    is_whole: Callable[[int], bool] = lambda _: True,
+) -> dict[int, str]:
+    """Return the versions that the policy wants of those that are whole.
+
+    `is_whole` is asked for no more versions than it takes, the highest first.
+    """
+    count = policy.count if isinstance(policy, Latest) else len(folders)
+    highest_first = (
+        version
+        for version in sorted(folders, reverse=True)
+        if (not isinstance(policy, Specific) or version in policy.versions) and is_whole(version)
+    )
+    return {version: folders[version] for version in sorted(islice(highest_first, count))}
+
+
+def restated(
+    folders: Mapping[int, str],
+    policy: VersionPolicy,
+    whole: Mapping[int, str],
+    current: Collection[int],
+) -> dict[int, str] | None:
+    """Return all the versions to aspire to now, or None to leave what is served as it is.
+
+    A model is withdrawn by taking its folders away, or by a policy that names no version. That
+    the wanted versions are still on their way, or not yet there, is no reason to stop serving.
+
+    Args:
+        folders: the versions under the base path, whole or not.
+        policy: the model's.
+        whole: what `aspired` made of them.
+        current: the versions aspired from this base path so far.
+    """
+    if whole:
+        return dict(whole)
+    if isinstance(policy, Specific) and not policy.versions:
+        return {}
+    if aspired(folders, policy) or not current:
+        return None
+    return {version: folders[version] for version in sorted(current) if version in folders}

@@ -7,8 +7,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
+from ladle.server.core.entry import Handle
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Handle, Manager
+from ladle.server.core.manager import Manager
 
 M = TypeVar("M", bound=Message)
 

@@ -1,0 +1,120 @@
+"""One version in the manager's book, and the handles that keep it loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ladle.server.core.errors import ServingError
+from ladle.server.core.lifecycle import State, transition
+from ladle.server.core.servable import Servable, ServableId
+
+
+class Handle:
+    """A claim on a loaded version: it stays loaded until the handle is released.
+
+    Use it in a `with` block around one request, and no longer.
+    """
+
+    __slots__ = ("_entry", "id", "servable")
+
+    def __init__(self, entry: Entry) -> None:
+        assert entry.servable is not None  # only available versions are handed out
+        self._entry = entry
+        self.id = entry.id
+        self.servable = entry.servable
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the claim back; exactly once."""
+        self._entry.release()
+
+
+class Entry:
+    """One version: its state, and who still holds it.
+
+    State changes happen under the manager's lock; the count of handles has a lock of its own, so
+    that requests to different versions never meet.
+    """
+
+    def __init__(self, servable_id: ServableId, path: Path, attempt: int = 0) -> None:
+        """`attempt` counts the loads of the same files that failed before this one."""
+        self.id = servable_id
+        self.path = path
+        self.attempt = attempt
+        self.state = State.START
+        self.aspired = True
+        self.error: ServingError | None = None
+        self.servable: Servable | None = None
+        self._idle = threading.Condition(threading.Lock())
+        self._handles = 0
+        self._quiesced = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is wanted, and could not be loaded."""
+        return self.state is State.END and self.aspired and self.error is not None
+
+    def should_start_over(self, path: Path) -> bool:
+        """Whether it has ended, and being aspired from `path` is reason to load it afresh."""
+        failed_here = self.has_failed and path == self.path
+        return self.state is State.END and not failed_here
+
+    def move(self, to: State) -> None:
+        """Take the next state; anything but a way that the table has is a bug."""
+        self.state = transition(self.state, to)
+
+    def end(self, error: ServingError | None) -> None:
+        """Take the last state, and let go of the servable."""
+        self.move(State.END)
+        self.error = error
+        self.servable = None
+
+    def retain(self) -> bool:
+        """Count one more handle; False if none are given out any more."""
+        with self._idle:
+            if self._quiesced:
+                return False
+            self._handles += 1
+            return True
+
+    def release(self) -> None:
+        """Count one handle less."""
+        with self._idle:
+            self._handles -= 1
+            if self._quiesced and not self._handles:
+                self._idle.notify_all()
+
+    def quiesce(self) -> Servable:
+        """Hand out no more handles, wait for the last one, and return what is to be closed."""
+        with self._idle:
+            self._quiesced = True
+            while self._handles:
+                self._idle.wait()
+        assert self.servable is not None
+        return self.servable
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The versions of one model that requests can have."""
+
+    versions: Mapping[int, Entry]
+    latest: Entry
+
+    def find(self, version: int | None) -> Entry | None:
+        """Return a version, or the highest one."""
+        return self.latest if version is None else self.versions.get(version)

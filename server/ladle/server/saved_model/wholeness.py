@@ -1,0 +1,234 @@
+"""Whether a version's folder holds all of a SavedModel, told without TensorFlow.
+
+A version that is still being copied lacks a file, or the end of one. What each file must hold is
+written in the others: saved_model.pb is a sequence of fields that carry their own lengths,
+and variables.index is a sorted table (TensorFlow's copy of LevelDB's format, uncompressed) that
+names, for each variable, the shard it lies in, where it begins and how long it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+_META_GRAPHS = 2  # field of SavedModel
+_SAVER_DEF = 3  # field of MetaGraphDef
+# Other forms of a model, which are taken for whole.
+_UNCHECKED = ("saved_model.pbtxt", "saved_model.cpb", "model.tflite")
+_VARIABLE_OPS = (b"VarHandleOp", b"VariableV2")
+
+_FOOTER_BYTES = 48
+_MAGIC = 0xDB4775248B80FB57
+_BLOCK_TRAILER_BYTES = 5  # compression, checksum
+_MAX_INDEX_BYTES = 1 << 30
+
+_CHUNK_BYTES = 1 << 20
+
+
+class _Bytes(Protocol):
+    def __getitem__(self, index: int, /) -> int: ...
+
+
+class _NotWholeError(Exception):
+    """The message says what is missing."""
+
+
+class _UnknownFormatError(Exception):
+    """It can't be told; TensorFlow may."""
+
+
+def missing(folder: Path) -> str | None:
+    """Return what a version's folder lacks to be a whole SavedModel, or None if nothing.
+
+    Reads the index and the framing of saved_model.pb, and no variables: it takes milliseconds.
+    What it can't judge, such as a model in text format, counts as whole.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    try:
+        if not folder.is_dir():
+            return "it is not a folder"
+        graph = folder / "saved_model.pb"
+        if graph.is_file():
+            needs_variables = _check_graph(graph)
+        elif any((folder / n).is_file() for n in _UNCHECKED):
+            needs_variables = False
+        else:
+            return "there is no saved_model.pb"
+        _check_variables(folder / "variables", needs_variables)
+    except _NotWholeError as problem:
+        return str(problem)
+    except _UnknownFormatError:
+        pass
+    except (struct.error, IndexError):
+        return "variables/variables.index can't be parsed"
+    return None
+
+
+def _check_graph(path: Path) -> bool:
+    """Check the framing of saved_model.pb; return whether variables belong to it."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if not size:
+            raise _NotWholeError("saved_model.pb is empty")
+        data = _File(file)
+        found = saved = False
+        for field in _fields(data, 0, size, "saved_model.pb"):
+            if field.number == _META_GRAPHS and field.wire_type == 2:
+                found = True
+                inner = _fields(data, field.start, field.end, "saved_model.pb")
+                saved |= any(f.number == _SAVER_DEF for f in inner)
+        if not found:
+            raise _NotWholeError("saved_model.pb holds no graph")
+        # A frozen graph keeps the description of a saver that has nothing to restore.
+        return saved and _mentions_variables(file)
+
+
+class _File:
+    """A file's bytes by position. Not a map of it: that dies if the file is cut meanwhile."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._start = 0
+        self._window = b""
+
+    def __getitem__(self, index: int, /) -> int:
+        if not 0 <= index - self._start < len(self._window):
+            self._file.seek(index)
+            self._start, self._window = index, self._file.read(256)
+            if not self._window:
+                raise _NotWholeError("saved_model.pb is cut short")
+        return self._window[index - self._start]
+
+
+def _mentions_variables(file: BinaryIO) -> bool:
+    file.seek(0)
+    overlap = b""
+    while chunk := file.read(_CHUNK_BYTES):
+        if any(op in overlap + chunk for op in _VARIABLE_OPS):
+            return True
+        overlap = chunk[-16:]
+    return False
+
+
+def _check_variables(folder: Path, needed: bool) -> None:
+    index = folder / "variables.index"
+    if not index.is_file():
+        if needed or any(folder.glob("variables.data-*")):
+            raise _NotWholeError("there is no variables/variables.index")
+        return
+    if index.stat().st_size > _MAX_INDEX_BYTES:
+        raise _UnknownFormatError
+    shards, ends = _read_index(index.read_bytes())
+    for shard in range(shards):
+        name = f"variables.data-{shard:05d}-of-{shards:05d}"
+        try:
+            size = (folder / name).stat().st_size
+        except FileNotFoundError:
+            raise _NotWholeError(f"there is no variables/{name}") from None
+        expected = ends.get(shard, 0)
+        if size < expected:
+            raise _NotWholeError(f"variables/{name} has {size} bytes: expected {expected}")
+
+
+def _read_index(table: bytes) -> tuple[int, dict[int, int]]:
+    """Return how many shards an index names, and the size that each has at least."""
+    view = memoryview(table)
+    if len(table) < _FOOTER_BYTES or struct.unpack_from("<Q", table, len(table) - 8)[0] != _MAGIC:
+        raise _NotWholeError("variables/variables.index is cut short")
+    _, _, at = _handle(view, len(table) - _FOOTER_BYTES)
+    offset, size, _ = _handle(view, at)
+    shards = 1
+    ends: dict[int, int] = {}
+    for _, block_handle in _block(view, offset, size):
+        offset, size, _ = _handle(block_handle, 0)
+        for key, value in _block(view, offset, size):
+            numbers = _integers(value)
+            if not key:  # BundleHeaderProto: num_shards = 1
+                shards = numbers.get(1, 1)
+            else:  # BundleEntryProto: shard_id = 3, offset = 4, size = 5
+                shard, end = numbers.get(3, 0), numbers.get(4, 0) + numbers.get(5, 0)
+                ends[shard] = max(ends.get(shard, 0), end)
+    return shards, ends
+
+
+def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the keys and values of one block of a table."""
+    end = offset + size
+    if end + _BLOCK_TRAILER_BYTES > len(table) or size < 4:
+        raise _NotWholeError("variables/variables.index is cut short")
+    if table[end] != 0:
+        raise _UnknownFormatError  # compressed, which TensorFlow's writer never does
+    restarts = struct.unpack_from("<I", table, end - 4)[0]
+    entries_end = end - 4 - 4 * restarts
+    key = b""
+    at = offset
+    while at < entries_end:
+        shared, at = _varint(table, at, entries_end)
+        unshared, at = _varint(table, at, entries_end)
+        length, at = _varint(table, at, entries_end)
+        key = key[:shared] + bytes(table[at : at + unshared])
+        at += unshared
+        yield key, table[at : at + length]
+        at += length
+
+
+def _handle(data: memoryview, at: int) -> tuple[int, int, int]:
+    """Return a block's offset and size, and where the handle ends."""
+    offset, at = _varint(data, at, len(data))
+    size, at = _varint(data, at, len(data))
+    return offset, size, at
+
+
+class _Field(NamedTuple):
+    number: int
+    wire_type: int
+    start: int
+    """Where its value begins; of a varint, the value itself is in `value`."""
+    end: int
+    value: int = 0
+
+
+def _fields(data: _Bytes, at: int, end: int, name: str) -> Iterator[_Field]:
+    """Yield the fields of the message in `data[at:end]`, which must end just where one does."""
+    while at < end:
+        tag, at = _varint(data, at, end, name)
+        number, wire_type = tag >> 3, tag & 7
+        value, start = 0, at
+        if wire_type == 0:
+            value, at = _varint(data, at, end, name)
+        elif wire_type == 2:
+            length, start = _varint(data, at, end, name)
+            at = start + length
+        elif wire_type in (1, 5):
+            at += 8 if wire_type == 1 else 4
+        else:
+            raise _NotWholeError(f"{name} can't be parsed")
+        if number == 0:
+            raise _NotWholeError(f"{name} can't be parsed")
+        if at > end:
+            raise _NotWholeError(f"{name} is cut short")
+        yield _Field(number, wire_type, start, at, value)
+
+
+def _integers(message: memoryview) -> dict[int, int]:
+    fields = _fields(message, 0, len(message), "variables/variables.index")
+    return {field.number: field.value for field in fields if field.wire_type == 0}
+
+
+def _varint(
+    data: _Bytes, at: int, end: int, name: str = "variables/variables.index"
+) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise _NotWholeError(f"{name} is cut short")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _NotWholeError(f"{name} can't be parsed")

@@ -123,13 +123,14 @@ def test_methods_tell_all_that_a_transport_needs() -> None:
     assert services.methods()["/grpc.health.v1.Health/Watch"].server_streaming
 
 
-def test_methods_are_those_of_tensorflow_serving_and_the_health_check() -> None:
+def test_methods_are_those_of_tensorflow_serving_the_health_check_and_our_own() -> None:
     names: dict[str, set[str]] = {}
     for path, method in services.methods().items():
         assert path == method.path
         names.setdefault(method.service, set()).add(method.name)
     assert names == {
         "grpc.health.v1.Health": {"Check", "Watch"},
+        "ladle.v1.ModelRepository": {"ListModels", "LoadModel", "RescanModel", "UnloadModel"},
         "tensorflow.serving.ModelService": {"GetModelStatus", "HandleReloadConfigRequest"},
         "tensorflow.serving.PredictionService": {
             "Classify",

@@ -33,20 +33,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ladle.server.server import Server, StartupError
     from ladle.server.transport.grpcio import AddressInUse
 
-    stop_asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop_asked.set())
+    signals = _Signals()
     try:
         server = Server(config)
-        server.start()
+    except StartupError as error:
+        return _fail(str(error), code=1)
+    try:
+        server.open()
+        for address in server.addresses:
+            print(f"ladle: listening on {address}", flush=True)
+        server.wait_for_models()
+        signals.wait()
     except (StartupError, AddressInUse) as error:
         return _fail(str(error), code=1)
-    for address in server.addresses:
-        print(f"ladle: listening on {address}", flush=True)
-    stop_asked.wait()
+    except _Stop:
+        pass
     print("ladle: stopping", flush=True)
-    server.stop()
+    if not server.stop(notice=signals.first is not signal.SIGINT):
+        _leave()
     return 0
+
+
+class _Stop(BaseException):
+    """The first signal has come; raised in the main thread, whatever it waits for."""
+
+
+class _Signals:
+    """The first SIGTERM or Ctrl-C interrupts the main thread, the second ends the process."""
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._received)
+
+    def wait(self) -> None:
+        """Block until the first has come.
+
+        Raises:
+            _Stop: always.
+        """
+        threading.Event().wait()
+
+    def _received(self, number: int, _: object) -> None:
+        if self.first is not None:
+            print("ladle: stopping at once", flush=True)
+            _leave()
+        self.first = signal.Signals(number)
+        raise _Stop
+
+
+def _leave() -> None:
+    """End the process now: a thread that runs a model can't be told to stop."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _quiet_tensorflow() -> None:

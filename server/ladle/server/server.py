@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from pathlib import Path
+from typing import cast
 
 from ladle.server.config import Config
+from ladle.server.config_file import ConfigFile
 from ladle.server.core.batching import BatchingServable, BatchOptions
-from ladle.server.core.manager import Loader, Manager
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.lifecycle import TransitionPolicy
+from ladle.server.core.manager import Loader, Manager, ManagerOptions
+from ladle.server.core.model_config import ModelConfig
+from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Servable, ServableId
-from ladle.server.core.source import FileSystemSource, MonitoredModel
+from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.core.versions import version_of
+from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
+from ladle.server.saved_model.wholeness import missing
 from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 
 logger = logging.getLogger(__name__)
+
+# How long a stopping server goes on taking requests at most, and how long none must have come.
+_LONGEST_NOTICE_S = 5.0
+_QUIET_S = 1.0
+# How long models that are idle may take to unload, even where no grace is left.
+_UNLOAD_S = 1.0
 
 
 class StartupError(Exception):
@@ -25,56 +41,144 @@ class StartupError(Exception):
 class Server:
     """A model server in this process.
 
-    Order of calls: `start`, then `stop`, once each. Both block.
+    Order of calls: `start`, or `open` and then `wait_for_models`; then `stop`. All block.
     """
 
-    def __init__(self, config: Config, *, load: Loader | None = None) -> None:
-        """`load` makes a servable of a version's folder; by default TensorFlow does."""
+    def __init__(
+        self, config: Config, *, load: Loader | None = None, check: Check | None = None
+    ) -> None:
+        """Take how to make a servable of a version's folder; by default TensorFlow does.
+
+        Args:
+            config: the settings.
+            load: loads a version.
+            check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
+        """
         self._config = config
+        check = check or (missing if load is None else lambda _: None)
         load = _warmed(load or _saved_model_loader(config), config)
-        self._manager = Manager(_batched(load, config))
+        self._manager = Manager(_batched(load, config), _manager_options(config))
         self._source = FileSystemSource(
-            [MonitoredModel(config.model_name, config.base_path)],
-            self._manager.aspire,
+            self._manager,
             poll_wait_s=config.file_system_poll_wait_seconds,
+            check=check,
+        )
+        self._models = ModelSet(
+            self._manager,
+            self._source,
+            allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
+        )
+        self._config_file = ConfigFile(
+            Path(config.model_config_file),
+            self._models.replace,
+            poll_wait_s=config.model_config_file_poll_wait_seconds,
         )
         self._transport = GrpcioTransport(
             methods(
                 self._manager,
+                self._models,
                 tensor_content=config.enable_serialization_as_tensor_content,
                 check_method_names=config.enable_signature_method_name_check,
             ),
             max_threads=config.grpc_max_threads,
             options=config.channel_arguments,
         )
+        readiness = Readiness(
+            self._manager, lambda: self._models.models.keys(), self._transport.health.set
+        )
+        self._manager.add_listener(readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it has started: `0.0.0.0:8500`, `unix:/path`."""
 
     def start(self) -> None:
-        """Bind the addresses, load the model, and take requests.
+        """Bind the addresses, take requests, and return once every model is up or has failed.
 
         Raises:
-            StartupError: The base path holds no version, or none that can be loaded.
+            StartupError: The single model's base path holds no version, or none that can be
+                loaded; or the model config file is wrong.
             AddressInUse: An address can't be bound.
         """
-        _check_base_path(self._config.base_path)
-        self.addresses = tuple(self._listen())
-        self._source.start()
-        name = self._config.model_name
-        self._manager.wait_until_settled([name], timeout_s=None)
-        statuses = self._manager.status(name)
-        if all(status.error is not None for status in statuses):
-            self.stop()
-            raise StartupError(f"model {name!r} did not load: {statuses[0].error}")
-        self._transport.start()
+        self.open()
+        self.wait_for_models()
 
-    def stop(self) -> None:
-        """Finish the requests under way, refuse new ones, and unload; bounded by the grace."""
-        grace_s = self._config.drain_grace_seconds
-        self._transport.stop(grace_s)
+    def open(self) -> None:
+        """Bind the addresses, take requests, and begin to load.
+
+        Requests for models that are on their way wait for them. With `wait_for_models` in the
+        config no request is taken before every model is up or has failed.
+
+        Raises:
+            StartupError: There is nothing to load, or the model config file is wrong.
+            AddressInUse: An address can't be bound.
+        """
+        models = self._first_models()
+        self.addresses = tuple(self._listen())
+        self._models.begin(models)
+        if not self._config.wait_for_models:
+            self._transport.start()
+        self._source.start()
+        if self._config.model_config_file:
+            self._config_file.start()
+        if self._config.wait_for_models:
+            self.wait_for_models()
+            self._transport.start()
+
+    def wait_for_models(self) -> None:
+        """Block until every model that was configured at the start is up or has failed.
+
+        Raises:
+            StartupError: The single model has failed; the server is stopped then. Of a model
+                config file's models those that fail leave the others alone.
+        """
+        if self._config.file_system_poll_wait_seconds < 0:
+            return  # nothing is loaded before somebody asks for a re-scan
+        self._manager.wait_until_settled(self._models.models, timeout_s=None)
+        name = self._config.model_name
+        if self._config.model_config_file or self._manager.is_available(name):
+            return
+        problem = self._manager.problem(name)
+        if problem is not None:
+            self._halt()
+            raise StartupError(f"model {name!r} did not load: {problem}")
+
+    def stop(self, *, notice: bool = True) -> bool:
+        """Drain and unload, within the config's drain_grace_seconds, and a second for unloading.
+
+        Health turns NOT_SERVING first. With `notice`, requests are still taken after that, so that
+        load balancers see it in time: for a third of the grace, 5 s at most, but only until none
+        has come for a second. Then new ones are refused, and those under way finish.
+
+        Returns False if something was still running when the time was over.
+        """
+        deadline = time.monotonic() + self._config.drain_grace_seconds
+        self._transport.health.shut_down()
         self._source.stop()
-        if not self._manager.stop(grace_s):
-            logger.warning("unloading was not done within drain_grace_seconds=%s", grace_s)
+        self._config_file.stop()
+        if notice:
+            notice_s = min(_LONGEST_NOTICE_S, self._config.drain_grace_seconds / 3)
+            self._transport.wait_until_quiet(_QUIET_S, notice_s)
+        return self._halt(max(0.0, deadline - time.monotonic()))
+
+    def _halt(self, grace_s: float = 0.0) -> bool:
+        started = time.monotonic()
+        self._source.stop()
+        self._config_file.stop()
+        self._transport.stop(grace_s)
+        remaining_s = grace_s - (time.monotonic() - started)
+        unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
+        if not unloaded:
+            logger.warning("something still runs after the %g s of the grace", grace_s)
+        return unloaded
+
+    def _first_models(self) -> tuple[ModelConfig, ...]:
+        config = self._config
+        if not config.model_config_file:
+            _check_base_path(config.base_path)
+            return (ModelConfig(config.model_name, config.base_path),)
+        try:
+            return self._config_file.read()
+        except InvalidArgument as error:
+            raise StartupError(f"--model_config_file: {error.message}") from None
 
     def _listen(self) -> list[str]:
         config = self._config
@@ -102,6 +206,17 @@ def _check_base_path(base_path: Path) -> None:
             f"--model_base_path: expected a folder named by a number, such as {base_path / '1'}, "
             f"and found none in {base_path}"
         )
+
+
+def _manager_options(config: Config) -> ManagerOptions:
+    return ManagerOptions(
+        policy=cast(TransitionPolicy, config.aspired_version_policy),
+        max_concurrent_loads=config.num_load_threads or 4 * (os.cpu_count() or 1),
+        max_load_retries=config.max_num_load_retries,
+        longest_retry_wait_s=config.load_retry_interval_micros / 1e6,
+        # Each holds a thread: the other half stays for the models that are up.
+        max_waiting_requests=max(1, config.grpc_max_threads // 2),
+    )
 
 
 def _saved_model_loader(config: Config) -> Loader:

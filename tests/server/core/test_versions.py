@@ -69,9 +69,7 @@ def test_latest_takes_at_least_one_version() -> None:
     ("policy", "expected"),
     [(Latest(), {2: "2"}), (Latest(2), {1: "1", 2: "2"}), (All(), {1: "1", 2: "2"})],
 )
-def test_a_version_counts_once_it_is_whole(
-    policy: VersionPolicy, expected: dict[int, str]
-) -> None:
+def test_a_version_counts_once_it_is_whole(policy: VersionPolicy, expected: dict[int, str]) -> None:
     assert aspired(numbered(["1", "2", "3"]), policy, lambda version: version != 3) == expected
 
 

@@ -265,6 +265,8 @@ class Manager:
         waiting = set(names)
         with self._changed:
             while waiting := {name for name in waiting if not self._settled(name)}:
+                if self._stopping:
+                    return False
                 remaining = None if deadline is None else deadline - self._clock.now()
                 if remaining is not None and remaining <= 0:
                     return False

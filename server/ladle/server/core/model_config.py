@@ -104,6 +104,26 @@ def model_from_proto(proto: ModelConfigProto) -> ModelConfig:
     return ModelConfig(name, Path(proto.base_path), _policy(proto), dict(proto.version_labels))
 
 
+def to_proto(model: ModelConfig) -> ModelConfigProto:
+    """Return what `model_from_proto` makes the same model of."""
+    proto = ModelConfigProto(
+        name=model.name,
+        base_path=str(model.base_path),
+        model_platform="tensorflow",
+        version_labels=model.labels,
+    )
+    policy = proto.model_version_policy
+    match model.policy:
+        case All():
+            policy.all.SetInParent()
+        case Specific(versions):
+            policy.specific.versions.extend(sorted(versions))
+            policy.specific.SetInParent()
+        case Latest(count):
+            policy.latest.num_versions = count
+    return proto
+
+
 def check_labels(
     models: Iterable[ModelConfig],
     current: Mapping[str, Mapping[str, int]],

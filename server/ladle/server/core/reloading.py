@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import NotFound, ServingError
+from ladle.server.core.errors import NotFound, ServingError, Unavailable
 from ladle.server.core.manager import Manager
 from ladle.server.core.model_config import ModelConfig, check_labels
 from ladle.server.core.source import FileSystemSource
@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # How long a reload waits for its models, for a caller who would wait for ever.
 _LONGEST_WAIT_S = 600.0
+# Each wait holds a thread of the transport: past so many, the next is refused.
+_MAX_WAITING = 4
 # What is kept of a caller's time to bring the answer to it.
 _LARGEST_MARGIN_S = 1.0
 
@@ -40,6 +42,7 @@ class ModelSet:
         self._allow_unavailable_labels = allow_unavailable_labels
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
+        self._waits = threading.BoundedSemaphore(_MAX_WAITING)
         self._models: Mapping[str, ModelConfig] = {}
 
     @property
@@ -97,8 +100,19 @@ class ModelSet:
 
         Raises:
             ServingError: UNKNOWN, as upstream has it: which did not become available, and why.
+            Unavailable: Too many callers wait already; what they changed is in place.
         """
-        names = sorted(names)
+        if not self._waits.acquire(blocking=False):
+            raise Unavailable(
+                f"{_MAX_WAITING} callers wait for models to load already: "
+                "the change is made, GetModelStatus tells how it goes"
+            )
+        try:
+            self._wait_for(sorted(names), deadline)
+        finally:
+            self._waits.release()
+
+    def _wait_for(self, names: list[str], deadline: float | None) -> None:
         remaining_s = _LONGEST_WAIT_S if deadline is None else deadline - self._clock.now()
         timeout_s = remaining_s - min(_LARGEST_MARGIN_S, remaining_s / 5)
         self._manager.wait_until_settled(names, min(timeout_s, _LONGEST_WAIT_S))

@@ -186,8 +186,8 @@ class FileSystemSource:
                     folders = numbered(child.name for child in children)
             except OSError as error:
                 reason = error.strerror or str(error)
-                problem = f"could not read base path {model.base_path}: {reason}"
-                self._state(watched, None, problem, final=True)
+                unread = f"could not read base path {model.base_path}: {reason}"
+                self._state(watched, None, unread, final=True)
                 return
             watched.forget_all_but(folders)
             lacking: dict[int, _Lacking] = {}
@@ -236,9 +236,9 @@ class FileSystemSource:
             reason = self._check(path)
         except OSError as error:
             watched.resting.pop(version, None)
-            not_a_folder = isinstance(error, NotADirectoryError)
-            reason = "it is not a folder" if not_a_folder else f"it can't be read: {error}"
-            return _Lacking(reason, 0, final=True)
+            if isinstance(error, NotADirectoryError):
+                return _Lacking("it is not a folder", 0, final=True)
+            return _Lacking(f"it can't be read: {error}", 0, final=True)
         if reason is not None:
             return _Lacking(reason, look.fingerprint, final=True)
         watched.accepted[version] = (folder_name, look.fingerprint)

@@ -121,7 +121,7 @@ class ExampleMethod(Generic[R]):
         request = parse(ExamplesRequest, call.request, self._request_name)
         require_model_spec(request)
         name = request.model_spec.signature_name
-        with acquire(self._manager, request.model_spec) as handle:
+        with acquire(self._manager, request.model_spec, call.deadline) as handle:
             run = interpretation.plan(
                 handle.servable, name, request.input, strict=self._check_method_names
             )

@@ -41,7 +41,7 @@ class GetModelMetadata:
         for field in request.metadata_field:
             if field not in (_SIGNATURES, CARD_METADATA_FIELD):
                 raise InvalidArgument(f"Metadata field {field} is not supported")
-        with acquire(self._manager, request.model_spec) as handle:
+        with acquire(self._manager, request.model_spec, call.deadline) as handle:
             response = GetModelMetadataResponse()
             response.model_spec.name = handle.id.name
             response.model_spec.version.value = handle.id.version

@@ -1,4 +1,4 @@
-"""ModelService: what is known of a model's versions."""
+"""ModelService: what is known of a model's versions, and which models are served at all."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from ladle.protos.serving_pb import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
 )
 from ladle.server.call import Call
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.manager import Manager
+from ladle.server.core.manager import Manager, VersionStatus
+from ladle.server.core.model_config import from_proto
+from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.status import bounded
 
@@ -37,9 +41,34 @@ class GetModelStatus:
             if not statuses:
                 raise NotFound(f"Could not find version {wanted} of model {spec.name}")
         response = GetModelStatusResponse()
-        for version, state, error in statuses:
-            status = ModelVersionStatus(version=version, state=state.value)
-            status.status.error_code = error.code.value if error else 0
-            status.status.error_message = bounded(error.message) if error else ""
-            response.model_version_status.append(status)
+        response.model_version_status.extend(map(status_proto, statuses))
         return response.SerializeToString()
+
+
+class HandleReloadConfigRequest:
+    """Replaces all the models that are served; thread-safe.
+
+    Answers once each model that is new has a version available, or else within the caller's
+    deadline, with which have not and why. `metric_names` is not looked at.
+    """
+
+    def __init__(self, models: ModelSet) -> None:
+        self._models = models
+
+    def __call__(self, call: Call) -> bytes:
+        """Return the ReloadConfigResponse; whatever is not OK is the call's own status."""
+        request = parse(ReloadConfigRequest, call.request)
+        new = self._models.replace(from_proto(request.config))
+        self._models.wait_for(new, call.deadline)
+        response = ReloadConfigResponse()
+        response.status.error_code = 0
+        return response.SerializeToString()
+
+
+def status_proto(status: VersionStatus) -> ModelVersionStatus:
+    """Return a version's status as ModelService tells it."""
+    version, state, error = status
+    proto = ModelVersionStatus(version=version, state=state.value)
+    proto.status.error_code = error.code.value if error else 0
+    proto.status.error_message = bounded(error.message) if error else ""
+    return proto

@@ -59,7 +59,7 @@ class MultiInference:
         request = parse(TasksRequest, call.request, "tensorflow.serving.MultiInferenceRequest")
         # As upstream: the first task says which version, and no tasks at all name no model.
         first = request.tasks[0].model_spec if request.tasks else ModelSpec()
-        with acquire(self._manager, first) as handle:
+        with acquire(self._manager, first, call.deadline) as handle:
             parts, run = plan(
                 handle.servable, request.tasks, request.input, strict=self._check_method_names
             )

@@ -55,7 +55,7 @@ class Predict:
         """
         request = parse(PredictRequest, call.request)
         require_model_spec(request)
-        with acquire(self._manager, request.model_spec) as handle:
+        with acquire(self._manager, request.model_spec, call.deadline) as handle:
             servable = handle.servable
             run = plan(servable, request, strict=self._check_method_names)
             outputs = servable.run(*run, call.deadline)

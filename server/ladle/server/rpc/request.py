@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.entry import Handle
-from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.manager import Manager
 
 M = TypeVar("M", bound=Message)
@@ -33,16 +33,26 @@ def require_model_spec(request: Message) -> None:
         raise InvalidArgument("Missing ModelSpec")
 
 
-def acquire(manager: Manager, spec: ModelSpec) -> Handle:
-    """Return a handle on the version that a request names, by number or as the latest.
+def acquire(manager: Manager, spec: ModelSpec, deadline: float | None) -> Handle:
+    """Return a handle on the version that a request names: by number, by label or as the latest.
+
+    Blocks only while the model's first version is on its way, and not past the deadline: those
+    who come as soon as the port is open find the models that they expect.
 
     Raises:
         InvalidArgument: No name, or a label that no version has.
         NotFound: No such version is available.
+        Unavailable: The first version takes too long to load.
     """
     if not spec.name:
         raise InvalidArgument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
+    version = spec.version.value if choice == "version" else None
     if choice == "version_label":
-        raise InvalidArgument(f"Unrecognized servable version label: {spec.version_label}")
-    return manager.acquire(spec.name, spec.version.value if choice == "version" else None)
+        version = manager.labelled(spec.name, spec.version_label)
+    try:
+        return manager.acquire(spec.name, version)
+    except NotFound:
+        if not manager.wait_for_first(spec.name, deadline):
+            raise
+    return manager.acquire(spec.name, version)

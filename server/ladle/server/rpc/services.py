@@ -6,23 +6,33 @@ from collections.abc import Callable
 
 from ladle.server.call import Call, Methods
 from ladle.server.core.manager import Manager
+from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.classify import classify
 from ladle.server.rpc.metadata import GetModelMetadata
-from ladle.server.rpc.model import GetModelStatus
+from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.multi_inference import MultiInference
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.regress import regress
+from ladle.server.rpc.repository import ModelRepository
 from ladle.server.rpc.status import handler
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
+_REPOSITORY = "/ladle.v1.ModelRepository"
 
 
-def methods(manager: Manager, *, tensor_content: bool, check_method_names: bool = False) -> Methods:
+def methods(
+    manager: Manager,
+    models: ModelSet | None = None,
+    *,
+    tensor_content: bool,
+    check_method_names: bool = False,
+) -> Methods:
     """Return the handlers of all services.
 
     Args:
         manager: where the models are.
+        models: what is configured; without it nothing can be reloaded.
         tensor_content: whether Predict answers in `tensor_content` unless asked otherwise.
         check_method_names: whether a signature has to be of the kind that the method is for.
     """
@@ -38,4 +48,8 @@ def methods(manager: Manager, *, tensor_content: bool, check_method_names: bool 
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
+    if models is not None:
+        services[f"{_MODEL}/HandleReloadConfigRequest"] = HandleReloadConfigRequest(models)
+        repository = ModelRepository(manager, models)
+        services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
     return {path: handler(path, method) for path, method in services.items()}

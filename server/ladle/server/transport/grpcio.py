@@ -12,6 +12,7 @@ import grpc
 
 from ladle.server.call import Handler, Methods
 from ladle.server.core.errors import Code
+from ladle.server.transport.health import Health
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Upstream takes messages of any size that gRPC can carry.
@@ -39,9 +40,10 @@ class GrpcioTransport:
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
+        self._methods = _Methods(methods)
         self._server = grpc.server(
             self._executor,
-            handlers=[_Methods(methods)],
+            handlers=[self._methods],
             options=[
                 ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
                 ("grpc.max_send_message_length", -1),
@@ -51,6 +53,9 @@ class GrpcioTransport:
             ],
             maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
         )
+        self.health = Health()
+        """Answers for the names that it is told of."""
+        self.health.register(self._server)
 
     def listen(self, address: str) -> int:
         """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port it got.
@@ -73,6 +78,15 @@ class GrpcioTransport:
         """Take calls from now on; returns at once."""
         self._server.start()
 
+    def wait_until_quiet(self, quiet_s: float, longest_s: float) -> None:
+        """Go on taking calls until none has come for `quiet_s`, or `longest_s` have passed."""
+        self._methods.count_calls()
+        until = time.monotonic() + longest_s
+        seen = -1
+        while (count := self._methods.calls) != seen and time.monotonic() < until:
+            seen = count
+            time.sleep(max(0.0, min(quiet_s, until - time.monotonic())))
+
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
         self._server.stop(grace_s).wait()
@@ -85,6 +99,18 @@ class _Methods(grpc.GenericRpcHandler):
             path: grpc.unary_unary_rpc_method_handler(_behaviour(handler))
             for path, handler in methods.items()
         }
+
+        self.calls = 0
+
+    def count_calls(self) -> None:
+        """Count in `calls` from now on; until then a call costs nothing more."""
+
+        class Counting(dict[str, "grpc.RpcMethodHandler[Any, Any]"]):
+            def get(counting, path: str, default: Any = None) -> Any:
+                self.calls += 1
+                return super().get(path, default)
+
+        self._handlers = Counting(self._handlers)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails

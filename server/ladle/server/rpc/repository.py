@@ -1,0 +1,98 @@
+"""ladle.v1.ModelRepository: lists the models, and changes one without touching the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ladle.protos.ladle_pb import (
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    Model,
+    ModelVersion,
+    RescanModelRequest,
+    RescanModelResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
+)
+from ladle.server.call import Call
+from ladle.server.core.errors import InvalidArgument, NotFound
+from ladle.server.core.lifecycle import State
+from ladle.server.core.manager import Manager
+from ladle.server.core.model_config import ModelConfig, model_from_proto, to_proto
+from ladle.server.core.reloading import ModelSet
+from ladle.server.rpc.model import status_proto
+from ladle.server.rpc.request import parse
+from ladle.server.rpc.status import bounded
+
+
+class ModelRepository:
+    """Answers the methods of ladle.v1.ModelRepository; thread-safe."""
+
+    def __init__(self, manager: Manager, models: ModelSet) -> None:
+        self._manager = manager
+        self._models = models
+
+    @property
+    def methods(self) -> Mapping[str, Callable[[Call], bytes]]:
+        """The methods, by name."""
+        return {
+            "ListModels": self.list_models,
+            "LoadModel": self.load_model,
+            "UnloadModel": self.unload_model,
+            "RescanModel": self.rescan_model,
+        }
+
+    def list_models(self, call: Call) -> bytes:
+        """Return the ListModelsResponse."""
+        wanted = parse(ListModelsRequest, call.request).name
+        models = self._models.models
+        names = [name for name in sorted(models) if wanted in ("", name)]
+        response = ListModelsResponse(model=[self._describe(models[name]) for name in names])
+        return response.SerializeToString()
+
+    def load_model(self, call: Call) -> bytes:
+        """Put a model in place and wait for it; return the LoadModelResponse."""
+        request = parse(LoadModelRequest, call.request)
+        if not request.HasField("config"):
+            raise InvalidArgument("expected a config, got none")
+        model = model_from_proto(request.config)
+        self._models.add(model)
+        self._models.wait_for([model.name], call.deadline)
+        return LoadModelResponse(model=self._describe(model)).SerializeToString()
+
+    def unload_model(self, call: Call) -> bytes:
+        """Take a model out; return the UnloadModelResponse."""
+        self._models.remove(parse(UnloadModelRequest, call.request).name)
+        return UnloadModelResponse().SerializeToString()
+
+    def rescan_model(self, call: Call) -> bytes:
+        """Look at a model's base path; return the RescanModelResponse."""
+        name = parse(RescanModelRequest, call.request).name
+        self._models.rescan(name)
+        model = self._models.models.get(name)
+        if model is None:
+            raise NotFound(f"model {name} is not configured")
+        return RescanModelResponse(model=self._describe(model)).SerializeToString()
+
+    def _describe(self, model: ModelConfig) -> Model:
+        described = Model(
+            config=to_proto(model),
+            available=self._manager.is_available(model.name),
+            problem=bounded(self._manager.problem(model.name) or ""),
+        )
+        for status in self._manager.status(model.name):
+            version = ModelVersion(status=status_proto(status))
+            if status.state is State.AVAILABLE:
+                for name, definition in self._signature_defs(model.name, status.version).items():
+                    version.signature[name].MergeFromString(definition)
+            described.version.append(version)
+        return described
+
+    def _signature_defs(self, name: str, version: int) -> Mapping[str, bytes]:
+        try:
+            with self._manager.acquire(name, version) as handle:
+                return handle.servable.signature_defs
+        except NotFound:  # it went out of service just now
+            return {}

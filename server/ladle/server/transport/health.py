@@ -1,0 +1,83 @@
+"""The standard health service, Check and Watch, on a grpcio server."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+_Status = health_pb2.HealthCheckResponse
+
+# Apart from the threads that run models, so that a busy server still says that it is well.
+_THREADS = 2
+# Watchers hold no thread, but each name that is watched, known or not, takes memory.
+_MAX_WATCHED_NAMES = 1024
+
+
+class Health:
+    """Tells callers whether names serve: `""` for the whole, services, models. Thread-safe.
+
+    A name that was never set is NOT_FOUND to Check, and SERVICE_UNKNOWN to Watch.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="health")
+        self._servicer = _Servicer(self._pool)
+        self._servicer.set("", _Status.NOT_SERVING)
+
+    def register(self, server: grpc.Server) -> None:
+        """Make `server` answer grpc.health.v1.Health."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    def set(self, name: str, serving: bool | None) -> None:
+        """State whether `name` serves, to those who ask and those who watch; None forgets it."""
+        if serving is None:
+            self._servicer.forget(name)
+        else:
+            self._servicer.change(name, _Status.SERVING if serving else _Status.NOT_SERVING)
+
+    def shut_down(self) -> None:
+        """Make every name NOT_SERVING, for good."""
+        self._servicer.enter_graceful_shutdown()
+
+
+class _Servicer(health.HealthServicer):  # type: ignore[misc]
+    """The package's own, which keeps what nobody watches any more, and tells what is not new."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
+        # grpcio looks for the pool on the function, as the package does with Watch.
+        vars(_Servicer)["Check"].experimental_thread_pool = pool
+
+    def change(self, name: str, status: Any) -> None:
+        with self._lock:
+            if self._server_status.get(name) != status:
+                self.set(name, status)
+
+    def forget(self, name: str) -> None:
+        with self._lock:
+            if name in self._server_status:
+                self.set(name, _Status.SERVICE_UNKNOWN)
+                del self._server_status[name]
+
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return super().Check(request, context)
+
+    def Watch(
+        self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None
+    ) -> Any:
+        def forget_if_last() -> None:
+            with self._lock:
+                if not self._send_response_callbacks.get(request.service, True):
+                    del self._send_response_callbacks[request.service]
+
+        with self._lock:
+            watched = self._send_response_callbacks
+            if request.service not in watched and len(watched) >= _MAX_WATCHED_NAMES:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names are watched")
+            answer = super().Watch(request, context, send_response_callback)
+        if not context.add_callback(forget_if_last):
+            forget_if_last()
+        return answer

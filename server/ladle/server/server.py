@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+from ladle.protos.versions import version_of
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
 from ladle.server.core.batching import BatchingServable, BatchOptions
@@ -18,7 +19,6 @@ from ladle.server.core.model_config import ModelConfig
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Servable, ServableId
 from ladle.server.core.source import Check, FileSystemSource
-from ladle.server.core.versions import version_of
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.wholeness import missing

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-_MAX_VERSION = (1 << 63) - 1
-# What the upstream server reads as a number: surrounding white space, a plus sign and leading
-# zeros are fine. A minus sign parses there too, but no servable may have a negative version.
-_VERSION = re.compile(r"\s*\+?([0-9]{1,40})\s*", re.ASCII)
+from ladle.protos.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -38,15 +34,6 @@ class Specific:
 
 
 VersionPolicy: TypeAlias = Latest | All | Specific
-
-
-def version_of(folder_name: str) -> int | None:
-    """Return the version that a child of a base path stands for; None if it stands for none."""
-    match = _VERSION.fullmatch(folder_name)
-    if match is None:
-        return None
-    version = int(match[1])
-    return version if version <= _MAX_VERSION else None
 
 
 def numbered(folder_names: Iterable[str]) -> dict[int, str]:

@@ -27,7 +27,7 @@ ALLOWED = {
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
     "ladle.server.warmup": {"ladle.protos", "ladle.server.core", "ladle.server.rpc"},
-    "ladle.server.transport": {"ladle.server.core.errors", "ladle.server.call"},
+    "ladle.server.transport": {"ladle.protos", "ladle.server.core.errors", "ladle.server.call"},
     "ladle.server": {"ladle.protos", "ladle.server"},
 }
 FORBIDDEN = {

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import cast
 
+import grpc
+
 from ladle.protos.versions import version_of
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
@@ -22,6 +24,7 @@ from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.wholeness import missing
+from ladle.server.transport.credentials import CredentialsError, read_credentials
 from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 
@@ -53,6 +56,9 @@ class Server:
             config: the settings.
             load: loads a version.
             check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
+
+        Raises:
+            StartupError: A file that the config names is of no use.
         """
         self._config = config
         check = check or (missing if load is None else lambda _: None)
@@ -82,6 +88,7 @@ class Server:
             ),
             max_threads=config.grpc_max_threads,
             options=config.channel_arguments,
+            credentials=_credentials(config),
         )
         readiness = Readiness(
             self._manager, lambda: self._models.models.keys(), self._transport.health.set
@@ -190,6 +197,15 @@ class Server:
             self._transport.listen(f"unix:{config.grpc_socket_path}")
             addresses.append(f"unix:{config.grpc_socket_path}")
         return addresses
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials | None:
+    if not config.ssl_config_file:
+        return None
+    try:
+        return read_credentials(Path(config.ssl_config_file))
+    except CredentialsError as error:
+        raise StartupError(str(error)) from error
 
 
 def _check_base_path(base_path: Path) -> None:

@@ -12,6 +12,7 @@ import grpc
 
 from ladle.server.call import Handler, Methods
 from ladle.server.core.errors import Code
+from ladle.server.transport import unix_socket
 from ladle.server.transport.health import Health
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -38,7 +39,10 @@ class GrpcioTransport:
         *,
         max_threads: int,
         options: Sequence[tuple[str, Any]] = (),
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        """`credentials` put all addresses behind TLS, Unix sockets too, as upstream does."""
+        self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
         self._methods = _Methods(methods)
         self._server = grpc.server(
@@ -63,8 +67,14 @@ class GrpcioTransport:
         Raises:
             AddressInUse: It can't be bound.
         """
+        path = address.removeprefix("unix:")
+        if path != address and (problem := unix_socket.make_way(path)):
+            raise AddressInUse(f"can't listen on {address}: {problem}")
         try:
-            port = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             port = 0
         if not port:

@@ -1,0 +1,79 @@
+"""TLS: the credentials in the file behind `--ssl_config_file`."""
+
+from __future__ import annotations
+
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from google.protobuf import text_format
+
+from ladle.protos.services import pool
+from ladle.protos.serving_pb import SSLConfig
+
+
+class CredentialsError(Exception):
+    """The file gives no credentials; the message says why, in one line, and shows no key."""
+
+
+def read_credentials(path: Path) -> grpc.ServerCredentials:
+    """Return what a server proves itself with, and whether it asks the same of its callers.
+
+    The file is an SSLConfig in protobuf's text format, with keys and certificates inlined as PEM.
+
+    Raises:
+        CredentialsError: It can't be read, or its PEM is of no use.
+    """
+    config = _read(path)
+    for field, certificates in ("server_cert", config.server_cert), ("custom_ca", config.custom_ca):
+        if certificates or field == "server_cert":
+            _check_certificates(path, field, certificates)
+    if config.client_verify and not config.custom_ca:
+        raise CredentialsError(
+            f"--ssl_config_file {path}: client_verify needs custom_ca, the certificates of those "
+            "who sign the clients'"
+        )
+    credentials = grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
+    if not _usable(credentials):
+        raise CredentialsError(
+            f"--ssl_config_file {path}: server_key: expected the private key of server_cert, "
+            "in PEM without a passphrase"
+        )
+    return credentials
+
+
+def _read(path: Path) -> SSLConfig:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text_format.Parse(text, SSLConfig(), descriptor_pool=pool())
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except UnicodeDecodeError:
+        reason = "it is no text"
+    except text_format.ParseError as error:
+        # Its own message quotes the line, which may be one of the key.
+        reason = f"no SSLConfig in text format: line {error.GetLine()}"
+    raise CredentialsError(f"--ssl_config_file {path}: {reason}")
+
+
+def _check_certificates(path: Path, field: str, pem: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError, TypeError):
+        raise CredentialsError(
+            f"--ssl_config_file {path}: {field}: expected certificates in PEM, not a file's name"
+        ) from None
+
+
+def _usable(credentials: grpc.ServerCredentials) -> bool:
+    """Whether gRPC takes them: it looks at key and certificate when it binds, and only then."""
+    trial = grpc.server(ThreadPoolExecutor(1))
+    try:
+        return bool(trial.add_secure_port("127.0.0.1:0", credentials))
+    except RuntimeError:
+        return False

@@ -14,6 +14,7 @@ from ladle.server.call import Handler, Methods
 from ladle.server.core.errors import Code
 from ladle.server.transport import unix_socket
 from ladle.server.transport.health import Health
+from ladle.server.transport.reflection import Reflection
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Upstream takes messages of any size that gRPC can carry.
@@ -60,6 +61,8 @@ class GrpcioTransport:
         self.health = Health()
         """Answers for the names that it is told of."""
         self.health.register(self._server)
+        services = {path.split("/")[1] for path in methods} | {"grpc.health.v1.Health"}
+        Reflection(services).register(self._server)
 
     def listen(self, address: str) -> int:
         """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port it got.

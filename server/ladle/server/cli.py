@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import parser
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the process's exit code."""
+    """Serve until SIGTERM or Ctrl-C, and end the process; return only the code of bad settings."""
     arguments = parser(prog="ladle serve").parse_args(argv)
     try:
         config = Config(**vars(arguments))
@@ -45,13 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.wait_for_models()
         signals.wait()
     except (StartupError, AddressInUse) as error:
-        return _fail(str(error), code=1)
+        return _leave(_fail(str(error), code=1))
     except _Stop:
         pass
     print("ladle: stopping", flush=True)
-    if not server.stop(notice=signals.first is not signal.SIGINT):
-        _leave()
-    return 0
+    server.stop(notice=signals.first is not signal.SIGINT)
+    return _leave(0)
 
 
 class _Stop(BaseException):
@@ -77,16 +77,20 @@ class _Signals:
     def _received(self, number: int, _: object) -> None:
         if self.first is not None:
             print("ladle: stopping at once", flush=True)
-            _leave()
+            _leave(0)
         self.first = signal.Signals(number)
         raise _Stop
 
 
-def _leave() -> None:
-    """End the process now: a thread that runs a model can't be told to stop."""
+def _leave(code: int) -> NoReturn:
+    """End the process now.
+
+    A thread that runs a model can't be told to stop; and Python's own way out kills threads that
+    are inside gRPC or TensorFlow by unwinding C++ that won't have it, which aborts the process.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _quiet_tensorflow() -> None:

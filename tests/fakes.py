@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes
 from ladle.server.core.errors import ServingError
-from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Arrays, Done, ServableId, Signature, TensorSpec
 
 PATIENCE_S = 30.0
 """How long a test waits for an event that must come: longer than any machine is slow."""
@@ -78,6 +78,13 @@ def double(inputs: Arrays) -> dict[str, NDArray[Any]]:
     return {"y": inputs["x"] * 2}
 
 
+class FakePending:
+    """A request that can't be hurried."""
+
+    def leave(self) -> None:
+        pass
+
+
 class FakeServable:
     """Runs a Python function, remembers its batches, and can be held up in the middle of one."""
 
@@ -122,6 +129,28 @@ class FakeServable:
         assert self._gate.wait(PATIENCE_S)
         results = self._function(inputs)
         return {alias: results[alias] for alias in outputs}
+
+    def admit(self, nbytes: int) -> None:
+        pass
+
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        done: Done,
+        deadline: float | None = None,
+    ) -> FakePending:
+        """Run in a thread of its own."""
+
+        def run() -> None:
+            try:
+                done(self.run(signature, inputs, outputs, deadline))
+            except Exception as error:
+                done(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return FakePending()
 
     def close(self) -> None:
         assert not self.closed.is_set(), "closed twice"

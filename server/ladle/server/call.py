@@ -1,16 +1,17 @@
 """The seam between transports and services: bytes come in with a Call, bytes or a status go out.
 
-A transport turns the wire into Calls and knows nothing of models; services know nothing of
-gRPC. A handler may answer later and from another thread, so that a transport which hands over
-whole lists of requests at once fits behind the same seam.
+A transport turns the wire into Calls and Streams and knows nothing of models; services know
+nothing of gRPC. A handler may answer later and from another thread, so that a transport which
+hands over whole lists of requests at once fits behind the same seam.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from ladle.server.core.errors import Code
+from ladle.server.core.errors import ServingError
 
 
 class Call(Protocol):
@@ -27,13 +28,80 @@ class Call(Protocol):
     def metadata(self, key: str) -> str | None:
         """Return the value that the caller sent under this lower-case key."""
 
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, in any thread, when the call is over for its caller.
+
+        That is after an answer, or, before there was one, because the caller went away; at once
+        where that has happened already. The callback must not block.
+        """
+
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""
 
-    def refuse(self, code: Code, message: str) -> None:
+    def refuse(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
 
 
+class Stream(Protocol):
+    """One call with any number of messages either way. It is ended exactly once."""
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which the caller stops waiting; None if it never does."""
+
+    def metadata(self, key: str) -> str | None:
+        """Return the value that the caller sent under this lower-case key."""
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """As a Call's."""
+
+    def receive(self, callback: Callable[[bytes | None], None]) -> None:
+        """Ask for one message more; never blocks.
+
+        `callback` gets it later in the transport's thread and must not block; None stands for the
+        end of what the caller sends. Nothing is read ahead of what was asked for, so a caller is
+        held back by HTTP/2's flow control. Not to be called again before the callback was.
+        """
+
+    def send(self, message: bytes, sent: Callable[[], None]) -> None:
+        """Send a message; never blocks.
+
+        `sent` is called when the connection has taken the message; until then the next one has to
+        wait. After the stream's end nothing is sent, and `sent` is never called.
+        """
+
+    def end(self, error: ServingError | None = None) -> None:
+        """End the call, well or with a status; what is being sent still arrives. Never blocks."""
+
+
 Handler: TypeAlias = Callable[[Call], None]
-Methods: TypeAlias = Mapping[str, Handler]
+"""Answers a call in a thread of the transport's pool; it may block, and may answer later."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A handler that waits for nothing, and so needs no thread of its own.
+
+    The transport calls it in the thread that reads from the network, unless the request is so
+    large that decoding it would hold up others. Where it has to wait after all, it returns a
+    Handler that takes the call over in a thread.
+    """
+
+    handle: Callable[[Call], Handler | None]
+
+    def handle_blocking(self, call: Call) -> None:
+        """Handle the call in a thread that may block."""
+        blocking = self.handle(call)
+        if blocking is not None:
+            blocking(call)
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """A handler of streams; it is called when one begins, and must not block."""
+
+    handle: Callable[[Stream], None]
+
+
+Methods: TypeAlias = Mapping[str, Handler | Prompt | Streaming]
 """What a transport serves: a handler for each full method path, `/package.Service/Method`."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import grpc
 
 from ladle.protos.versions import version_of
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
-from ladle.server.core.batching import BatchingServable, BatchOptions
+from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batching import BatchingServable
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
 from ladle.server.core.manager import Loader, Manager, ManagerOptions
 from ladle.server.core.model_config import ModelConfig
 from ladle.server.core.reloading import ModelSet
-from ladle.server.core.servable import Servable, ServableId
+from ladle.server.core.servable import Model, Servable, ServableId
 from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
@@ -29,6 +31,9 @@ from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 
 logger = logging.getLogger(__name__)
+
+ModelLoader: TypeAlias = "Callable[[ServableId, Path], Model]"
+"""Loads a version from its folder, warm-up included; blocks, and raises ServingError."""
 
 # How long a stopping server goes on taking requests at most, and how long none must have come.
 _LONGEST_NOTICE_S = 5.0
@@ -48,7 +53,7 @@ class Server:
     """
 
     def __init__(
-        self, config: Config, *, load: Loader | None = None, check: Check | None = None
+        self, config: Config, *, load: ModelLoader | None = None, check: Check | None = None
     ) -> None:
         """Take how to make a servable of a version's folder; by default TensorFlow does.
 
@@ -235,7 +240,7 @@ def _manager_options(config: Config) -> ManagerOptions:
     )
 
 
-def _saved_model_loader(config: Config) -> Loader:
+def _saved_model_loader(config: Config) -> ModelLoader:
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 
     both = config.tensorflow_session_parallelism
@@ -247,7 +252,7 @@ def _saved_model_loader(config: Config) -> Loader:
     return lambda servable_id, path: load_saved_model(servable_id, path, options)
 
 
-def _warmed(load: Loader, config: Config) -> Loader:
+def _warmed(load: ModelLoader, config: Config) -> ModelLoader:
     if not config.enable_model_warmup:
         return load
     options = WarmupOptions(
@@ -256,7 +261,7 @@ def _warmed(load: Loader, config: Config) -> Loader:
         check_method_names=config.enable_signature_method_name_check,
     )
 
-    def load_warmed(servable_id: ServableId, path: Path) -> Servable:
+    def load_warmed(servable_id: ServableId, path: Path) -> Model:
         servable = load(servable_id, path)
         try:
             warm_up(servable_id, path, servable, options)
@@ -268,10 +273,8 @@ def _warmed(load: Loader, config: Config) -> Loader:
     return load_warmed
 
 
-def _batched(load: Loader, config: Config) -> Loader:
-    if not config.enable_batching:
-        return load
-    options = BatchOptions()
+def _batched(load: ModelLoader, config: Config) -> Loader:
+    options = BatchOptions() if config.enable_batching else None
 
     def load_batched(servable_id: ServableId, path: Path) -> Servable:
         return BatchingServable(load(servable_id, path), options)

@@ -98,31 +98,47 @@ def to_proto(array: NDArray[Any], *, typed: bool = False) -> TensorProto:
 
 def to_wire(array: NDArray[Any], *, typed: bool = False) -> list[wire.Piece]:
     """Return the pieces of the message that `to_proto` returns; the array must outlive them."""
-    try:
-        data_type = dtypes.from_numpy(array.dtype)
-    except dtypes.UnsupportedDtype as error:
-        raise TensorError(str(error)) from None
-    head = wire.varint_field(_DTYPE, data_type) + wire.join(
-        wire.bytes_field(_SHAPE, _shape_pieces(array.shape))
-    )
+    head = raw_head(array.dtype, array.shape, typed=typed)
+    if head is not None:
+        data = np.ascontiguousarray(array)
+        return [head, data.reshape(-1).view(np.uint8).data] if array.size else [head]
+    if array.dtype.byteorder == ">":
+        return to_wire(array.astype(array.dtype.newbyteorder("<")), typed=typed)
+    data_type = dtypes.from_numpy(array.dtype)
+    head = _head(data_type, array.shape)
     if data_type == dtypes.STRING:
         strings = TensorProto(string_val=_as_bytes(array))
         return [head, strings.SerializeToString()]
+    values = TensorProto()
+    field = _VARINT_FIELDS.get(dtypes.name(data_type), "int_val")
+    getattr(values, field).extend(_as_integers(array, field).ravel().tolist())
+    return [head, values.SerializeToString()]
+
+
+def raw_head(dtype: np.dtype[Any], shape: tuple[int, ...], *, typed: bool) -> bytes | None:
+    """Return what comes before an array's own bytes in the message that `to_proto` returns.
+
+    None where the values don't stand there as the array has them in memory.
+
+    Raises:
+        TensorError: TensorFlow has no such dtype.
+    """
+    try:
+        data_type = dtypes.from_numpy(dtype)
+    except dtypes.UnsupportedDtype as error:
+        raise TensorError(str(error)) from None
+    if data_type == dtypes.STRING or dtype.byteorder == ">":
+        return None
     name = dtypes.name(data_type)
-    number = _TENSOR_CONTENT
+    number: int | None = _TENSOR_CONTENT
     if typed and name in _RAW_FIELDS:
         number = _RAW_FIELDS[name][1]
-    elif typed and name.startswith("float8"):
-        number = _FLOAT8_VAL
     elif typed:
-        values = TensorProto()
-        field = _VARINT_FIELDS.get(name, "int_val")
-        getattr(values, field).extend(_as_integers(array, field).ravel().tolist())
-        return [head, values.SerializeToString()]
-    if not array.size:
-        return [head]
-    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return [head, *wire.bytes_field(number, [data.reshape(-1).view(np.uint8).data])]
+        number = _FLOAT8_VAL if name.startswith("float8") else None
+    if number is None:
+        return None
+    nbytes = math.prod(shape) * dtype.itemsize
+    return _head(data_type, shape) + (wire.bytes_head(number, nbytes) if nbytes else b"")
 
 
 def shape_of(shape: TensorShapeProto) -> tuple[int, ...] | None:
@@ -135,19 +151,23 @@ def describe(data_type: int, shape: Sequence[int] | None) -> str:
     return f"{dtypes.name(data_type)} {'of any shape' if shape is None else list(shape)}"
 
 
+def _head(data_type: int, shape: tuple[int, ...]) -> bytes:
+    shape_field = wire.join(wire.bytes_field(_SHAPE, _shape_pieces(shape)))
+    return wire.varint_field(_DTYPE, data_type) + shape_field
+
+
 def _checked_shape(shape: TensorShapeProto) -> tuple[tuple[int, ...], int]:
+    dims = shape.dim
+    if len(dims) > MAX_RANK:
+        raise TensorError(f"tensor_shape: expected at most {MAX_RANK} dimensions, got {len(dims)}")
+    sizes = tuple([dim.size for dim in dims])
     if shape.unknown_rank:
         raise TensorError("tensor_shape: expected a known shape, got unknown_rank")
-    if len(shape.dim) > MAX_RANK:
-        raise TensorError(
-            f"tensor_shape: expected at most {MAX_RANK} dimensions, got {len(shape.dim)}"
-        )
-    sizes = tuple(dim.size for dim in shape.dim)
-    if any(size < 0 for size in sizes):
+    if sizes and min(sizes) < 0:
         raise TensorError(f"tensor_shape: expected sizes of 0 or more, got {list(sizes)}")
     count = math.prod(sizes)
     # Even beside a zero the other sizes must multiply to something that numpy can address.
-    if math.prod(size for size in sizes if size) >= 1 << 48:
+    if (count or math.prod([size for size in sizes if size])) >= 1 << 48:
         raise TensorError(f"tensor_shape: {list(sizes)} has more elements than any tensor can hold")
     return sizes, count
 

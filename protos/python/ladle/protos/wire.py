@@ -45,11 +45,22 @@ def varint_field(number: int, value: int) -> bytes:
     return varint(number << 3 | _VARINT) + varint(value)
 
 
+def bytes_head(number: int, nbytes: int) -> bytes:
+    """Encode what comes before the content of a string, bytes, message or packed field."""
+    return varint(number << 3 | _LENGTH_DELIMITED) + varint(nbytes)
+
+
 def bytes_field(number: int, pieces: Sequence[Piece]) -> list[Piece]:
     """Encode a string, bytes, message or packed field whose content is the joined `pieces`."""
-    return [varint(number << 3 | _LENGTH_DELIMITED) + varint(size(pieces)), *pieces]
+    return [bytes_head(number, size(pieces)), *pieces]
+
+
+def map_entry_head(number: int, key: str, nbytes: int) -> bytes:
+    """Encode what comes before a message of `nbytes` in a map from strings to messages."""
+    head = join(bytes_field(1, [key.encode()])) + bytes_head(2, nbytes)
+    return bytes_head(number, len(head) + nbytes) + head
 
 
 def map_entry(number: int, key: str, pieces: Sequence[Piece]) -> list[Piece]:
     """Encode one entry of a map from strings to messages."""
-    return bytes_field(number, [*bytes_field(1, [key.encode()]), *bytes_field(2, pieces)])
+    return [map_entry_head(number, key, size(pieces)), *pieces]

@@ -1,73 +1,34 @@
 """Batches: rows of many callers, run together, each caller getting exactly its own back.
 
-Greedy: a caller that finds its queue idle runs at once, and whoever comes meanwhile waits and
-makes the next batch, so nobody waits for a timer. There are no batching threads: the first of
-the waiting callers leads, that is, it runs the batch for all of them in its own thread.
+Greedy by default: an idle model runs what has come at once, and whatever comes meanwhile makes the
+next batch, so nobody waits for a timer. A request waits without a thread; each version has a few
+threads of its own that run its batches, so no model waits for another's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import os
 import threading
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ladle.server.core.batch_plan import BatchOptions, WaitUntil
+from ladle.server.core.batch_queue import Load, Piece, Queue, Task
+from ladle.server.core.batch_rows import Outputs, shared_rows, together, why_not_padded
+from ladle.server.core.batch_run import LATE, BatchRun, Ended
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import Code, DeadlineExceeded, ServingError, Unavailable
-from ladle.server.core.servable import Arrays, Servable, Signature
+from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
+from ladle.server.core.servable import Arrays, Done, Model, Signature
 
-Outputs: TypeAlias = "dict[str, NDArray[Any]]"
-_Key: TypeAlias = "tuple[str, tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]"
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How batches form. Rows are counted, not requests."""
-
-    max_batch_size: int = 1000
-    """Rows in a batch at most; a single request with more of them runs alone."""
-    max_enqueued_batches: int = 10
-    """How many full batches may wait in one queue; past that requests get UNAVAILABLE."""
-    num_batch_threads: int = 1
-    """How many batches of one queue may run at the same time."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-
-
-class Waiting(Protocol):
-    """What the plan needs to know of a request in the queue."""
-
-    rows: int
-    deadline: float | None
-
-
-T = TypeVar("T", bound=Waiting)
-
-
-def plan(waiting: Iterable[T], now: float, max_batch_size: int) -> tuple[list[T], list[T]]:
-    """Return the requests that run together next, and those before them that expired waiting.
-
-    Both leave the queue, from its head and in its order; a single request always fits.
-    """
-    batch: list[T] = []
-    expired: list[T] = []
-    total = 0
-    for task in waiting:
-        if task.deadline is not None and task.deadline <= now:
-            expired.append(task)
-            continue
-        if batch and total + task.rows > max_batch_size:
-            break
-        batch.append(task)
-        total += task.rows
-    return batch, expired
+# For what can't be batched, and for a servable that is not to batch.
+_ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
+_DEFAULTS = BatchOptions()
+# A hint for a caller that was refused; what a batch takes is known only roughly.
+_MAX_RETRY_AFTER_S = 10.0
 
 
 class BatchingServable:
@@ -78,17 +39,43 @@ class BatchingServable:
     """
 
     def __init__(
-        self, servable: Servable, options: BatchOptions, clock: Clock | None = None
+        self,
+        model: Model,
+        options: BatchOptions | None,
+        clock: Clock | None = None,
+        *,
+        max_enqueued_bytes: int = 1 << 62,
+        max_threads: int | None = None,
     ) -> None:
-        self._servable = servable
+        """Take over `model`.
+
+        Args:
+            model: what runs.
+            options: how batches form; None = every request runs alone.
+            clock: what tells the time.
+            max_enqueued_bytes: bytes of inputs that may wait.
+            max_threads: threads that run batches and single requests, at most; by default one
+                for each CPU. Where more batches may run at a time there are as many.
+        """
+        self.signatures: Mapping[str, Signature] = model.signatures
+        self.signature_defs = model.signature_defs
+        self.card_json = model.card_json
+        self.rows_in_vain = 0
+        """Rows that were run for callers who had gone by then."""
+        self._model = model
         self._options = options
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
-        self._queues: dict[_Key, _Queue] = {}
-        self.signatures = servable.signatures
-        self.signature_defs = servable.signature_defs
-        self.card_json = servable.card_json
-        self.close = servable.close
+        self._run_batch = BatchRun(model, self._clock.now)
+        self._max_bytes = max_enqueued_bytes
+        self._max_threads = max_threads or _cpus()
+        self._changed = threading.Condition(threading.Lock())
+        self._queues: dict[Hashable, Queue] = {}
+        self._load = Load()
+        self._idle_threads = 0
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+        self._not_padded: dict[str, str | None] = {}
+        self._batch_s = 0.0
 
     def run(
         self,
@@ -107,172 +94,265 @@ class BatchingServable:
 
         Raises:
             DeadlineExceeded: The deadline passed; if it did so in the queue, nothing was run.
+            InvalidArgument: More rows than a batch may have, where that is to be refused.
             Unavailable: The queue is full.
             ServingError: The model refused these inputs.
         """
-        rows = _batchable_rows(signature, inputs)
-        if rows is None or rows >= self._options.max_batch_size:
-            return self._servable.run(signature, inputs, outputs)
-        task = _Task(inputs, rows, deadline)
-        key = (signature.name, outputs, tuple((a, x.shape[1:]) for a, x in inputs.items()))
-        with self._lock:
-            queue = self._queues.get(key)
-            if queue is None:
-                queue = self._queues[key] = _Queue(signature, outputs)
-            batch = self._join(queue, task)
-        if batch is None:
-            batch = self._wait(queue, task)
-        if batch is not None:
-            self._lead(key, queue, batch)
-        if task.error is not None:
-            raise task.error
-        assert task.outputs is not None
-        return task.outputs
+        gate = threading.Lock()
+        gate.acquire()
+        outcomes: list[Outputs | Exception] = []
 
-    def _join(self, queue: _Queue, task: _Task) -> list[_Task] | None:
-        """Return the batch that the task leads at once, or enqueue it and return None."""
-        if queue.running < self._options.num_batch_threads:
-            queue.running += 1
-            return [task]
-        room = self._options.max_batch_size * self._options.max_enqueued_batches
-        if queue.waiting_rows + task.rows > room:
-            raise Unavailable(
-                f"The batch scheduling queue of signature {queue.signature.name!r} is full: "
-                f"{queue.waiting_rows} rows wait of at most {room}, and the request brings "
-                f"{task.rows}; try again later"
-            )
-        queue.waiting.append(task)
-        queue.waiting_rows += task.rows
-        return None
+        def done(outcome: Outputs | Exception) -> None:
+            outcomes.append(outcome)
+            gate.release()
 
-    def _wait(self, queue: _Queue, task: _Task) -> list[_Task] | None:
-        """Wait for the task's result, or for the batch that it is to lead."""
+        task = self.submit(signature, inputs, outputs, done, deadline)
         timeout_s = -1.0  # a lock's way to say for ever
-        if task.deadline is not None:
-            timeout_s = min(max(0.0, task.deadline - self._clock.now()), threading.TIMEOUT_MAX)
-        if task.gate.acquire(timeout=timeout_s):
-            return task.leads
-        with self._lock:
-            if task in queue.waiting:
-                queue.waiting.remove(task)
-                queue.waiting_rows -= task.rows
-            elif task.leads is not None:
-                # Chosen a moment ago: the others in that batch count on it.
-                return task.leads
-        raise DeadlineExceeded("the deadline passed while the request waited for its batch")
+        if deadline is not None:
+            timeout_s = min(max(0.0, deadline - self._clock.now()), threading.TIMEOUT_MAX)
+        if not gate.acquire(timeout=timeout_s):
+            task.leave()
+            raise DeadlineExceeded("the deadline passed before the request had run")
+        outcome = outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def _lead(self, key: _Key, queue: _Queue, batch: list[_Task]) -> None:
-        try:
-            self._execute(queue, batch)
-        finally:
-            # The next batch starts before this one's callers are woken: the model never idles.
-            self._hand_over(key, queue)
-            for follower in batch[1:]:
-                follower.gate.release()
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        done: Done,
+        deadline: float | None = None,
+    ) -> Task:
+        """As `run`, but never blocks: `done` gets the outputs or the exception.
 
-    def _hand_over(self, key: _Key, queue: _Queue) -> None:
-        with self._lock:
-            batch, expired = plan(queue.waiting, self._clock.now(), self._options.max_batch_size)
-            for _ in range(len(batch) + len(expired)):
-                queue.waiting_rows -= queue.waiting.popleft().rows
-            if batch:
-                batch[0].leads = batch
-            else:
-                queue.running -= 1
-                if not queue.running:
-                    del self._queues[key]
-        if batch:
-            batch[0].gate.release()
-        for task in expired:
-            task.error = DeadlineExceeded("the deadline passed while the request waited")
-            task.gate.release()
+        It is called exactly once, from another thread or from `leave`, and must not block.
 
-    def _execute(self, queue: _Queue, batch: list[_Task]) -> None:
-        """Give every task of the batch its outputs or its error; never raises."""
-        if len(batch) == 1:
-            self._execute_alone(queue, batch[0])
+        Raises:
+            InvalidArgument: More rows than a batch may have, where that is to be refused.
+            Unavailable: The queue is full.
+        """
+        options = self._options
+        rows = None
+        if options is not None and signature.name not in self._run_batch.unbatchable:
+            rows = shared_rows(signature, inputs)
+            if rows is not None and rows > options.max_batch_size and options.refuse_larger:
+                raise InvalidArgument(
+                    f"Task size {rows} is larger than maximum input batch size "
+                    f"{options.max_batch_size}"
+                )
+        task = Task(inputs, rows or 1, deadline, done, self._leave)
+        with self._changed:
+            self._check_room(task.rows, task.nbytes)
+            queue = self._queue(signature, inputs, outputs, alone=rows is None)
+            queue.join(task, self._clock.now())
+            if queue.running < self._options_of(queue).num_batch_threads:
+                self._wake_a_thread()
+        return task
+
+    def admit(self, nbytes: int) -> None:
+        """Refuse at once what would find the queue full; cheap, for before it is decoded.
+
+        Raises:
+            Unavailable: There is no room for a request of so many bytes.
+        """
+        self._check_room(1, nbytes)
+
+    def configure(self, options: BatchOptions | None) -> None:
+        """Form batches by other options from now on; what waits already is not refused."""
+        with self._changed:
+            self._options = options
+            self._changed.notify_all()
+
+    @property
+    def load(self) -> Load:
+        """What waits and runs at this moment."""
+        with self._changed:
+            return dataclasses.replace(self._load)
+
+    def close(self) -> None:
+        """Run what still waits, end the threads, and close the model; blocks."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+        self._model.close()
+
+    def _queue(
+        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], *, alone: bool
+    ) -> Queue:
+        pads = False
+        shapes: Hashable = None
+        if not alone and not signature.has_fixed_rows:
+            pads = self._pads(signature, inputs)
+            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
+        key = (signature.name, outputs, alone, pads, shapes)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = Queue(key, signature, outputs, self._load, alone=alone, pads=pads)
+            self._queues[key] = queue
+        return queue
+
+    def _pads(self, signature: Signature, inputs: Arrays) -> bool:
+        if self._options is None or not self._options.pad_variable_length_inputs:
+            return False
+        name = signature.name
+        if name not in self._not_padded:
+            reason = self._not_padded[name] = why_not_padded(signature)
+            if reason:
+                logger.warning(
+                    "only equal shapes run together, unpadded signature=%s reason=%s", name, reason
+                )
+        # There is no first value to pad an empty array with.
+        return not self._not_padded[name] and all(array.size for array in inputs.values())
+
+    def _options_of(self, queue: Queue) -> BatchOptions:
+        return _ALONE if queue.alone or self._options is None else self._options
+
+    def _check_room(self, rows: int, nbytes: int) -> None:
+        load = self._load
+        if not load.requests:
             return
-        try:
-            results = self._servable.run(
-                queue.signature,
-                {
-                    alias: np.concatenate([task.inputs[alias] for task in batch])
-                    for alias in batch[0].inputs
-                },
-                queue.outputs,
+        options = self._options or _DEFAULTS
+        room = options.max_batch_size * options.max_enqueued_batches
+        if load.rows + rows > room:
+            excess = f"{load.rows} rows wait of at most {room}, and the request brings {rows}"
+        elif load.nbytes + nbytes > self._max_bytes:
+            excess = (
+                f"{load.nbytes} bytes wait of at most {self._max_bytes}, "
+                f"and the request brings {nbytes}"
             )
-            _hand_out(batch, results)
-        except Exception:
-            # One of them may be to blame: alone, each gets what it would have got alone.
-            for task in batch:
-                self._execute_alone(queue, task)
+        else:
+            return
+        error = Unavailable(f"The batch scheduling queue is full: {excess}; try again later")
+        batches = 1 + load.rows / options.max_batch_size
+        error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
+        raise error
 
-    def _execute_alone(self, queue: _Queue, task: _Task) -> None:
-        try:
-            task.outputs = self._servable.run(queue.signature, task.inputs, queue.outputs)
-        except Exception as error:
-            task.error = error
+    def _leave(self, task: Task) -> None:
+        if task.over:  # as nearly always: the call ended because it was answered
+            return
+        with self._changed:
+            queue = task.end()
+            if queue is None:
+                return
+            self._drop_if_idle(queue)
+        late = task.deadline is not None and task.deadline <= self._clock.now()
+        _tell(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))
+
+    def _drop_if_idle(self, queue: Queue) -> None:
+        if queue.idle:
+            self._queues.pop(queue.key, None)
+
+    def _wake_a_thread(self) -> None:
+        if self._idle_threads:
+            self._changed.notify()
+            return
+        allowed = self._options.num_batch_threads if self._options else 1
+        if len(self._threads) < max(self._max_threads, allowed):
+            thread = threading.Thread(target=self._work, name="batch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        """Run batches until the servable closes: the life of a thread."""
+        while True:
+            with self._changed:
+                work = self._wait_for_work()
+            if work is None:
+                return
+            for task in work.expired:
+                _tell(task, DeadlineExceeded(LATE))
+            if work.queue is not None:
+                self._execute(work.queue, work.pieces)
+
+    def _wait_for_work(self) -> _Work | None:
+        while True:
+            now = self._clock.now()
+            work, until = self._next_work(now)
+            if work is not None:
+                return work
+            if self._closing and not self._load.requests:
+                self._changed.notify_all()
+                return None
+            self._idle_threads += 1
+            self._clock.wait(self._changed, None if until is None else until - now)
+            self._idle_threads -= 1
+
+    def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
+        expired: list[Task] = []
+        until: float | None = None
+        for queue in list(self._queues.values()):
+            for task in queue.expired(now):
+                task.end()
+                expired.append(task)
+            taken = queue.next_batch(now, self._options_of(queue))
+            if isinstance(taken, list):
+                # To the end: the other queues come first next time.
+                self._queues[queue.key] = self._queues.pop(queue.key)
+                if len(self._queues) > 1 or queue.waiting:
+                    self._wake_a_thread()
+                return _Work(expired, queue, taken), None
+            self._drop_if_idle(queue)
+            if isinstance(taken, WaitUntil):
+                until = taken.time if until is None else min(until, taken.time)
+        return (_Work(expired, None, []) if expired else None), until
+
+    def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
+        started = self._clock.now()
+        ended = self._run_batch(queue, pieces, self._options_of(queue))
+        self._batch_s = 0.8 * self._batch_s + 0.2 * (self._clock.now() - started)
+        with self._changed:
+            done = self._settle(ended)
+            queue.batch_ended()
+            self._drop_if_idle(queue)
+            if queue.waiting and self._idle_threads:
+                # The next batch runs while this one's callers get their answers.
+                self._changed.notify()
+        for task, outcome in done:
+            _tell(task, outcome)
+
+    def _settle(self, ended: list[Ended]) -> list[tuple[Task, Outputs | Exception]]:
+        """Count in what was run, and return the tasks that are over with it."""
+        done: list[tuple[Task, Outputs | Exception]] = []
+        for piece, outcome in ended:
+            task = piece.task
+            if task.over:
+                self.rows_in_vain += piece.rows
+                continue
+            if not piece.is_whole and not isinstance(outcome, Exception):
+                task.pieces.append((piece.start, outcome))
+                task.finished_rows += piece.rows
+                if task.finished_rows < task.total:
+                    continue
+                outcome = together([outputs for _, outputs in sorted(task.pieces, key=_start)])
+            task.end()
+            done.append((task, outcome))
+        return done
 
 
-class _Task:
-    """One request on its way through a queue.
+class _Work(NamedTuple):
+    """What a thread finds to do."""
 
-    `gate` opens once: when the result is there, or when the task is to lead its batch.
-    """
-
-    __slots__ = ("deadline", "error", "gate", "inputs", "leads", "outputs", "rows")
-
-    def __init__(self, inputs: Arrays, rows: int, deadline: float | None) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.deadline = deadline
-        self.leads: list[_Task] | None = None
-        self.outputs: Outputs | None = None
-        self.error: Exception | None = None
-        # A bare lock is the cheapest thing in Python that a thread can wait for.
-        self.gate = threading.Lock()
-        self.gate.acquire()
+    expired: list[Task]
+    queue: Queue | None
+    pieces: list[Piece]
 
 
-class _Queue:
-    """What runs and what waits for one key; changed under the batcher's lock."""
-
-    __slots__ = ("outputs", "running", "signature", "waiting", "waiting_rows")
-
-    def __init__(self, signature: Signature, outputs: tuple[str, ...]) -> None:
-        self.signature = signature
-        self.outputs = outputs
-        self.running = 0
-        self.waiting: deque[_Task] = deque()
-        self.waiting_rows = 0
+def _start(piece: tuple[int, Outputs]) -> int:
+    return piece[0]
 
 
-def _batchable_rows(signature: Signature, inputs: Arrays) -> int | None:
-    """Return how many rows the inputs share; None where they can't be batched with others'."""
-    if not signature.batchable:
-        return None
-    rows: int | None = None
-    for alias, array in inputs.items():
-        # What contradicts the signature runs alone: the model may take it, as upstream lets it.
-        if not signature.inputs[alias].admits(array.shape):
-            return None
-        if rows is not None and array.shape[0] != rows:
-            return None
-        rows = array.shape[0]
-    return rows or None
+def _tell(task: Task, outcome: Outputs | Exception) -> None:
+    try:
+        task.done(outcome)
+    except Exception:
+        logger.exception("a request's outcome could not be handed over")
 
 
-def _hand_out(batch: list[_Task], results: Outputs) -> None:
-    total = sum(task.rows for task in batch)
-    for alias, array in results.items():
-        if not array.ndim or array.shape[0] != total:
-            raise ServingError(
-                f"output {alias!r}: expected {total} rows for a batch of as many, "
-                f"got shape {list(array.shape)}",
-                Code.FAILED_PRECONDITION,
-            )
-    start = 0
-    for task in batch:
-        stop = start + task.rows
-        task.outputs = {alias: array[start:stop] for alias, array in results.items()}
-        start = stop
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -45,6 +45,8 @@ class ServingError(Exception):
     """A request, or the load of a version, that ends in a status other than OK."""
 
     code = Code.UNKNOWN
+    retry_after_s: float | None = None
+    """For how long the caller should leave the server alone, where that is known."""
 
     def __init__(self, message: str, code: Code | None = None) -> None:
         super().__init__(message)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -45,13 +46,14 @@ class TensorSpec:
         """Whether the first dimension is declared, and open: a place for rows of many callers."""
         return bool(self.shape) and self.shape is not None and self.shape[0] == -1
 
-    def admits(self, shape: Sequence[int]) -> bool:
+    def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape is what was declared."""
-        return self.shape is None or (
-            len(shape) == len(self.shape)
-            and all(
-                declared in (-1, size) for declared, size in zip(self.shape, shape, strict=True)
-            )
+        if self.shape is None or shape == self.shape:
+            return True
+        if shape and self.shape[:1] == (-1,) and shape[1:] == self.shape[1:]:
+            return True  # the usual case, without a loop
+        return len(shape) == len(self.shape) and all(
+            declared in (-1, size) for declared, size in zip(self.shape, shape, strict=True)
         )
 
 
@@ -66,15 +68,31 @@ class Signature:
     defaults: Arrays = field(default_factory=dict)
     """Values for inputs that a request may leave out."""
 
-    @property
+    @cached_property
     def batchable(self) -> bool:
         """Whether rows of different callers can share a run: every tensor has an open first dim."""
         specs = [*self.inputs.values(), *self.outputs.values()]
         return bool(self.inputs) and all(spec.has_open_rows for spec in specs)
 
+    @cached_property
+    def has_fixed_rows(self) -> bool:
+        """Whether all rows of an input have one shape: only their number is open."""
+        return self.batchable and all(-1 not in (i.shape or ())[1:] for i in self.inputs.values())
 
-class Servable(Protocol):
-    """A loaded version. Every method may be called from any thread, at the same time."""
+
+Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], None]"
+"""Takes what a request came to: its outputs, or the exception that `run` would have raised."""
+
+
+class Pending(Protocol):
+    """A request under way."""
+
+    def leave(self) -> None:
+        """Say that nobody waits for it any more; without effect once it is done. Never blocks."""
+
+
+class Model(Protocol):
+    """What a loader brings. Every method may be called from any thread, at the same time."""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -110,3 +128,30 @@ class Servable(Protocol):
 
     def close(self) -> None:
         """Free what the version holds; called once, when nothing runs any more."""
+
+
+class Servable(Model, Protocol):
+    """A loaded version, with a queue in front. Every method may be called from any thread."""
+
+    def admit(self, nbytes: int) -> None:
+        """Refuse at once what would find the queue full; cheap, for before it is decoded.
+
+        Raises:
+            Unavailable: There is no room for a request of so many bytes.
+        """
+
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        done: Done,
+        deadline: float | None = None,
+    ) -> Pending:
+        """As `run`, but never blocks: `done` is called once, in another thread.
+
+        `done` must not block.
+
+        Raises:
+            ServingError: The request isn't taken, and `done` won't be called.
+        """

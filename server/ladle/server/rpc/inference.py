@@ -17,7 +17,7 @@ from ladle.server.core.manager import Manager
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
     Arrays,
-    Servable,
+    Model,
     ServableId,
     Signature,
 )
@@ -44,7 +44,7 @@ class Interpretation(Generic[R]):
     """Makes the result of the outputs for so many examples; InvalidArgument where they are off."""
 
     def plan(
-        self, servable: Servable, signature_name: str, sent: SerializedInput, *, strict: bool
+        self, servable: Model, signature_name: str, sent: SerializedInput, *, strict: bool
     ) -> Run:
         """Return what to run for a Classify or Regress request.
 

@@ -19,7 +19,7 @@ from ladle.server.core.manager import Manager
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
     Arrays,
-    Servable,
+    Model,
     ServableId,
     Signature,
 )
@@ -70,7 +70,7 @@ class MultiInference:
 
 
 def plan(
-    servable: Servable, tasks: Sequence[InferenceTask], sent: SerializedInput, *, strict: bool
+    servable: Model, tasks: Sequence[InferenceTask], sent: SerializedInput, *, strict: bool
 ) -> tuple[list[Part], Run]:
     """Return the tasks checked, and the one run that answers all of them.
 

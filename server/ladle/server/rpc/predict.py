@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
-from ladle.server.call import Call
+from ladle.server.call import Call, Handler
+from ladle.server.core.entry import Handle
 from ladle.server.core.errors import (
     Code,
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     ResourceExhausted,
     ServingError,
 )
 from ladle.server.core.manager import Manager
-from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Servable, ServableId, Signature
-from ladle.server.rpc.request import acquire, parse, require_model_spec
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, ServableId, Signature
+from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.signatures import (
     CLASSIFY_METHOD,
     PREDICT_METHOD,
@@ -30,6 +35,7 @@ from ladle.server.rpc.signatures import (
     listed,
     method_name_complaint,
 )
+from ladle.server.rpc.status import as_status
 
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
@@ -48,22 +54,52 @@ class Predict:
         self._tensor_content = tensor_content
         self._check_method_names = check_method_names
 
-    def __call__(self, call: Call) -> bytes:
-        """Return the PredictResponse.
+    def __call__(self, call: Call) -> Handler | None:
+        """Answer the call with a PredictResponse, once its rows have run; never blocks.
 
-        Checks come in upstream's order: model, signature, inputs, outputs.
+        Checks come in upstream's order: model, signature, inputs, outputs. Returns what has to be
+        called in a thread instead, where it has to wait for the model.
         """
         request = parse(PredictRequest, call.request)
         require_model_spec(request)
-        with acquire(self._manager, request.model_spec, call.deadline) as handle:
+        try:
+            handle = acquire_at_once(self._manager, request.model_spec)
+        except NotFound:
+            # It may be on its way, and waiting for that takes a thread.
+            return self._wait_and_answer
+        self._run(call, request, handle)
+        return None
+
+    def _wait_and_answer(self, call: Call) -> None:
+        request = parse(PredictRequest, call.request)
+        self._run(call, request, acquire(self._manager, request.model_spec, call.deadline))
+
+    def _run(self, call: Call, request: PredictRequest, handle: Handle) -> None:
+        try:
             servable = handle.servable
+            servable.admit(len(call.request))
             run = plan(servable, request, strict=self._check_method_names)
-            outputs = servable.run(*run, call.deadline)
             typed = not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
-            return encode_response(outputs, handle.id, run.signature.name, typed=typed)
+
+            def done(outcome: dict[str, NDArray[Any]] | Exception) -> None:
+                try:
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    name = run.signature.name
+                    call.answer(encode_response(outcome, handle.id, name, typed=typed))
+                except Exception as error:
+                    call.refuse(as_status(error, "Predict"))
+                finally:
+                    handle.release()
+
+            pending = servable.submit(*run, done, call.deadline)
+        except BaseException:
+            handle.release()
+            raise
+        call.on_end(pending.leave)
 
 
-def plan(servable: Servable, request: PredictRequest, *, strict: bool) -> Run:
+def plan(servable: Model, request: PredictRequest, *, strict: bool) -> Run:
     """Return what to run for a request; `strict` holds the signature to its method name.
 
     Raises:
@@ -142,19 +178,43 @@ def encode_response(
     outputs: Mapping[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
 ) -> bytes:
     """Return the serialized PredictResponse, each output's values copied once."""
-    pieces: list[wire.Piece] = []
+    pieces: list[Any] = []
+    size = 0
     for alias, array in outputs.items():
-        pieces += wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
-    spec = ModelSpec(name=servable_id.name, signature_name=signature)
-    spec.version.value = servable_id.version
-    pieces += wire.bytes_field(2, [spec.SerializeToString()])
-    size = wire.size(pieces)
+        head = _entry_head(alias, array.dtype, array.shape, typed)
+        if head is None:
+            entry = wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
+            pieces += entry
+            size += wire.size(entry)
+        else:
+            # The array itself is a buffer, and joined without a copy before.
+            pieces += (head, array if array.flags.c_contiguous else array.copy())
+            size += len(head) + array.nbytes
+    pieces.append(_spec_field(servable_id, signature))
     if size > _MAX_RESPONSE_BYTES:
         raise ResourceExhausted(
             f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
             "send fewer rows, or name the outputs that you need in output_filter"
         )
-    return wire.join(pieces)
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=4096)
+def _entry_head(
+    alias: str, dtype: np.dtype[Any], shape: tuple[int, ...], typed: bool
+) -> bytes | None:
+    """Return what comes before an output's bytes; None where they need encoding."""
+    head = tensors.raw_head(dtype, shape, typed=typed)
+    if head is None:
+        return None
+    return wire.map_entry_head(1, alias, len(head) + math.prod(shape) * dtype.itemsize) + head
+
+
+@lru_cache(maxsize=4096)
+def _spec_field(servable_id: ServableId, signature: str) -> bytes:
+    spec = ModelSpec(name=servable_id.name, signature_name=signature)
+    spec.version.value = servable_id.version
+    return wire.join(wire.bytes_field(2, [spec.SerializeToString()]))
 
 
 def _check_method_name(signature: Signature) -> None:

@@ -44,15 +44,20 @@ def acquire(manager: Manager, spec: ModelSpec, deadline: float | None) -> Handle
         NotFound: No such version is available.
         Unavailable: The first version takes too long to load.
     """
+    try:
+        return acquire_at_once(manager, spec)
+    except NotFound:
+        if not manager.wait_for_first(spec.name, deadline):
+            raise
+    return acquire_at_once(manager, spec)
+
+
+def acquire_at_once(manager: Manager, spec: ModelSpec) -> Handle:
+    """As `acquire`, but never blocks: a version on its way is NotFound too."""
     if not spec.name:
         raise InvalidArgument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     version = spec.version.value if choice == "version" else None
     if choice == "version_label":
         version = manager.labelled(spec.name, spec.version_label)
-    try:
-        return manager.acquire(spec.name, version)
-    except NotFound:
-        if not manager.wait_for_first(spec.name, deadline):
-            raise
     return manager.acquire(spec.name, version)

@@ -14,7 +14,7 @@ from ladle.server.rpc.multi_inference import MultiInference
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
-from ladle.server.rpc.status import handler
+from ladle.server.rpc.status import handler, prompt
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
@@ -42,9 +42,6 @@ def methods(
         f"{_PREDICTION}/MultiInference": MultiInference(
             manager, check_method_names=check_method_names
         ),
-        f"{_PREDICTION}/Predict": Predict(
-            manager, tensor_content=tensor_content, check_method_names=check_method_names
-        ),
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
@@ -52,4 +49,8 @@ def methods(
         services[f"{_MODEL}/HandleReloadConfigRequest"] = HandleReloadConfigRequest(models)
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
-    return {path: handler(path, method) for path, method in services.items()}
+    predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
+    return {
+        f"{_PREDICTION}/Predict": prompt(f"{_PREDICTION}/Predict", predict),
+        **{path: handler(path, method) for path, method in services.items()},
+    }

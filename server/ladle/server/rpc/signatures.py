@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ladle.server.core.errors import FailedPrecondition
-from ladle.server.core.servable import Arrays, Servable, Signature
+from ladle.server.core.servable import Arrays, Model, Signature
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
@@ -21,7 +21,7 @@ class Run(NamedTuple):
     outputs: tuple[str, ...]
 
 
-def find(servable: Servable, name: str) -> Signature | None:
+def find(servable: Model, name: str) -> Signature | None:
     """Return the signature of this name; None where the model declares none.
 
     Raises:

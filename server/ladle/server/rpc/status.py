@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ladle.server.call import Call, Handler
+from ladle.server.call import Call, Handler, Prompt
 from ladle.server.core.errors import Code, ServingError
 
 logger = logging.getLogger(__name__)
@@ -21,15 +21,44 @@ def handler(path: str, method: Callable[[Call], bytes]) -> Handler:
     def handle(call: Call) -> None:
         try:
             response = method(call)
-        except ServingError as error:
-            call.refuse(error.code, bounded(error.message))
-        except Exception:
-            logger.exception("request failed method=%s", path)
-            call.refuse(Code.INTERNAL, "the server failed on this request; its log has the reason")
+        except Exception as error:
+            call.refuse(as_status(error, path))
         else:
             call.answer(response)
 
     return handle
+
+
+def prompt(path: str, method: Callable[[Call], Handler | None]) -> Prompt:
+    """Make a transport's handler of a method that waits for nothing and answers the call itself."""
+
+    def handle(call: Call) -> Handler | None:
+        try:
+            blocking = method(call)
+        except Exception as error:
+            call.refuse(as_status(error, path))
+            return None
+        return blocking and guarded(blocking)
+
+    def guarded(blocking: Handler) -> Handler:
+        def handle(call: Call) -> None:
+            try:
+                blocking(call)
+            except Exception as error:
+                call.refuse(as_status(error, path))
+
+        return handle
+
+    return Prompt(handle)
+
+
+def as_status(error: Exception, path: str) -> ServingError:
+    """Return what is sent for an exception; one that is a fault of ours is logged."""
+    if isinstance(error, ServingError):
+        error.message = bounded(error.message)
+        return error
+    logger.error("request failed method=%s", path, exc_info=error)
+    return ServingError("the server failed on this request; its log has the reason", Code.INTERNAL)
 
 
 def bounded(message: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import grpc
 
-from ladle.server.call import Handler, Methods
-from ladle.server.core.errors import Code
-from ladle.server.transport import unix_socket
+from ladle.server.call import Handler, Methods, Prompt, Streaming
+from ladle.server.core.errors import ServingError
+from ladle.server.transport import completion, unix_socket
 from ladle.server.transport.health import Health
 from ladle.server.transport.reflection import Reflection
 
@@ -30,8 +30,8 @@ class AddressInUse(Exception):
 class GrpcioTransport:
     """Serves methods on TCP ports and Unix sockets.
 
-    Each call blocks one of `max_threads` threads until it is answered: measured against grpcio's
-    asyncio server, that takes half of the CPU for a unary call.
+    A call blocks one of `max_threads` threads until it is answered, unless its handler is Prompt
+    or Streaming: those take no thread, and half of the CPU.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GrpcioTransport:
         """`credentials` put all addresses behind TLS, Unix sockets too, as upstream does."""
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
-        self._methods = _Methods(methods)
+        self._methods = _Methods(methods, self._executor)
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
@@ -107,12 +107,8 @@ class GrpcioTransport:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, methods: Methods) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            path: grpc.unary_unary_rpc_method_handler(_behaviour(handler))
-            for path, handler in methods.items()
-        }
-
+    def __init__(self, methods: Methods, pool: Executor) -> None:
+        self._handlers = {path: _rpc_handler(method, pool) for path, method in methods.items()}
         self.calls = 0
 
     def count_calls(self) -> None:
@@ -131,6 +127,28 @@ class _Methods(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
+def _rpc_handler(
+    method: Handler | Prompt | Streaming, pool: Executor
+) -> grpc.RpcMethodHandler[Any, Any]:
+    if isinstance(method, Streaming):
+        return grpc.stream_stream_rpc_method_handler(_without_thread(completion.streaming(method)))
+    if not isinstance(method, Prompt):
+        return grpc.unary_unary_rpc_method_handler(_behaviour(method))
+    behaviour = _behaviour(method.handle_blocking)
+    if completion.supported():
+        behaviour.experimental_thread_pool = completion.unary(method, pool)
+    return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _without_thread(intake: completion.Intake) -> Any:
+    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "streams need another version of grpcio")
+
+    if completion.supported():
+        behaviour.experimental_thread_pool = intake  # type: ignore[attr-defined]
+    return behaviour
+
+
 def _behaviour(handler: Handler) -> Any:
     def serve(request: bytes, context: grpc.ServicerContext) -> bytes:
         call = _GrpcioCall(request, context)
@@ -143,7 +161,7 @@ def _behaviour(handler: Handler) -> Any:
 class _GrpcioCall:
     """A Call whose gRPC thread waits for it to be answered."""
 
-    __slots__ = ("_answered", "_code", "_context", "_message", "_response", "deadline", "request")
+    __slots__ = ("_answered", "_context", "_error", "_response", "deadline", "request")
 
     def __init__(self, request: bytes, context: grpc.ServicerContext) -> None:
         self.request = request
@@ -158,8 +176,7 @@ class _GrpcioCall:
         self._answered = threading.Lock()
         self._answered.acquire()
         self._response: bytes = b""
-        self._code = Code.OK
-        self._message = ""
+        self._error: ServingError | None = None
 
     def metadata(self, key: str) -> str | None:
         for name, value in self._context.invocation_metadata():
@@ -167,17 +184,23 @@ class _GrpcioCall:
                 return value if isinstance(value, str) else value.decode("latin-1")
         return None
 
+    def on_end(self, callback: Callable[[], None]) -> None:
+        if not self._context.add_callback(callback):
+            callback()
+
     def answer(self, response: bytes) -> None:
         self._response = response
         self._answered.release()
 
-    def refuse(self, code: Code, message: str) -> None:
-        self._code, self._message = code, message
+    def refuse(self, error: ServingError) -> None:
+        self._error = error
         self._answered.release()
 
     def wait(self) -> bytes:
         """Return the response once it is there, in the call's own thread."""
         self._answered.acquire()
-        if self._code is not Code.OK:
-            self._context.abort(_STATUS[self._code.value], self._message)
+        if self._error is not None:
+            if metadata := completion.trailing_metadata(self._error):
+                self._context.set_trailing_metadata(metadata)
+            self._context.abort(_STATUS[self._error.code.value], self._error.message)
         return self._response

@@ -24,7 +24,7 @@ from ladle.protos.serving_pb import (
     RegressionRequest,
 )
 from ladle.server.core.errors import InvalidArgument, ServingError, Unimplemented
-from ladle.server.core.servable import Arrays, Servable, ServableId
+from ladle.server.core.servable import Arrays, Model, ServableId
 from ladle.server.rpc import multi_inference, predict
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.inference import INPUT, Interpretation
@@ -53,7 +53,7 @@ class WarmupOptions:
     """As for the requests of callers."""
 
 
-def warm_up(servable_id: ServableId, path: Path, servable: Servable, options: WarmupOptions) -> int:
+def warm_up(servable_id: ServableId, path: Path, servable: Model, options: WarmupOptions) -> int:
     """Replay the warm-up requests in a version's folder, and return how many there were; blocks.
 
     Their model names and versions are not looked at: they are for this version, whatever it is
@@ -93,7 +93,7 @@ def warm_up(servable_id: ServableId, path: Path, servable: Servable, options: Wa
 
 
 def planned(
-    log: PredictionLog, servable: Servable, servable_id: ServableId, *, strict: bool
+    log: PredictionLog, servable: Model, servable_id: ServableId, *, strict: bool
 ) -> tuple[Run, _Check] | None:
     """Return what a record runs, and what raises where its outputs are not of their kind.
 
@@ -123,7 +123,7 @@ def planned(
 
 def _of_examples(
     interpretation: Interpretation[Any],
-    servable: Servable,
+    servable: Model,
     request: ClassificationRequest | RegressionRequest,
     *,
     strict: bool,
@@ -144,7 +144,7 @@ def resized(inputs: Arrays, rows: int) -> Arrays:
 
 
 def _replay(
-    run: Run, check: _Check, servable: Servable, options: WarmupOptions, seen: set[object]
+    run: Run, check: _Check, servable: Model, options: WarmupOptions, seen: set[object]
 ) -> None:
     for _ in range(options.iterations):
         check(servable.run(*run))

@@ -1,0 +1,40 @@
+"""The benchmarks' model: the classifier of the quickstart, with made-up weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def publish(folder: Path) -> None:
+    """Write the model as a SavedModel into `folder`; TensorFlow stays out of this process."""
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, capture_output=True)
+
+
+def _write(folder: str) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.w1 = tf.Variable(tf.random.stateless_normal([784, 128], [1, 2], stddev=0.05))
+    module.w2 = tf.Variable(tf.random.stateless_normal([128, 10], [3, 4], stddev=0.05))
+
+    def classify(image: object) -> dict[str, object]:
+        hidden = tf.nn.relu(tf.reshape(image, [-1, 784]) @ module.w1)
+        return {"probabilities": tf.nn.softmax(hidden @ module.w2)}
+
+    def signature(dtype: object, scale: float) -> object:
+        return tf.function(
+            lambda image: classify(tf.cast(image, tf.float32) * scale),
+            input_signature=[tf.TensorSpec([None, 28, 28], dtype, name="image")],
+        )
+
+    signatures = {
+        "serving_default": signature(tf.float32, 1.0),
+        "serving_uint8": signature(tf.uint8, 1 / 255),
+    }
+    tf.saved_model.save(module, folder, signatures=signatures)
+
+
+if __name__ == "__main__":
+    _write(sys.argv[1])

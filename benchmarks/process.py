@@ -1,0 +1,161 @@
+"""A server in a process of its own, pinned to one core, that tells what it has used.
+
+Run as a script it is that process: `process.py ladle BASE_PATH` or `process.py echo FILE`. It
+prints its port, and then answers each line on stdin with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER_CPU = 0
+"""Where servers run; the load comes from the other CPUs."""
+
+
+@dataclass
+class Used:
+    """What a server process has used since it started."""
+
+    cpu_s: float
+    batches: Counter[int]
+    """How many batches of each number of rows have run."""
+
+    def since(self, before: Used) -> Used:
+        """Return what was used from `before` to this."""
+        return Used(self.cpu_s - before.cpu_s, self.batches - before.batches)
+
+
+class ServerProcess:
+    """Starts the process, asks it, and ends it; a context manager."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def used(self) -> Used:
+        """Return what it has used so far."""
+        told = self._ask({})
+        return Used(told["cpu_s"], Counter({int(n): k for n, k in told["batches"].items()}))
+
+    def model_cpu_s(self, signature: str, batches: Mapping[int, int]) -> float:
+        """Return the CPU that the model alone takes for these batches, called in that process."""
+        told = self._ask({"signature": signature, "batches": dict(batches)})
+        return float(told["cpu_s"])
+
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def _serve_echo(answer: bytes) -> None:
+    """Serve the bare transport: every call is answered with the same bytes."""
+    from ladle.server.call import Call, Prompt, Stream, Streaming
+    from ladle.server.transport.grpcio import GrpcioTransport
+
+    def respond(call: Call) -> None:
+        call.answer(answer)
+
+    def stream(stream: Stream) -> None:
+        def received(message: bytes | None) -> None:
+            if message is None:
+                stream.end()
+            else:
+                stream.send(answer, lambda: stream.receive(received))
+
+        stream.receive(received)
+
+    transport = GrpcioTransport(
+        {"/echo/Unary": Prompt(respond), "/echo/Stream": Streaming(stream)}, max_threads=16
+    )
+    print(transport.listen("127.0.0.1:0"), flush=True)
+    transport.start()
+    for _ in sys.stdin:
+        print(json.dumps({"cpu_s": time.process_time(), "batches": {}}), flush=True)
+
+
+def _serve_ladle(base_path: str) -> None:
+    import numpy as np
+
+    from ladle.protos import dtypes
+    from ladle.server.config import Config
+    from ladle.server.core.servable import Model, ServableId
+    from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+    from ladle.server.server import Server
+
+    batches: Counter[int] = Counter()
+    model: Any = None
+
+    def load(servable_id: ServableId, path: Path) -> Model:
+        nonlocal model
+        model = load_saved_model(servable_id, path, LoadOptions())
+        run = model.run
+
+        def counted(signature: Any, inputs: Any, outputs: Any, deadline: Any = None) -> Any:
+            batches[len(next(iter(inputs.values())))] += 1
+            return run(signature, inputs, outputs, deadline)
+
+        model.run = counted
+        model.uncounted = run
+        return model  # type: ignore[no-any-return]
+
+    config = Config(
+        port=None,
+        model_name="bench",
+        model_base_path=base_path,
+        enable_serialization_as_tensor_content=True,
+    )
+    server = Server(config, load=load)
+    server.start()
+    print(server.addresses[0].rpartition(":")[2], flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        started = time.process_time()
+        told: dict[str, Any] = {"cpu_s": started, "batches": dict(batches)}
+        if question:
+            signature = model.signatures[question["signature"]]
+            for rows, count in question["batches"].items():
+                inputs = {
+                    alias: np.zeros((int(rows), *spec.shape[1:]), dtypes.to_numpy(spec.data_type))
+                    for alias, spec in signature.inputs.items()
+                }
+                for _ in range(count):
+                    model.uncounted(signature, inputs, tuple(signature.outputs))
+            told["cpu_s"] = time.process_time() - started
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {SERVER_CPU})
+    if sys.argv[1] == "echo":
+        _serve_echo(Path(sys.argv[2]).read_bytes())
+    else:
+        _serve_ladle(sys.argv[2])

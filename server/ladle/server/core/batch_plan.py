@@ -1,0 +1,128 @@
+"""How batches form: what may be asked for, and the decision, a pure function of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """The parameters of upstream's BatchingParameters, in rows. Rows are counted, not requests.
+
+    Raises:
+        ValueError: A value is out of its range, or two contradict each other.
+    """
+
+    max_batch_size: int = 1000
+    """Rows in a batch at most."""
+    batch_timeout_s: float = 0.0
+    """How long the first request of a batch waits for company while nothing runs."""
+    max_enqueued_batches: int = 10
+    """How many full batches may wait in one queue; past that requests get UNAVAILABLE."""
+    num_batch_threads: int = 1
+    """How many batches of one queue may run at the same time."""
+    allowed_batch_sizes: tuple[int, ...] = ()
+    """The only sizes that run, ascending: a smaller batch is padded up to one. Empty = any."""
+    pad_variable_length_inputs: bool = False
+    """Run different shapes together, padded to the largest."""
+    enable_large_batch_splitting: bool = False
+    """Cut requests into pieces that fill batches."""
+    max_execution_batch_size: int | None = None
+    """Rows in a batch at most when requests are cut; None = max_batch_size."""
+    refuse_larger: bool = False
+    """Refuse a request of more than max_batch_size rows, as upstream does, instead of running
+    it alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if not self.batch_timeout_s >= 0:
+            raise ValueError(f"batch_timeout_s: expected 0 or more, got {self.batch_timeout_s}")
+        most = self.max_execution_batch_size
+        if most is not None and not 1 <= most <= self.max_batch_size:
+            raise ValueError(
+                f"max_execution_batch_size: expected 1 to max_batch_size, which is "
+                f"{self.max_batch_size}, got {most}"
+            )
+        sizes = self.allowed_batch_sizes
+        if sizes and (
+            list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size
+        ):
+            raise ValueError(
+                "allowed_batch_sizes: expected ascending sizes, the last of them max_batch_size, "
+                f"which is {self.max_batch_size}, got {list(sizes)}"
+            )
+
+    @property
+    def rows_in_a_batch(self) -> int:
+        """Rows in a batch at most; only a request that may run uncut has more."""
+        if self.enable_large_batch_splitting and self.max_execution_batch_size:
+            return self.max_execution_batch_size
+        return self.max_batch_size
+
+    def padded(self, rows: int) -> int:
+        """Return how many rows are run for a batch of so many."""
+        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
+
+
+class Waiting(Protocol):
+    """What the decision needs to know of a request in a queue."""
+
+    @property
+    def rows(self) -> int:
+        """How many of its rows wait."""
+
+    @property
+    def arrived(self) -> float:
+        """When it joined the queue."""
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+@dataclass(frozen=True)
+class RunNow(Generic[T]):
+    """Run these together, `last_rows` of the last one's rows and all of the others'."""
+
+    batch: list[T]
+    last_rows: int
+
+
+@dataclass(frozen=True)
+class WaitUntil:
+    """Nothing is to be done before this time, unless more comes."""
+
+    time: float
+
+
+def decide(
+    waiting: Collection[T], running: int, now: float, options: BatchOptions
+) -> RunNow[T] | WaitUntil | None:
+    """Return what a queue should do next; None: nothing, until something comes or ends.
+
+    Args:
+        waiting: the requests in the queue, in their order; all are still wanted.
+        running: how many of the queue's batches run.
+        now: the time on the clock of `arrived`.
+        options: how batches form.
+    """
+    if not waiting or running >= options.num_batch_threads:
+        return None
+    most = options.rows_in_a_batch
+    batch: list[T] = []
+    total = 0
+    for task in waiting:
+        rows = task.rows
+        if total + rows > most:
+            if options.enable_large_batch_splitting and total < most:
+                return RunNow([*batch, task], most - total)
+            return RunNow(batch or [task], batch[-1].rows if batch else rows)
+        batch.append(task)
+        total += rows
+    due = batch[0].arrived + options.batch_timeout_s
+    if total < most and now < due:
+        return WaitUntil(due)
+    return RunNow(batch, batch[-1].rows)

@@ -1,0 +1,193 @@
+"""Requests that wait for a batch, and what is known of them; changed under the batcher's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from ladle.server.core.batch_plan import BatchOptions, RunNow, WaitUntil, decide
+from ladle.server.core.batch_rows import Outputs
+from ladle.server.core.servable import Arrays, Done, Signature
+
+
+class Task:
+    """One request. It is over exactly once: with its outputs, its error, or because it left."""
+
+    __slots__ = (
+        "_leave",
+        "arrived",
+        "deadline",
+        "done",
+        "finished_rows",
+        "inputs",
+        "nbytes",
+        "over",
+        "pieces",
+        "queue",
+        "rows",
+        "total",
+    )
+
+    def __init__(
+        self,
+        inputs: Arrays,
+        total: int,
+        deadline: float | None,
+        done: Done,
+        leave: Callable[[Task], None],
+    ) -> None:
+        self.inputs = inputs
+        self.total = total
+        """How many rows it has."""
+        self.rows = total
+        """How many of them still wait: the last ones."""
+        self.nbytes = sum([array.nbytes for array in inputs.values()])
+        self.deadline = deadline
+        self.done = done
+        self.over = False
+        self.arrived = 0.0
+        self.queue: Queue | None = None
+        self.finished_rows = 0
+        self.pieces: list[tuple[int, Outputs]] = []
+        """What is there of a request that was cut: the first row, and the outputs from there."""
+        self._leave = leave
+
+    def end(self) -> Queue | None:
+        """Take it out of its queue for good, and return that; None if it was over already."""
+        if self.over or self.queue is None:
+            return None
+        self.over = True
+        self.queue.remove(self)
+        return self.queue
+
+    def leave(self) -> None:
+        """Say that nobody waits for it any more; without effect once it is over."""
+        self._leave(self)
+
+
+class Piece:
+    """The rows of a task that run in one batch: nearly always all of them."""
+
+    __slots__ = ("inputs", "rows", "start", "task")
+
+    def __init__(self, task: Task, rows: int) -> None:
+        self.task = task
+        self.start = task.total - task.rows
+        self.rows = rows
+        whole = rows == task.total
+        stop = self.start + rows
+        self.inputs = (
+            task.inputs
+            if whole
+            else {alias: array[self.start : stop] for alias, array in task.inputs.items()}
+        )
+
+    @classmethod
+    def all_of(cls, task: Task) -> Piece:
+        """Return all of a task's rows, whatever of them still waits."""
+        task.rows = task.total
+        return cls(task, task.total)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the task was not cut."""
+        return self.rows == self.task.total
+
+
+@dataclass
+class Load:
+    """What waits and what runs of one servable."""
+
+    requests: int = 0
+    """Requests in its queues."""
+    rows: int = 0
+    """Their rows."""
+    nbytes: int = 0
+    """The bytes of their inputs."""
+    running: int = 0
+    """Batches that run."""
+
+
+class Queue:
+    """What waits and runs for one signature, set of outputs, and shape."""
+
+    def __init__(
+        self,
+        key: Hashable,
+        signature: Signature,
+        outputs: tuple[str, ...],
+        load: Load,
+        *,
+        alone: bool = False,
+        pads: bool = False,
+    ) -> None:
+        """Make an empty queue.
+
+        Args:
+            key: what the batcher finds it by.
+            signature: what is run.
+            outputs: which of its outputs are wanted.
+            load: the servable's, which counts the queue in.
+            alone: whether each request runs by itself.
+            pads: whether requests of different shapes meet here.
+        """
+        self.key = key
+        self.signature = signature
+        self.outputs = outputs
+        self.alone = alone
+        self.pads = pads
+        self.running = 0
+        # In order of arrival; a dict, so that any of them can leave at once.
+        self.waiting: dict[Task, None] = {}
+        self._load = load
+
+    def join(self, task: Task, now: float) -> None:
+        """Put a task at the end."""
+        task.arrived = now
+        task.queue = self
+        self.waiting[task] = None
+        self._load.requests += 1
+        self._load.rows += task.rows
+        self._load.nbytes += task.nbytes
+
+    def remove(self, task: Task) -> None:
+        """Take a task out of those that wait, if it is there."""
+        if task in self.waiting:
+            del self.waiting[task]
+            self._load.requests -= 1
+            self._load.rows -= task.rows
+            self._load.nbytes -= task.nbytes
+
+    def expired(self, now: float) -> list[Task]:
+        """Return those that wait in vain."""
+        return [t for t in self.waiting if t.deadline is not None and t.deadline <= now]
+
+    def next_batch(self, now: float, options: BatchOptions) -> list[Piece] | WaitUntil | None:
+        """Take out what `decide` says is to run now, or return its answer."""
+        decision = decide(self.waiting, self.running, now, options)
+        if not isinstance(decision, RunNow):
+            return decision
+        pieces = []
+        for task in decision.batch[:-1]:
+            pieces.append(Piece(task, task.rows))
+            self.remove(task)
+        last, rows = decision.batch[-1], decision.last_rows
+        pieces.append(Piece(last, rows))
+        if rows == last.rows:
+            self.remove(last)
+        else:
+            last.rows -= rows
+            self._load.rows -= rows
+        self.running += 1
+        self._load.running += 1
+        return pieces
+
+    def batch_ended(self) -> None:
+        """Count out a batch that `next_batch` returned."""
+        self.running -= 1
+        self._load.running -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.waiting and not self.running

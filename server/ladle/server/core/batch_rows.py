@@ -1,0 +1,116 @@
+"""The rows of a batch: put together out of many requests, and given back to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.server.core.servable import Arrays, Signature
+
+Outputs: TypeAlias = "dict[str, NDArray[Any]]"
+
+# As upstream: its padding is compiled for these ranks.
+_MAX_PADDED_RANK = 6
+
+
+class RowsLost(Exception):
+    """An output has not a row for each row that went in; the message names it."""
+
+
+def shared_rows(signature: Signature, inputs: Arrays) -> int | None:
+    """Return how many rows the inputs share; None where they can't be batched with others'."""
+    if not signature.batchable:
+        return None
+    rows: int | None = None
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        # What contradicts the signature runs alone: the model may take it, as upstream lets it.
+        if not spec.admits(shape):
+            return None
+        if rows is not None and shape[0] != rows:
+            return None
+        rows = shape[0]
+    return rows or None
+
+
+def why_not_padded(signature: Signature) -> str | None:
+    """Return why requests of different shapes can't run together padded; None if they can.
+
+    An output that has an open dimension beside its rows may follow a padded one, or may not: the
+    signature doesn't tell, so nobody could say where to cut it back.
+    """
+    for alias, spec in signature.outputs.items():
+        if spec.shape is None or -1 in spec.shape[1:]:
+            return (
+                f"output {alias!r} is declared as {spec}: "
+                "what padding adds to an open dimension can't be told from the rest"
+            )
+    for alias, spec in signature.inputs.items():
+        if spec.shape is not None and len(spec.shape) > _MAX_PADDED_RANK:
+            return f"input {alias!r} is declared as {spec}, of more than {_MAX_PADDED_RANK} ranks"
+    return None
+
+
+def assemble(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
+    """Return the inputs of one run: the parts' rows in order, filled up to `rows`.
+
+    Rows that are filled up repeat the first row of the last part. With `pads`, dimensions
+    beside the rows are filled up to the largest with each array's own first value.
+    """
+    joined: dict[str, NDArray[Any]] = {}
+    for alias in parts[0]:
+        arrays = [part[alias] for part in parts]
+        if pads and len({array.shape[1:] for array in arrays}) > 1:
+            largest = tuple(np.max([array.shape[1:] for array in arrays], axis=0).tolist())
+            arrays = [_grown(array, largest) for array in arrays]
+        missing = rows - sum(map(len, arrays))
+        if missing:
+            arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
+        joined[alias] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return joined
+
+
+def hand_out(
+    results: Mapping[str, NDArray[Any]], counts: Sequence[int], rows: int
+) -> list[Outputs]:
+    """Return each part's own rows of the results, as views.
+
+    Args:
+        results: the outputs of the run.
+        counts: how many rows each part brought; what is left over is padding.
+        rows: how many rows went in.
+
+    Raises:
+        RowsLost: An output has another number of rows.
+    """
+    for alias, array in results.items():
+        if not array.ndim or array.shape[0] != rows:
+            raise RowsLost(
+                f"output {alias!r}: expected {rows} rows for a batch of as many, "
+                f"got shape {list(array.shape)}"
+            )
+    handed_out = []
+    start = 0
+    for count in counts:
+        stop = start + count
+        handed_out.append({alias: array[start:stop] for alias, array in results.items()})
+        start = stop
+    return handed_out
+
+
+def together(pieces: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of a request that ran in pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {alias: np.concatenate([piece[alias] for piece in pieces]) for alias in pieces[0]}
+
+
+def _grown(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if array.shape[1:] == shape:
+        return array
+    grown = np.full((len(array), *shape), array.flat[0], array.dtype)
+    grown[tuple(slice(size) for size in array.shape)] = array
+    return grown

@@ -32,7 +32,7 @@ class FakeClock:
     def __init__(self) -> None:
         self._now = 1000.0
         self._changed = threading.Condition()
-        self._sleeping: dict[threading.Condition, float] = {}
+        self._sleeping: dict[threading.Thread, tuple[threading.Condition, float]] = {}
 
     def now(self) -> float:
         return self._now
@@ -41,18 +41,19 @@ class FakeClock:
         if timeout_s is None:
             return condition.wait(PATIENCE_S)
         with self._changed:
-            wake_at = self._sleeping[condition] = self._now + timeout_s
+            wake_at = self._now + timeout_s
+            self._sleeping[threading.current_thread()] = condition, wake_at
             self._changed.notify_all()
         condition.wait(PATIENCE_S)
         with self._changed:
-            self._sleeping.pop(condition, None)
+            self._sleeping.pop(threading.current_thread(), None)
         return self._now < wake_at
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and wake who has slept long enough."""
         with self._changed:
             self._now += seconds
-            due = [condition for condition, at in self._sleeping.items() if at <= self._now]
+            due = [condition for condition, at in self._sleeping.values() if at <= self._now]
         for condition in due:
             with condition:
                 condition.notify_all()

@@ -11,7 +11,13 @@ from typing import TypeVar
 import pytest
 from fakes import PATIENCE_S, FakeClock, FakeLoader
 
-from ladle.server.core.errors import InvalidArgument, NotFound, Unavailable
+from ladle.server.core.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ServingError,
+    Unavailable,
+)
 from ladle.server.core.lifecycle import State, retry_wait_s
 from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.core.servable import ServableId
@@ -193,9 +199,13 @@ def test_nobody_waits_once_any_version_is_there(manager: Manager, loader: FakeLo
     let_load.set()
 
 
-@pytest.mark.parametrize("deadline_s", [5, None])
+@pytest.mark.parametrize(("deadline_s", "error"), [(5, DeadlineExceeded), (None, Unavailable)])
 def test_waiting_ends_with_the_deadline_or_the_bound(
-    manager: Manager, clock: FakeClock, pool: ThreadPoolExecutor, deadline_s: float | None
+    manager: Manager,
+    clock: FakeClock,
+    pool: ThreadPoolExecutor,
+    deadline_s: float | None,
+    error: type[ServingError],
 ) -> None:
     manager.expect("m")
     deadline = None if deadline_s is None else clock.now() + deadline_s
@@ -204,7 +214,7 @@ def test_waiting_ends_with_the_deadline_or_the_bound(
 
     clock.advance(deadline_s or 60)
 
-    with pytest.raises(Unavailable, match="model m is still loading"):
+    with pytest.raises(error, match="model m is still loading"):
         answer.result(PATIENCE_S)
 
 

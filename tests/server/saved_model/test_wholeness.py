@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e  # TensorFlow writes the models
 
 @pytest.fixture(scope="module", params=["half_plus_two", "half_plus_two_tf2"])
 def version(request: pytest.FixtureRequest, written_models: Path) -> Path:
-    return written_models / request.param / "1"
+    return written_models / str(request.param) / "1"
 
 
 @pytest.fixture

@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.entry import Entry, Handle, Serving
-from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError, Unavailable
+from ladle.server.core.errors import (
+    Code,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ServingError,
+    Unavailable,
+)
 from ladle.server.core.lifecycle import (
     Load,
     State,
@@ -194,6 +201,7 @@ class Manager:
         Returns False at once if there is nothing to wait for. `deadline` is a time of the clock's.
 
         Raises:
+            DeadlineExceeded: The deadline passed.
             Unavailable: It took too long, or too many requests wait already.
         """
         limit = self._clock.now() + self._options.longest_request_wait_s
@@ -211,7 +219,8 @@ class Manager:
                 while self._is_coming(name):
                     remaining = until - self._clock.now()
                     if remaining <= 0:
-                        raise Unavailable(f"model {name} is still loading: try again")
+                        late = Unavailable if until == limit else DeadlineExceeded
+                        raise late(f"model {name} is still loading: try again")
                     self._clock.wait(self._changed, remaining)
             finally:
                 self._waiting_requests -= 1

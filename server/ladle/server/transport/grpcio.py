@@ -102,6 +102,7 @@ class GrpcioTransport:
 
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
+        self.health.close()
         self._server.stop(grace_s).wait()
         self._executor.shutdown(wait=False, cancel_futures=True)
 

@@ -42,6 +42,10 @@ class Health:
         """Make every name NOT_SERVING, for good."""
         self._servicer.enter_graceful_shutdown()
 
+    def close(self) -> None:
+        """End the streams of those who watch, which would otherwise never end."""
+        self._servicer.end_watches()
+
 
 class _Servicer(health.HealthServicer):  # type: ignore[misc]
     """The package's own, which keeps what nobody watches any more, and tells what is not new."""
@@ -61,6 +65,12 @@ class _Servicer(health.HealthServicer):  # type: ignore[misc]
             if name in self._server_status:
                 self.set(name, _Status.SERVICE_UNKNOWN)
                 del self._server_status[name]
+
+    def end_watches(self) -> None:
+        with self._lock:
+            for callbacks in self._send_response_callbacks.values():
+                for end in list(callbacks):
+                    end(None)
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         return super().Check(request, context)

@@ -27,4 +27,6 @@ def written_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_models.write_half_plus_two(folder / "half_plus_two" / "1")
     saved_models.write_half_plus_two_tf2(folder / "half_plus_two_tf2" / "1")
     saved_models.write_oddities(folder / "oddities" / "1")
+    saved_models.write_misfits(folder / "misfits" / "1")
+    saved_models.write_oddities(folder / "tagged" / "1", "serve", "odd")
     return folder

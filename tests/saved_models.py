@@ -81,7 +81,7 @@ def write_half_plus_two_tf2(path: Path) -> None:
     _add_default(path, "serving_default_of_x", "x", tf.constant([[8.0]]))
 
 
-def write_oddities(path: Path) -> None:
+def write_oddities(path: Path, *tags: str) -> None:
     """Write a TF1 model of what few models have: dtypes, encodings and errors of all sorts."""
     import tensorflow as tf
 
@@ -109,6 +109,9 @@ def write_oddities(path: Path) -> None:
             {"y": total, "table": table, "list": listed},
             PREDICT,
         )
+        steps = tf1.placeholder(tf.int32, [], name="steps")
+        walked = tf1.while_loop(lambda i: i < steps, lambda i: i + 1, [tf1.constant(0)])
+        signatures["slow"] = ({"steps": steps}, {"steps": walked}, PREDICT)
         sparse = tf1.sparse_placeholder(tf.float32, [None, 3], name="sparse")
         dense = tf1.sparse_tensor_to_dense(sparse)
         signatures["sparse"] = ({"x": sparse}, {"y": dense}, PREDICT)
@@ -118,7 +121,35 @@ def write_oddities(path: Path) -> None:
         add = tf1.placeholder(tf.float32, [], name="add")
         session.run(tf1.global_variables_initializer())
         signatures["count"] = ({"by": add}, {"count": tf1.assign_add(count, add)}, PREDICT)
-        _save_tf1(session, path, signatures, tags=("serve", "odd"))
+        _save_tf1(session, path, signatures, tags=tags or ("serve",))
+
+
+def write_misfits(path: Path) -> None:
+    """Write a TF1 model whose outputs are almost those of classify and regress signatures."""
+    import tensorflow as tf
+
+    tf1 = tf.compat.v1
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        examples = {"inputs": tf1.placeholder(tf.string, [None], name="tf_example")}
+        rows = tf1.shape(examples["inputs"])[0]
+        flat = tf1.ones([rows])
+        pairs = tf1.ones([rows, 2])
+        labels = tf1.fill([rows, 3], "label")
+        numbers = tf1.ones([rows, 2], tf.int64)
+        _save_tf1(
+            session,
+            path,
+            {
+                "flat_scores": (examples, {"scores": flat}, CLASSIFY),
+                "three_outputs": (examples, {"a": flat, "b": flat, "scores": pairs}, CLASSIFY),
+                "number_labels": (examples, {"classes": numbers}, CLASSIFY),
+                "unequal": (examples, {"classes": labels, "scores": pairs}, CLASSIFY),
+                "constant_scores": (examples, {"scores": tf1.ones([1, 2])}, CLASSIFY),
+                "flat_value": (examples, {"outputs": flat}, REGRESS),
+                "wide_value": (examples, {"outputs": pairs}, REGRESS),
+                "integer_value": (examples, {"outputs": tf1.ones([rows], tf.int32)}, REGRESS),
+            },
+        )
 
 
 def _save_tf1(

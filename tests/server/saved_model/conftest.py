@@ -28,7 +28,6 @@ def half_plus_two_tf2(written_models: Path) -> Iterator[SavedModelServable]:
 
 @pytest.fixture(scope="session")
 def oddities(written_models: Path) -> Iterator[SavedModelServable]:
-    options = LoadOptions(tags=("serve", "odd"))
-    servable = load_saved_model(ID, written_models / "oddities" / "1", options)
+    servable = load_saved_model(ID, written_models / "oddities" / "1", LoadOptions())
     yield servable
     servable.close()

@@ -125,11 +125,11 @@ def test_what_is_no_example_is_the_callers_fault(name: str, request: pytest.Fixt
     assert caught.value.message == "Could not parse example input, value: '\\xff\\xff'"
 
 
-def test_tags_choose_the_graph(written_models: Path) -> None:
-    with pytest.raises(ServingError, match="serve") as caught:
-        load_saved_model(
-            ServableId("m", 1), written_models / "oddities" / "1", LoadOptions(tags=("serve",))
-        )
+def test_all_tags_of_a_graph_choose_it(written_models: Path) -> None:
+    path = written_models / "tagged" / "1"
+    load_saved_model(ServableId("m", 1), path, LoadOptions(tags=("odd", "serve"))).close()
+    with pytest.raises(ServingError, match="odd") as caught:
+        load_saved_model(ServableId("m", 1), path, LoadOptions())
     assert caught.value.code is Code.NOT_FOUND
 
 

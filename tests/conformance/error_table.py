@@ -84,7 +84,7 @@ def table(channel: grpc.Channel) -> Iterator[Row]:
     yield from multi_inference_rows(stub)
     yield from metadata_rows(stub)
     yield from status_rows(models)
-    session_run = channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
+    session_run: Any = channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
     yield Row("no such service", call(session_run, b""), "UNIMPLEMENTED", "")
 
 

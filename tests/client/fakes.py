@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,22 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.client import errors, requests
-from ladle.client.requests import Request
+from ladle.client.flows import Flow, Pause
 from ladle.protos import dtypes, tensors
+from ladle.protos.health_pb import HealthCheckResponse
 from ladle.protos.ladle_pb import ModelCard as ModelCardMessage
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard, Normalization
 from ladle.protos.serving_pb import (
+    ClassificationRequest,
+    ClassificationResponse,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
+    Input,
     ModelSpec,
     ModelVersionStatus,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
     PredictRequest,
     PredictResponse,
+    RegressionRequest,
+    RegressionResponse,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
     SignatureDefMap,
+    StatusProto,
 )
-from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
+from ladle.protos.tensorflow_pb import Example, SignatureDef, TensorInfo
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[Any]]
@@ -38,9 +49,11 @@ Code = grpc.StatusCode
 class Refused(Exception):
     """A status that is not OK."""
 
-    def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
+    def __init__(
+        self, code: grpc.StatusCode, details: str = "", *, pushback: str | None = None
+    ) -> None:
         super().__init__(code, details)
-        self.code, self.details = code, details
+        self.code, self.details, self.pushback = code, details, pushback
 
 
 def tensor_info(dtype: str, *shape: int) -> TensorInfo:
@@ -111,6 +124,11 @@ class FakeServing:
         self.has_metadata = has_metadata
         self.predicted: list[PredictRequest] = []
         self.metadata_asked: list[GetModelMetadataRequest] = []
+        self.examples_asked: list[Input] = []
+        self.reloaded: list[ReloadConfigRequest] = []
+        self.reload_status = StatusProto()
+        self.is_healthy: bool | None = True
+        """None: there are no health checks."""
 
     def answer(self, method: str, body: bytes) -> bytes:
         """Return the response, or raise Refused."""
@@ -122,6 +140,19 @@ class FakeServing:
                 return self.metadata(asked).SerializeToString()
             case requests.GET_MODEL_STATUS:
                 return self.status(GetModelStatusRequest.FromString(body)).SerializeToString()
+            case requests.CLASSIFY:
+                return self.classify(ClassificationRequest.FromString(body)).SerializeToString()
+            case requests.REGRESS:
+                return self.regress(RegressionRequest.FromString(body)).SerializeToString()
+            case requests.MULTI_INFERENCE:
+                asked_for = MultiInferenceRequest.FromString(body)
+                return self.multi_inference(asked_for).SerializeToString()
+            case requests.RELOAD_CONFIG:
+                self.reloaded.append(ReloadConfigRequest.FromString(body))
+                return ReloadConfigResponse(status=self.reload_status).SerializeToString()
+            case requests.CHECK_HEALTH if self.is_healthy is not None:
+                status = "SERVING" if self.is_healthy else "NOT_SERVING"
+                return HealthCheckResponse(status=status).SerializeToString()
         raise Refused(Code.UNIMPLEMENTED)
 
     def stop(self) -> None:
@@ -164,6 +195,55 @@ class FakeServing:
                 response.metadata[asked].Pack(card)
         return response
 
+    def classify(self, request: ClassificationRequest) -> ClassificationResponse:
+        """Give each example the classes "x" and "rest", scored by its feature x."""
+        spec = self._spec(request.model_spec)
+        response = ClassificationResponse(model_spec=spec)
+        for x in self._xs(request.input):
+            row = response.result.classifications.add()
+            row.classes.add(label="x", score=x)
+            row.classes.add(label="rest", score=1 - x)
+        return response
+
+    def regress(self, request: RegressionRequest) -> RegressionResponse:
+        """Give each example its feature x."""
+        response = RegressionResponse(model_spec=self._spec(request.model_spec))
+        for x in self._xs(request.input):
+            response.result.regressions.add(value=x)
+        return response
+
+    def multi_inference(self, request: MultiInferenceRequest) -> MultiInferenceResponse:
+        response = MultiInferenceResponse()
+        for task in request.tasks:
+            result = response.results.add(model_spec=self._spec(task.model_spec))
+            if task.method_name == "tensorflow/serving/classify":
+                classified = self.classify(
+                    ClassificationRequest(model_spec=task.model_spec, input=request.input)
+                )
+                result.classification_result.CopyFrom(classified.result)
+            else:
+                regressed = self.regress(
+                    RegressionRequest(model_spec=task.model_spec, input=request.input)
+                )
+                result.regression_result.CopyFrom(regressed.result)
+        return response
+
+    def _spec(self, asked: ModelSpec) -> ModelSpec:
+        answered = ModelSpec(name=asked.name, signature_name=asked.signature_name)
+        answered.version.value = self.find(asked)
+        return answered
+
+    def _xs(self, sent: Input) -> list[float]:
+        self.examples_asked.append(sent)
+        with_context = sent.example_list_with_context
+        xs: list[float] = []
+        for example in [*sent.example_list.examples, *with_context.examples]:
+            merged = Example()
+            merged.MergeFrom(with_context.context)
+            merged.MergeFrom(example)
+            xs += merged.features.feature["x"].float_list.value
+        return xs
+
     def status(self, request: GetModelStatusRequest) -> GetModelStatusResponse:
         self.find(request.model_spec)
         states = [ModelVersionStatus(version=number, state="AVAILABLE") for number in self.versions]
@@ -191,11 +271,14 @@ class FakeServing:
                 raise Refused(Code.INVALID_ARGUMENT, f"wrong dtype for {name}")
 
 
-def drive(flow: Generator[Request, bytes, T], server: FakeServing) -> T:
+def drive(flow: Flow[T], server: FakeServing) -> T:
     """Run a flow against a server, with neither gRPC nor time between them."""
     try:
         request = next(flow)
         while True:
+            if isinstance(request, Pause):
+                request = flow.send(b"")
+                continue
             try:
                 answer = server.answer(request.method, request.body)
             except Refused as refused:
@@ -219,10 +302,13 @@ class _Handler(grpc.GenericRpcHandler):
 
         def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
-            self._on_call(metadata | {"remaining_s": str(context.time_remaining())})
+            about = {"remaining_s": str(context.time_remaining()), "peer": context.peer()}
+            self._on_call(metadata | about)
             try:
                 return self._server.answer(method, body)
             except Refused as refused:
+                if refused.pushback is not None:
+                    context.set_trailing_metadata((("grpc-retry-pushback-ms", refused.pushback),))
                 context.abort(refused.code, refused.details)
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -237,7 +323,8 @@ def listening(
 ) -> Iterator[str]:
     """Put a server behind gRPC on a free port of the loopback; gives its address.
 
-    `on_call` is given each call's metadata, and the time that is left for it as `remaining_s`.
+    `on_call` is given each call's metadata, the time that is left for it as `remaining_s`, and
+    whom it comes from as `peer`.
     """
     with ThreadPoolExecutor(8) as executor:
         grpc_server = grpc.server(

@@ -6,10 +6,13 @@
         prediction = client.predict("digits", images)
         print(prediction.version, prediction.top(1))
 
+`AsyncClient` has the same methods, to be awaited.
 Everything here is importable from this package; the modules behind it are not a promise.
 """
 
+from ladle.client.async_client import AsyncClient
 from ladle.client.client import Client
+from ladle.client.connection import TLS
 from ladle.client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -26,16 +29,22 @@ from ladle.client.errors import (
     Unavailable,
     Unimplemented,
 )
+from ladle.client.examples import Classification, Regression
 from ladle.client.inputs import Normalize
 from ladle.client.models import ModelMetadata, Signature, TensorSpec, VersionState, VersionStatus
 from ladle.client.prediction import Prediction, Scored
+from ladle.client.retry import Hedge, Retry
 from ladle.protos.model_card import ModelCard, Normalization
 
 __all__ = [
+    "TLS",
+    "AsyncClient",
     "Cancelled",
+    "Classification",
     "Client",
     "DeadlineExceeded",
     "FailedPrecondition",
+    "Hedge",
     "InvalidAnswer",
     "InvalidInput",
     "LadleError",
@@ -48,6 +57,8 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "Prediction",
+    "Regression",
+    "Retry",
     "Scored",
     "ServerError",
     "Signature",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
+from queue import Empty, SimpleQueue
+from threading import Event
 from types import TracebackType
 from typing import TypeVar
 
@@ -12,66 +12,31 @@ import grpc
 from numpy.typing import ArrayLike
 
 from ladle.client import flows, requests
-from ladle.client.cache import MetadataCache
-from ladle.client.errors import DeadlineExceeded, LadleError, from_rpc_error
-from ladle.client.flows import Flow
-from ladle.client.inputs import Normalize, as_given
+from ladle.client.base import BaseClient, failure
+from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.connection import ChannelOptions
+from ladle.client.errors import Cancelled, LadleError
+from ladle.client.examples import Classification, Examples, Features, Regression
+from ladle.client.flows import Flow, Pause
+from ladle.client.inputs import Normalize
 from ladle.client.models import ModelMetadata, VersionStatus
 from ladle.client.prediction import Prediction
-from ladle.client.requests import Request
+from ladle.client.requests import ModelConfigs, Task
 
 T = TypeVar("T")
 
-ChannelOptions = Sequence[tuple[str, str | int | bool]]
 
-# Asks ladle for arrays that can be viewed without a copy; other servers take no notice.
-_METADATA = (("ladle-tensor-content", "true"),)
+class Client(BaseClient):
+    """Calls the models of servers, ladle's or TensorFlow's; closed by `with` or `close()`.
 
-
-class Client:
-    """Calls the models of one server, ladle's or TensorFlow's; closed by `with` or `close()`.
-
-    Thread-safe: one client serves a whole process, and its calls share one connection, which is
-    made with the first call and made again when it breaks. Every method blocks until the answer
+    Thread-safe: one client serves a whole process, and its calls share its connections, which are
+    made with the first call and made again when they break. Every method blocks until the answer
     is there or its `timeout`, in seconds, is over.
 
     Every method raises LadleError, in the class that tells the cause, and ValueError once the
-    client is closed. Nothing is retried but predictions that need other inputs (see `predict`).
+    client is closed. Calls that no server could take are made again within the timeout; see
+    `Retry`.
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float = 30.0,
-        max_message_bytes: int = requests.MAX_MESSAGE_BYTES,
-        options: ChannelOptions = (),
-    ) -> None:
-        """Make a client of the server at `address`, such as `localhost:8500`, without connecting.
-
-        `timeout` is for the calls that give none. `max_message_bytes` bounds requests and answers;
-        the default is what protobuf can hold, 2 GiB. `options` are gRPC's channel options, and
-        come before ladle's own.
-        """
-        self._address = address
-        self._timeout = _checked_timeout(timeout)
-        if not 0 < max_message_bytes <= requests.MAX_MESSAGE_BYTES:
-            raise ValueError(
-                f"max_message_bytes: expected 1 to {requests.MAX_MESSAGE_BYTES}, "
-                f"got {max_message_bytes}"
-            )
-        self._max_message_bytes = max_message_bytes
-        self._known = MetadataCache()
-        self._is_closed = False
-        own = {
-            "grpc.max_receive_message_length": max_message_bytes,
-            "grpc.max_send_message_length": max_message_bytes,
-        }
-        self._channel = grpc.insecure_channel(address, [*(own | dict(options)).items()])
-        # Without serialisers, bytes go in and come out as they are.
-        self._calls: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {
-            method: self._channel.unary_unary(method) for method in requests.METHODS
-        }
 
     def predict(
         self,
@@ -108,15 +73,76 @@ class Client:
             NotFound: The model is not served, or not in that version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        wanted = flows.Wanted(
-            asked=requests.servable(model, version, label),
-            given=as_given(inputs),
-            signature=signature or "",
-            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs or ()),
-            normalize=normalize,
-            max_bytes=self._max_message_bytes,
-        )
+        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
         return self._run(flows.predict(wanted, self._known), timeout)
+
+    def classify(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        context: Features | None = None,
+        timeout: float | None = None,
+    ) -> Classification:
+        """Have a model classify examples, each a dict of features; see `Features`.
+
+        `context` holds features that all examples share. The model's signature must be made for
+        Classify (`tensorflow/serving/classify`).
+
+        Raises:
+            InvalidInput: A feature is of no kind that an Example holds, or not what the model
+                takes.
+            LadleError: Another cause; see `ladle.client.errors`.
+        """
+        wanted = self._on_examples(model, examples, version, label, context)
+        return self._run(flows.classify(wanted, signature), timeout)
+
+    def regress(
+        self,
+        model: str,
+        examples: Examples,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        context: Features | None = None,
+        timeout: float | None = None,
+    ) -> Regression:
+        """Have a model give each example a number; as `classify`, for `tensorflow/serving/regress`.
+
+        Raises:
+            InvalidInput: A feature is of no kind that an Example holds, or not what the model
+                takes.
+            LadleError: Another cause; see `ladle.client.errors`.
+        """
+        wanted = self._on_examples(model, examples, version, label, context)
+        return self._run(flows.regress(wanted, signature), timeout)
+
+    def multi_inference(
+        self,
+        model: str,
+        examples: Examples,
+        tasks: Mapping[str, Task],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        context: Features | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Classification | Regression]:
+        """Run several signatures over the same examples at once; results come by signature.
+
+        `tasks` tells for each signature whether to "classify" or to "regress".
+
+        Raises:
+            InvalidInput: A feature is of no kind that an Example holds, or not what the model
+                takes.
+            LadleError: Another cause; see `ladle.client.errors`.
+        """
+        wanted = self._on_examples(model, examples, version, label, context)
+        return self._run(flows.multi_inference(wanted, tasks), timeout)
 
     def metadata(
         self,
@@ -146,10 +172,50 @@ class Client:
         """
         return self._run(flows.status(requests.servable(model, version)), timeout)
 
+    def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
+        """Have the server serve these models instead of its own, and wait until it does.
+
+        `configs` gives each model's base path by its name, as the server sees it, or is TensorFlow
+        Serving's ModelServerConfig. Models left out are unloaded. Of several servers one is told.
+
+        Raises:
+            LadleError: The server refused, or a model couldn't be loaded; the message says why.
+        """
+        self._run(flows.reload(configs), timeout)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Ask whether the server takes calls, or one of its services; of several servers, one.
+
+        Raises:
+            NotFound: The server knows no such service.
+            Unimplemented: It has no health checks, as TensorFlow Serving may not.
+            LadleError: Another cause; see `ladle.client.errors`.
+        """
+        return self._run(flows.health(service), timeout)
+
+    def wait_until_ready(
+        self,
+        model: str | None = None,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Wait until the server takes calls or, where one is named, serves the model.
+
+        Raises:
+            DeadlineExceeded: It did not within the timeout; the message says what was missing.
+            LadleError: The server is there and can't be asked; see `ladle.client.errors`.
+        """
+        asked = None if model is None else requests.servable(model, version)
+        self._run(flows.wait_until_ready(asked), timeout)
+
     def close(self) -> None:
-        """Cut the connection; calls that are under way fail as cancelled. May be called again."""
+        """Cut the connections; calls that are under way fail as cancelled. May be called again."""
         self._is_closed = True
-        self._channel.close()
+        self._closing.set()
+        for channels in self._channels:
+            for channel in channels:
+                channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -162,42 +228,87 @@ class Client:
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f'Client("{self._address}")' + (" (closed)" if self._is_closed else "")
+    def _set_up(self) -> None:
+        self._closing = Event()
+        self._channels = [
+            [self._open(address, options) for _ in range(self._connections)]
+            for address, options in zip(self._fleet.addresses, self._channel_options, strict=True)
+        ]
+        # Without serialisers, bytes go in and come out as they are.
+        self._calls: list[list[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]]] = [
+            [{method: channel.unary_unary(method) for method in requests.METHODS} for channel in to]
+            for to in self._channels
+        ]
+
+    def _open(self, address: str, options: ChannelOptions) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(address, options, self._compression)
+        return grpc.secure_channel(address, self._credentials, options, self._compression)
 
     def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        """Drive a flow to its result, all its calls within one deadline."""
-        if self._is_closed:
-            raise ValueError(f"{self}: a closed client makes no calls")
-        timeout_s = self._timeout if timeout is None else _checked_timeout(timeout)
-        deadline = time.monotonic() + timeout_s
+        return self._finish(self._conversation(flow, timeout))
+
+    def _finish(self, conversation: Conversation[T]) -> T:
         try:
-            request = next(flow)
+            effect = next(conversation)
             while True:
-                try:
-                    answer = self._send(request, deadline)
-                except LadleError as error:
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(answer)
+                effect = conversation.send(self._perform(effect))
         except StopIteration as finished:
             result: T = finished.value
             return result
 
-    def _send(self, request: Request, deadline: float) -> bytes:
-        asked = f"{request.method.rpartition('/')[2]} at {self._address}"
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:  # gRPC might still find the time
-            raise DeadlineExceeded(f"{asked}: the timeout had passed before it was sent")
+    def _perform(self, effect: Send | Pause) -> Outcome:
+        if isinstance(effect, Pause):
+            if self._closing.wait(effect.seconds):
+                raise Cancelled(f"{self}: closed while a call waited to be made again")
+            return None
         try:
-            return self._calls[request.method](
-                request.body, timeout=remaining_s, metadata=_METADATA
+            metadata = self._metadata()
+            if effect.second is not None:
+                return self._race(effect, metadata)
+            return self._method(effect.address, effect)(
+                effect.request.body, timeout=effect.timeout_s, metadata=metadata
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, asked) from error
+            return failure(error, effect.asked)
+        except LadleError as error:
+            return Failure(error)
+        except ValueError as error:
+            if not self._is_closed:
+                raise
+            # gRPC's own way to tell of a channel that is closed between two calls.
+            raise Cancelled(f"{effect.asked}: the client was closed") from error
 
+    def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        return self._calls[address][self._connection()][send.request.method]
 
-def _checked_timeout(timeout: float) -> float:
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout: expected seconds, more than 0 and finite, got {timeout}")
-    return timeout
+    def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
+        """Make a call, and a second one where the first takes long; the first answer counts."""
+        assert send.second is not None
+        done: SimpleQueue[grpc.Future[bytes]] = SimpleQueue()
+        started: list[grpc.Future[bytes]] = []
+
+        def start(address: int, timeout_s: float) -> None:
+            call = self._method(address, send).future(
+                send.request.body, timeout=timeout_s, metadata=metadata
+            )
+            started.append(call)
+            call.add_done_callback(done.put)
+
+        after_s = send.second.after_s
+        try:
+            start(send.address, send.timeout_s)
+            try:
+                ended = done.get(timeout=after_s)
+            except Empty:
+                if send.timeout_s > after_s and send.second.allow():
+                    start(send.second.address, send.timeout_s - after_s)
+                ended = done.get()
+            waiting = len(started) - 1
+            while waiting and ended.exception() is not None:
+                ended = done.get()
+                waiting -= 1
+            return ended.result()
+        finally:
+            for call in started:
+                call.cancel()

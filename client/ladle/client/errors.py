@@ -154,8 +154,8 @@ def from_status(code: grpc.StatusCode, details: str, asked: str) -> LadleError:
 
 def from_rpc_error(error: grpc.RpcError, asked: str) -> LadleError:
     """Return the exception that stands for `error`, with `error` as its cause."""
-    call: object = error  # every error that a call raises is the call too; RpcError has no code
-    if isinstance(call, grpc.Call):
+    call: object = error  # RpcError itself has no code; what calls raise is one of these as well
+    if isinstance(call, grpc.Call | grpc.aio.AioRpcError):
         mapped = from_status(call.code(), call.details() or "", asked)
     else:
         mapped = from_status(grpc.StatusCode.UNKNOWN, str(error), asked)

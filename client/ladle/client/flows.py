@@ -1,36 +1,50 @@
 """What is asked of a server for each of the client's methods, and in which order; no I/O.
 
 A flow is a generator: it yields a request, is sent the answer's bytes or has the call's LadleError
-thrown into it, and returns the result. Who drives it decides how to wait, so that a client that
-blocks and one that awaits share all of this.
+thrown into it, and returns the result; or it yields a pause, and is sent nothing of use. Who drives
+it decides how to wait, so that a client that blocks and one that awaits share all of this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from ladle.client import inputs, requests, responses
+from ladle.client import examples, inputs, requests, responses
 from ladle.client.cache import MetadataCache
 from ladle.client.errors import (
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
     NotFound,
+    Overloaded,
     Unavailable,
     Unimplemented,
 )
-from ladle.client.models import ModelMetadata, VersionStatus
+from ladle.client.examples import Classification, Examples, Features, Regression
+from ladle.client.models import ModelMetadata, VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import Request, Servable
 from ladle.protos.model_card import CARD_METADATA_FIELD
 
 T = TypeVar("T")
-Flow: TypeAlias = Generator[Request, bytes, T]
+
+
+class Pause(NamedTuple):
+    """Time to let pass before the flow goes on."""
+
+    seconds: float
+
+
+Flow: TypeAlias = Generator[Request | Pause, bytes, T]
 
 # How often a prediction is asked for in all, where another version answers than the one that the
 # inputs were prepared for. More than twice takes servers that disagree, amid a roll-out.
 MAX_ROUNDS = 5
+
+# How often a server that isn't ready is asked again.
+READY_POLL_S = 0.2
 
 _BOTH_FIELDS = (responses.SIGNATURES_METADATA_FIELD, CARD_METADATA_FIELD)
 
@@ -80,6 +94,91 @@ def status(asked: Servable) -> Flow[tuple[VersionStatus, ...]]:
     """Ask for the state of a model's versions."""
     answer = yield requests.status(asked)
     return responses.status(answer, asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnExamples:
+    """What the callers of `classify`, `regress` and `multi_inference` want."""
+
+    asked: Servable
+    examples: Examples
+    context: Features | None = None
+    max_bytes: int = requests.MAX_MESSAGE_BYTES
+
+
+def classify(wanted: OnExamples, signature: str | None) -> Flow[Classification]:
+    """Ask for the classes of examples."""
+    rows = examples.as_examples(wanted.examples)
+    sent = examples.to_input(rows, wanted.context)
+    answer = yield requests.classify(wanted.asked, signature or "", sent, wanted.max_bytes)
+    named = signature or inputs.DEFAULT_SIGNATURE
+    return responses.classify(answer, wanted.asked, named, len(rows))
+
+
+def regress(wanted: OnExamples, signature: str | None) -> Flow[Regression]:
+    """Ask for the number that a model gives each example."""
+    rows = examples.as_examples(wanted.examples)
+    sent = examples.to_input(rows, wanted.context)
+    answer = yield requests.regress(wanted.asked, signature or "", sent, wanted.max_bytes)
+    named = signature or inputs.DEFAULT_SIGNATURE
+    return responses.regress(answer, wanted.asked, named, len(rows))
+
+
+def multi_inference(
+    wanted: OnExamples, tasks: Mapping[str, requests.Task]
+) -> Flow[dict[str, Classification | Regression]]:
+    """Ask several signatures about the same examples, in one call."""
+    rows = examples.as_examples(wanted.examples)
+    sent = examples.to_input(rows, wanted.context)
+    answer = yield requests.multi_inference(wanted.asked, tasks, sent, wanted.max_bytes)
+    return responses.multi_inference(answer, wanted.asked, tuple(tasks), len(rows))
+
+
+def reload(configs: requests.ModelConfigs) -> Flow[None]:
+    """Have the server serve other models."""
+    answer = yield requests.reload(configs)
+    responses.reload(answer)
+
+
+def health(service: str) -> Flow[bool]:
+    """Ask whether a service takes calls."""
+    answer = yield requests.health(service)
+    return responses.health(answer)
+
+
+def wait_until_ready(asked: Servable | None) -> Flow[None]:
+    """Ask again and again until the server takes calls, and the model's version where one is meant.
+
+    A server without health checks, such as TensorFlow Serving's, takes calls once it answers.
+    """
+    reason = "it has not answered yet"
+    try:
+        while True:
+            try:
+                not_ready = yield from _not_ready(asked)
+            except (Unavailable, Overloaded, NotFound) as error:
+                not_ready = str(error)
+            if not_ready is None:
+                return
+            reason = not_ready
+            yield Pause(READY_POLL_S)
+    except DeadlineExceeded as error:
+        raise DeadlineExceeded(f"not ready within the timeout: {reason}") from error
+
+
+def _not_ready(asked: Servable | None) -> Flow[str | None]:
+    """Return why not, or None."""
+    if asked is not None:
+        versions = yield from status(Servable(asked.model, asked.version))
+        if not any(version.state is VersionState.AVAILABLE for version in versions):
+            states = ", ".join(f"version {v.version} is {v.state.name}" for v in versions)
+            failures = "".join(f"; {v.error_message}" for v in versions if v.error_message)
+            return f"{asked}: {states or 'it has no version'}{failures}"
+        return None
+    try:
+        return None if (yield from health("")) else "the server says that it takes no calls"
+    except (Unimplemented, NotFound):
+        return None
 
 
 def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:

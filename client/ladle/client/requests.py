@@ -6,12 +6,13 @@ Pure functions: no I/O, no grpc, safe in any thread.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from os import PathLike, fspath
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
 from ladle.client.errors import InvalidInput, MessageTooLarge
-from ladle.protos import tensors, wire
+from ladle.protos import health_pb, serving_pb, tensors, wire
 from ladle.protos.google_pb import Int64Value
 from ladle.protos.serving_pb import (
     GetModelMetadataRequest,
@@ -21,9 +22,30 @@ from ladle.protos.serving_pb import (
 )
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
+REGRESS = "/tensorflow.serving.PredictionService/Regress"
+MULTI_INFERENCE = "/tensorflow.serving.PredictionService/MultiInference"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-METHODS = (PREDICT, GET_MODEL_METADATA, GET_MODEL_STATUS)
+RELOAD_CONFIG = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+CHECK_HEALTH = "/grpc.health.v1.Health/Check"
+METHODS = (
+    PREDICT,
+    CLASSIFY,
+    REGRESS,
+    MULTI_INFERENCE,
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    RELOAD_CONFIG,
+    CHECK_HEALTH,
+)
+
+Task: TypeAlias = "Literal['classify', 'regress']"
+"""What MultiInference runs a signature as."""
+
+ModelConfigs: TypeAlias = "Mapping[str, str | PathLike[str]] | serving_pb.ModelServerConfig"
+"""The models that a server should serve: the base path of each by its name, or TensorFlow Serving's
+own message, which can also tell version policies and labels."""
 
 # What protobuf can hold in one message, and what gRPC's int options can say.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
@@ -92,11 +114,78 @@ def predict(
         pieces += wire.bytes_field(_OUTPUT_FILTER, [name.encode()])
     size = wire.size(pieces)
     if size > max_bytes:
-        raise MessageTooLarge(
-            f"request to {asked}: expected at most {max_bytes} bytes, got {size}; "
-            "send smaller batches, or set max_message_bytes"
-        )
+        raise _too_large(asked, size, max_bytes)
     return Request(PREDICT, wire.join(pieces))
+
+
+def classify(asked: Servable, signature: str, rows: serving_pb.Input, max_bytes: int) -> Request:
+    """Return a Classify call.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+    """
+    message = serving_pb.ClassificationRequest(model_spec=_spec(asked, signature), input=rows)
+    return _bounded(CLASSIFY, message.SerializeToString(), asked, max_bytes)
+
+
+def regress(asked: Servable, signature: str, rows: serving_pb.Input, max_bytes: int) -> Request:
+    """Return a Regress call.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+    """
+    message = serving_pb.RegressionRequest(model_spec=_spec(asked, signature), input=rows)
+    return _bounded(REGRESS, message.SerializeToString(), asked, max_bytes)
+
+
+def multi_inference(
+    asked: Servable, tasks: Mapping[str, Task], rows: serving_pb.Input, max_bytes: int
+) -> Request:
+    """Return a MultiInference call with a task for each signature of `tasks`, in its order.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+        ValueError: There are no tasks, or one is neither "classify" nor "regress".
+    """
+    if not tasks:
+        raise ValueError("tasks: expected at least one signature, got none")
+    message = serving_pb.MultiInferenceRequest(input=rows)
+    for signature, task in tasks.items():
+        if task not in ("classify", "regress"):
+            raise ValueError(
+                f'tasks: "{signature}": expected "classify" or "regress", got "{task}"'
+            )
+        message.tasks.add(
+            model_spec=_spec(asked, signature), method_name=f"tensorflow/serving/{task}"
+        )
+    return _bounded(MULTI_INFERENCE, message.SerializeToString(), asked, max_bytes)
+
+
+def reload(configs: ModelConfigs) -> Request:
+    """Return a call that replaces the list of models with `configs`.
+
+    Raises:
+        ValueError: A model has no name or no base path.
+    """
+    if isinstance(configs, Mapping):
+        config = serving_pb.ModelServerConfig()
+        config.model_config_list.SetInParent()  # an empty list is a list too: it unloads all
+        for name, base_path in configs.items():
+            if not name or not fspath(base_path):
+                raise ValueError(f'expected a name and a base path, got "{name}": "{base_path}"')
+            config.model_config_list.config.add(
+                name=name, base_path=fspath(base_path), model_platform="tensorflow"
+            )
+    else:
+        config = configs
+    message = serving_pb.ReloadConfigRequest(config=config)
+    return Request(RELOAD_CONFIG, message.SerializeToString())
+
+
+def health(service: str) -> Request:
+    """Return a health check of a service, or of the server as a whole if `service` is empty."""
+    message = health_pb.HealthCheckRequest(service=service)
+    return Request(CHECK_HEALTH, message.SerializeToString())
 
 
 def metadata(asked: Servable, fields: Sequence[str]) -> Request:
@@ -109,6 +198,19 @@ def status(asked: Servable) -> Request:
     """Return a GetModelStatus call."""
     message = GetModelStatusRequest(model_spec=_spec(asked))
     return Request(GET_MODEL_STATUS, message.SerializeToString())
+
+
+def _bounded(method: str, body: bytes, asked: Servable, max_bytes: int) -> Request:
+    if len(body) > max_bytes:
+        raise _too_large(asked, len(body), max_bytes)
+    return Request(method, body)
+
+
+def _too_large(asked: Servable, size: int, max_bytes: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"request to {asked}: expected at most {max_bytes} bytes, got {size}; "
+        "send smaller batches, or set max_message_bytes"
+    )
 
 
 def _spec(asked: Servable, signature: str = "") -> ModelSpec:

@@ -1,20 +1,24 @@
 """The answers: what the bytes that a server sent say.
 
-Pure functions: no I/O, no grpc, safe in any thread. Whatever can't be read raises InvalidAnswer.
+Pure functions: no I/O, safe in any thread. Whatever can't be read raises InvalidAnswer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import grpc
+import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from ladle.client.errors import InvalidAnswer
+from ladle.client.errors import InvalidAnswer, from_status
+from ladle.client.examples import Classification, Regression
 from ladle.client.models import ModelMetadata, Signature, TensorSpec, VersionState, VersionStatus
+from ladle.client.prediction import Scored
 from ladle.client.requests import Servable
-from ladle.protos import google_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
+from ladle.protos import google_pb, health_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard
 
 M = TypeVar("M", bound=Message)
@@ -49,6 +53,76 @@ def predict(answer: bytes, asked: Servable) -> Predicted:
         except tensors.TensorError as error:
             raise InvalidAnswer(f'Predict of {asked}: output "{name}": {error}') from error
     return Predicted(outputs, _version(response.model_spec), response.model_spec.signature_name)
+
+
+def classify(answer: bytes, asked: Servable, signature: str, rows: int) -> Classification:
+    """Read the answer to a Classify call with `rows` examples.
+
+    Raises:
+        InvalidAnswer: It is no ClassificationResponse, or of another number of examples.
+    """
+    what = f"Classify of {asked}"
+    response = _parse(serving_pb.ClassificationResponse.FromString, answer, what)
+    return _classification(response.result, response.model_spec, asked, signature, rows, what)
+
+
+def regress(answer: bytes, asked: Servable, signature: str, rows: int) -> Regression:
+    """Read the answer to a Regress call with `rows` examples.
+
+    Raises:
+        InvalidAnswer: It is no RegressionResponse, or of another number of examples.
+    """
+    what = f"Regress of {asked}"
+    response = _parse(serving_pb.RegressionResponse.FromString, answer, what)
+    return _regression(response.result, response.model_spec, asked, signature, rows, what)
+
+
+def multi_inference(
+    answer: bytes, asked: Servable, signatures: Sequence[str], rows: int
+) -> dict[str, Classification | Regression]:
+    """Read the answer to a MultiInference call with `rows` examples, by signature.
+
+    Raises:
+        InvalidAnswer: It is no MultiInferenceResponse, or of other tasks or examples.
+    """
+    what = f"MultiInference of {asked}"
+    response = _parse(serving_pb.MultiInferenceResponse.FromString, answer, what)
+    if len(response.results) != len(signatures):
+        raise InvalidAnswer(
+            f"{what}: expected {len(signatures)} results, got {len(response.results)}"
+        )
+    read: dict[str, Classification | Regression] = {}
+    for name, result in zip(signatures, response.results, strict=True):
+        if result.HasField("classification_result"):
+            classified = result.classification_result
+            read[name] = _classification(classified, result.model_spec, asked, name, rows, what)
+        else:
+            regressed = result.regression_result
+            read[name] = _regression(regressed, result.model_spec, asked, name, rows, what)
+    return read
+
+
+def reload(answer: bytes) -> None:
+    """Read the answer to HandleReloadConfigRequest.
+
+    Raises:
+        LadleError: The server couldn't do all of it; the message says why.
+        InvalidAnswer: It is no ReloadConfigResponse.
+    """
+    what = "HandleReloadConfigRequest"
+    status = _parse(serving_pb.ReloadConfigResponse.FromString, answer, what).status
+    if status.error_code:
+        raise from_status(_code(status.error_code), status.error_message, what)
+
+
+def health(answer: bytes) -> bool:
+    """Read the answer to a health check: whether the service takes calls.
+
+    Raises:
+        InvalidAnswer: It is no HealthCheckResponse.
+    """
+    response = _parse(health_pb.HealthCheckResponse.FromString, answer, "Check of health")
+    return response.status == health_pb.HealthCheckResponse.SERVING
 
 
 def metadata(answer: bytes, asked: Servable) -> ModelMetadata:
@@ -102,6 +176,54 @@ def status(answer: bytes, asked: Servable) -> tuple[VersionStatus, ...]:
             error_message=status.status.error_message,
         )
         for status in sorted(response.model_version_status, key=lambda status: status.version)
+    )
+
+
+def _classification(
+    result: serving_pb.ClassificationResult,
+    spec: serving_pb.ModelSpec,
+    asked: Servable,
+    signature: str,
+    rows: int,
+    what: str,
+) -> Classification:
+    _check_rows(len(result.classifications), rows, what)
+    return Classification(
+        classes=tuple(
+            tuple(Scored(c.label, c.score, index) for index, c in enumerate(row.classes))
+            for row in result.classifications
+        ),
+        model=asked.model,
+        version=_version(spec),
+        signature=spec.signature_name or signature,
+    )
+
+
+def _regression(
+    result: serving_pb.RegressionResult,
+    spec: serving_pb.ModelSpec,
+    asked: Servable,
+    signature: str,
+    rows: int,
+    what: str,
+) -> Regression:
+    _check_rows(len(result.regressions), rows, what)
+    return Regression(
+        values=np.array([regression.value for regression in result.regressions], np.float32),
+        model=asked.model,
+        version=_version(spec),
+        signature=spec.signature_name or signature,
+    )
+
+
+def _check_rows(given: int, expected: int, what: str) -> None:
+    if given != expected:
+        raise InvalidAnswer(f"{what}: expected results of {expected} examples, got {given}")
+
+
+def _code(number: int) -> grpc.StatusCode:
+    return next(
+        (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
     )
 
 

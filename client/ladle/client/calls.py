@@ -1,0 +1,132 @@
+"""How a flow's requests become calls: to which server, how often, and until when; no I/O.
+
+A conversation is a generator that drives a flow. It yields what has to be done, a Send or a Pause,
+is sent what came of it, and returns the flow's result. The clients only do what they are told.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from ladle.client import requests
+from ladle.client.errors import DeadlineExceeded, LadleError
+from ladle.client.fleet import Fleet
+from ladle.client.flows import Flow, Pause
+from ladle.client.requests import Request
+from ladle.client.retry import should_retry
+
+T = TypeVar("T")
+
+_HEDGED = {requests.PREDICT, requests.CLASSIFY, requests.REGRESS, requests.MULTI_INFERENCE}
+
+
+class Second(NamedTuple):
+    """A second attempt beside the first, while that takes long."""
+
+    address: int
+    after_s: float
+    allow: Callable[[], bool]
+    """Asked when the time has come."""
+
+
+class Send(NamedTuple):
+    """A call to be made; what comes of it is the answer's bytes or a Failure."""
+
+    request: Request
+    address: int
+    """Index of the address in the fleet."""
+    timeout_s: float
+    asked: str
+    """What is asked, and of whom, for error messages."""
+    second: Second | None
+
+
+class Failure(NamedTuple):
+    """A call that failed."""
+
+    error: LadleError
+    pushback: str | None = None
+    """What the server says of retries: its `grpc-retry-pushback-ms`."""
+
+
+Outcome: TypeAlias = "bytes | Failure | None"
+"""What comes of a Send, or None after a Pause."""
+
+Conversation: TypeAlias = Generator[Send | Pause, Outcome, T]
+
+
+def conversation(
+    flow: Flow[T],
+    fleet: Fleet,
+    deadline: float,
+    now: Callable[[], float],
+    jitter: Callable[[], float] = random.random,
+) -> Conversation[T]:
+    """Drive a flow to its result, all its calls within one deadline on the clock `now`."""
+    try:
+        wanted = next(flow)
+        while True:
+            if isinstance(wanted, Pause):
+                yield Pause(min(wanted.seconds, max(deadline - now(), 0.0)))
+                wanted = flow.send(b"")
+                continue
+            try:
+                answer = yield from _call(wanted, fleet, deadline, now, jitter)
+            except LadleError as error:
+                wanted = flow.throw(error)
+            else:
+                wanted = flow.send(answer)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
+def _call(
+    request: Request,
+    fleet: Fleet,
+    deadline: float,
+    now: Callable[[], float],
+    jitter: Callable[[], float],
+) -> Conversation[bytes]:
+    fleet.retries.earn()
+    fleet.hedges.earn()
+    tried: set[int] = set()
+    for attempt in range(1, fleet.retry.max_attempts + 1):
+        instant = now()
+        address = fleet.pick(tried, instant)
+        asked = f"{request.method.rpartition('/')[2]} at {fleet.addresses[address]}"
+        if deadline <= instant:  # gRPC might still find the time
+            raise DeadlineExceeded(f"{asked}: the timeout had passed before it was sent")
+        tried.add(address)
+        second = _second(request, fleet, address, tried, instant)
+        outcome = yield Send(request, address, deadline - instant, asked, second)
+        if isinstance(outcome, bytes):
+            fleet.succeeded(address)
+            return outcome
+        assert outcome is not None  # only a Pause is answered so
+        failed = now()
+        fleet.failed(address, outcome.error.code, failed)
+        delay_s = should_retry(
+            outcome.error.code,
+            attempt,
+            policy=fleet.retry,
+            remaining_s=deadline - failed,
+            pushback=outcome.pushback,
+            is_elsewhere=fleet.has_untried(tried),
+            jitter=jitter(),
+        )
+        if delay_s is None or not fleet.retries.take():
+            raise outcome.error
+        if delay_s:
+            yield Pause(delay_s)
+    raise AssertionError("should_retry gives up after the last attempt")
+
+
+def _second(
+    request: Request, fleet: Fleet, address: int, tried: set[int], now: float
+) -> Second | None:
+    if fleet.hedge is None or request.method not in _HEDGED:
+        return None
+    return Second(fleet.pick_beside(address, tried, now), fleet.hedge.after_s, fleet.hedges.take)

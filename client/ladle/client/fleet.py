@@ -1,0 +1,75 @@
+"""Which server of several a call goes to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence, Set
+
+import grpc
+
+from ladle.client.retry import Budget, Hedge, Retry
+
+# How long an address is passed over after a failure in a row of them; doubles with each.
+_FIRST_REST_S = 0.1
+_MAX_REST_S = 5.0
+
+
+def choose(turn: int, resting_until: Sequence[float], tried: Set[int], now: float) -> int:
+    """Return the index of an address: in turn, and those likely to fail last.
+
+    An address that this call has tried already comes last, one that is resting from failures
+    before it; of several of these the one that has rested longest. There is at least one address.
+    """
+    count = len(resting_until)
+    in_turn = [(turn + step) % count for step in range(count)]
+    return min(in_turn, key=lambda i: (i in tried, max(resting_until[i] - now, 0.0)))
+
+
+class Fleet:
+    """The servers behind one client, and what is remembered of how they answered.
+
+    Thread-safe without locks: threads that update it at once may lose one of two failures in a
+    row, and that matters to nobody.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], *, retry: Retry, hedge: Hedge | None = None
+    ) -> None:
+        self.addresses = tuple(addresses)
+        self.retry = retry
+        self.hedge = hedge
+        self.retries = Budget()
+        self.hedges = Budget(hedge.max_share, tokens=1.0) if hedge else Budget(0.0, tokens=0.0)
+        self._turns = itertools.count()
+        self._resting_until = [0.0] * len(self.addresses)
+        self._failures = [0] * len(self.addresses)
+
+    def pick(self, tried: Set[int], now: float) -> int:
+        """Return the index of the address that the next attempt of a call goes to."""
+        if len(self.addresses) == 1:
+            return 0
+        return choose(next(self._turns), self._resting_until, tried, now)
+
+    def pick_beside(self, address: int, tried: Set[int], now: float) -> int:
+        """Return where a hedge goes while `address` takes long; takes nobody's turn."""
+        return choose(address + 1, self._resting_until, tried, now)
+
+    def has_untried(self, tried: Set[int]) -> bool:
+        """Tell whether there is an address that a call has not tried."""
+        return len(tried) < len(self.addresses)
+
+    def succeeded(self, index: int) -> None:
+        """Remember that a server answered."""
+        if self._failures[index]:
+            self._failures[index] = 0
+            self._resting_until[index] = 0.0
+
+    def failed(self, index: int, code: grpc.StatusCode, now: float) -> None:
+        """Remember how a call failed; every code but UNAVAILABLE is an answer."""
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.succeeded(index)
+            return
+        failures = self._failures[index]
+        self._failures[index] = failures + 1
+        self._resting_until[index] = now + min(_FIRST_REST_S * 2 ** min(failures, 16), _MAX_REST_S)

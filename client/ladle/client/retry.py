@@ -1,0 +1,115 @@
+"""Whether a call that failed is made again, and how often in all: decisions without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+
+import grpc
+
+# Past this a call waits no longer for the next attempt, however often it has failed.
+_MAX_BACKOFF_S = 5.0
+# Tokens that a budget starts with and can hold: as many calls as a server that is killed may
+# well have had under way, each of which is made again elsewhere.
+_BUDGET_TOKENS = 200.0
+# What each call adds for retries later: in the long run one call in five is made again.
+_RETRY_SHARE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How calls that no server could take (UNAVAILABLE) are made again; nothing else is."""
+
+    max_attempts: int = 5
+    """How often a call is made in all; 1 for never again."""
+    initial_backoff_s: float = 0.1
+    """About how long to wait before the first retry; it doubles with each, up to 5 s. There is
+    no wait before an address that hasn't been tried for this call."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts: expected 1 or more, got {self.max_attempts}")
+        if not 0 < self.initial_backoff_s <= _MAX_BACKOFF_S:
+            raise ValueError(
+                f"initial_backoff_s: expected more than 0 and at most {_MAX_BACKOFF_S}, "
+                f"got {self.initial_backoff_s}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hedge:
+    """When a prediction that takes long is asked of another server too.
+
+    The first answer counts, and the other call is cancelled. Each hedge is work that the fleet may
+    do twice.
+    """
+
+    after_s: float
+    """How long the first server has; what 95 of 100 predictions take is a good choice."""
+    max_share: float = 0.05
+    """Of how many predictions, at most, a second attempt may be made; from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not self.after_s > 0:
+            raise ValueError(f"after_s: expected more than 0, got {self.after_s}")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share: expected more than 0 and at most 1, got {self.max_share}")
+
+
+def should_retry(
+    code: grpc.StatusCode,
+    attempt: int,
+    *,
+    policy: Retry,
+    remaining_s: float,
+    pushback: str | None,
+    is_elsewhere: bool,
+    jitter: float,
+) -> float | None:
+    """Return how many seconds to wait before the call is made again, or None to give up.
+
+    `attempt` counts those made, from 1. `pushback` is the server's `grpc-retry-pushback-ms`: how
+    long to wait, or not to come back where it isn't a number from 0 (gRPC's retry design, A6).
+    `is_elsewhere` tells that the next attempt goes to an address that this call hasn't tried.
+    `jitter` is a random number from 0 to 1, so that callers who failed together come back apart.
+    """
+    if code is not grpc.StatusCode.UNAVAILABLE or attempt >= policy.max_attempts:
+        return None
+    if pushback is not None:
+        if not (pushback.isascii() and pushback.isdigit()):
+            return None
+        delay_s = int(pushback) / 1000
+    elif is_elsewhere:
+        delay_s = 0.0
+    else:
+        backoff_s = min(policy.initial_backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S)
+        delay_s = backoff_s * (0.5 + jitter / 2)
+    return delay_s if delay_s < remaining_s else None
+
+
+class Budget:
+    """How many calls may still be made a second time, so that a fleet in trouble is not drowned.
+
+    Every first attempt earns a share of a token, and every further one takes a whole. Thread-safe.
+    """
+
+    def __init__(self, share: float = _RETRY_SHARE, tokens: float = _BUDGET_TOKENS) -> None:
+        self._share = share
+        self._max_tokens = self._tokens = tokens
+        self._lock = Lock()
+
+    def earn(self) -> None:
+        """Count a call."""
+        if self._tokens < self._max_tokens:  # full in a healthy fleet: then there's no lock
+            with self._lock:
+                self._tokens = min(self._tokens + self._share, self._max_tokens)
+
+    def take(self) -> bool:
+        """Take what one more attempt costs; tell whether it was there."""
+        with self._lock:
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ladle.client import errors, requests
 from ladle.client.flows import Flow, Pause
-from ladle.protos import dtypes, tensors
+from ladle.protos import dtypes, ladle_pb, tensors
 from ladle.protos.health_pb import HealthCheckResponse
+from ladle.protos.ladle_pb import ListModelsResponse
 from ladle.protos.ladle_pb import ModelCard as ModelCardMessage
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard, Normalization
 from ladle.protos.serving_pb import (
@@ -127,6 +128,8 @@ class FakeServing:
         self.examples_asked: list[Input] = []
         self.reloaded: list[ReloadConfigRequest] = []
         self.reload_status = StatusProto()
+        self.models: list[ladle_pb.Model] | None = None
+        """None: the server can't list them, as TensorFlow Serving."""
         self.is_healthy: bool | None = True
         """None: there are no health checks."""
 
@@ -150,6 +153,8 @@ class FakeServing:
             case requests.RELOAD_CONFIG:
                 self.reloaded.append(ReloadConfigRequest.FromString(body))
                 return ReloadConfigResponse(status=self.reload_status).SerializeToString()
+            case requests.LIST_MODELS if self.models is not None:
+                return ListModelsResponse(model=self.models).SerializeToString()
             case requests.CHECK_HEALTH if self.is_healthy is not None:
                 status = "SERVING" if self.is_healthy else "NOT_SERVING"
                 return HealthCheckResponse(status=status).SerializeToString()

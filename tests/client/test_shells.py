@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from client.fakes import FakeServing, Refused, image_version, listening
+from client.fakes import FakeServing, Refused, image_signature, image_version, listening
 from client.shells import SHELLS
 
 from ladle.client import (
@@ -25,7 +25,7 @@ from ladle.client import (
     Unavailable,
     Unimplemented,
 )
-from ladle.protos import serving_pb
+from ladle.protos import ladle_pb, serving_pb
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
 Code = grpc.StatusCode
@@ -146,6 +146,35 @@ def test_other_models_are_served_from_now_on(shell: Any, tmp_path: Path) -> None
         server.reload_status.error_message = "no such folder"
         with pytest.raises(NotFound, match="NOT_FOUND: no such folder"):
             client.reload({"m": "/nowhere"})
+
+
+def test_a_ladle_server_lists_its_models(shell: Any) -> None:
+    model = ladle_pb.Model(available=True, problem="version 3: broken")
+    model.config.name, model.config.base_path = "m", "/models/m"
+    model.config.version_labels["stable"] = 2
+    for number, state in ((3, "END"), (2, "AVAILABLE")):
+        version = model.version.add()
+        version.status.CopyFrom(serving_pb.ModelVersionStatus(version=number, state=state))
+    model.version[1].signature["serving_default"].CopyFrom(image_signature())
+    server = FakeServing({})
+    server.models = [model]
+    with listening(server) as address, shell(address) as client:
+        (served,) = client.models()
+    assert (served.name, served.base_path, served.is_available) == ("m", "/models/m", True)
+    assert served.problem == "version 3: broken"
+    assert [(v.version, v.state.name) for v in served.versions] == [(2, "AVAILABLE"), (3, "END")]
+    assert str(served.signatures[2]["serving_default"].inputs["images"]) == "float32 [-1, 2, 2]"
+    assert list(served.signatures) == [2]
+    assert served.labels == {"stable": 2}
+
+
+def test_another_server_can_not_list_them(shell: Any) -> None:
+    with (
+        listening(FakeServing({})) as address,
+        shell(address) as client,
+        pytest.raises(Unimplemented, match=r"as TensorFlow Serving doesn't; status\(model\)"),
+    ):
+        client.models()
 
 
 def test_health_is_told(shell: Any) -> None:

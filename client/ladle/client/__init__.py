@@ -31,7 +31,14 @@ from ladle.client.errors import (
 )
 from ladle.client.examples import Classification, Regression
 from ladle.client.inputs import Normalize
-from ladle.client.models import ModelMetadata, Signature, TensorSpec, VersionState, VersionStatus
+from ladle.client.models import (
+    ModelMetadata,
+    ServedModel,
+    Signature,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
 from ladle.client.prediction import Prediction, Scored
 from ladle.client.retry import Hedge, Retry
 from ladle.protos.model_card import ModelCard, Normalization
@@ -60,6 +67,7 @@ __all__ = [
     "Regression",
     "Retry",
     "Scored",
+    "ServedModel",
     "ServerError",
     "Signature",
     "TensorSpec",

@@ -18,7 +18,7 @@ from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
 from ladle.client.flows import Flow, Pause
 from ladle.client.inputs import Normalize
-from ladle.client.models import ModelMetadata, VersionStatus
+from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
 
@@ -109,6 +109,12 @@ class AsyncClient(BaseClient):
     ) -> tuple[VersionStatus, ...]:
         """As `Client.status`."""
         return await self._run(flows.status(requests.servable(model, version)), timeout)
+
+    async def models(
+        self, name: str | None = None, *, timeout: float | None = None
+    ) -> tuple[ServedModel, ...]:
+        """As `Client.models`."""
+        return await self._run(flows.models(name or ""), timeout)
 
     async def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """As `Client.reload`."""

@@ -19,7 +19,7 @@ from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
 from ladle.client.flows import Flow, Pause
 from ladle.client.inputs import Normalize
-from ladle.client.models import ModelMetadata, VersionStatus
+from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
 
@@ -171,6 +171,17 @@ class Client(BaseClient):
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.status(requests.servable(model, version)), timeout)
+
+    def models(
+        self, name: str | None = None, *, timeout: float | None = None
+    ) -> tuple[ServedModel, ...]:
+        """Ask a ladle server which models it is to serve, or only about the one of that name.
+
+        Raises:
+            Unimplemented: The server is not ladle's; `status` tells of one model there.
+            LadleError: Another cause; see `ladle.client.errors`.
+        """
+        return self._run(flows.models(name or ""), timeout)
 
     def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """Have the server serve these models instead of its own, and wait until it does.

@@ -23,7 +23,7 @@ from ladle.client.errors import (
     Unimplemented,
 )
 from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.models import ModelMetadata, VersionState, VersionStatus
+from ladle.client.models import ModelMetadata, ServedModel, VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import Request, Servable
 from ladle.protos.model_card import CARD_METADATA_FIELD
@@ -132,6 +132,19 @@ def multi_inference(
     sent = examples.to_input(rows, wanted.context)
     answer = yield requests.multi_inference(wanted.asked, tasks, sent, wanted.max_bytes)
     return responses.multi_inference(answer, wanted.asked, tuple(tasks), len(rows))
+
+
+def models(name: str) -> Flow[tuple[ServedModel, ...]]:
+    """Ask which models the server is to serve; only ladle's tells."""
+    try:
+        answer = yield requests.models(name)
+    except Unimplemented as error:
+        raise Unimplemented(
+            "this server doesn't list its models, as TensorFlow Serving doesn't; "
+            f"status(model) tells of one ({error})",
+            details=error.details,
+        ) from error
+    return responses.models(answer)
 
 
 def reload(configs: requests.ModelConfigs) -> Flow[None]:

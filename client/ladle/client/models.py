@@ -84,3 +84,22 @@ class VersionStatus:
     error_code: int = 0
     """The gRPC status number of what ended it; 0 where nothing is wrong."""
     error_message: str = ""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server is configured to serve."""
+
+    name: str
+    base_path: str
+    """The folder with its versions, as the server sees it."""
+    is_available: bool
+    """Whether a version of it answers requests."""
+    problem: str
+    """Why a version is missing; empty where none is."""
+    versions: tuple[VersionStatus, ...]
+    """In ascending order; those that ended too, for a while."""
+    signatures: Mapping[int, Mapping[str, Signature]]
+    """The signatures of each available version, by name."""
+    labels: Mapping[str, int]
+    """The version that each label stands for."""

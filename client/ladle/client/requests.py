@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from numpy.typing import NDArray
 
 from ladle.client.errors import InvalidInput, MessageTooLarge
-from ladle.protos import health_pb, serving_pb, tensors, wire
+from ladle.protos import health_pb, ladle_pb, serving_pb, tensors, wire
 from ladle.protos.google_pb import Int64Value
 from ladle.protos.serving_pb import (
     GetModelMetadataRequest,
@@ -28,6 +28,7 @@ MULTI_INFERENCE = "/tensorflow.serving.PredictionService/MultiInference"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 RELOAD_CONFIG = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+LIST_MODELS = "/ladle.v1.ModelRepository/ListModels"
 CHECK_HEALTH = "/grpc.health.v1.Health/Check"
 METHODS = (
     PREDICT,
@@ -37,6 +38,7 @@ METHODS = (
     GET_MODEL_METADATA,
     GET_MODEL_STATUS,
     RELOAD_CONFIG,
+    LIST_MODELS,
     CHECK_HEALTH,
 )
 
@@ -180,6 +182,12 @@ def reload(configs: ModelConfigs) -> Request:
         config = configs
     message = serving_pb.ReloadConfigRequest(config=config)
     return Request(RELOAD_CONFIG, message.SerializeToString())
+
+
+def models(name: str) -> Request:
+    """Return a ListModels call, for one model or, if `name` is empty, for all."""
+    message = ladle_pb.ListModelsRequest(name=name)
+    return Request(LIST_MODELS, message.SerializeToString())
 
 
 def health(service: str) -> Request:

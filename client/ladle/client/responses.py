@@ -5,7 +5,7 @@ Pure functions: no I/O, safe in any thread. Whatever can't be read raises Invali
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import grpc
@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from ladle.client.errors import InvalidAnswer, from_status
 from ladle.client.examples import Classification, Regression
-from ladle.client.models import ModelMetadata, Signature, TensorSpec, VersionState, VersionStatus
+from ladle.client.models import (
+    ModelMetadata,
+    ServedModel,
+    Signature,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
 from ladle.client.prediction import Scored
 from ladle.client.requests import Servable
 from ladle.protos import google_pb, health_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
@@ -115,6 +122,31 @@ def reload(answer: bytes) -> None:
         raise from_status(_code(status.error_code), status.error_message, what)
 
 
+def models(answer: bytes) -> tuple[ServedModel, ...]:
+    """Read the answer to a ListModels call.
+
+    Raises:
+        InvalidAnswer: It is no ListModelsResponse.
+    """
+    response = _parse(ladle_pb.ListModelsResponse.FromString, answer, "ListModels")
+    return tuple(
+        ServedModel(
+            name=model.config.name,
+            base_path=model.config.base_path,
+            is_available=model.available,
+            problem=model.problem,
+            versions=_versions(version.status for version in model.version),
+            signatures={
+                version.status.version: _signatures(version.signature)
+                for version in model.version
+                if version.signature
+            },
+            labels=dict(model.config.version_labels),
+        )
+        for model in response.model
+    )
+
+
 def health(answer: bytes) -> bool:
     """Read the answer to a health check: whether the service takes calls.
 
@@ -139,11 +171,7 @@ def metadata(answer: bytes, asked: Servable) -> ModelMetadata:
     if SIGNATURES_METADATA_FIELD in response.metadata:
         packed = response.metadata[SIGNATURES_METADATA_FIELD]
         defined = _unpack(serving_pb.SignatureDefMap, packed, what)
-        signatures = {
-            name: _signature(signature)
-            for name, signature in sorted(defined.signature_def.items())
-            if name != _INIT_SIGNATURE
-        }
+        signatures = _signatures(defined.signature_def)
     card, card_error = None, ""
     if CARD_METADATA_FIELD in response.metadata:
         packed = response.metadata[CARD_METADATA_FIELD]
@@ -168,15 +196,7 @@ def status(answer: bytes, asked: Servable) -> tuple[VersionStatus, ...]:
     """
     what = f"GetModelStatus of {asked}"
     response = _parse(serving_pb.GetModelStatusResponse.FromString, answer, what)
-    return tuple(
-        VersionStatus(
-            version=status.version,
-            state=_state(status.state),
-            error_code=status.status.error_code,
-            error_message=status.status.error_message,
-        )
-        for status in sorted(response.model_version_status, key=lambda status: status.version)
-    )
+    return _versions(response.model_version_status)
 
 
 def _classification(
@@ -242,6 +262,26 @@ def _unpack(message: type[M], packed: google_pb.Any, what: str) -> M:
     if given != expected:
         raise InvalidAnswer(f'{what}: expected an Any holding {expected}, got "{given}"')
     return _parse(message.FromString, packed.value, what)
+
+
+def _versions(statuses: Iterable[serving_pb.ModelVersionStatus]) -> tuple[VersionStatus, ...]:
+    return tuple(
+        VersionStatus(
+            version=status.version,
+            state=_state(status.state),
+            error_code=status.status.error_code,
+            error_message=status.status.error_message,
+        )
+        for status in sorted(statuses, key=lambda status: status.version)
+    )
+
+
+def _signatures(defined: Mapping[str, tensorflow_pb.SignatureDef]) -> dict[str, Signature]:
+    return {
+        name: _signature(signature)
+        for name, signature in sorted(defined.items())
+        if name != _INIT_SIGNATURE
+    }
 
 
 def _signature(signature: tensorflow_pb.SignatureDef) -> Signature:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ladle.export import CheckError, PublishError, TrainingOptions, cli
+from ladle.export import CheckError, PublishError, Requirements, TrainingOptions, cli
 from ladle.export.cli import main
 
 
@@ -31,6 +31,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("models/m --data digits --batch-size -1", "batch size: expected at least 1, got -1"),
         ("models/m --data digits --seed -1", "seed: expected 0 to 4294967295, got -1"),
         ("models/m --data digits --quiet --verbose", "not allowed with argument --quiet"),
+        ("models/m --data digits --min-accuracy 2", "min accuracy: expected 0 to 1, got 2"),
+        ("models/m --data digits --version v1", "expected next, timestamp or a number, got 'v1'"),
+        ("models/m --data digits --version -1", "expected next, timestamp or a number, got '-1'"),
         ("gs://bucket/m --data digits", "expected a local folder, got 'gs://bucket/m'"),
     ],
 )
@@ -86,7 +89,7 @@ def test_a_base_path_that_cannot_be_is_told_before_tensorflow_is_imported(
     ("error", "line"),
     [
         (PublishError("models/m: no\nspace"), "models/m: no space"),
-        (CheckError('signature "a": missing'), 'signature "a": missing'),
+        (CheckError("signatures", "one is missing"), "check signatures failed: one is missing"),
         (MemoryError("3 TiB"), "out of memory: 3 TiB"),
     ],
 )
@@ -96,7 +99,7 @@ def test_an_export_that_fails_is_one_line(
     error: Exception,
     line: str,
 ) -> None:
-    def fail(args: Any, options: TrainingOptions) -> None:
+    def fail(*args: Any) -> None:
         raise error
 
     monkeypatch.setattr(cli, "_export", fail)
@@ -106,15 +109,23 @@ def test_an_export_that_fails_is_one_line(
 
 def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[TrainingOptions] = []
+    required: list[Requirements] = []
 
-    def record(args: Any, options: TrainingOptions) -> None:
+    def record(args: Any, options: TrainingOptions, requirements: Requirements) -> None:
         given.append(options)
+        required.append(requirements)
         raise PublishError("no more is wanted")
 
     monkeypatch.setattr(cli, "_export", record)
     main(["m", "--data", "digits", "--epochs", "3", "--batch-size", "16", "--seed", "9"])
     main(["m", "--data", "digits"])
-    assert given == [TrainingOptions(epochs=3, batch_size=16, seed=9), TrainingOptions()]
+    checks = "--min-accuracy=0.9 --max-regression=0.01 --allow-op=ReadFile --allow-op PyFunc"
+    main(["m", "--data", "digits", *checks.split()])
+    assert given[0] == TrainingOptions(epochs=3, batch_size=16, seed=9)
+    assert given[1:] == [TrainingOptions()] * 2
+    assert required == [Requirements()] * 2 + [
+        Requirements(min_accuracy=0.9, max_regression=0.01, allow_op=("ReadFile", "PyFunc"))
+    ]
 
 
 def test_stderr_comes_back_after_a_quiet_import(capfd: pytest.CaptureFixture[str]) -> None:

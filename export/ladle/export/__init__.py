@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladle.export.errors import CheckError, DataError, ExportError, PublishError
 from ladle.export.options import TrainingOptions
+from ladle.export.requirements import Requirements
 
 if TYPE_CHECKING:
     from ladle.export.dataset import Dataset
@@ -28,6 +29,7 @@ __all__ = [
     "ExportError",
     "Exported",
     "PublishError",
+    "Requirements",
     "TrainingOptions",
     "export_classifier",
     "load_data",

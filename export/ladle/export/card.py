@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -15,11 +17,12 @@ from ladle.export.options import TrainingOptions
 from ladle.protos.model_card import CARD_PATH, ModelCard
 
 _PACKAGES = ("ladle", "tensorflow", "keras", "numpy", "scikit-learn")
+_GIT_TIMEOUT_S = 10
 
 
 def provenance(recipe: str, options: TrainingOptions, dataset: Dataset) -> dict[str, Any]:
     """Return where a version comes from: what it takes to train it again, and when it was."""
-    return {
+    told = {
         "recipe": recipe,
         "training": {**asdict(options), "epochs": options.epochs_for(len(dataset.x_train))},
         "data": {
@@ -28,10 +31,24 @@ def provenance(recipe: str, options: TrainingOptions, dataset: Dataset) -> dict[
             "training_images": len(dataset.x_train),
             "held_out_images": len(dataset.x_test),
         },
+        "resize": None if dataset.resize is None else list(dataset.resize),
         "packages": _package_versions(),
         "python": platform.python_version(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    commit = git_commit(Path.cwd())
+    return told if commit is None else told | {"git_commit": commit}
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit checked out in `folder`, or None where it is in no git checkout.
+
+    `+changes` is added where tracked files differ from it.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}+changes" if _git(folder, "status", "--porcelain", "-uno") else commit
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
@@ -39,6 +56,31 @@ def write_card(card: ModelCard, folder: Path) -> None:
     path = folder / CARD_PATH
     path.parent.mkdir(exist_ok=True)
     path.write_text(card.to_json(), encoding="utf-8")
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """Return the card of the version in `folder`; None where it has none that can be read."""
+    try:
+        return ModelCard.from_json((folder / CARD_PATH).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None
 
 
 def _package_versions() -> Mapping[str, str]:

@@ -2,63 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.errors import CheckError
+from ladle.export.requirements import Requirements
+
+Arrays = Mapping[str, NDArray[Any]]
 
 TOLERANCE = 1e-5
+_SUMS_TO_1 = ("probabilities", "scores")
 
-Predict = Callable[[NDArray[Any]], NDArray[np.float32]]
 
-
-def check_signatures(
-    signatures: Mapping[str, Predict],
-    inputs: Mapping[str, NDArray[Any]],
-    expected: NDArray[np.float32],
-) -> None:
-    """See that every signature in `inputs` answers as the trained model does.
-
-    Each is asked for all the images at once and for the first alone, as its batch dimension is
-    open.
+def check_answers(name: str, answers: Arrays, expected: Arrays) -> None:
+    """See that the signature `name` answers as the trained model does.
 
     Args:
-        signatures: Those of the written model, by name.
-        inputs: For each signature that must be there the same images, as it takes them.
-        expected: The trained model's own probabilities for them, [images, classes].
+        name: For the message.
+        answers: What the written model's signature gave.
+        expected: What it has to give; a larger batch is cut to the number of answers' rows by the
+            caller.
 
     Raises:
-        CheckError: A signature is missing, differs by more than 1e-5, or gives rows that do not
-            sum to 1 within 1e-5.
+        CheckError: An output is missing, is of another shape, differs (numbers by more than
+            1e-5, relative to those beyond 1), or gives rows of probabilities that do not sum to 1
+            within 1e-5.
     """
-    for name, images in inputs.items():
-        if name not in signatures:
-            raise CheckError(f'signature "{name}": missing, the model has {", ".join(signatures)}')
-        for n_images in (len(images), 1):
-            answer = signatures[name](images[:n_images])
-            _check_probabilities(name, answer, expected[:n_images])
+    for output, values in expected.items():
+        where = f'signature "{name}": output "{output}"'
+        if output not in answers:
+            raise CheckError("signatures", f"{where}: missing, it has {', '.join(answers)}")
+        answer = answers[output]
+        if answer.shape != values.shape:
+            raise CheckError(
+                "signatures",
+                f"{where}: expected shape {list(values.shape)}, got {list(answer.shape)}",
+            )
+        if values.dtype.kind == "f":
+            _check_close(where, answer, values)
+        elif output == "class_id":
+            _check_best(where, answer, expected["probabilities"])
+        elif not np.array_equal(answer, values):
+            raise CheckError("signatures", f"{where}: differs from the trained model's")
+        if output in _SUMS_TO_1:
+            _check_sums(where, answer)
 
 
-def _check_probabilities(
-    name: str, answer: NDArray[np.float32], expected: NDArray[np.float32]
+def check_accuracy(accuracy: float, requirements: Requirements) -> None:
+    """See that `accuracy` is enough.
+
+    Raises:
+        CheckError: It is not.
+    """
+    least = requirements.min_accuracy
+    if least is not None and not accuracy >= least:
+        raise CheckError("accuracy", f"expected at least {least:g}, got {accuracy:.4f}")
+
+
+def check_regression(
+    accuracy: float, serving: tuple[int, float] | None, requirements: Requirements
 ) -> None:
-    if answer.shape != expected.shape:
+    """See that `accuracy` is not too far below that of the version now serving.
+
+    Args:
+        accuracy: Of the version to publish.
+        serving: Number and accuracy of the version now serving, where there is one.
+        requirements: How far below is too far.
+
+    Raises:
+        CheckError: It is.
+    """
+    most = requirements.max_regression
+    if most is None or serving is None:
+        return
+    version, before = serving
+    # A float's rounding is no regression.
+    if not before - accuracy <= most + 1e-9:
         raise CheckError(
-            f'signature "{name}": expected shape {list(expected.shape)}, got {list(answer.shape)}'
+            "regression",
+            f"expected at most {most:g} less than version {version}'s accuracy"
+            f" of {before:.4f}, got {accuracy:.4f}",
         )
+
+
+def _check_close(where: str, answer: NDArray[Any], values: NDArray[Any]) -> None:
     # Written so that NaN, which no comparison holds for, fails.
-    off = float(np.max(np.abs(answer - expected)))
+    off = float(np.max(np.abs(answer - values) / np.maximum(1, np.abs(values)), initial=0))
     if not off <= TOLERANCE:
         raise CheckError(
-            f'signature "{name}": expected the trained model\'s probabilities within {TOLERANCE:g},'
-            f" got a difference of {off:g}"
+            "signatures",
+            f"{where}: expected the trained model's within {TOLERANCE:g},"
+            f" got a difference of {off:g}",
         )
-    off = float(np.max(np.abs(answer.sum(axis=1, dtype=np.float64) - 1)))
+
+
+def _check_best(where: str, answer: NDArray[Any], probabilities: NDArray[Any]) -> None:
+    """Where two classes are as likely, either may be the best."""
+    rows = np.arange(len(answer))
+    if not np.all((answer >= 0) & (answer < probabilities.shape[1])):
+        raise CheckError("signatures", f"{where}: expected 0 to {probabilities.shape[1] - 1}")
+    off = float(np.max(probabilities.max(axis=1) - probabilities[rows, answer], initial=0))
+    if not off <= TOLERANCE:
+        raise CheckError("signatures", f"{where}: expected the class of highest probability")
+
+
+def _check_sums(where: str, answer: NDArray[Any]) -> None:
+    off = float(np.max(np.abs(answer.sum(axis=1, dtype=np.float64) - 1), initial=0))
     if not off <= TOLERANCE:
         raise CheckError(
-            f'signature "{name}": expected rows that sum to 1 within {TOLERANCE:g},'
-            f" got one that is off by {off:g}"
+            "signatures",
+            f"{where}: expected rows that sum to 1 within {TOLERANCE:g},"
+            f" got one that is off by {off:g}",
         )

@@ -15,16 +15,18 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ladle.export.arguments import add_options, options_from
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
 from ladle.export.recipes import RECIPES
+from ladle.export.requirements import Requirements
+from ladle.export.versions import MAX_VERSION
 
 if TYPE_CHECKING:
-    from ladle.export.pipeline import Exported
+    from ladle.export.pipeline import Exported, VersionChoice
     from ladle.export.training import Verbosity
 
 _DESCRIPTION = """\
@@ -38,16 +40,24 @@ held out from training, checks the written model against the trained one, and ma
   models/digits/1/                   the next free number; earlier versions stay untouched
     saved_model.pb, variables/       what `ladle serve` and TensorFlow Serving load
     assets.extra/ladle.json          labels, normalisation, accuracy, where it comes from
+    assets.extra/tf_serving_warmup_requests      a real request for each signature
 
 The folder appears whole or not at all. Its signatures, each with an open batch dimension:
 
-  serving_default    images float32, normalised  ->  probabilities float32
-  serving_uint8      images uint8, raw pixels    ->  probabilities float32
+  serving_default    images float32, normalised   ->  probabilities float32, class_id int64
+  serving_uint8      images uint8, raw pixels     ->  the same
+  serving_bytes      images, encoded PNG or JPEG  ->  the same
+  classify           tf.Examples, with raw pixels as int64s in "images" or an encoded image in
+                     "image/encoded"              ->  classes (labels) and scores, for Classify
+  logits             images float32, normalised   ->  logits float32
+
+Before that the written model is loaded in a process of its own, and every signature has to answer
+as the trained model does; its graph may hold nothing that reads or writes files or runs Python.
 """
 
 _EPILOG = """\
 Progress goes to stderr and the summary to stdout. Exit status: 0 published, 1 not published
-(with the reason in one line), 2 wrong usage, 130 interrupted.
+(with the reason, or the check that failed, in one line), 2 wrong usage, 130 interrupted.
 """
 
 
@@ -59,13 +69,12 @@ def main(argv: list[str]) -> int:
     parser = _make_parser()
     args = parser.parse_args(argv)
     try:
-        options = TrainingOptions(
-            **{field.name: getattr(args, field.name) for field in fields(TrainingOptions)}
-        )
+        options = options_from(args, TrainingOptions)
+        requirements = options_from(args, Requirements)
     except ValueError as error:
         parser.error(str(error))
     try:
-        exported = _export(args, options)
+        exported = _export(args, options, requirements)
     except ExportError as error:
         return _fail(error)
     except MemoryError as error:
@@ -99,15 +108,16 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", choices=RECIPES, default="mlp", help=f"what to train (default: mlp). {recipes}"
     )
-    for field in fields(TrainingOptions):
-        shown = "" if field.default is None else f" (default: {field.default})"
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=int,
-            default=field.default,
-            metavar="N",
-            help=field.metadata["help"] + shown,
-        )
+    parser.add_argument(
+        "--version",
+        type=_version,
+        default="next",
+        metavar="VERSION",
+        help="number to publish: next (the default, the highest there is plus one), timestamp"
+        " (seconds since 1970), or a number that is not taken",
+    )
+    add_options(parser, TrainingOptions)
+    add_options(parser, Requirements)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="show no progress")
@@ -129,7 +139,19 @@ def _local_path(text: str) -> Path:
     return Path(text)
 
 
-def _export(args: argparse.Namespace, options: TrainingOptions) -> Exported:
+def _version(text: str) -> VersionChoice:
+    if text == "next":
+        return "next"
+    if text == "timestamp":
+        return "timestamp"
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_VERSION):
+        raise argparse.ArgumentTypeError(f"expected next, timestamp or a number, got {text!r}")
+    return int(text)
+
+
+def _export(
+    args: argparse.Namespace, options: TrainingOptions, requirements: Requirements
+) -> Exported:
     # What can be wrong is looked at before TensorFlow's import, which takes seconds.
     from ladle.export.publish import prepare_base_path
     from ladle.export.sources import KERAS_SOURCES, load_data
@@ -150,6 +172,8 @@ def _export(args: argparse.Namespace, options: TrainingOptions) -> Exported:
             dataset,
             recipe=args.recipe,
             options=options,
+            requirements=requirements,
+            version=args.version,
             verbose=_verbosity(args.quiet),
         )
 
@@ -197,9 +221,13 @@ def _serve_command(exported: Exported) -> str:
 
 def _as_text(exported: Exported) -> str:
     held_out = exported.card.provenance["data"]["held_out_images"]
+    measured = "\n".join(
+        f"{name.capitalize()}: {value:.4f} on {held_out} held-out images"
+        for name, value in sorted(exported.card.metrics.items())
+    )
     return (
         f"Published version {exported.version}: {exported.path}\n"
-        f"Accuracy: {exported.accuracy:.4f} on {held_out} held-out images\n"
+        f"{measured}\n"
         f"Serve it: {_serve_command(exported)}"
     )
 
@@ -208,7 +236,7 @@ def _as_json(exported: Exported) -> str:
     summary = {
         "version": exported.version,
         "path": str(exported.path),
-        "accuracy": exported.accuracy,
+        **exported.card.metrics,
         "held_out_images": exported.card.provenance["data"]["held_out_images"],
         "serve": _serve_command(exported),
     }

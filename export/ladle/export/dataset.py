@@ -1,10 +1,10 @@
-"""The images and labels that a classifier is trained on and measured with."""
+"""The examples that a model is trained on and measured with."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,21 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.errors import DataError
+from ladle.export.preparation import Preparation
 from ladle.protos.model_card import Normalization
 
-Images = NDArray[np.uint8]
-Targets = NDArray[np.integer[Any]]
+Examples = NDArray[Any]
+Targets = NDArray[Any]
 
 # The layout of keras.datasets, in memory and as the arrays of an .npz file.
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+WEIGHTS_NAME = "sample_weight"
 BYTE_PIXELS = Normalization(divisor=255.0)
+AS_IT_IS = Normalization()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Labelled images in two parts: to train on, and held out to measure with.
+    """Examples with their targets, in two parts: to train on, and held out to measure with.
 
-    The arrays are kept as they are given, not copied.
+    Examples are images, raw uint8 pixels [examples, height, width] or [examples, height, width,
+    channels], or features, finite float32 [examples, features]. The arrays are kept as they are
+    given, not copied; they may be memory maps.
 
     Raises:
         DataError: An array is not of the form given here; the message says which, what was
@@ -35,70 +40,121 @@ class Dataset:
 
     name: str
     """What messages and the model card call it."""
-    x_train: Images
-    """Raw pixels, [images, height, width] or [images, height, width, channels]."""
+    x_train: Examples
     y_train: Targets
-    """For each image the index of its class in `labels`, [images]; any integer type."""
-    x_test: Images
-    """Held-out images, of the same height, width and channels."""
+    """For each example the index of its class in `labels`, any integer type; or, where there are
+    no labels, the number to predict, finite; [examples]."""
+    x_test: Examples
+    """Held-out examples, of the same type and shape."""
     y_test: Targets
-    """The classes of the held-out images, [images]."""
+    """The targets of the held-out examples, [examples]."""
     labels: tuple[str, ...]
-    """Class names, in the order of the classifier's outputs; at least two."""
+    """Class names, in the order of the classifier's outputs, at least two; or none, for a
+    regression."""
     normalization: Normalization = BYTE_PIXELS
-    """What training does to raw pixels, and serving must do too."""
+    """What training does to raw data, and serving must do too."""
+    resize: tuple[int, int] | None = None
+    """Height and width that images are brought to before normalisation; None leaves them be."""
+    sample_weight: NDArray[np.float32] | None = None
+    """How much each training example counts, not negative, [examples]; None for all alike."""
 
     def __post_init__(self) -> None:
         """Check every array against the others."""
-        if len(self.labels) < 2:
-            raise DataError(f"{self.name}: expected at least 2 classes, got {len(self.labels)}")
+        if len(self.labels) == 1:
+            raise DataError(f"{self.name}: expected at least 2 classes, got 1")
         for part in ("train", "test"):
-            images, targets = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _check_images(f"{self.name}: x_{part}", images)
-            _check_targets(f"{self.name}: y_{part}", targets, len(images), len(self.labels))
-        if self.x_test.shape[1:] != self.image_shape:
+            examples, targets = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            _check_examples(f"{self.name}: x_{part}", examples)
+            if self.is_regression:
+                _check_numbers(f"{self.name}: y_{part}", targets, len(examples))
+            else:
+                _check_targets(f"{self.name}: y_{part}", targets, len(examples), len(self.labels))
+        if self.x_test.shape[1:] != self.x_train.shape[1:]:
             raise DataError(
-                f"{self.name}: x_test: expected images of {list(self.image_shape)}"
+                f"{self.name}: x_test: expected {self.what} of {list(self.x_train.shape[1:])}"
                 f" as in x_train, got {list(self.x_test.shape[1:])}"
             )
+        if self.x_test.dtype != self.x_train.dtype:
+            raise DataError(
+                f"{self.name}: x_test: expected {self.x_train.dtype} as in x_train,"
+                f" got {self.x_test.dtype}"
+            )
+        if self.resize is not None and self.x_train.dtype != np.uint8:
+            raise DataError(f"{self.name}: resize: expected images, got features")
+        if self.sample_weight is not None:
+            _check_weights(f"{self.name}: {WEIGHTS_NAME}", self.sample_weight, len(self.x_train))
 
     @classmethod
     def from_arrays(
         cls,
         name: str,
         arrays: Mapping[str, NDArray[Any]],
-        normalization: Normalization = BYTE_PIXELS,
+        normalization: Normalization | None = None,
+        *,
+        regression: bool = False,
     ) -> Dataset:
-        """Make a data set whose classes are named by their numbers, 0 to n-1.
+        """Make a data set of arrays alone.
 
-        Every class has to occur in `y_train`: a gap is far more often a wrong label than a class
-        that nothing can be learnt about.
+        Targets are classes, named by their numbers, 0 to n-1; every class has to occur in
+        `y_train`: a gap is far more often a wrong label than a class that nothing can be learnt
+        about. In a regression they are any numbers.
 
         Args:
             name: What messages and the model card call it.
-            arrays: x_train, y_train, x_test and y_test.
-            normalization: What training does to raw pixels.
+            arrays: x_train, y_train, x_test and y_test; sample_weight where there is one.
+            normalization: What training does to raw data; None divides pixels by 255, and leaves
+                features as they are.
+            regression: Whether the targets are numbers to predict.
 
         Raises:
             DataError: As for the class, or the labels in `y_train` leave a gap.
         """
-        targets = arrays["y_train"]
-        _check_integers(f"{name}: y_train", targets)
-        classes = np.unique(targets)
-        strange = classes[(classes < 0) | (classes >= len(classes))]
-        if len(strange):
-            raise DataError(
-                f"{name}: y_train: expected labels 0 to {len(classes) - 1},"
-                f" as it holds {len(classes)} different ones, got {strange[0]}"
-            )
-        labels = tuple(str(number) for number in range(len(classes)))
-        parts = {part: arrays[part] for part in ARRAY_NAMES}
-        return cls(name=name, labels=labels, normalization=normalization, **parts)
+        parts: dict[str, Any] = {part: arrays[part] for part in ARRAY_NAMES}
+        labels: tuple[str, ...] = ()
+        if regression:
+            parts |= {part: _as_numbers(parts[part]) for part in ("y_train", "y_test")}
+        else:
+            _check_integers(f"{name}: y_train", parts["y_train"])
+            labels = _numbered_labels(name, parts["y_train"])
+        if normalization is None:
+            pixels = arrays["x_train"].dtype == np.uint8
+            normalization = BYTE_PIXELS if pixels else AS_IT_IS
+        return cls(
+            name=name,
+            labels=labels,
+            normalization=normalization,
+            sample_weight=arrays.get(WEIGHTS_NAME),
+            **parts,
+        )
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the targets are numbers, not classes."""
+        return not self.labels
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Height, width and, where there are any, channels."""
+        """Height, width and, where there are any, channels; or how many features."""
         return self.x_train.shape[1:]
+
+    @property
+    def what(self) -> str:
+        """What the examples are, for messages."""
+        return self.preparation.input_name
+
+    @property
+    def preparation(self) -> Preparation:
+        """What has to be done to an example before a model sees it."""
+        return Preparation(
+            raw_shape=self.x_train.shape[1:],
+            raw_dtype="uint8" if self.x_train.dtype == np.uint8 else "float32",
+            normalization=self.normalization,
+            resize=self.resize,
+        )
+
+    def resized(self, height: int, width: int) -> Dataset:
+        """Return the same data, whose images are resized in training and in serving."""
+        return replace(self, resize=(height, width))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,30 +167,76 @@ class Dataset:
         return f"sha256:{digest.hexdigest()}"
 
 
-def _check_images(what: str, images: NDArray[Any]) -> None:
-    if images.dtype != np.uint8:
+def _numbered_labels(name: str, targets: Targets) -> tuple[str, ...]:
+    classes = np.unique(targets)
+    strange = classes[(classes < 0) | (classes >= len(classes))]
+    if len(strange):
         raise DataError(
-            f"{what}: expected raw uint8 pixels (training normalises them), got {images.dtype}"
+            f"{name}: y_train: expected labels 0 to {len(classes) - 1},"
+            f" as it holds {len(classes)} different ones, got {strange[0]}"
         )
-    if images.ndim not in (3, 4):
-        raise DataError(
-            f"{what}: expected [images, height, width] or [images, height, width, channels],"
-            f" got {list(images.shape)}"
-        )
-    if 0 in images.shape:
-        raise DataError(f"{what}: expected at least one image and pixel, got {list(images.shape)}")
+    return tuple(str(number) for number in range(len(classes)))
 
 
-def _check_targets(what: str, targets: NDArray[Any], n_images: int, n_classes: int) -> None:
+def _as_numbers(targets: Targets) -> Targets:
+    return targets.astype(np.float32) if targets.dtype.kind in "iuf" else targets
+
+
+def _check_examples(what: str, examples: Examples) -> None:
+    if examples.dtype == np.uint8:
+        if examples.ndim not in (3, 4):
+            raise DataError(
+                f"{what}: expected [images, height, width] or [images, height, width, channels],"
+                f" got {list(examples.shape)}"
+            )
+    elif examples.dtype != np.float32:
+        raise DataError(
+            f"{what}: expected raw uint8 pixels (training normalises them) or float32 features,"
+            f" got {examples.dtype}"
+        )
+    elif examples.ndim != 2:
+        raise DataError(
+            f"{what}: expected raw uint8 pixels (training normalises them) or float32 features"
+            f" [examples, features], got float32 {list(examples.shape)}"
+        )
+    if 0 in examples.shape:
+        one = "image and pixel" if examples.dtype == np.uint8 else "example and feature"
+        raise DataError(f"{what}: expected at least one {one}, got {list(examples.shape)}")
+    if examples.dtype == np.float32:
+        _check_finite(what, examples)
+
+
+def _check_finite(what: str, array: NDArray[Any]) -> None:
+    strange = np.argwhere(~np.isfinite(array))
+    if len(strange):
+        where = tuple(int(index) for index in strange[0])
+        raise DataError(f"{what}: expected finite numbers, got {array[where]} at {list(where)}")
+
+
+def _check_numbers(what: str, targets: Targets, n_examples: int) -> None:
+    if targets.dtype.kind != "f":
+        raise DataError(f"{what}: expected numbers, got {targets.dtype}")
+    if targets.shape != (n_examples,):
+        raise DataError(f"{what}: expected {[n_examples]}, got {list(targets.shape)}")
+    _check_finite(what, targets)
+
+
+def _check_weights(what: str, weights: NDArray[Any], n_examples: int) -> None:
+    _check_numbers(what, weights, n_examples)
+    if weights.min() < 0:
+        raise DataError(f"{what}: expected weights from 0, got {weights.min():g}")
+
+
+def _check_targets(what: str, targets: Targets, n_examples: int, n_classes: int) -> None:
     _check_integers(what, targets)
-    if len(targets) != n_images:
-        raise DataError(f"{what}: expected {n_images} labels, one an image, got {len(targets)}")
+    if len(targets) != n_examples:
+        raise DataError(f"{what}: expected {n_examples} labels, one an image, got {len(targets)}")
     for extreme in (targets.min(), targets.max()):
         if not 0 <= extreme < n_classes:
             raise DataError(f"{what}: expected labels 0 to {n_classes - 1}, got {extreme}")
 
 
-def _check_integers(what: str, targets: NDArray[Any]) -> None:
+def _check_integers(what: str, targets: Targets) -> None:
     if targets.dtype.kind not in "iu":
         raise DataError(f"{what}: expected integer labels, got {targets.dtype}")
     if targets.ndim != 1:

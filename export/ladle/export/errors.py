@@ -2,7 +2,7 @@
 
 ExportError          the message is one line for whoever asked for the export
 ├── DataError        the data cannot be had, or is not what training takes
-├── CheckError       what was exported is not what was trained
+├── CheckError       what was written failed a check, and is not published
 └── PublishError     the version cannot be written under its base path
 """
 
@@ -18,7 +18,11 @@ class DataError(ExportError, ValueError):
 
 
 class CheckError(ExportError):
-    """An exported model whose answers differ from those of the model that was trained."""
+    """A written model that failed a check; `check` is the check's name."""
+
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(f"check {check} failed: {reason}")
+        self.check = check
 
 
 class PublishError(ExportError):

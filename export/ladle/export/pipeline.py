@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ladle.export.card import provenance, write_card
-from ladle.export.checks import check_signatures
+from ladle.export.checks import check_accuracy, check_answers, check_regression
 from ladle.export.dataset import Dataset
+from ladle.export.fresh import run_in_fresh_process
+from ladle.export.history import now_serving
+from ladle.export.operations import check_operations
 from ladle.export.options import TrainingOptions
-from ladle.export.publish import prepare_base_path, publish, staging_folder
+from ladle.export.publish import check_free, prepare_base_path, publish, staging_folder
 from ladle.export.recipes import RECIPES
-from ladle.export.signatures import NORMALIZED, RAW, read_signatures, write_saved_model
-from ladle.export.training import Classifier, Verbosity, train
+from ladle.export.requirements import Requirements
+from ladle.export.samples import Sample, make_samples
+from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
+from ladle.export.training import Trained, Verbosity, train
+from ladle.export.versions import MAX_VERSION
+from ladle.export.warmup import write_warmup
 from ladle.protos.model_card import ModelCard
 
-_CHECKED_IMAGES = 256
+_CHECKED_EXAMPLES = 64
+
+VersionChoice = int | Literal["next", "timestamp"]
+"""A number, the highest there is plus one, or the seconds since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +45,11 @@ class Exported:
 
     @property
     def accuracy(self) -> float:
-        """Share of the held-out images that it classifies rightly, 0 to 1."""
+        """Share of the held-out examples that a classifier classifies rightly, 0 to 1.
+
+        Raises:
+            KeyError: It is a regression.
+        """
         return self.card.metrics["accuracy"]
 
 
@@ -42,13 +59,14 @@ def export_classifier(
     *,
     recipe: str = "mlp",
     options: TrainingOptions | None = None,
+    requirements: Requirements | None = None,
+    version: VersionChoice = "next",
     verbose: Verbosity = 0,
 ) -> Exported:
-    """Train a classifier and publish it as the next version under `base_path`.
+    """Train a model and publish it as a version under `base_path`, once every check holds.
 
-    The version is a SavedModel with two signatures over an open batch of images, which both give
-    `probabilities` float32 [-1, classes]: `serving_default` takes `images` float32, normalised;
-    `serving_uint8` takes `images` uint8, raw. Blocks until training is over and the version is on
+    The version is a SavedModel with the signatures that `make_endpoints` tells of, its model card
+    and a warm-up file. Blocks until training is over, the checks have run and the version is on
     disk. See `train` for what it does to the process's random numbers.
 
     Args:
@@ -56,42 +74,96 @@ def export_classifier(
         dataset: What to train on, and what to measure with.
         recipe: A name in `ladle.export.recipes.RECIPES`.
         options: How to train; None for the defaults.
+        requirements: What has to hold beside the signatures' answers; None for nothing.
+        version: The number to publish; one that is taken is refused, before training too.
         verbose: What Keras prints to stdout: 0 nothing, 1 a progress bar, 2 a line an epoch.
 
     Raises:
         PublishError: The version cannot be written; asked about before training too.
-        CheckError: What was written does not answer as the trained model does.
-        ValueError: There is no such recipe.
+        CheckError: A check failed; it says which.
+        ValueError: There is no such recipe or version number, or a regression has to reach an
+            accuracy.
     """
     base_path = Path(os.path.abspath(base_path))
     options = options or TrainingOptions()
+    requirements = requirements or Requirements()
     if recipe not in RECIPES:
         raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
+    number = _number(version)
+    if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
+        raise ValueError("min accuracy, max regression: a regression has no accuracy")
     prepare_base_path(base_path)
-    classifier = train(dataset, RECIPES[recipe], options, verbose=verbose)
-    accuracy = _held_out_accuracy(classifier, dataset)
+    if number is not None:
+        check_free(base_path, number)
+    trained = train(dataset, RECIPES[recipe], options, verbose=verbose)
+    metrics = _measure(trained, dataset)
+    _check_metrics(metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
-        write_saved_model(classifier, dataset.image_shape, dataset.normalization, folder)
-        signatures = read_signatures(folder)
-        raw = dataset.x_test[:_CHECKED_IMAGES]
-        normalized = dataset.normalization.apply(raw)
-        check_signatures(
+        write_saved_model(make_endpoints(trained, dataset.preparation, dataset.labels), folder)
+        check_operations(folder, requirements.allow_op)
+        signatures = declared_signatures(folder)
+        samples = make_samples(
             signatures,
-            inputs={NORMALIZED: normalized, RAW: raw},
-            expected=classifier.probabilities(normalized),
+            dataset.x_test[:_CHECKED_EXAMPLES],
+            trained,
+            dataset.preparation,
+            dataset.labels,
         )
+        latency_ms = _check_signatures(folder, samples)
+        write_warmup(samples, base_path.name, folder)
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization,
-            signatures={name: signature.declared() for name, signature in signatures.items()},
-            metrics={"accuracy": accuracy},
-            provenance=provenance(recipe, options, dataset),
+            signatures=signatures,
+            metrics=metrics,
+            provenance=provenance(recipe, options, dataset)
+            | {"latency_ms": latency_ms, "size_bytes": _size_bytes(folder)},
         )
         write_card(card, folder)
-        published = publish(folder)
+        published = publish(folder, number)
     return Exported(version=published.version, path=published.path, card=card)
 
 
-def _held_out_accuracy(classifier: Classifier, dataset: Dataset) -> float:
-    probabilities = classifier.probabilities(dataset.normalization.apply(dataset.x_test))
-    return float(np.mean(probabilities.argmax(axis=1) == dataset.y_test))
+def _number(version: VersionChoice) -> int | None:
+    if version == "next":
+        return None
+    if version == "timestamp":
+        return int(time.time())
+    if not 0 <= version <= MAX_VERSION:
+        raise ValueError(f"version: expected 0 to {MAX_VERSION}, got {version}")
+    return version
+
+
+def _measure(trained: Trained, dataset: Dataset) -> dict[str, float]:
+    prepared = dataset.preparation.apply(dataset.x_test)
+    if dataset.is_regression:
+        off = trained.raw_outputs(prepared).reshape(-1) - dataset.y_test
+        return {"mae": float(np.mean(np.abs(off))), "mse": float(np.mean(off**2))}
+    predicted = trained.raw_outputs(prepared).argmax(axis=1)
+    return {"accuracy": float(np.mean(predicted == dataset.y_test))}
+
+
+def _check_metrics(
+    metrics: Mapping[str, float], base_path: Path, requirements: Requirements
+) -> None:
+    if "accuracy" not in metrics:
+        return
+    check_accuracy(metrics["accuracy"], requirements)
+    serving = now_serving(base_path)
+    if serving is not None and "accuracy" in serving[1].metrics:
+        before = (serving[0], serving[1].metrics["accuracy"])
+        check_regression(metrics["accuracy"], before, requirements)
+
+
+def _check_signatures(folder: Path, samples: Mapping[str, Sample]) -> Mapping[str, float]:
+    """See that every signature answers as Keras does, and return its latency in ms."""
+    answers = run_in_fresh_process(folder, {name: s.inputs for name, s in samples.items()})
+    for name, sample in samples.items():
+        check_answers(name, answers.together[name], sample.outputs)
+        first = {key: array[:1] for key, array in sample.outputs.items()}
+        check_answers(name, answers.alone[name], first)
+    return answers.latency_ms
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle.export.errors import PublishError
-from ladle.export.versions import next_version
+from ladle.export.versions import next_version, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +81,18 @@ def staging_folder(base_path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(staged: Path) -> Published:
-    """Make the staging folder `staged` the next version of the base path that it lies in.
+def publish(staged: Path, version: int | None = None) -> Published:
+    """Make the staging folder `staged` a version of the base path that it lies in.
+
+    The number is `version`, or the highest there is plus one.
 
     Blocks until all its files are on disk. Earlier versions are never touched, nor is anything
     else with a number for its name; the one exception is an empty folder that another program
     makes between the look at the numbers and the rename, whose place is taken.
 
     Raises:
-        PublishError: Nothing was staged, a number cannot be had, or the disk refuses.
+        PublishError: Nothing was staged, the number is taken or cannot be had, or the disk
+            refuses.
     """
     base_path = staged.parent
     with _one_line_errors(base_path):
@@ -97,13 +100,45 @@ def publish(staged: Path) -> Published:
         if not any(staged.iterdir()):
             raise PublishError(f"{base_path}: there is nothing to publish in {staged.name}")
         _sync_tree(staged)
-        published = _rename_to_next_version(staged)
+        if version is None:
+            published = _rename_to_next_version(staged)
+        else:
+            published = _rename_to(staged, version)
     try:
         _sync(base_path)
     except OSError as error:
         # The version is there for every server to see: to call it failed would publish it twice.
         logger.warning("published path=%s but not synced: %s", published.path, error)
     return published
+
+
+def check_free(base_path: Path, version: int) -> None:
+    """See that nothing under `base_path` is that version yet, however its name is spelt.
+
+    Raises:
+        PublishError: Something is.
+    """
+    with _one_line_errors(base_path):
+        for name in os.listdir(base_path):
+            if version_of(name) == version:
+                raise PublishError(
+                    f"{base_path}: version {version} is there already ({name}), and a version is"
+                    " never overwritten"
+                )
+
+
+def _rename_to(staged: Path, version: int) -> Published:
+    base_path = staged.parent
+    check_free(base_path, version)
+    path = base_path / str(version)
+    try:
+        staged.rename(path)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+        check_free(base_path, version)
+        raise
+    return Published(version=version, path=path)
 
 
 def _rename_to_next_version(staged: Path) -> Published:

@@ -1,113 +1,223 @@
-"""Write a classifier as a SavedModel with serving signatures, and read them back."""
+"""Write a trained model as a SavedModel with serving signatures, and read what it declares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
-from ladle.export.errors import CheckError, PublishError
-from ladle.export.training import Classifier
-from ladle.protos.model_card import Normalization
+from ladle.export.errors import PublishError
+from ladle.export.preparation import Preparation
+from ladle.export.training import Trained
+from ladle.protos import dtypes
 
 NORMALIZED = "serving_default"
-"""Takes normalised float32 images."""
+"""Takes normalised float32."""
 RAW = "serving_uint8"
 """Takes raw uint8 pixels and normalises them in the graph."""
-INPUT = "images"
-OUTPUT = "probabilities"
+RAW_FEATURES = "serving_raw"
+"""Takes raw float32 features and normalises them in the graph."""
+ENCODED = "serving_bytes"
+"""Takes encoded PNG or JPEG images; decodes, resizes and normalises them in the graph."""
+LOGITS = "logits"
+"""Takes normalised float32, and gives what softmax is applied to."""
+CLASSIFY = "classify"
+"""Takes serialised tf.Examples; answers TensorFlow Serving's Classify."""
+REGRESS = "regress"
+"""Takes serialised tf.Examples; answers TensorFlow Serving's Regress."""
+
+# TensorFlow Serving's names (signature_constants.h); its Classify and Regress insist on them.
+EXAMPLES_INPUT = "inputs"
+METHODS = {
+    CLASSIFY: "tensorflow/serving/classify",
+    REGRESS: "tensorflow/serving/regress",
+}
+
+ENCODED_FEATURE = "image/encoded"
+"""The feature of a tf.Example that holds an encoded image."""
+
+Function = Callable[[Any], dict[str, Any]]
 
 
-def write_saved_model(
-    classifier: Classifier,
-    image_shape: tuple[int, ...],
-    normalization: Normalization,
-    folder: Path,
-) -> None:
-    """Write `classifier` into the existing `folder`, with softmax attached.
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A signature to write: what it computes, and its one input."""
 
-    Both signatures take `images` [-1, *image_shape] and give `probabilities` float32
-    [-1, classes]. Only what they compute with is written: no dropout, optimizer or random state.
+    function: Function
+    input_name: str
+    input_spec: Any
+
+
+def make_endpoints(
+    trained: Trained, preparation: Preparation, labels: tuple[str, ...]
+) -> dict[str, Endpoint]:
+    """Return the signatures that serve `trained`, by name; all with an open batch dimension.
+
+    A classifier gives `probabilities` float32 [-1, classes] and `class_id` int64 [-1]; a
+    regression gives `values` float32 [-1].
+    """
+    answer, outputs = _answers(trained)
+    name = preparation.input_name
+
+    def predict(prepared: Any) -> dict[str, Any]:
+        return outputs(answer(prepared))
+
+    def from_normalized(batch: Any) -> dict[str, Any]:
+        # Resizing and normalising may change places: one is linear, the other affine.
+        return predict(preparation.resized(batch))
+
+    def from_raw(batch: Any) -> dict[str, Any]:
+        return predict(preparation.in_graph(batch))
+
+    def from_encoded(batch: Any) -> dict[str, Any]:
+        return predict(preparation.normalized(_decode(batch, preparation)))
+
+    def logits(batch: Any) -> dict[str, Any]:
+        return {"logits": trained.logits(preparation.resized(batch))}
+
+    def classify(examples: Any) -> dict[str, Any]:
+        scores = answer(preparation.normalized(_parse(examples, preparation)))
+        classes = tf.repeat(tf.constant([labels]), tf.shape(scores)[0], axis=0)
+        return {"classes": classes, "scores": scores}
+
+    def regress(examples: Any) -> dict[str, Any]:
+        return {"outputs": answer(preparation.normalized(_parse(examples, preparation)))}
+
+    def takes(function: Function, dtype: Any, shape: Any, input_name: str = name) -> Endpoint:
+        spec = tf.TensorSpec(shape, dtype, input_name)
+        return Endpoint(function=function, input_name=input_name, input_spec=spec)
+
+    shape = preparation.open_shape
+    endpoints = {NORMALIZED: takes(from_normalized, tf.float32, shape)}
+    if preparation.are_images:
+        endpoints[RAW] = takes(from_raw, tf.uint8, shape)
+    else:
+        endpoints[RAW_FEATURES] = takes(from_raw, tf.float32, shape)
+    if preparation.decodable:
+        endpoints[ENCODED] = takes(from_encoded, tf.string, [None])
+    if trained.has_logits:
+        endpoints[LOGITS] = takes(logits, tf.float32, shape)
+    if trained.is_regression:
+        endpoints[REGRESS] = takes(regress, tf.string, [None], EXAMPLES_INPUT)
+    else:
+        endpoints[CLASSIFY] = takes(classify, tf.string, [None], EXAMPLES_INPUT)
+    return endpoints
+
+
+def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
+    """Write `endpoints` as a SavedModel into the existing `folder`.
+
+    Only what they compute with is written: no dropout, optimizer or random state.
 
     Raises:
         PublishError: The folder cannot be written.
     """
-
-    def from_normalized(images: Any) -> dict[str, Any]:
-        return {OUTPUT: tf.nn.softmax(classifier.model(images, training=False))}
-
-    def from_raw(images: Any) -> dict[str, Any]:
-        return from_normalized(_normalize(images, normalization))
-
     # The model is not track()ed: that would write every variable a second time, and dropout's.
     archive = keras.export.ExportArchive()
-    for name, function, dtype in (
-        (NORMALIZED, from_normalized, tf.float32),
-        (RAW, from_raw, tf.uint8),
-    ):
-        archive.add_endpoint(name, function, [tf.TensorSpec([None, *image_shape], dtype, INPUT)])
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint.function, [endpoint.input_spec])
     try:
         archive.write_out(str(folder), verbose=False)
     except tf.errors.OpError as error:
         raise PublishError(f"{folder.parent}: cannot publish: {_reason(error)}") from error
+    _set_method_names(folder)
 
 
-def _normalize(pixels: Any, normalization: Normalization) -> Any:
-    """Do in the graph what `Normalization.apply` does in NumPy."""
-    normalized = tf.cast(pixels, tf.float32)
-    if np.any(normalization.offset):
-        normalized -= tf.constant(normalization.offset, tf.float32)
-    return normalized / tf.constant(normalization.divisor, tf.float32)
+def declared_signatures(folder: Path) -> dict[str, Any]:
+    """Return the inputs and outputs of the signatures in `folder`, as a model card tells them.
+
+    Each name to its dtype and shape; -1 is any size.
+    """
+    meta_graph = read_saved_model(folder).meta_graphs[0]
+    return {
+        name: {
+            "inputs": {key: _declared(info) for key, info in signature.inputs.items()},
+            "outputs": {key: _declared(info) for key, info in signature.outputs.items()},
+        }
+        for name, signature in meta_graph.signature_def.items()
+        if not name.startswith("__")
+    }
+
+
+def read_saved_model(folder: Path) -> Any:
+    """Return the SavedModel message of the version in `folder`."""
+    message = saved_model_pb2.SavedModel()
+    message.ParseFromString((folder / "saved_model.pb").read_bytes())
+    return message
+
+
+def _answers(trained: Trained) -> tuple[Callable[[Any], Any], Function]:
+    if trained.is_regression:
+        return trained.values, lambda values: {"values": values}
+    return trained.probabilities_of, lambda probabilities: {
+        "probabilities": probabilities,
+        "class_id": tf.argmax(probabilities, axis=1, output_type=tf.int64),
+    }
+
+
+def _decode(batch: Any, preparation: Preparation) -> Any:
+    spec = tf.TensorSpec(preparation.model_shape, tf.float32)
+    return tf.map_fn(preparation.decoded, batch, fn_output_signature=spec)
+
+
+def _parse(examples: Any, preparation: Preparation) -> Any:
+    """Turn serialised tf.Examples into a raw float32 batch of the size that the model takes."""
+    name = preparation.input_name
+    if not preparation.are_images:
+        feature = tf.io.FixedLenFeature(preparation.raw_shape, tf.float32)
+        return tf.io.parse_example(examples, {name: feature})[name]
+    if not preparation.decodable:
+        feature = tf.io.FixedLenFeature(preparation.raw_shape, tf.int64)
+        pixels = tf.io.parse_example(examples, {name: feature})[name]
+        return preparation.resized(tf.cast(pixels, tf.float32))
+    absent = np.full(preparation.raw_shape, -1)
+    features = {
+        name: tf.io.FixedLenFeature(preparation.raw_shape, tf.int64, absent),
+        ENCODED_FEATURE: tf.io.FixedLenFeature([], tf.string, ""),
+    }
+    parsed = tf.io.parse_example(examples, features)
+
+    def from_pixels(pixels: Any) -> Any:
+        expected = f'an Example: expected "{ENCODED_FEATURE}", or "{name}" with pixels 0 to 255'
+        tf.debugging.Assert(tf.reduce_all((pixels >= 0) & (pixels <= 255)), [expected])
+        return preparation.resized(tf.cast(pixels, tf.float32)[tf.newaxis])[0]
+
+    def one(row: tuple[Any, Any]) -> Any:
+        pixels, encoded = row
+        return tf.cond(
+            tf.equal(encoded, ""),
+            lambda: from_pixels(pixels),
+            lambda: preparation.decoded(encoded),
+        )
+
+    spec = tf.TensorSpec(preparation.model_shape, tf.float32)
+    return tf.map_fn(one, (parsed[name], parsed[ENCODED_FEATURE]), fn_output_signature=spec)
+
+
+def _set_method_names(folder: Path) -> None:
+    """Name the methods of Classify and Regress, where TensorFlow writes Predict's for all."""
+    message = read_saved_model(folder)
+    for meta_graph in message.meta_graphs:
+        for name, method in METHODS.items():
+            if name in meta_graph.signature_def:
+                meta_graph.signature_def[name].method_name = method
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString(deterministic=True))
+    write_fingerprint(str(folder))
+
+
+def _declared(info: Any) -> dict[str, Any]:
+    dtype = dtypes.name(info.dtype)
+    return {"dtype": dtype, "shape": [dim.size for dim in info.tensor_shape.dim]}
 
 
 def _reason(error: Any) -> str:
     """Return what the system said, without TensorFlow's names for nodes and temporary files."""
     message: str = error.message
     return message.rpartition("; ")[2].partition(" [Op:")[0]
-
-
-class Signature:
-    """One signature of a SavedModel that was read back, from `images` to `probabilities`."""
-
-    def __init__(self, saved_model: Any, name: str) -> None:
-        self._saved_model = saved_model  # its variables live as long as this object
-        self._function = saved_model.signatures[name]
-
-    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the probabilities, [images, classes]."""
-        outputs = self._function(**{INPUT: tf.constant(images)})
-        probabilities: NDArray[np.float32] = outputs[OUTPUT].numpy()
-        return probabilities
-
-    def declared(self) -> dict[str, dict[str, Any]]:
-        """Return inputs and outputs, each name to its dtype and shape; -1 is any size."""
-        _, inputs = self._function.structured_input_signature
-        return {
-            "inputs": {name: _declared(spec) for name, spec in inputs.items()},
-            "outputs": {
-                name: _declared(spec) for name, spec in self._function.structured_outputs.items()
-            },
-        }
-
-
-def read_signatures(folder: Path) -> Mapping[str, Signature]:
-    """Load the SavedModel in `folder`, and return its signatures by name.
-
-    Raises:
-        CheckError: It does not load.
-    """
-    try:
-        saved_model = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise CheckError(f"{folder}: the written SavedModel does not load: {error}") from error
-    return {name: Signature(saved_model, name) for name in saved_model.signatures}
-
-
-def _declared(spec: Any) -> dict[str, Any]:
-    shape = [-1 if size is None else size for size in spec.shape]
-    return {"dtype": spec.dtype.name, "shape": shape}

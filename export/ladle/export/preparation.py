@@ -1,0 +1,100 @@
+"""What happens to raw data before a model sees it: the same in training and in every signature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.protos.model_card import Normalization
+
+# What TensorFlow decodes an image to.
+DECODABLE_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """From raw data to a model's input: resized where asked for, then normalised."""
+
+    raw_shape: tuple[int, ...]
+    """Of one example: [height, width], [height, width, channels], or [features]."""
+    raw_dtype: Literal["uint8", "float32"]
+    """uint8 for pixels, float32 for features."""
+    normalization: Normalization
+    resize: tuple[int, int] | None = None
+    """Height and width that every image is brought to, bilinearly; None leaves them be."""
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the raw data are pixels."""
+        return self.raw_dtype == "uint8"
+
+    @property
+    def input_name(self) -> str:
+        """What signatures call the data."""
+        return "images" if self.are_images else "features"
+
+    @property
+    def channels(self) -> int:
+        """Of each image; 1 where the shape has none."""
+        return self.raw_shape[2] if len(self.raw_shape) == 3 else 1
+
+    @property
+    def decodable(self) -> bool:
+        """Whether an encoded PNG or JPEG can stand for an example."""
+        return self.are_images and self.channels in DECODABLE_CHANNELS
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        """The shape of one example as the model takes it."""
+        return self.raw_shape if self.resize is None else (*self.resize, *self.raw_shape[2:])
+
+    @property
+    def open_shape(self) -> tuple[int | None, ...]:
+        """The shape of a batch as signatures take it: of any size where images are resized."""
+        if self.resize is None:
+            return (None, *self.raw_shape)
+        return (None, None, None, *self.raw_shape[2:])
+
+    def apply(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the batch `raw` as the model takes it, in a new array."""
+        if self.resize is None:
+            return self.normalization.apply(raw)
+        prepared: NDArray[np.float32] = self.in_graph(raw).numpy()
+        return prepared
+
+    def in_graph(self, raw: Any) -> Any:
+        """Do the same to a batch of tensors."""
+        import tensorflow as tf
+
+        return self.normalized(self.resized(tf.cast(raw, tf.float32)))
+
+    def resized(self, batch: Any, size: tuple[int, int] | None = None) -> Any:
+        """Bring a float32 batch of images to `size`, or to what examples are resized to."""
+        import tensorflow as tf
+
+        size = size or self.resize
+        if size is None:
+            return batch
+        if len(self.raw_shape) == 3:
+            return tf.image.resize(batch, size)
+        return tf.image.resize(batch[..., tf.newaxis], size)[..., 0]
+
+    def normalized(self, batch: Any) -> Any:
+        """Do in the graph what `Normalization.apply` does in NumPy."""
+        import tensorflow as tf
+
+        if np.any(self.normalization.offset):
+            batch -= tf.constant(self.normalization.offset, tf.float32)
+        return batch / tf.constant(self.normalization.divisor, tf.float32)
+
+    def decoded(self, encoded: Any) -> Any:
+        """Decode one PNG, JPEG, GIF or BMP to float32 pixels of the shape that a model takes."""
+        import tensorflow as tf
+
+        pixels = tf.io.decode_image(encoded, channels=self.channels, expand_animations=False)
+        pixels.set_shape([None, None, self.channels])
+        pixels = tf.image.resize(tf.cast(pixels, tf.float32), self.model_shape[:2])
+        return tf.reshape(pixels, self.model_shape)

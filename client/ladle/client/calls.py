@@ -6,7 +6,6 @@ is sent what came of it, and returns the flow's result. The clients only do what
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -62,9 +61,12 @@ def conversation(
     fleet: Fleet,
     deadline: float,
     now: Callable[[], float],
-    jitter: Callable[[], float] = random.random,
+    jitter: Callable[[], float] | None = None,
 ) -> Conversation[T]:
-    """Drive a flow to its result, all its calls within one deadline on the clock `now`."""
+    """Drive a flow to its result, all its calls within one deadline on the clock `now`.
+
+    `jitter` gives random numbers from 0 to 1 for `should_retry`; None for Python's.
+    """
     try:
         wanted = next(flow)
         while True:
@@ -73,7 +75,7 @@ def conversation(
                 wanted = flow.send(b"")
                 continue
             try:
-                answer = yield from _call(wanted, fleet, deadline, now, jitter)
+                answer = yield from _call(wanted, fleet, deadline, now, jitter or _jitter)
             except LadleError as error:
                 wanted = flow.throw(error)
             else:
@@ -122,6 +124,12 @@ def _call(
         if delay_s:
             yield Pause(delay_s)
     raise AssertionError("should_retry gives up after the last attempt")
+
+
+def _jitter() -> float:
+    from random import random  # here, since most who import the client need no retry
+
+    return random()
 
 
 def _second(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from queue import Empty, SimpleQueue
 from threading import Event
 from types import TracebackType
 from typing import TypeVar
@@ -295,6 +294,8 @@ class Client(BaseClient):
 
     def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
         """Make a call, and a second one where the first takes long; the first answer counts."""
+        from queue import Empty, SimpleQueue  # here, for the many who never hedge
+
         assert send.second is not None
         done: SimpleQueue[grpc.Future[bytes]] = SimpleQueue()
         started: list[grpc.Future[bytes]] = []

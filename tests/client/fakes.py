@@ -296,7 +296,9 @@ def drive(flow: Flow[T], server: FakeServing) -> T:
         return result
 
 
-class _Handler(grpc.GenericRpcHandler):
+class Handler(grpc.GenericRpcHandler):
+    """Puts a server behind gRPC; `on_call` is told of each call, as `listening` says."""
+
     def __init__(self, server: FakeServing, on_call: Callable[[Mapping[str, str]], None]) -> None:
         self._server, self._on_call = server, on_call
 
@@ -334,7 +336,7 @@ def listening(
     with ThreadPoolExecutor(8) as executor:
         grpc_server = grpc.server(
             executor,
-            handlers=[_Handler(server, on_call)],
+            handlers=[Handler(server, on_call)],
             options=[("grpc.max_receive_message_length", max_receive_bytes)],
         )
         port = grpc_server.add_insecure_port("127.0.0.1:0")

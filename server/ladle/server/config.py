@@ -65,6 +65,16 @@ class Config:
         max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1
     )
 
+    max_request_bytes: int = _flag(
+        256 << 20, "the largest request that is taken, after decompression", least=1
+    )
+    max_inflight_bytes: int = _flag(
+        1 << 30,
+        "bytes of all requests under way; past it new ones are refused, and past the half of it "
+        "those to a model with as much in its queue",
+        least=1,
+    )
+
     # What to serve
     model_name: str = _flag("default", "the name that requests ask for")
     model_base_path: str = _flag("", "the folder that holds the numbered versions")
@@ -114,7 +124,9 @@ class Config:
     enable_batching: bool = _flag(
         True, "run rows of concurrent requests together (tensorflow_model_server: false)"
     )
-    batching_parameters_file: str = _flag("", "BatchingParameters in text format")
+    batching_parameters_file: str = _flag(
+        "", "BatchingParameters in text format; rewritten, it takes effect at once"
+    )
     enable_per_model_batching_parameters: bool = _flag(
         False, "read each version's own batching_params.pbtxt"
     )

@@ -12,16 +12,15 @@ from typing import TypeAlias, cast
 import grpc
 
 from ladle.protos.versions import version_of
+from ladle.server.batching_parameters import BatchingConfig, BatchingLoader
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
-from ladle.server.core.manager import Loader, Manager, ManagerOptions
+from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.core.model_config import ModelConfig
 from ladle.server.core.reloading import ModelSet
-from ladle.server.core.servable import Model, Servable, ServableId
+from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
@@ -68,7 +67,8 @@ class Server:
         self._config = config
         check = check or (missing if load is None else lambda _: None)
         load = _warmed(load or _saved_model_loader(config), config)
-        self._manager = Manager(_batched(load, config), _manager_options(config))
+        self._batching = BatchingLoader(load, _batching(config))
+        self._manager = Manager(self._batching, _manager_options(config))
         self._source = FileSystemSource(
             self._manager,
             poll_wait_s=config.file_system_poll_wait_seconds,
@@ -91,6 +91,8 @@ class Server:
                 tensor_content=config.enable_serialization_as_tensor_content,
                 check_method_names=config.enable_signature_method_name_check,
             ),
+            max_request_bytes=config.max_request_bytes,
+            max_inflight_bytes=config.max_inflight_bytes,
             max_threads=config.grpc_max_threads,
             options=config.channel_arguments,
             credentials=_credentials(config),
@@ -125,6 +127,10 @@ class Server:
         """
         models = self._first_models()
         self.addresses = tuple(self._listen())
+        try:
+            self._batching.start()
+        except InvalidArgument as error:
+            raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._models.begin(models)
         if not self._config.wait_for_models:
             self._transport.start()
@@ -175,6 +181,7 @@ class Server:
         started = time.monotonic()
         self._source.stop()
         self._config_file.stop()
+        self._batching.stop()
         self._transport.stop(grace_s)
         remaining_s = grace_s - (time.monotonic() - started)
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
@@ -273,10 +280,11 @@ def _warmed(load: ModelLoader, config: Config) -> ModelLoader:
     return load_warmed
 
 
-def _batched(load: ModelLoader, config: Config) -> Loader:
-    options = BatchOptions() if config.enable_batching else None
-
-    def load_batched(servable_id: ServableId, path: Path) -> Servable:
-        return BatchingServable(load(servable_id, path), options)
-
-    return load_batched
+def _batching(config: Config) -> BatchingConfig:
+    return BatchingConfig(
+        enabled=config.enable_batching,
+        file=Path(config.batching_parameters_file) if config.batching_parameters_file else None,
+        per_model=config.enable_per_model_batching_parameters,
+        # So that a flood on one model leaves room for requests to another.
+        max_enqueued_bytes=config.max_inflight_bytes // 2,
+    )

@@ -167,6 +167,11 @@ class BatchingServable:
             self._changed.notify_all()
 
     @property
+    def options(self) -> BatchOptions | None:
+        """How batches form; None = every request runs alone."""
+        return self._options
+
+    @property
     def load(self) -> Load:
         """What waits and runs at this moment."""
         with self._changed:

@@ -25,6 +25,7 @@ from grpc import _server as _typed_server
 
 from ladle.server.call import Call, Handler, Prompt, Streaming
 from ladle.server.core.errors import Code, ServingError, Unimplemented
+from ladle.server.transport.budget import Limits
 
 # The stubs know nothing of these parts.
 cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined]
@@ -75,14 +76,18 @@ class Intake(ThreadPoolExecutor):
         return _CallFuture(state)
 
 
-def unary(handler: Prompt, pool: Executor) -> Intake:
+def unary(handler: Prompt, pool: Executor, limits: Limits) -> Intake:
     """Return what begins unary calls; those with large requests are handled in `pool`."""
-    return Intake(lambda event, state: CompletionCall(event, state, handler, pool).begin())
+    return Intake(lambda event, state: CompletionCall(event, state, handler, pool, limits).begin())
 
 
-def streaming(handler: Streaming) -> Intake:
+def streaming(handler: Streaming, limits: Limits) -> Intake:
     """Return what begins streams."""
-    return Intake(lambda event, state: _begin_stream(CompletionStream(event, state), handler))
+
+    def begin(event: Any, state: Any) -> None:
+        _begin_stream(CompletionStream(event, state, limits), handler)
+
+    return Intake(begin)
 
 
 def _begin_stream(stream: CompletionStream, handler: Streaming) -> None:
@@ -180,11 +185,14 @@ class _Rpc:
 class CompletionCall(_Rpc):
     """A Call that holds no thread."""
 
-    __slots__ = ("_handler", "_pool", "request")
+    __slots__ = ("_handler", "_limits", "_pool", "request")
 
-    def __init__(self, event: Any, state: Any, handler: Prompt, pool: Executor) -> None:
+    def __init__(
+        self, event: Any, state: Any, handler: Prompt, pool: Executor, limits: Limits
+    ) -> None:
         super().__init__(event, state)
         self._handler = handler
+        self._limits = limits
         self._pool = pool
         self.request = b""
 
@@ -203,16 +211,29 @@ class CompletionCall(_Rpc):
     def _received(self, event: Any) -> Any:
         message = event.batch_operations[0].message()
         if message is None:
-            self.refuse(Unimplemented("expected exactly one request message, got none"))
+            if event.success:  # if not, gRPC has ended the call
+                self.refuse(Unimplemented("expected exactly one request message, got none"))
         else:
-            self.request = message
-            if len(message) <= _MAX_INLINE_BYTES:
-                blocking = self._handle(self._handler.handle)
-                if blocking is not None:
-                    self._pool.submit(self._handle, blocking)
-            else:
-                self._pool.submit(self._handle, self._handler.handle_blocking)
+            self._take(message)
         return self._end_operation(_RECEIVE)
+
+    def _take(self, message: bytes) -> None:
+        try:
+            self._limits.take(len(message))
+        except ServingError as error:
+            self.refuse(error)
+            return
+        self.request = message
+        self.on_end(self._give_back)
+        if len(message) <= _MAX_INLINE_BYTES:
+            blocking = self._handle(self._handler.handle)
+            if blocking is not None:
+                self._pool.submit(self._handle, blocking)
+        else:
+            self._pool.submit(self._handle, self._handler.handle_blocking)
+
+    def _give_back(self) -> None:
+        self._limits.budget.give_back(len(self.request))
 
     def _handle(self, handler: Callable[[Call], Handler | None]) -> Handler | None:
         try:
@@ -226,10 +247,11 @@ class CompletionCall(_Rpc):
 class CompletionStream(_Rpc):
     """A Stream that holds no thread."""
 
-    __slots__ = ("_ending", "_receiver", "_sent")
+    __slots__ = ("_ending", "_limits", "_receiver", "_sent")
 
-    def __init__(self, event: Any, state: Any) -> None:
+    def __init__(self, event: Any, state: Any, limits: Limits) -> None:
         super().__init__(event, state)
+        self._limits = limits
         self._receiver: Callable[[bytes | None], None] | None = None
         self._sent: Callable[[], None] | None = None
         self._ending: list[ServingError | None] = []

@@ -13,12 +13,11 @@ import grpc
 from ladle.server.call import Handler, Methods, Prompt, Streaming
 from ladle.server.core.errors import ServingError
 from ladle.server.transport import completion, unix_socket
+from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.health import Health
 from ladle.server.transport.reflection import Reflection
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
-# Upstream takes messages of any size that gRPC can carry.
-_MAX_REQUEST_BYTES = (1 << 31) - 1
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
 _CALLS_PER_THREAD = 128
 
@@ -39,18 +38,30 @@ class GrpcioTransport:
         methods: Methods,
         *,
         max_threads: int,
+        max_request_bytes: int = (1 << 31) - 1,
+        max_inflight_bytes: int = 1 << 62,
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        """`credentials` put all addresses behind TLS, Unix sockets too, as upstream does."""
+        """Make a transport that listens nowhere yet.
+
+        Args:
+            methods: what it serves.
+            max_threads: how many calls of blocking handlers are handled at a time.
+            max_request_bytes: the largest message that is taken, after decompression.
+            max_inflight_bytes: the bytes of requests under way past which new ones are refused.
+            options: gRPC's own channel arguments.
+            credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
+        """
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
-        self._methods = _Methods(methods, self._executor)
+        limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
+        self._methods = _Methods(methods, self._executor, limits)
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
             options=[
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+                ("grpc.max_receive_message_length", limits.max_received_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second server on the port would share it without a word.
                 ("grpc.so_reuseport", 0),
@@ -108,8 +119,10 @@ class GrpcioTransport:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, methods: Methods, pool: Executor) -> None:
-        self._handlers = {path: _rpc_handler(method, pool) for path, method in methods.items()}
+    def __init__(self, methods: Methods, pool: Executor, limits: Limits) -> None:
+        self._handlers = {
+            path: _rpc_handler(method, pool, limits) for path, method in methods.items()
+        }
         self.calls = 0
 
     def count_calls(self) -> None:
@@ -129,15 +142,17 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 def _rpc_handler(
-    method: Handler | Prompt | Streaming, pool: Executor
+    method: Handler | Prompt | Streaming, pool: Executor, limits: Limits
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
-        return grpc.stream_stream_rpc_method_handler(_without_thread(completion.streaming(method)))
+        return grpc.stream_stream_rpc_method_handler(
+            _without_thread(completion.streaming(method, limits))
+        )
     if not isinstance(method, Prompt):
-        return grpc.unary_unary_rpc_method_handler(_behaviour(method))
-    behaviour = _behaviour(method.handle_blocking)
+        return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
+    behaviour = _behaviour(method.handle_blocking, limits)
     if completion.supported():
-        behaviour.experimental_thread_pool = completion.unary(method, pool)
+        behaviour.experimental_thread_pool = completion.unary(method, pool, limits)
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
 
@@ -150,11 +165,19 @@ def _without_thread(intake: completion.Intake) -> Any:
     return behaviour
 
 
-def _behaviour(handler: Handler) -> Any:
+def _behaviour(handler: Handler, limits: Limits) -> Any:
     def serve(request: bytes, context: grpc.ServicerContext) -> bytes:
         call = _GrpcioCall(request, context)
-        handler(call)
-        return call.wait()
+        try:
+            limits.take(len(request))
+        except ServingError as error:
+            call.refuse(error)
+            return call.wait()
+        try:
+            handler(call)
+            return call.wait()
+        finally:
+            limits.budget.give_back(len(request))
 
     return serve
 

@@ -1,0 +1,72 @@
+"""A bound on the bytes of all requests under way."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from ladle.server.core.errors import ResourceExhausted
+
+_EXPLAINED_BYTES = 64 << 20
+
+
+class ByteBudget:
+    """Counts bytes in and out. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes; a single request may be larger while there is no other."""
+        self._limit = limit
+        self._lock = threading.Lock()
+        self.used = 0
+
+    def take(self, nbytes: int) -> None:
+        """Count bytes in; `give_back` counts them out again.
+
+        Raises:
+            ResourceExhausted: There is no room for them; nothing was counted.
+        """
+        with self._lock:
+            if self.used and self.used + nbytes > self._limit:
+                error = ResourceExhausted(
+                    f"{self.used} bytes of requests are under way of at most {self._limit} "
+                    f"(--max_inflight_bytes), and the request brings {nbytes}; try again later"
+                )
+                error.retry_after_s = 0.1
+                raise error
+            self.used += nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        """Count bytes out."""
+        with self._lock:
+            self.used -= nbytes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests may take."""
+
+    max_request_bytes: int
+    """Of one message, after decompression."""
+    budget: ByteBudget
+    """Of all together."""
+
+    @property
+    def max_received_bytes(self) -> int:
+        """What gRPC should let through: its own refusal can't name the flag, so ours comes first.
+
+        A message that is larger still is refused by gRPC before all of it is read.
+        """
+        return min(self.max_request_bytes + _EXPLAINED_BYTES, (1 << 31) - 1)
+
+    def take(self, nbytes: int) -> None:
+        """Count a message in; `budget.give_back` counts it out again.
+
+        Raises:
+            ResourceExhausted: It is too large, or there is no room for it; nothing was counted.
+        """
+        if nbytes > self.max_request_bytes:
+            raise ResourceExhausted(
+                f"the request takes {nbytes} bytes, more than the {self.max_request_bytes} of "
+                "--max_request_bytes: send fewer rows at a time"
+            )
+        self.budget.take(nbytes)

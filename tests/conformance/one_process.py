@@ -56,7 +56,7 @@ def _message_names() -> set[str]:
 
     methods = services.methods().values()
     names = {cls.DESCRIPTOR.full_name for m in methods for cls in (m.request, m.response)}
-    return {name for name in names if not name.startswith("grpc.")} | {
+    return {name for name in names if name.startswith("tensorflow.")} | {
         "tensorflow.ConfigProto",
         "tensorflow.SequenceExample",
         "tensorflow.serving.PredictionLog",

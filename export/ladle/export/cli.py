@@ -23,7 +23,7 @@ from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
 from ladle.export.recipes import RECIPES
 from ladle.export.requirements import Requirements
-from ladle.export.versions import MAX_VERSION
+from ladle.protos.versions import MAX_VERSION
 
 if TYPE_CHECKING:
     from ladle.export.pipeline import Exported, VersionChoice

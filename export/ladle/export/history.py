@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ladle.export.card import read_card
 from ladle.export.errors import PublishError
-from ladle.export.versions import version_of
 from ladle.protos.model_card import ModelCard
+from ladle.protos.versions import version_of
 
 
 def published_versions(base_path: Path) -> dict[int, Path]:

@@ -24,9 +24,9 @@ from ladle.export.requirements import Requirements
 from ladle.export.samples import Sample, make_samples
 from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
 from ladle.export.training import Trained, Verbosity, train
-from ladle.export.versions import MAX_VERSION
 from ladle.export.warmup import write_warmup
 from ladle.protos.model_card import ModelCard
+from ladle.protos.versions import MAX_VERSION
 
 _CHECKED_EXAMPLES = 64
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle.export.errors import PublishError
-from ladle.export.versions import next_version, version_of
+from ladle.export.versions import next_version
+from ladle.protos.versions import version_of
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def main() -> None:
     server = grpc.server(ThreadPoolExecutor(8))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_generic_rpc_handlers([Handler(FakeServing({1: image_version(255)}), lambda _: None)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(sys.argv[1])
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     stopping.wait()

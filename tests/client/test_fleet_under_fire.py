@@ -21,10 +21,10 @@ PATIENCE_S = 60.0
 
 
 @contextmanager
-def running() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(address: str = "127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a fake server; gives its process and address, and kills it at the end."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fake_server.py"))],
+        [sys.executable, str(Path(__file__).with_name("fake_server.py")), address],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -90,3 +90,20 @@ def test_a_server_that_is_killed_and_one_that_is_drained_fail_no_call() -> None:
         load.wait_for(300)
         load.stop()
         assert load.failures == []
+
+
+@pytest.mark.e2e
+def test_a_stream_outlives_its_server() -> None:
+    """The server is killed in mid-stream and started anew: nothing is lost, nothing comes twice."""
+    with ExitStack() as stack:
+        process, address = stack.enter_context(running())
+        client = stack.enter_context(Client(address, timeout=PATIENCE_S))
+        inputs = (np.full((1, 2, 2), value, np.uint8) for value in range(200))
+        values = []
+        for prediction in client.stream("m", inputs, window=8):
+            values.append(round(float(prediction["scores"][0, 0]) * 255))
+            if len(values) == 50:
+                process.kill()
+                process.wait(PATIENCE_S)
+                stack.enter_context(running(address))
+        assert values == [*range(200)]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
 import grpc
-from numpy.typing import ArrayLike
 
 from ladle.client import flows, requests
-from ladle.client.base import BaseClient, failure
+from ladle.client.base import BaseClient, Inputs, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
@@ -21,6 +20,7 @@ from ladle.client.inputs import Normalize
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
+from ladle.client.window import OnError, Window
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class AsyncClient(BaseClient):
     async def predict(
         self,
         model: str,
-        inputs: ArrayLike | Mapping[str, ArrayLike],
+        inputs: Inputs,
         *,
         version: int | None = None,
         label: str | None = None,
@@ -47,6 +47,35 @@ class AsyncClient(BaseClient):
         """As `Client.predict`."""
         wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
         return await self._run(flows.predict(wanted, self._known), timeout)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+        normalize: Normalize = "auto",
+        window: int = 16,
+        ordered: bool = True,
+        on_error: OnError | None = None,
+    ) -> AsyncIterator[Prediction]:
+        """As `Client.stream`, of any iterable or async iterable; an async iterator itself."""
+        from ladle.client import async_streams  # here, since most need it not
+
+        requests.servable(model, version, label)  # mistaken ones are told at once
+
+        async def predict(given: Inputs) -> Prediction:
+            wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
+            flow = flows.predict(wanted, self._known)
+            return await self._finish(self._conversation(flow, timeout, patient=True))
+
+        return async_streams.stream(
+            predict, inputs, window=Window(window, ordered=ordered), on_error=on_error
+        )
 
     async def classify(
         self,

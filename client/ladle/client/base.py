@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
@@ -23,6 +23,9 @@ from ladle.client.inputs import Normalize, as_given
 from ladle.client.retry import Hedge, Retry
 
 T = TypeVar("T")
+
+Inputs: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
+"""What a model is run on: arrays by name, or the array of its only input."""
 
 # Asks ladle for arrays that can be viewed without a copy; other servers take no notice.
 _METADATA = (("ladle-tensor-content", "true"),)
@@ -126,12 +129,15 @@ class BaseClient:
     def _set_up(self) -> None:
         """Make what the kind of client needs beside."""
 
-    def _conversation(self, flow: Flow[T], timeout: float | None) -> calls.Conversation[T]:
+    def _conversation(
+        self, flow: Flow[T], timeout: float | None, *, patient: bool = False
+    ) -> calls.Conversation[T]:
         """Return what gets `flow` to its result; its deadline counts from now."""
         if self._is_closed:
             raise ValueError(f"{self}: a closed client makes no calls")
         timeout_s = self._timeout if timeout is None else checked_timeout(timeout)
-        return calls.conversation(flow, self._fleet, self._now() + timeout_s, self._now)
+        deadline = self._now() + timeout_s
+        return calls.conversation(flow, self._fleet, deadline, self._now, patient=patient)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return _METADATA if self._token is None else _METADATA + self._token.metadata()
@@ -143,7 +149,7 @@ class BaseClient:
     def _wanted(
         self,
         model: str,
-        inputs: ArrayLike | Mapping[str, ArrayLike],
+        inputs: Inputs,
         version: int | None,
         label: str | None,
         signature: str | None,

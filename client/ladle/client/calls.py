@@ -62,9 +62,13 @@ def conversation(
     deadline: float,
     now: Callable[[], float],
     jitter: Callable[[], float] | None = None,
+    *,
+    patient: bool = False,
 ) -> Conversation[T]:
     """Drive a flow to its result, all its calls within one deadline on the clock `now`.
 
+    A `patient` one makes calls that no server could take again for as long as there is time; how
+    many of them there are at once has to be bounded elsewhere, since they take from no budget.
     `jitter` gives random numbers from 0 to 1 for `should_retry`; None for Python's.
     """
     try:
@@ -75,7 +79,7 @@ def conversation(
                 wanted = flow.send(b"")
                 continue
             try:
-                answer = yield from _call(wanted, fleet, deadline, now, jitter or _jitter)
+                answer = yield from _call(wanted, fleet, deadline, now, jitter or _jitter, patient)
             except LadleError as error:
                 wanted = flow.throw(error)
             else:
@@ -91,11 +95,13 @@ def _call(
     deadline: float,
     now: Callable[[], float],
     jitter: Callable[[], float],
+    patient: bool,
 ) -> Conversation[bytes]:
+    policy = fleet.retry.patient() if patient else fleet.retry
     fleet.retries.earn()
     fleet.hedges.earn()
     tried: set[int] = set()
-    for attempt in range(1, fleet.retry.max_attempts + 1):
+    for attempt in range(1, policy.max_attempts + 1):
         instant = now()
         address = fleet.pick(tried, instant)
         asked = f"{request.method.rpartition('/')[2]} at {fleet.addresses[address]}"
@@ -113,13 +119,13 @@ def _call(
         delay_s = should_retry(
             outcome.error.code,
             attempt,
-            policy=fleet.retry,
+            policy=policy,
             remaining_s=deadline - failed,
             pushback=outcome.pushback,
             is_elsewhere=fleet.has_untried(tried),
             jitter=jitter(),
         )
-        if delay_s is None or not fleet.retries.take():
+        if delay_s is None or not (patient or fleet.retries.take()):
             raise outcome.error
         if delay_s:
             yield Pause(delay_s)

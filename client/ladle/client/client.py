@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Event
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
-from numpy.typing import ArrayLike
 
 from ladle.client import flows, requests
-from ladle.client.base import BaseClient, failure
+from ladle.client.base import BaseClient, Inputs, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
@@ -21,6 +20,10 @@ from ladle.client.inputs import Normalize
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
+from ladle.client.window import OnError, Window
+
+if TYPE_CHECKING:
+    from ladle.client.streams import Scope
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Client(BaseClient):
     def predict(
         self,
         model: str,
-        inputs: ArrayLike | Mapping[str, ArrayLike],
+        inputs: Inputs,
         *,
         version: int | None = None,
         label: str | None = None,
@@ -74,6 +77,56 @@ class Client(BaseClient):
         """
         wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
         return self._run(flows.predict(wanted, self._known), timeout)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+        normalize: Normalize = "auto",
+        window: int = 16,
+        ordered: bool = True,
+        on_error: OnError | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict each of `inputs`, any iterable; yields results while further inputs are read.
+
+        An input is what `predict` takes, and `timeout` is for each. Up to `window` of them are
+        read and not yet answered or handed over, and no more are read ahead. Results come in the
+        order of the inputs or, unless `ordered`, as soon as they are there; their `index` tells
+        which input they are of. Inputs that no server could take are sent again until their
+        timeout, so a server that comes back in time loses none.
+
+        The first input that fails ends the stream with its error. With `on_error` it doesn't: that
+        is called with the index and the error instead, in the thread that consumes the stream.
+
+        Inputs are read when results are asked for, in that same thread. Closing the iterator, or
+        leaving it, cancels what is under way. (An async iterator is left for good by its
+        `aclose()`, as `contextlib.aclosing` calls it.)
+
+        Raises:
+            LadleError: As `predict`, of the first input that fails.
+        """
+        from ladle.client import streams  # here, since it brings what others don't need
+
+        requests.servable(model, version, label)  # mistaken ones are told at once
+
+        def predict(given: Inputs, scope: streams.Scope) -> Prediction:
+            wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
+            flow = flows.predict(wanted, self._known)
+            return self._finish(self._conversation(flow, timeout, patient=True), scope)
+
+        return streams.stream(
+            predict,
+            inputs,
+            window=Window(window, ordered=ordered),
+            max_workers=window,
+            on_error=on_error,
+        )
 
     def classify(
         self,
@@ -258,29 +311,35 @@ class Client(BaseClient):
     def _run(self, flow: Flow[T], timeout: float | None) -> T:
         return self._finish(self._conversation(flow, timeout))
 
-    def _finish(self, conversation: Conversation[T]) -> T:
+    def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
         try:
             effect = next(conversation)
             while True:
-                effect = conversation.send(self._perform(effect))
+                effect = conversation.send(self._perform(effect, scope))
         except StopIteration as finished:
             result: T = finished.value
             return result
 
-    def _perform(self, effect: Send | Pause) -> Outcome:
+    def _perform(self, effect: Send | Pause, scope: Scope | None) -> Outcome:
+        """Do what a conversation wants; `scope` is where the call can be cancelled from."""
         if isinstance(effect, Pause):
-            if self._closing.wait(effect.seconds):
+            ending = self._closing if scope is None else scope.cancelled
+            if ending.wait(effect.seconds):
                 raise Cancelled(f"{self}: closed while a call waited to be made again")
             return None
         try:
             metadata = self._metadata()
             if effect.second is not None:
                 return self._race(effect, metadata)
-            return self._method(effect.address, effect)(
-                effect.request.body, timeout=effect.timeout_s, metadata=metadata
-            )
+            method, body = self._method(effect.address, effect), effect.request.body
+            if scope is None:
+                return method(body, timeout=effect.timeout_s, metadata=metadata)
+            call = method.future(body, timeout=effect.timeout_s, metadata=metadata)
+            return scope.wait_for(call)
         except grpc.RpcError as error:
             return failure(error, effect.asked)
+        except grpc.FutureCancelledError as error:
+            raise Cancelled(f"{effect.asked}: given up") from error
         except LadleError as error:
             return Failure(error)
         except ValueError as error:

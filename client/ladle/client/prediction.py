@@ -35,6 +35,8 @@ class Prediction:
     """The signature that was run, also where the server chose it."""
     labels: tuple[str, ...] = ()
     """The names of the classes, in the order of the scores; empty where the model has none."""
+    index: int | None = None
+    """The position of its inputs in the stream that it is of, from 0."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import grpc
@@ -12,6 +12,7 @@ _MAX_BACKOFF_S = 5.0
 # Tokens that a budget starts with and can hold: as many calls as a server that is killed may
 # well have had under way, each of which is made again elsewhere.
 _BUDGET_TOKENS = 200.0
+_ENDLESS = 1 << 30
 # What each call adds for retries later: in the long run one call in five is made again.
 _RETRY_SHARE = 0.2
 
@@ -25,6 +26,10 @@ class Retry:
     initial_backoff_s: float = 0.1
     """About how long to wait before the first retry; it doubles with each, up to 5 s. There is
     no wait before an address that hasn't been tried for this call."""
+
+    def patient(self) -> Retry:
+        """Return the same, going on for as long as a call has time; never stays never."""
+        return self if self.max_attempts == 1 else replace(self, max_attempts=_ENDLESS)
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -84,7 +89,7 @@ def should_retry(
     elif is_elsewhere:
         delay_s = 0.0
     else:
-        backoff_s = min(policy.initial_backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S)
+        backoff_s = min(policy.initial_backoff_s * 2 ** min(attempt - 1, 16), _MAX_BACKOFF_S)
         delay_s = backoff_s * (0.5 + jitter / 2)
     return delay_s if delay_s < remaining_s else None
 

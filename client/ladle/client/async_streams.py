@@ -1,0 +1,97 @@
+"""Streams of predictions for the client that awaits: pipelined calls behind a window."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ladle.client.prediction import Prediction
+from ladle.client.window import OnError, Step, Window, result_or_raise
+
+T = TypeVar("T")
+
+_END = object()
+
+
+async def stream(
+    predict: Callable[[T], Awaitable[Prediction]],
+    inputs: Iterable[T] | AsyncIterable[T],
+    *,
+    window: Window[Prediction],
+    on_error: OnError | None,
+) -> AsyncIterator[Prediction]:
+    """Yield what `predict` makes of each input, run in tasks.
+
+    When the consumer stops early, tasks under way are cancelled.
+    """
+    read = _reader(inputs)
+    under_way: set[asyncio.Task[tuple[int, Prediction | Exception]]] = set()
+    reading: asyncio.Task[Any] | None = None
+
+    async def work(index: int, item: T) -> tuple[int, Prediction | Exception]:
+        try:
+            return index, replace(await predict(item), index=index)
+        except Exception as error:
+            return index, error
+
+    try:
+        while (step := window.next()) is not Step.END:
+            if step is Step.HAND_OVER:
+                index, result = window.hand_over()
+                prediction = result_or_raise(index, result, on_error)
+                if prediction is not None:
+                    yield prediction
+                continue
+            if step is Step.READ and reading is None:
+                reading = asyncio.create_task(read())
+            waited_for: set[asyncio.Task[Any]] = {*under_way, *([reading] if reading else [])}
+            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if reading is not None and reading in done:
+                item = reading.result()
+                reading = None
+                if item is _END:
+                    window.end()
+                elif isinstance(item, _Failed):
+                    window.end(item.error)
+                else:
+                    under_way.add(asyncio.create_task(work(window.read(), item)))
+            for task in done & under_way:
+                window.finish(*task.result())
+                under_way.discard(task)
+    finally:
+        tasks: list[asyncio.Task[Any]] = [*under_way, *([reading] if reading else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Failed:
+    """What the source of the inputs raised."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _reader(inputs: Iterable[T] | AsyncIterable[T]) -> Callable[[], Any]:
+    """Return what reads the next input, or `_END`, or `_Failed`."""
+    if isinstance(inputs, AsyncIterable):
+        awaited = aiter(inputs)
+
+        async def read() -> Any:
+            try:
+                return await anext(awaited, _END)
+            except Exception as error:
+                return _Failed(error)
+
+    else:
+        source = iter(inputs)
+
+        async def read() -> Any:
+            try:
+                return next(source, _END)
+            except Exception as error:
+                return _Failed(error)
+
+    return read

@@ -1,0 +1,106 @@
+"""Streams of predictions for the client that blocks: pipelined calls behind a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Event, Lock
+from typing import Protocol, TypeVar
+
+import grpc
+
+from ladle.client.prediction import Prediction
+from ladle.client.window import OnError, Step, Window, result_or_raise
+
+T = TypeVar("T")
+
+
+class Cancellable(Protocol):
+    """A call that can be given up."""
+
+    def cancel(self) -> object:
+        """Give it up; does nothing where it has ended."""
+
+
+class Scope:
+    """The calls of one stream, to be given up together. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.cancelled = Event()
+        self._calls: set[Cancellable] = set()
+        self._lock = Lock()
+
+    def wait_for(self, call: grpc.Future[bytes]) -> bytes:
+        """Return a call's answer, or raise as the call does.
+
+        Raises:
+            grpc.RpcError: It failed.
+            grpc.FutureCancelledError: The scope was cancelled.
+        """
+        with self._lock:
+            self._calls.add(call)
+        try:
+            if self.cancelled.is_set():  # after it was added, or else `cancel` could miss it
+                call.cancel()
+            return call.result()
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
+    def cancel(self) -> None:
+        """Give up all calls under way, and those to come."""
+        self.cancelled.set()
+        with self._lock:
+            calls = [*self._calls]
+        for call in calls:
+            call.cancel()
+
+
+def stream(
+    predict: Callable[[T, Scope], Prediction],
+    inputs: Iterable[T],
+    *,
+    window: Window[Prediction],
+    max_workers: int,
+    on_error: OnError | None,
+) -> Iterator[Prediction]:
+    """Yield what `predict` makes of each input, run in `max_workers` threads.
+
+    Inputs are read in the consumer's thread. When it stops early, calls under way are cancelled.
+    """
+    source = iter(inputs)
+    scope = Scope()
+    ended: SimpleQueue[tuple[int, Prediction | Exception]] = SimpleQueue()
+
+    def work(index: int, item: T) -> None:
+        try:
+            ended.put((index, replace(predict(item, scope), index=index)))
+        except Exception as error:
+            ended.put((index, error))
+
+    executor = ThreadPoolExecutor(max_workers, thread_name_prefix="ladle-stream")
+    try:
+        while (step := window.next()) is not Step.END:
+            if step is Step.HAND_OVER:
+                index, result = window.hand_over()
+                prediction = result_or_raise(index, result, on_error)
+                if prediction is not None:
+                    yield prediction
+            elif step is Step.READ:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    window.end()
+                except Exception as error:
+                    window.end(error)
+                else:
+                    executor.submit(work, window.read(), item)
+            else:
+                window.finish(*ended.get())
+            while not ended.empty():
+                window.finish(*ended.get())
+    finally:
+        scope.cancel()
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -26,6 +26,8 @@ def written_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written_models")
     saved_models.write_half_plus_two(folder / "half_plus_two" / "1")
     saved_models.write_half_plus_two_tf2(folder / "half_plus_two_tf2" / "1")
+    tf2 = folder / "half_plus_two_tf2" / "1"
+    saved_models.write_tflite(folder / "half_plus_two_tflite" / "1", tf2)
     saved_models.write_oddities(folder / "oddities" / "1")
     saved_models.write_misfits(folder / "misfits" / "1")
     saved_models.write_oddities(folder / "tagged" / "1", "serve", "odd")

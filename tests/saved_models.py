@@ -81,6 +81,17 @@ def write_half_plus_two_tf2(path: Path) -> None:
     _add_default(path, "serving_default_of_x", "x", tf.constant([[8.0]]))
 
 
+def write_tflite(path: Path, saved_model: Path) -> None:
+    """Write a TensorFlow Lite model of a SavedModel's default signature."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(saved_model), signature_keys=["serving_default"]
+    )
+    path.mkdir(parents=True)
+    (path / "model.tflite").write_bytes(converter.convert())
+
+
 def write_oddities(path: Path, *tags: str) -> None:
     """Write a TF1 model of what few models have: dtypes, encodings and errors of all sorts."""
     import tensorflow as tf

@@ -20,7 +20,15 @@ from ladle.server.warmup.replay import WARMUP_PATH
 pytestmark = pytest.mark.conformance
 
 SCRIPT = Path(__file__).resolve().parents[1] / "conformance" / "error_table.py"
-MODELS = ("half_plus_two", "half_plus_two_tf2", "oddities", "misfits", "warm", "cold")
+MODELS = (
+    "half_plus_two",
+    "half_plus_two_tf2",
+    "half_plus_two_tflite",
+    "oddities",
+    "misfits",
+    "warm",
+    "cold",
+)
 
 
 def warmup_logs() -> Iterator[PredictionLog]:
@@ -75,6 +83,7 @@ def test_every_situation_ends_as_it_does_upstream(
             half_plus_two,
             f"--model_config_file={config_file}",
             "--max_num_load_retries=0",
+            "--prefer_tflite_model",
             "--wait_for_models",
         ) as server,
         ServerProcess(

@@ -249,6 +249,7 @@ def _manager_options(config: Config) -> ManagerOptions:
 
 def _saved_model_loader(config: Config) -> ModelLoader:
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+    from ladle.server.saved_model.tflite import MODEL_FILE, load_tflite
 
     both = config.tensorflow_session_parallelism
     options = LoadOptions(
@@ -256,7 +257,15 @@ def _saved_model_loader(config: Config) -> ModelLoader:
         intra_op_threads=both or config.tensorflow_intra_op_parallelism,
         inter_op_threads=both or config.tensorflow_inter_op_parallelism,
     )
-    return lambda servable_id, path: load_saved_model(servable_id, path, options)
+    interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
+
+    def load(servable_id: ServableId, path: Path) -> Model:
+        if config.prefer_tflite_model and (path / MODEL_FILE).is_file():
+            threads = options.intra_op_threads or 1
+            return load_tflite(servable_id, path, interpreters=interpreters, threads=threads)
+        return load_saved_model(servable_id, path, options)
+
+    return load
 
 
 def _warmed(load: ModelLoader, config: Config) -> ModelLoader:

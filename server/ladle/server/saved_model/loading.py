@@ -41,7 +41,7 @@ def load_saved_model(
     """
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb in {path}")
-    card_json = _read_card(path)
+    card_json = read_card(path)
     import tensorflow as tf
 
     tf1 = tf.compat.v1
@@ -133,7 +133,7 @@ def _spec(alias: str, info: TensorInfo, graph: Any) -> TensorSpec:
     )
 
 
-def _read_card(path: Path) -> str | None:
+def read_card(path: Path) -> str | None:
     """Return the model card's text; one that is no card is left out, with a warning."""
     card = path / CARD_PATH
     try:

@@ -1,0 +1,187 @@
+"""TensorFlow Lite models, `model.tflite` in a version's folder: a pool of interpreters for each.
+
+The interpreter is that of the package ai-edge-litert where it is installed, to which TensorFlow
+hands its own over, or else the one that TensorFlow still brings.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.protos import dtypes
+from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
+from ladle.server.core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ServingError,
+)
+from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.saved_model.errors import one_line
+from ladle.server.saved_model.loading import read_card
+
+MODEL_FILE = "model.tflite"
+
+_METHOD_NAME = "tensorflow/serving/predict"
+
+
+def load_tflite(
+    servable_id: ServableId, path: Path, *, interpreters: int, threads: int = 1
+) -> TFLiteServable:
+    """Return the TensorFlow Lite model in `path`; blocks.
+
+    Args:
+        servable_id: what it is called in messages.
+        path: the version's folder.
+        interpreters: how many requests run at the same time, each with memory of its own.
+        threads: of each interpreter.
+
+    Raises:
+        ServingError: There is no interpreter, or the file is no model, or has no signatures.
+    """
+    interpreter_class = _interpreter_class()
+    try:
+        content = (path / MODEL_FILE).read_bytes()
+        made = [
+            _make(interpreter_class, content, max(1, threads)) for _ in range(max(1, interpreters))
+        ]
+    except OSError as error:
+        raise ServingError(f"{servable_id}: {path / MODEL_FILE} can't be read: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise InvalidArgument(
+            f"{servable_id}: {path / MODEL_FILE} can't be loaded: {one_line(str(error))}"
+        ) from error
+    if not made[0].get_signature_list():
+        raise FailedPrecondition(
+            f"{servable_id}: {path / MODEL_FILE} has no signatures: convert the model again from "
+            "a SavedModel, with tf.lite.TFLiteConverter.from_saved_model"
+        )
+    remake = partial(_make, interpreter_class, content, max(1, threads))
+    return TFLiteServable(made, remake, read_card(path))
+
+
+class TFLiteServable:
+    """A loaded version. Thread-safe: each run has an interpreter to itself."""
+
+    def __init__(self, interpreters: list[Any], remake: Any, card_json: str | None) -> None:
+        """Take over the interpreters; `remake` makes one more."""
+        self.signatures = _signatures(interpreters[0])
+        self.signature_defs = {
+            name: _definition(signature).SerializeToString()
+            for name, signature in self.signatures.items()
+        }
+        self.card_json = card_json
+        self._remake = remake
+        # The last one used comes first: its memory has the right size, and is warm.
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+        for interpreter in interpreters:
+            self._free.put(interpreter)
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run the signature and return the named outputs; blocks until they are there.
+
+        Raises:
+            DeadlineExceeded: The deadline passed before an interpreter was free.
+            ServingError: The model refused the inputs, or failed.
+        """
+        wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            interpreter = self._free.get(timeout=wait_s)
+        except queue.Empty:
+            raise DeadlineExceeded("the deadline passed before an interpreter was free") from None
+        try:
+            results = interpreter.get_signature_runner(signature.name)(**inputs)
+        except Exception as error:
+            # What a failed run leaves behind is not to be trusted with the next request.
+            interpreter = self._remake()
+            raise _run_error(error) from error
+        finally:
+            self._free.put(interpreter)
+        return {alias: _as_array(results[alias], signature.outputs[alias]) for alias in outputs}
+
+    def close(self) -> None:
+        """Free the interpreters."""
+        while not self._free.empty():
+            self._free.get_nowait()
+
+
+def _interpreter_class() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        try:
+            from tensorflow.lite.python.interpreter import Interpreter
+        except ImportError:
+            raise FailedPrecondition(
+                "the installed TensorFlow brings no TensorFlow Lite interpreter: install the "
+                "package ai-edge-litert, or serve without --prefer_tflite_model"
+            ) from None
+    return Interpreter
+
+
+def _make(interpreter_class: Any, content: bytes, threads: int) -> Any:
+    with warnings.catch_warnings():
+        # TensorFlow's announces that it will move to ai-edge-litert.
+        warnings.simplefilter("ignore", UserWarning)
+        return interpreter_class(model_content=content, num_threads=threads)
+
+
+def _signatures(interpreter: Any) -> Mapping[str, Signature]:
+    signatures = {}
+    for name in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(name)
+        signatures[name] = Signature(
+            name=name,
+            inputs={a: _spec(details) for a, details in runner.get_input_details().items()},
+            outputs={a: _spec(details) for a, details in runner.get_output_details().items()},
+            method_name=_METHOD_NAME,
+        )
+    return signatures
+
+
+def _spec(details: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        data_type=dtypes.from_numpy(np.dtype(details["dtype"])),
+        shape=tuple(int(size) for size in details["shape_signature"]),
+        feed_name=details["name"],
+    )
+
+
+def _definition(signature: Signature) -> SignatureDef:
+    definition = SignatureDef(method_name=signature.method_name)
+    for specs, infos in (
+        (signature.inputs, definition.inputs),
+        (signature.outputs, definition.outputs),
+    ):
+        for alias, spec in specs.items():
+            info = TensorInfo(name=spec.feed_name, dtype=spec.data_type)
+            for size in spec.shape or ():
+                info.tensor_shape.dim.add(size=size)
+            infos[alias].CopyFrom(info)
+    return definition
+
+
+def _run_error(error: Exception) -> ServingError:
+    if isinstance(error, ValueError | RuntimeError | TypeError):
+        return InvalidArgument(f"the model refused the inputs: {one_line(str(error))}")
+    return ServingError(f"{type(error).__name__}: {one_line(str(error))}")
+
+
+def _as_array(result: Any, spec: TensorSpec) -> NDArray[Any]:
+    array: NDArray[Any] = np.asarray(result)
+    return array.astype(object) if spec.data_type == dtypes.STRING else array

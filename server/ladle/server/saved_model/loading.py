@@ -14,6 +14,7 @@ from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
 from ladle.server.core.errors import NotFound, ServingError
 from ladle.server.core.servable import ServableId, Signature, TensorSpec
 from ladle.server.saved_model.errors import load_error
+from ladle.server.saved_model.runtime import tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,7 @@ def load_saved_model(
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb in {path}")
     card_json = read_card(path)
-    import tensorflow as tf
-
-    tf1 = tf.compat.v1
+    tf1 = tensorflow().compat.v1
     graph = tf1.Graph()
     session = tf1.Session(
         graph=graph,

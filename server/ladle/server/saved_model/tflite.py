@@ -28,6 +28,7 @@ from ladle.server.core.errors import (
 from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
 from ladle.server.saved_model.errors import one_line
 from ladle.server.saved_model.loading import read_card
+from ladle.server.saved_model.runtime import tensorflow
 
 MODEL_FILE = "model.tflite"
 
@@ -124,6 +125,7 @@ def _interpreter_class() -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
+        tensorflow()  # whole, before a part of it
         try:
             from tensorflow.lite.python.interpreter import Interpreter
         except ImportError:

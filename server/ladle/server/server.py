@@ -15,6 +15,7 @@ from ladle.protos.versions import version_of
 from ladle.server.batching_parameters import BatchingConfig, BatchingLoader
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
+from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
 from ladle.server.core.manager import Manager, ManagerOptions
@@ -66,7 +67,9 @@ class Server:
         """
         self._config = config
         check = check or (missing if load is None else lambda _: None)
-        load = _warmed(load or _saved_model_loader(config), config)
+        load = _warmed(
+            load or _saved_model_loader(config), config, lambda path: self._batching.options(path)
+        )
         self._batching = BatchingLoader(load, _batching(config))
         self._manager = Manager(self._batching, _manager_options(config))
         self._source = FileSystemSource(
@@ -268,16 +271,19 @@ def _saved_model_loader(config: Config) -> ModelLoader:
     return load
 
 
-def _warmed(load: ModelLoader, config: Config) -> ModelLoader:
+def _warmed(
+    load: ModelLoader, config: Config, batch_options: Callable[[Path], BatchOptions | None]
+) -> ModelLoader:
     if not config.enable_model_warmup:
         return load
-    options = WarmupOptions(
-        iterations=config.num_request_iterations_for_warmup or 1,
-        batch_sizes=(1,) if config.enable_batching else (),
-        check_method_names=config.enable_signature_method_name_check,
-    )
 
     def load_warmed(servable_id: ServableId, path: Path) -> Model:
+        batches = batch_options(path)
+        options = WarmupOptions(
+            iterations=config.num_request_iterations_for_warmup or 1,
+            batch_sizes=(1, *batches.allowed_batch_sizes) if batches else (),
+            check_method_names=config.enable_signature_method_name_check,
+        )
         servable = load(servable_id, path)
         try:
             warm_up(servable_id, path, servable, options)

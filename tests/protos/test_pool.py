@@ -130,6 +130,7 @@ def test_methods_are_those_of_tensorflow_serving_the_health_check_and_our_own() 
         names.setdefault(method.service, set()).add(method.name)
     assert names == {
         "grpc.health.v1.Health": {"Check", "Watch"},
+        "ladle.v1.StreamingPrediction": {"PredictInChunks", "PredictStream"},
         "ladle.v1.ModelRepository": {"ListModels", "LoadModel", "RescanModel", "UnloadModel"},
         "tensorflow.serving.ModelService": {"GetModelStatus", "HandleReloadConfigRequest"},
         "tensorflow.serving.PredictionService": {

@@ -55,6 +55,12 @@ class Stream(Protocol):
     def on_end(self, callback: Callable[[], None]) -> None:
         """As a Call's."""
 
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, in any thread, when the server is going to stop.
+
+        The stream should end soon after that, or it is cut off.
+        """
+
     def receive(self, callback: Callable[[bytes | None], None]) -> None:
         """Ask for one message more; never blocks.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
-from ladle.server.call import Call, Handler
+from ladle.server.call import Call, Handler, Stream
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import (
     Code,
@@ -24,7 +24,14 @@ from ladle.server.core.errors import (
     ServingError,
 )
 from ladle.server.core.manager import Manager
-from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, ServableId, Signature
+from ladle.server.core.servable import (
+    DEFAULT_SIGNATURE,
+    Arrays,
+    Model,
+    Pending,
+    ServableId,
+    Signature,
+)
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.signatures import (
     CLASSIFY_METHOD,
@@ -43,6 +50,10 @@ TENSOR_CONTENT_KEY = "ladle-tensor-content"
 _MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 
 
+Outcome: TypeAlias = "bytes | Exception"
+RawOutcome: TypeAlias = "dict[str, NDArray[Any]] | Exception"
+
+
 class Predict:
     """Answers Predict requests; thread-safe."""
 
@@ -50,7 +61,7 @@ class Predict:
         self, manager: Manager, *, tensor_content: bool, check_method_names: bool = False
     ) -> None:
         """`tensor_content`: how tensors are answered where the caller doesn't say."""
-        self._manager = manager
+        self.manager = manager
         self._tensor_content = tensor_content
         self._check_method_names = check_method_names
 
@@ -63,40 +74,89 @@ class Predict:
         request = parse(PredictRequest, call.request)
         require_model_spec(request)
         try:
-            handle = acquire_at_once(self._manager, request.model_spec)
+            handle = acquire_at_once(self.manager, request.model_spec)
         except NotFound:
             # It may be on its way, and waiting for that takes a thread.
             return self._wait_and_answer
-        self._run(call, request, handle)
+        self._answer(call, request, handle)
         return None
 
-    def _wait_and_answer(self, call: Call) -> None:
-        request = parse(PredictRequest, call.request)
-        self._run(call, request, acquire(self._manager, request.model_spec, call.deadline))
+    def is_typed(self, call: Call | Stream) -> bool:
+        """Whether the caller is answered in typed fields, and not in `tensor_content`."""
+        return not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
 
-    def _run(self, call: Call, request: PredictRequest, handle: Handle) -> None:
-        try:
-            servable = handle.servable
-            servable.admit(len(call.request))
-            run = plan(servable, request, strict=self._check_method_names)
-            typed = not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
+    def begin(
+        self,
+        handle: Handle,
+        request: PredictRequest,
+        nbytes: int,
+        deadline: float | None,
+        done: Callable[[Outcome], None],
+        typed: bool,
+    ) -> Pending:
+        """Have a request run; `done` gets the encoded PredictResponse, or the exception.
 
-            def done(outcome: dict[str, NDArray[Any]] | Exception) -> None:
+        Args:
+            handle: on the version that is asked; it is released when the request is done.
+            request: what to run.
+            nbytes: how large it was on the wire.
+            deadline: when the caller stops waiting.
+            done: called once, in any thread, unless this raises.
+            typed: how to encode the answer.
+
+        Raises:
+            ServingError: The request is wrong, or there is no room for it; `handle` is released.
+        """
+
+        def encode(outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
+            if not isinstance(outcome, Exception):
                 try:
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    name = run.signature.name
-                    call.answer(encode_response(outcome, handle.id, name, typed=typed))
+                    done(encode_response(outcome, servable_id, signature, typed=typed))
+                    return
                 except Exception as error:
-                    call.refuse(as_status(error, "Predict"))
+                    outcome = error
+            done(outcome)
+
+        return self.begin_raw(handle, request, nbytes, deadline, encode)
+
+    def begin_raw(
+        self,
+        handle: Handle,
+        request: PredictRequest,
+        nbytes: int,
+        deadline: float | None,
+        done: Callable[[RawOutcome, ServableId, str], None],
+    ) -> Pending:
+        """As `begin`, but `done` gets the outputs as arrays, and what they are outputs of."""
+        try:
+            handle.servable.admit(nbytes)
+            run = plan(handle.servable, request, strict=self._check_method_names)
+
+            def ended(outcome: RawOutcome) -> None:
+                try:
+                    done(outcome, handle.id, run.signature.name)
                 finally:
                     handle.release()
 
-            pending = servable.submit(*run, done, call.deadline)
+            return handle.servable.submit(*run, ended, deadline)
         except BaseException:
             handle.release()
             raise
-        call.on_end(pending.leave)
+
+    def _wait_and_answer(self, call: Call) -> None:
+        request = parse(PredictRequest, call.request)
+        self._answer(call, request, acquire(self.manager, request.model_spec, call.deadline))
+
+    def _answer(self, call: Call, request: PredictRequest, handle: Handle) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Exception):
+                call.refuse(as_status(outcome, "Predict"))
+            else:
+                call.answer(outcome)
+
+        nbytes = len(call.request)
+        typed = self.is_typed(call)
+        call.on_end(self.begin(handle, request, nbytes, call.deadline, done, typed).leave)
 
 
 def plan(servable: Model, request: PredictRequest, *, strict: bool) -> Run:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ladle.server.call import Call, Methods
 from ladle.server.core.manager import Manager
 from ladle.server.core.reloading import ModelSet
+from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
@@ -15,9 +16,11 @@ from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
 from ladle.server.rpc.status import handler, prompt
+from ladle.server.rpc.streaming import predict_stream
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
+_STREAMING = "/ladle.v1.StreamingPrediction"
 _REPOSITORY = "/ladle.v1.ModelRepository"
 
 
@@ -52,5 +55,7 @@ def methods(
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
     return {
         f"{_PREDICTION}/Predict": prompt(f"{_PREDICTION}/Predict", predict),
+        f"{_STREAMING}/PredictStream": predict_stream(predict),
+        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict),
         **{path: handler(path, method) for path, method in services.items()},
     }

@@ -65,8 +65,12 @@ class Limits:
             ResourceExhausted: It is too large, or there is no room for it; nothing was counted.
         """
         if nbytes > self.max_request_bytes:
-            raise ResourceExhausted(
-                f"the request takes {nbytes} bytes, more than the {self.max_request_bytes} of "
-                "--max_request_bytes: send fewer rows at a time"
-            )
+            raise self.too_large(nbytes)
         self.budget.take(nbytes)
+
+    def too_large(self, nbytes: int) -> ResourceExhausted:
+        """Return the refusal of a message of so many bytes."""
+        return ResourceExhausted(
+            f"the request takes {nbytes} bytes, more than the {self.max_request_bytes} of "
+            "--max_request_bytes: send fewer rows at a time"
+        )

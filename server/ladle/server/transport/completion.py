@@ -16,6 +16,7 @@ import inspect
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -81,11 +82,15 @@ def unary(handler: Prompt, pool: Executor, limits: Limits) -> Intake:
     return Intake(lambda event, state: CompletionCall(event, state, handler, pool, limits).begin())
 
 
-def streaming(handler: Streaming, limits: Limits) -> Intake:
-    """Return what begins streams."""
+def streaming(
+    handler: Streaming, limits: Limits, streams: weakref.WeakSet[CompletionStream]
+) -> Intake:
+    """Return what begins streams; those that there are can be found in `streams`."""
 
     def begin(event: Any, state: Any) -> None:
-        _begin_stream(CompletionStream(event, state, limits), handler)
+        stream = CompletionStream(event, state, limits)
+        streams.add(stream)
+        _begin_stream(stream, handler)
 
     return Intake(begin)
 
@@ -247,14 +252,24 @@ class CompletionCall(_Rpc):
 class CompletionStream(_Rpc):
     """A Stream that holds no thread."""
 
-    __slots__ = ("_ending", "_limits", "_receiver", "_sent")
+    __slots__ = ("__weakref__", "_ending", "_limits", "_receiver", "_sent", "_stop")
 
     def __init__(self, event: Any, state: Any, limits: Limits) -> None:
         super().__init__(event, state)
         self._limits = limits
+        self._stop: Callable[[], None] | None = None
         self._receiver: Callable[[bytes | None], None] | None = None
         self._sent: Callable[[], None] | None = None
         self._ending: list[ServingError | None] = []
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the server is going to stop."""
+        self._stop = callback
+
+    def stop(self) -> None:
+        """Tell the handler that the server is going to stop."""
+        if self._stop is not None:
+            self._guarded(self._stop)
 
     def receive(self, callback: Callable[[bytes | None], None]) -> None:
         """Ask for one message more; never blocks."""
@@ -288,7 +303,9 @@ class CompletionStream(_Rpc):
         message = event.batch_operations[0].message()
         ended = self._end_operation(_RECEIVE)
         receiver, self._receiver = self._receiver, None
-        if receiver is not None:
+        if message is not None and len(message) > self._limits.max_request_bytes:
+            self.end(self._limits.too_large(len(message)))
+        elif receiver is not None:
             self._guarded(lambda: receiver(message))
         return ended
 

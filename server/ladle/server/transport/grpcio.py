@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -16,6 +17,8 @@ from ladle.server.transport import completion, unix_socket
 from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.health import Health
 from ladle.server.transport.reflection import Reflection
+
+Streams: TypeAlias = "weakref.WeakSet[completion.CompletionStream]"
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
@@ -114,14 +117,19 @@ class GrpcioTransport:
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
         self.health.close()
-        self._server.stop(grace_s).wait()
+        stopped = self._server.stop(grace_s)
+        for stream in list(self._methods.streams):
+            stream.stop()
+        stopped.wait()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Methods(grpc.GenericRpcHandler):
     def __init__(self, methods: Methods, pool: Executor, limits: Limits) -> None:
+        self.streams: Streams = weakref.WeakSet()
         self._handlers = {
-            path: _rpc_handler(method, pool, limits) for path, method in methods.items()
+            path: _rpc_handler(method, pool, limits, self.streams)
+            for path, method in methods.items()
         }
         self.calls = 0
 
@@ -142,11 +150,14 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 def _rpc_handler(
-    method: Handler | Prompt | Streaming, pool: Executor, limits: Limits
+    method: Handler | Prompt | Streaming,
+    pool: Executor,
+    limits: Limits,
+    streams: weakref.WeakSet[completion.CompletionStream],
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
         return grpc.stream_stream_rpc_method_handler(
-            _without_thread(completion.streaming(method, limits))
+            _without_thread(completion.streaming(method, limits, streams))
         )
     if not isinstance(method, Prompt):
         return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))

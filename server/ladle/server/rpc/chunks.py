@@ -1,0 +1,108 @@
+"""ladle.v1.StreamingPrediction/PredictInChunks: one answer in as many messages as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ladle.protos import wire
+from ladle.protos.serving_pb import PredictRequest
+from ladle.server.call import Stream, Streaming
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.servable import ServableId
+from ladle.server.rpc.predict import Predict, RawOutcome, encode_response
+from ladle.server.rpc.request import acquire_at_once, parse, require_model_spec
+from ladle.server.rpc.status import as_status
+
+_PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
+# What clients take unless told otherwise is 4 MiB; the rest is for names and headers.
+_CHUNK_BYTES = 4_000_000
+
+
+def predict_in_chunks(predict: Predict) -> Streaming:
+    """Return the handler of the method."""
+    return Streaming(lambda stream: _Chunks(stream, predict).begin())
+
+
+def chunks(
+    outputs: dict[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
+) -> Iterator[bytes]:
+    """Yield the PredictChunks that the outputs come in."""
+    counts = {array.shape[0] if array.ndim else None for array in outputs.values()}
+    total = counts.pop() if len(counts) == 1 else None
+
+    def chunk(start: int, stop: int) -> bytes:
+        part = outputs
+        if total:
+            part = {alias: array[start:stop] for alias, array in outputs.items()}
+        response = encode_response(part, servable_id, signature, typed=typed)
+        return wire.join(
+            [
+                *wire.bytes_field(1, [response]),
+                wire.varint_field(2, start),
+                wire.varint_field(3, total or 0),
+            ]
+        )
+
+    if not total:
+        yield chunk(0, 0)
+        return
+    row_bytes = sum(array.nbytes for array in outputs.values()) / total
+    rows = max(1, int(_CHUNK_BYTES / max(1, row_bytes)))
+    start = 0
+    while start < total:
+        encoded = chunk(start, start + rows)
+        while len(encoded) > _CHUNK_BYTES and rows > 1:
+            # Strings and typed integers take more on the wire than in memory.
+            rows = max(1, rows // 2)
+            encoded = chunk(start, start + rows)
+        yield encoded
+        start += rows
+
+
+class _Chunks:
+    def __init__(self, stream: Stream, predict: Predict) -> None:
+        self._stream = stream
+        self._predict = predict
+        self._typed = predict.is_typed(stream)
+        self._chunks: Iterator[bytes] = iter(())
+
+    def begin(self) -> None:
+        """Read the request."""
+        self._stream.receive(self._received)
+
+    def _received(self, message: bytes | None) -> None:
+        try:
+            if message is None:
+                raise InvalidArgument("expected one PredictRequest, got none")
+            request = parse(PredictRequest, message)
+            require_model_spec(request)
+            handle = acquire_at_once(self._predict.manager, request.model_spec)
+            pending = self._predict.begin_raw(
+                handle, request, len(message), self._stream.deadline, self._done
+            )
+        except Exception as error:
+            self._stream.end(as_status(error, _PATH))
+        else:
+            self._stream.on_end(pending.leave)
+
+    def _done(self, outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
+        if isinstance(outcome, Exception):
+            self._stream.end(as_status(outcome, _PATH))
+            return
+        self._chunks = chunks(outcome, servable_id, signature, typed=self._typed)
+        self._send_next()
+
+    def _send_next(self) -> None:
+        """Encode one chunk more, now that the connection has taken the last one."""
+        try:
+            chunk = next(self._chunks, None)
+        except Exception as error:
+            self._stream.end(as_status(error, _PATH))
+            return
+        if chunk is None:
+            self._stream.end()
+        else:
+            self._stream.send(chunk, self._send_next)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from fakes import PATIENCE_S, FakeServable, refusal, spec
+from numpy.typing import NDArray
+
+from ladle.protos import tensors
+from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
+from ladle.protos.serving_pb import PredictRequest
+from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batching import BatchingServable
+from ladle.server.core.errors import Code
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import Signature
+from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.services import methods
+from ladle.server.rpc.streaming import Window, predict_stream
+from ladle.server.transport.grpcio import GrpcioTransport
+
+WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})
+MAGIC = 12345.0
+STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
+
+
+def compute(inputs: Any) -> dict[str, NDArray[Any]]:
+    """y = 2 x; after the magic number, one value again and again."""
+    x = inputs["x"]
+    if (x == MAGIC).any():
+        return {"y": np.repeat(x[:, :1], 100_000, axis=1)}
+    return {"y": x * 2}
+
+
+class Served:
+    """A server whose model doubles, and a channel to it."""
+
+    def __init__(self, window: Window) -> None:
+        self.model = FakeServable(compute, (*FakeServable().signatures.values(), WIDE))
+        self.batching = BatchingServable(self.model, BatchOptions())
+        manager = Manager(lambda _id, _path: self.batching)
+        manager.aspire("m", {3: Path("/m/3")})
+        assert manager.wait_until_settled(["m"], PATIENCE_S)
+        predict = Predict(manager, tensor_content=True)
+        served = {
+            **methods(manager, tensor_content=True),
+            STREAM: predict_stream(predict, window),
+        }
+        self.transport = GrpcioTransport(served, max_threads=2)
+        port = self.transport.listen("127.0.0.1:0")
+        self.transport.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def serve(window: Window | None = None) -> Served:
+        made.append(Served(window or Window()))
+        return made[-1]
+
+    yield serve
+    for served in made:
+        served.model.let_go()
+        served.channel.close()
+        served.transport.stop(PATIENCE_S)
+
+
+class Client:
+    """One stream: what it sends is put, what comes is got."""
+
+    def __init__(self, served: Served) -> None:
+        self.sending: queue.Queue[PredictStreamRequest | bytes | None] = queue.Queue()
+        self.taken = 0
+        call: Any = served.channel.stream_stream(STREAM, None, PredictStreamResponse.FromString)
+        self.call = call(self._requests(), timeout=PATIENCE_S)
+        self.start = self.get().start
+
+    def _requests(self) -> Iterator[bytes]:
+        while (item := self.sending.get()) is not None:
+            self.taken += 1
+            yield item if isinstance(item, bytes) else item.SerializeToString()
+
+    def send(self, request_id: int, x: Any, **options: Any) -> None:
+        message = PredictStreamRequest(id=request_id, **options)
+        message.request.CopyFrom(request(x))
+        self.sending.put(message)
+
+    def get(self) -> PredictStreamResponse:
+        response: PredictStreamResponse = next(self.call)
+        return response
+
+    def finish(self) -> None:
+        self.sending.put(None)
+
+
+def request(x: Any, signature: str = "") -> PredictRequest:
+    message = PredictRequest()
+    message.model_spec.name = "m"
+    message.model_spec.signature_name = signature
+    message.inputs["x"].CopyFrom(tensors.to_proto(np.asarray(x, np.float32)))
+    return message
+
+
+def outputs(response: PredictStreamResponse) -> Any:
+    return tensors.to_array(response.response.outputs["y"]).tolist()
+
+
+Serve = Callable[..., Served]
+
+
+def test_each_request_gets_its_answer_under_its_id_in_order(serve: Serve) -> None:
+    client = Client(serve())
+    for n in range(200):
+        client.send(n, [[n, -n]])
+    client.finish()
+
+    answers = list(client.call)
+    assert [answer.id for answer in answers] == list(range(200))
+    assert [outputs(a) for a in answers] == [[[2 * n, -2 * n]] for n in range(200)]
+    assert client.call.code() is grpc.StatusCode.OK
+
+
+def test_the_window_is_announced_before_anything_is_read(serve: Serve) -> None:
+    client = Client(serve(Window(requests=5, nbytes=1000)))
+
+    assert (client.start.window_requests, client.start.window_bytes) == (5, 1000)
+    client.finish()
+    assert list(client.call) == []
+
+
+def test_an_error_belongs_to_its_request(serve: Serve) -> None:
+    client = Client(serve())
+    client.send(1, [[1, 1]])
+    client.send(2, [1, 2, 3, 4])
+    client.sending.put(PredictStreamRequest(id=3))
+    client.send(4, [[4, 4]])
+    client.finish()
+
+    first, second, third, fourth = client.call
+    assert outputs(first) == [[2, 2]]
+    assert second.id == 2
+    assert third.error.error_code == Code.INVALID_ARGUMENT
+    assert third.error.error_message == "Missing ModelSpec"
+    assert outputs(fourth) == [[8, 8]]
+
+
+def test_answers_come_as_they_are_ready_if_asked(serve: Serve) -> None:
+    served = serve()
+    served.model.hold()
+    client = Client(served)
+    client.send(1, [[1, 1]], answer_as_ready=True)
+    served.model.wait_until_running()
+    client.sending.put(PredictStreamRequest(id=2))
+
+    assert client.get().id == 2
+    served.model.let_go()
+    assert client.get().id == 1
+
+
+def test_bytes_that_are_no_request_end_the_stream(serve: Serve) -> None:
+    client = Client(serve())
+    client.send(1, [[1, 1]])
+    client.sending.put(b"\xff")
+
+    assert client.get().id == 1
+    with pytest.raises(grpc.RpcError) as raised:
+        client.get()
+    assert refusal(raised.value)[0] == "INVALID_ARGUMENT"
+
+
+def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
+    """While the model runs, what was read waits in its queue: there the window shows."""
+    served = serve(Window(requests=4, nbytes=1 << 20))
+    served.model.hold()
+    client = Client(served)
+    for n in range(100):
+        client.send(n, [[n, n]])
+    served.model.wait_until_running()
+    full = threading.Event()  # never set: it only passes the time
+    while served.batching.load.requests + served.model.batches[0] < 4:
+        full.wait(0.001)
+
+    assert not full.wait(0.05)
+    assert served.batching.load.requests + served.model.batches[0] == 4
+    served.model.let_go()
+    assert [client.get().id for _ in range(100)] == list(range(100))
+
+
+def test_a_reader_that_stops_stops_the_server_from_reading(serve: Serve) -> None:
+    """Answers wait for the reader, and hold their place in the window."""
+    served = serve(Window(requests=8, nbytes=1 << 20))
+    client = Client(served)
+    row = [[MAGIC, MAGIC]]
+    for n in range(200):
+        message = PredictStreamRequest(id=n)
+        message.request.CopyFrom(request(row, "wide"))
+        client.sending.put(message)
+
+    seen = -1
+    while seen != (seen := sum(served.model.batches)) or not seen:
+        threading.Event().wait(0.2)
+
+    # 400 kB each: the window's, and what fits into the buffers of the connection.
+    assert seen < 60
+    assert [client.get().id for _ in range(200)] == list(range(200))
+
+
+def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: Serve) -> None:
+    served = serve()
+    served.model.hold()
+    client = Client(served)
+    client.send(1, [[1, 1]])
+    served.model.wait_until_running()
+    for n in range(5):
+        client.send(n, [[n, n]])
+    waiting = threading.Event()  # never set: it only passes the time
+    while served.batching.load.requests < 5:
+        waiting.wait(0.001)
+    client.call.cancel()
+
+    while served.batching.load.requests:
+        waiting.wait(0.001)
+    served.model.let_go()
+    assert served.model.batches == [1]
+
+
+def test_a_stream_ends_when_the_server_stops(serve: Serve) -> None:
+    served = serve()
+    client = Client(served)
+    client.send(1, [[1, 1]])
+    assert client.get().id == 1
+
+    stopping = threading.Thread(target=served.transport.stop, args=(PATIENCE_S,))
+    stopping.start()
+    with pytest.raises(grpc.RpcError) as raised:
+        client.get()
+    stopping.join(PATIENCE_S)
+
+    assert refusal(raised.value) == (
+        "UNAVAILABLE",
+        "the server is stopping: send the rest to another",
+    )
+
+
+def chunks(served: Served, message: PredictRequest) -> list[PredictChunk]:
+    call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
+    return list(call(message.SerializeToString(), timeout=PATIENCE_S))
+
+
+def test_a_large_answer_comes_in_chunks_below_4_mb(serve: Serve) -> None:
+    """A client's own limit is 4 MiB unless it says otherwise, as this one doesn't."""
+    rows = np.full((64, 2), MAGIC, np.float32)
+    rows[:, 0] = np.arange(64)
+
+    received = chunks(serve(), request(rows, "wide"))
+
+    assert len(received) > 5
+    assert {chunk.total_rows for chunk in received} == {64}
+    parts = [tensors.to_array(chunk.response.outputs["y"]) for chunk in received]
+    assert [chunk.first_row for chunk in received] == [
+        sum(map(len, parts[:n])) for n in range(len(parts))
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts)[:, 5], np.arange(64))
+
+
+def test_a_small_answer_is_one_chunk(serve: Serve) -> None:
+    (chunk,) = chunks(serve(), request([[1, 2]]))
+
+    assert tensors.to_array(chunk.response.outputs["y"]).tolist() == [[2, 4]]
+    assert (chunk.first_row, chunk.total_rows) == (0, 1)
+
+
+def test_a_wrong_request_for_chunks_gets_its_status(serve: Serve) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        chunks(serve(), PredictRequest())
+
+    assert refusal(raised.value) == ("INVALID_ARGUMENT", "Missing ModelSpec")

@@ -20,6 +20,7 @@ from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio import GrpcioTransport
 
 SERVED = {
+    "ladle.v1.StreamingPrediction",
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
     "grpc.health.v1.Health",

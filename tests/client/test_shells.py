@@ -37,15 +37,21 @@ pytestmark = pytest.mark.parametrize("shell", SHELLS)
 class Flaky(FakeServing):
     """Refuses the first predictions."""
 
-    def __init__(self, refusals: int, pushback: str | None = None) -> None:
+    def __init__(
+        self,
+        refusals: int,
+        *,
+        code: grpc.StatusCode = Code.UNAVAILABLE,
+        pushback: str | None = None,
+    ) -> None:
         super().__init__({1: image_version(255)})
-        self.refusals, self.pushback = refusals, pushback
+        self.refusals, self.code, self.pushback = refusals, code, pushback
         self.asked = 0
 
     def predict(self, request: PredictRequest) -> PredictResponse:
         self.asked += 1
         if self.asked <= self.refusals:
-            raise Refused(Code.UNAVAILABLE, "the queue is full", pushback=self.pushback)
+            raise Refused(self.code, "the queue is full", pushback=self.pushback)
         return super().predict(request)
 
 
@@ -251,6 +257,11 @@ class TestRetries:
         server = Flaky(1, pushback="1")
         retry = Retry(initial_backoff_s=5)
         with listening(server) as address, shell(address, retry=retry, timeout=2) as client:
+            assert client.predict("m", PIXELS).version == 1
+
+    def test_a_call_that_a_leaving_server_drops_is_tried_again(self, shell: Any) -> None:
+        server = Flaky(1, code=Code.CANCELLED)
+        with listening(server) as address, shell(address) as client:
             assert client.predict("m", PIXELS).version == 1
 
     def test_another_server_answers_for_one_that_is_gone(self, shell: Any) -> None:

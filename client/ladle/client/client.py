@@ -337,7 +337,10 @@ class Client(BaseClient):
             call = method.future(body, timeout=effect.timeout_s, metadata=metadata)
             return scope.wait_for(call)
         except grpc.RpcError as error:
-            return failure(error, effect.asked)
+            failed = failure(error, effect.asked)
+            if self._is_closed and failed.error.code is grpc.StatusCode.CANCELLED:
+                raise failed.error from error  # not the server's doing: nothing to be retried
+            return failed
         except grpc.FutureCancelledError as error:
             raise Cancelled(f"{effect.asked}: given up") from error
         except LadleError as error:

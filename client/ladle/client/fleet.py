@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 
 import grpc
 
-from ladle.client.retry import Budget, Hedge, Retry
+from ladle.client.retry import NOT_TAKEN, Budget, Hedge, Retry
 
 # How long an address is passed over after a failure in a row of them; doubles with each.
 _FIRST_REST_S = 0.1
@@ -65,8 +65,8 @@ class Fleet:
             self._resting_until[index] = 0.0
 
     def failed(self, index: int, code: grpc.StatusCode, now: float) -> None:
-        """Remember how a call failed; every code but UNAVAILABLE is an answer."""
-        if code is not grpc.StatusCode.UNAVAILABLE:
+        """Remember how a call failed; most codes are a server's answer."""
+        if code not in NOT_TAKEN:
             if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 self.succeeded(index)
             return

@@ -7,6 +7,10 @@ from threading import Lock
 
 import grpc
 
+NOT_TAKEN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""The statuses of calls that no server took. CANCELLED, where nobody on this side cancelled, is
+how grpcio's server drops the calls that reach it in the moment it begins to stop."""
+
 # Past this a call waits no longer for the next attempt, however often it has failed.
 _MAX_BACKOFF_S = 5.0
 # Tokens that a budget starts with and can hold: as many calls as a server that is killed may
@@ -19,7 +23,7 @@ _RETRY_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """How calls that no server could take (UNAVAILABLE) are made again; nothing else is."""
+    """How calls that no server could take are made again; other failures are not retried."""
 
     max_attempts: int = 5
     """How often a call is made in all; 1 for never again."""
@@ -80,7 +84,7 @@ def should_retry(
     `is_elsewhere` tells that the next attempt goes to an address that this call hasn't tried.
     `jitter` is a random number from 0 to 1, so that callers who failed together come back apart.
     """
-    if code is not grpc.StatusCode.UNAVAILABLE or attempt >= policy.max_attempts:
+    if code not in NOT_TAKEN or attempt >= policy.max_attempts:
         return None
     if pushback is not None:
         if not (pushback.isascii() and pushback.isdigit()):

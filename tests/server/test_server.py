@@ -376,6 +376,18 @@ def test_one_model_is_loaded_and_unloaded_without_the_others(setting: Setting) -
             setting.repository("LoadModel", LoadModelRequest(), LoadModelResponse)
 
 
+def test_a_model_that_was_unloaded_is_loaded_and_waited_for_again(setting: Setting) -> None:
+    setting.publish("m", 1)
+    with setting.started(setting.configured()):
+        config = setting.configured("m").model_config_list.config[0]
+        for _ in range(5):
+            loaded = setting.repository(
+                "LoadModel", LoadModelRequest(config=config), LoadModelResponse
+            )
+            assert loaded.model.available
+            setting.repository("UnloadModel", UnloadModelRequest(name="m"), UnloadModelResponse)
+
+
 def test_a_rescan_finds_what_no_poll_would(setting: Setting) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured("m"), file_system_poll_wait_seconds=0):

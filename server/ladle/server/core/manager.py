@@ -110,7 +110,7 @@ class Manager:
         """Take note that a model is configured: requests for it may wait for its first version."""
         with self._changed:
             self._withdrawn.pop(name, None)
-            if name not in self._models:
+            if not any(entry.aspired for entry in self._models.get(name, {}).values()):
                 self._expected.add(name)
             self._untold[name] = None
         self._tell()
@@ -315,11 +315,14 @@ class Manager:
         ]
 
     def _settled(self, name: str) -> bool:
-        states = {entry.state for entry in self._models.get(name, {}).values()}
-        if State.AVAILABLE in states or (states and states == {State.END}):
+        entries = self._models.get(name, {}).values()
+        states = {entry.state for entry in entries}
+        if State.AVAILABLE in states:
             return True
+        if states & {State.START, State.LOADING}:
+            return False
         _, final = self._problems.get(name, ("", False))
-        return final and not states & {State.START, State.LOADING}
+        return final or name in self._withdrawn or any(entry.has_failed for entry in entries)
 
     def _is_coming(self, name: str) -> bool:
         """Whether a version may become available soon, and none is."""

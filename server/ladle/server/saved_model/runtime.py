@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from ladle.server.saved_model.memory import keep_imports
+
 _importing = threading.Lock()
 
 
@@ -17,4 +19,5 @@ def tensorflow() -> Any:
     with _importing:
         import tensorflow
 
+        keep_imports()
         return tensorflow

@@ -13,6 +13,7 @@ from ladle.protos import dtypes
 from ladle.server.core.errors import FailedPrecondition, ServingError
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.saved_model.errors import serving_error
+from ladle.server.saved_model.memory import give_back
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
 # this many they are dropped, so that a caller who tries all subsets costs time, not memory.
@@ -74,9 +75,11 @@ class SavedModelServable:
         return {alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)}
 
     def close(self) -> None:
-        """Close the session, which frees the variables."""
+        """Close the session and give its memory back to the system."""
         self._callables.clear()
         self._session.close()
+        del self._session
+        give_back()
 
     def _make_callable(self, signature: Signature, outputs: tuple[str, ...]) -> _Callable:
         from tensorflow.core.protobuf import config_pb2

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
 from ladle.client import flows, requests
 from ladle.client.base import BaseClient, Inputs, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.coalescing import mould
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
@@ -21,6 +22,9 @@ from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
 from ladle.client.window import OnError, Window
+
+if TYPE_CHECKING:
+    from ladle.client.coalescers import AsyncCoalescer
 
 T = TypeVar("T")
 
@@ -46,7 +50,11 @@ class AsyncClient(BaseClient):
     ) -> Prediction:
         """As `Client.predict`."""
         wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
-        return await self._run(flows.predict(wanted, self._known), timeout)
+        if self._coalescer is not None:
+            key = mould(wanted, self._known.find(wanted.asked))
+            if key is not None:
+                return await self._coalescer.predict(wanted, key, self._timeout_s(timeout))
+        return await self._predict(wanted, timeout)
 
     def stream(
         self,
@@ -182,7 +190,15 @@ class AsyncClient(BaseClient):
     ) -> None:
         await self.close()
 
+    async def _predict(self, wanted: flows.Wanted, timeout: float | None) -> Prediction:
+        return await self._run(flows.predict(wanted, self._known), timeout)
+
     def _set_up(self) -> None:
+        self._coalescer: AsyncCoalescer | None = None
+        if self._gather_s:
+            from ladle.client.coalescers import AsyncCoalescer
+
+            self._coalescer = AsyncCoalescer(self._predict, self._gather_s)
         # A channel belongs to the event loop that it is made in, so they wait for the first call.
         self._channels: list[list[grpc.aio.Channel]] = []
 

@@ -44,6 +44,7 @@ class BaseClient:
         token: Token | None = None,
         retry: Retry | None = None,
         hedge: Hedge | None = None,
+        coalesce_ms: float = 0.0,
         connections: int = 1,
         gzip: bool = False,
         keepalive_s: float = 300.0,
@@ -65,6 +66,9 @@ class BaseClient:
                 it, so that takes `tls=False`.
             retry: How calls that no server could take are made again; see Retry.
             hedge: Have predictions that take long asked of another server too; None for never.
+            coalesce_ms: How long a prediction waits for others of the same kind, from other
+                threads or tasks, to go in one request with them; each gets its own rows, and a bad
+                one fails alone. 0 for not at all.
             connections: How many to each address. One carries about 100 calls at once; from there
                 on, calls wait for each other.
             gzip: Compress what is sent; pays where the network is slower than the processor.
@@ -85,6 +89,8 @@ class BaseClient:
                 f"max_message_bytes: expected 1 to {requests.MAX_MESSAGE_BYTES}, "
                 f"got {max_message_bytes}"
             )
+        if not 0 <= coalesce_ms <= 1000:
+            raise ValueError(f"coalesce_ms: expected 0 to 1000, got {coalesce_ms}")
         if connections < 1:
             raise ValueError(f"connections: expected 1 or more, got {connections}")
         if not 0 < keepalive_s < 1 << 21:  # gRPC counts milliseconds in 32 bits
@@ -103,6 +109,7 @@ class BaseClient:
         self._is_closed = False
         self._now = time.monotonic
         self._token = None if token is None else BearerToken(token)
+        self._gather_s = coalesce_ms / 1000
         self._compression = grpc.Compression.Gzip if gzip else None
         custom = tls if isinstance(tls, TLS) else TLS()
         self._credentials = custom.credentials() if tls else None
@@ -135,9 +142,11 @@ class BaseClient:
         """Return what gets `flow` to its result; its deadline counts from now."""
         if self._is_closed:
             raise ValueError(f"{self}: a closed client makes no calls")
-        timeout_s = self._timeout if timeout is None else checked_timeout(timeout)
-        deadline = self._now() + timeout_s
+        deadline = self._now() + self._timeout_s(timeout)
         return calls.conversation(flow, self._fleet, deadline, self._now, patient=patient)
+
+    def _timeout_s(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else checked_timeout(timeout)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return _METADATA if self._token is None else _METADATA + self._token.metadata()

@@ -12,6 +12,7 @@ import grpc
 from ladle.client import flows, requests
 from ladle.client.base import BaseClient, Inputs, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.coalescing import mould
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
@@ -23,6 +24,7 @@ from ladle.client.requests import ModelConfigs, Task
 from ladle.client.window import OnError, Window
 
 if TYPE_CHECKING:
+    from ladle.client.coalescers import Coalescer
     from ladle.client.streams import Scope
 
 T = TypeVar("T")
@@ -76,7 +78,11 @@ class Client(BaseClient):
             LadleError: Another cause; see `ladle.client.errors`.
         """
         wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
-        return self._run(flows.predict(wanted, self._known), timeout)
+        if self._coalescer is not None:
+            key = mould(wanted, self._known.find(wanted.asked))
+            if key is not None:
+                return self._coalescer.predict(wanted, key, self._timeout_s(timeout))
+        return self._predict(wanted, timeout)
 
     def stream(
         self,
@@ -291,7 +297,15 @@ class Client(BaseClient):
     ) -> None:
         self.close()
 
+    def _predict(self, wanted: flows.Wanted, timeout: float | None) -> Prediction:
+        return self._run(flows.predict(wanted, self._known), timeout)
+
     def _set_up(self) -> None:
+        self._coalescer: Coalescer | None = None
+        if self._gather_s:
+            from ladle.client.coalescers import Coalescer
+
+            self._coalescer = Coalescer(self._predict, self._gather_s)
         self._closing = Event()
         self._channels = [
             [self._open(address, options) for _ in range(self._connections)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from threading import Event, Lock
+from threading import Lock
 
 from ladle.client.coalescing import MAX_MEMBERS, Gathering, Group, merge, rows_of, settle
 from ladle.client.errors import DeadlineExceeded
@@ -18,9 +18,10 @@ class _Member:
 
     def __init__(self, wanted: Wanted, deadline: float) -> None:
         self.wanted, self.deadline = wanted, deadline
-        self.settled = Event()
         self.outcome: Prediction | Exception | None = None
-        self.is_full = Event()
+        # Held until there is something to do: cheaper to make and to wake than an Event.
+        self.awake = Lock()
+        self.awake.acquire()
 
 
 class Coalescer:
@@ -45,9 +46,8 @@ class Coalescer:
             self._lead(group, member)
         else:
             if place == MAX_MEMBERS:
-                group.members[0].is_full.set()
-            member.settled.wait(timeout_s)
-            if not member.settled.is_set():
+                group.members[0].awake.release()
+            if not member.awake.acquire(timeout=timeout_s):
                 raise _too_late(wanted)
         if member.outcome is None:
             return self._predict(wanted, _left_s(wanted, member.deadline))
@@ -58,7 +58,8 @@ class Coalescer:
     def _lead(self, group: Group[_Member], leader: _Member) -> None:
         """Gather, ask, and give everybody their part; whatever happens, nobody waits any more."""
         try:
-            leader.is_full.wait(min(self._gather_s, leader.deadline - time.monotonic()))
+            left_s = leader.deadline - time.monotonic()
+            leader.awake.acquire(timeout=max(0.0, min(self._gather_s, left_s)))
         finally:
             with self._lock:
                 self._gathering.close(group)
@@ -77,8 +78,8 @@ class Coalescer:
             for member, share in zip(members, settle(outcome, rows), strict=True):
                 member.outcome = share
         finally:
-            for member in members:
-                member.settled.set()
+            for member in members[1:]:
+                member.awake.release()
 
 
 class _Task:

@@ -44,6 +44,11 @@ class ServerProcess:
             raise AssertionError(f"the server did not start: {line}{log}")
         self.address = f"127.0.0.1:{listening[1]}"
 
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send the signal, and return the exit code and all that was logged."""
         self._process.send_signal(number)

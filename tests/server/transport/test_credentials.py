@@ -9,7 +9,7 @@ import grpc
 import pytest
 from fakes import PATIENCE_S
 from google.protobuf import text_format
-from server.transport.conftest import Identities, Identity
+from server.conftest import Identities, Identity
 
 from ladle.protos.serving_pb import SSLConfig
 from ladle.server.transport.credentials import CredentialsError, read_credentials

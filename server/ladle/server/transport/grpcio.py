@@ -64,11 +64,11 @@ class GrpcioTransport:
             self._executor,
             handlers=[self._methods],
             options=[
+                *options,  # of two values for one name gRPC takes the first
                 ("grpc.max_receive_message_length", limits.max_received_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second server on the port would share it without a word.
                 ("grpc.so_reuseport", 0),
-                *options,
             ],
             maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
         )

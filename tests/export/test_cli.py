@@ -25,12 +25,15 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "the following arguments are required: BASE_PATH, --data"),
         ("models/m", "the following arguments are required: --data"),
-        ("models/m --data digits --recipe lenet", "argument --recipe: invalid choice: 'lenet'"),
+        ("models/m --data digits --recipe vgg", "argument --recipe: invalid choice: 'vgg'"),
         ("models/m --data digits --epochs many", "argument --epochs: invalid int value: 'many'"),
         ("models/m --data digits --epochs 0", "epochs: expected at least 1, got 0"),
         ("models/m --data digits --batch-size -1", "batch size: expected at least 1, got -1"),
         ("models/m --data digits --seed -1", "seed: expected 0 to 4294967295, got -1"),
         ("models/m --data digits --quiet --verbose", "not allowed with argument --quiet"),
+        ("models/m --data digits --resize 28", "expected HEIGHTxWIDTH, such as 28x28, got '28'"),
+        ("models/m --data digits --export-only", "--export-only: expected a --model to export"),
+        ("models/m --data digits --validation test", "argument --validation: invalid choice"),
         ("models/m --data digits --min-accuracy 2", "min accuracy: expected 0 to 1, got 2"),
         ("models/m --data digits --version v1", "expected next, timestamp or a number, got 'v1'"),
         ("models/m --data digits --version -1", "expected next, timestamp or a number, got '-1'"),
@@ -117,11 +120,20 @@ def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PublishError("no more is wanted")
 
     monkeypatch.setattr(cli, "_export", record)
-    main(["m", "--data", "digits", "--epochs", "3", "--batch-size", "16", "--seed", "9"])
+    training = "--epochs 3 --batch-size 16 --seed 9 --no-shuffle --run-eagerly --metrics a"
+    main(["m", "--data", "digits", *training.split(), "--metrics=b", "--learning-rate=0.5"])
     main(["m", "--data", "digits"])
     checks = "--min-accuracy=0.9 --max-regression=0.01 --allow-op=ReadFile --allow-op PyFunc"
     main(["m", "--data", "digits", *checks.split()])
-    assert given[0] == TrainingOptions(epochs=3, batch_size=16, seed=9)
+    assert given[0] == TrainingOptions(
+        epochs=3,
+        batch_size=16,
+        seed=9,
+        shuffle=False,
+        run_eagerly=True,
+        metrics=("a", "b"),
+        learning_rate=0.5,
+    )
     assert given[1:] == [TrainingOptions()] * 2
     assert required == [Requirements()] * 2 + [
         Requirements(min_accuracy=0.9, max_regression=0.01, allow_op=("ReadFile", "PyFunc"))

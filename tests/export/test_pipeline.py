@@ -445,8 +445,8 @@ def test_a_base_path_that_cannot_be_written_is_told_before_training(
 
 
 def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path, small: Dataset) -> None:
-    with pytest.raises(ValueError, match="recipe: expected mlp, got lenet"):
-        export_classifier(tmp_path, small, recipe="lenet")
+    with pytest.raises(ValueError, match="recipe: expected mlp, mlp-plain, lenet, got vgg"):
+        export_classifier(tmp_path, small, recipe="vgg")
 
 
 def test_a_model_that_does_not_fit_in_memory_is_said_to(

@@ -20,11 +20,13 @@ _PACKAGES = ("ladle", "tensorflow", "keras", "numpy", "scikit-learn")
 _GIT_TIMEOUT_S = 10
 
 
-def provenance(recipe: str, options: TrainingOptions, dataset: Dataset) -> dict[str, Any]:
+def provenance(
+    recipe: str, options: TrainingOptions, dataset: Dataset, *, epochs: int
+) -> dict[str, Any]:
     """Return where a version comes from: what it takes to train it again, and when it was."""
     told = {
         "recipe": recipe,
-        "training": {**asdict(options), "epochs": options.epochs_for(len(dataset.x_train))},
+        "training": asdict(options) | {"epochs": epochs},
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

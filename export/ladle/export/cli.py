@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ def main(argv: list[str]) -> int:
     """
     parser = _make_parser()
     args = parser.parse_args(argv)
+    if args.export_only and args.model is None:
+        parser.error("--export-only: expected a --model to export")
     try:
         options = options_from(args, TrainingOptions)
         requirements = options_from(args, Requirements)
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     try:
         exported = _export(args, options, requirements)
-    except ExportError as error:
+    except (ExportError, ValueError) as error:
         return _fail(error)
     except MemoryError as error:
         return _fail(f"out of memory: {error}")
@@ -109,6 +112,26 @@ def _make_parser() -> argparse.ArgumentParser:
         "--recipe", choices=RECIPES, default="mlp", help=f"what to train (default: mlp). {recipes}"
     )
     parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="train a Keras model of your own instead: package.module:function, called with the"
+        " shape of an example and the number of classes, or a .keras or .h5 file",
+    )
+    parser.add_argument(
+        "--export-only", action="store_true", help="export that model without training it"
+    )
+    parser.add_argument(
+        "--allow-unsafe-model",
+        action="store_true",
+        help="load that file although it may run Python code of its own",
+    )
+    parser.add_argument(
+        "--resize",
+        type=_size,
+        metavar="HxW",
+        help="resize images to this height and width, in training and in what is served",
+    )
+    parser.add_argument(
         "--version",
         type=_version,
         default="next",
@@ -120,6 +143,13 @@ def _make_parser() -> argparse.ArgumentParser:
     add_options(parser, Requirements)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "--verbosity",
+        type=int,
+        choices=(0, 1, 2),
+        help="progress of the training: none, a bar, or a line for each epoch (default: a bar on"
+        " a terminal, lines elsewhere)",
+    )
     loudness.add_argument("--quiet", action="store_true", help="show no progress")
     loudness.add_argument(
         "--verbose", action="store_true", help="let TensorFlow log what it has to say"
@@ -137,6 +167,13 @@ def _local_path(text: str) -> Path:
     if not text or "://" in text:
         raise argparse.ArgumentTypeError(f"expected a local folder, got {text!r}")
     return Path(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 28x28, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def _version(text: str) -> VersionChoice:
@@ -160,10 +197,14 @@ def _export(
     quietly = nullcontext if args.verbose else _quiet_import
     # Results alone go to stdout; Keras would mix its progress with them.
     with redirect_stdout(sys.stderr):
+        if args.model is not None:
+            sys.path.insert(0, os.getcwd())  # as `python -m` would
         if args.data in KERAS_SOURCES:
             with quietly():
                 importlib.import_module("keras")
-        dataset = load_data(args.data)
+        dataset = load_data(args.data, regression=options.is_regression)
+        if args.resize is not None:
+            dataset = dataset.resized(*args.resize)
         prepare_base_path(args.base_path)
         with quietly():
             from ladle.export.pipeline import export_classifier
@@ -171,10 +212,13 @@ def _export(
             args.base_path,
             dataset,
             recipe=args.recipe,
+            model=args.model,
+            fit=not args.export_only,
+            allow_unsafe_model=args.allow_unsafe_model,
             options=options,
             requirements=requirements,
             version=args.version,
-            verbose=_verbosity(args.quiet),
+            verbose=_verbosity(args.quiet) if args.verbosity is None else args.verbosity,
         )
 
 

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
-# Small sets are shown more often: about as many images as give scikit-learn's digits 30 epochs.
-_MIN_EPOCHS = 5
+# Small sets are shown more often: about as many examples as give scikit-learn's digits 30 epochs.
+_USUAL_EPOCHS = 5
 _MAX_DEFAULT_EPOCHS = 50
-_MIN_IMAGES_SEEN = 43_000
+_MIN_EXAMPLES_SEEN = 43_000
+
+# Losses on numbers rather than classes: with one of these the model is a regression.
+REGRESSION_LOSSES = frozenset(
+    {
+        "mse",
+        "mean_squared_error",
+        "mae",
+        "mean_absolute_error",
+        "mape",
+        "mean_absolute_percentage_error",
+        "msle",
+        "mean_squared_logarithmic_error",
+        "huber",
+        "log_cosh",
+    }
+)
+
+
+def _text(metavar: str, help_: str) -> dict[str, object]:
+    return {"type": str, "metavar": metavar, "help": help_}
+
+
+def _number(metavar: str, help_: str) -> dict[str, object]:
+    return {"type": float, "metavar": metavar, "help": help_}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,28 +45,160 @@ class TrainingOptions:
 
     epochs: int | None = field(
         default=None,
-        metadata={"help": "passes over the training images; 5 unless given, more for small data"},
+        metadata={
+            "help": "passes over the training examples; as many as the recipe says unless given,"
+            " more for small data"
+        },
+    )
+    initial_epoch: int = field(
+        default=0, metadata={"help": "epochs that count as done before the training begins"}
     )
     batch_size: int = field(
-        default=128, metadata={"help": "images in each step of gradient descent"}
+        default=128, metadata={"help": "examples in each step of gradient descent"}
+    )
+    steps_per_epoch: int | None = field(
+        default=None, metadata={"help": "steps that make an epoch; all the examples unless given"}
+    )
+    optimizer: str = field(
+        default="adam",
+        metadata=_text("NAME", "adam, sgd, rmsprop, or any other optimizer of Keras"),
+    )
+    learning_rate: float | None = field(
+        default=None,
+        metadata=_number(
+            "RATE",
+            "constant learning rate; unless given, adam starts at 0.004 and falls to 0 along a"
+            " cosine, and others do as in Keras",
+        ),
+    )
+    momentum: float | None = field(
+        default=None, metadata=_number("SHARE", "momentum of sgd or rmsprop, 0 to 1")
+    )
+    loss: str | None = field(
+        default=None,
+        metadata=_text(
+            "NAME",
+            "any loss of Keras; sparse_categorical_crossentropy unless given. mse, mae, huber and"
+            " their like make a regression",
+        ),
+    )
+    loss_weight: float | None = field(
+        default=None, metadata=_number("FACTOR", "factor on the loss of the model's output")
+    )
+    metrics: tuple[str, ...] = field(
+        default=(),
+        metadata=_text(
+            "NAME", "a metric of Keras beside accuracy, or mae for a regression; may be given again"
+        ),
+    )
+    weighted_metrics: tuple[str, ...] = field(
+        default=(),
+        metadata=_text("NAME", "the same, weighted as the examples are; may be given again"),
+    )
+    validation: str = field(
+        default="none",
+        metadata={
+            "type": str,
+            "choices": ("none", "held-out"),
+            "help": "measure after every epoch on the held-out examples, or not (default: none)",
+        },
+    )
+    validation_split: float = field(
+        default=0.0,
+        metadata=_number("SHARE", "keep the last training examples aside to measure on instead"),
+    )
+    validation_steps: int | None = field(
+        default=None, metadata={"help": "batches to measure on after an epoch; all unless given"}
+    )
+    shuffle: bool = field(
+        default=True, metadata={"help": "train on the examples in their order, not shuffled"}
+    )
+    class_weights: str | None = field(
+        default=None,
+        metadata=_text(
+            "WEIGHTS",
+            "how much examples of each class count: balanced, or LABEL=WEIGHT,... (1 for the rest)",
+        ),
+    )
+    early_stopping: int | None = field(
+        default=None,
+        metadata={
+            "help": "stop after N epochs without a better loss, and take the weights of the best"
+        },
+    )
+    checkpoint_dir: str | None = field(
+        default=None,
+        metadata=_text("DIR", "keep the training's state there; a stopped one goes on from it"),
+    )
+    steps_per_execution: int = field(
+        default=1, metadata={"help": "steps that run without coming back to Python"}
+    )
+    run_eagerly: bool = field(
+        default=False, metadata={"help": "run the steps as Python, to look into them"}
+    )
+    data_workers: int | None = field(
+        default=None,
+        metadata={"help": "batches that are prepared in parallel; tf.data chooses unless given"},
+    )
+    prefetch: int | None = field(
+        default=None,
+        metadata={"help": "batches that are prepared ahead; tf.data chooses unless given"},
     )
     seed: int = field(default=0, metadata={"help": "start of all random numbers, 0 to 2^32-1"})
 
     def __post_init__(self) -> None:
         """Refuse what no training can be run with."""
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch size: expected at least 1, got {self.batch_size}")
+        for name, least in (
+            ("epochs", 1),
+            ("initial_epoch", 0),
+            ("batch_size", 1),
+            ("steps_per_epoch", 1),
+            ("validation_steps", 1),
+            ("early_stopping", 1),
+            ("steps_per_execution", 1),
+            ("data_workers", 1),
+            ("prefetch", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{_spoken(name)}: expected at least {least}, got {value}")
+        for name in ("learning_rate", "loss_weight"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{_spoken(name)}: expected a number above 0, got {value:g}")
+        if self.momentum is not None and not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum: expected 0 to 1, got {self.momentum:g}")
+        if not 0 <= self.validation_split < 1:
+            raise ValueError(
+                f"validation split: expected 0 to less than 1, got {self.validation_split:g}"
+            )
+        if self.validation not in ("none", "held-out"):
+            raise ValueError(f"validation: expected none or held-out, got {self.validation}")
+        if self.validation_split and self.validation != "none":
+            raise ValueError("validation: expected none or held-out data or a split, got two")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        if self.epochs is not None and self.epochs < self.initial_epoch:
+            raise ValueError(
+                f"initial epoch: expected at most the {self.epochs} epochs to train,"
+                f" got {self.initial_epoch}"
+            )
 
-    def epochs_for(self, n_images: int) -> int:
-        """Return the epochs to train on `n_images`: those asked for, or the default.
+    @property
+    def is_regression(self) -> bool:
+        """Whether the loss is one on numbers."""
+        return self.loss in REGRESSION_LOSSES
 
-        The default is 5, and more for a set so small that 5 epochs would not settle it.
+    def epochs_for(self, n_examples: int, usual: int = _USUAL_EPOCHS) -> int:
+        """Return the epochs to train on `n_examples`: those asked for, or the default.
+
+        The default is `usual`, and more for a set so small that these would not settle it.
         """
         if self.epochs is not None:
             return self.epochs
-        enough = -(-_MIN_IMAGES_SEEN // n_images)
-        return min(max(_MIN_EPOCHS, enough), _MAX_DEFAULT_EPOCHS)
+        enough = -(-_MIN_EXAMPLES_SEEN // n_examples)
+        return min(max(usual, enough), max(usual, _MAX_DEFAULT_EPOCHS))
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")

@@ -18,12 +18,13 @@ from ladle.export.fresh import run_in_fresh_process
 from ladle.export.history import now_serving
 from ladle.export.operations import check_operations
 from ladle.export.options import TrainingOptions
+from ladle.export.own_model import load_model
 from ladle.export.publish import check_free, prepare_base_path, publish, staging_folder
 from ladle.export.recipes import RECIPES
 from ladle.export.requirements import Requirements
 from ladle.export.samples import Sample, make_samples
 from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
-from ladle.export.training import Trained, Verbosity, train
+from ladle.export.training import Trained, Verbosity, check_backend, train
 from ladle.export.warmup import write_warmup
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import MAX_VERSION
@@ -58,6 +59,9 @@ def export_classifier(
     dataset: Dataset,
     *,
     recipe: str = "mlp",
+    model: str | None = None,
+    fit: bool = True,
+    allow_unsafe_model: bool = False,
     options: TrainingOptions | None = None,
     requirements: Requirements | None = None,
     version: VersionChoice = "next",
@@ -73,6 +77,9 @@ def export_classifier(
         base_path: The model's folder, made where it is missing; versions are its subfolders.
         dataset: What to train on, and what to measure with.
         recipe: A name in `ladle.export.recipes.RECIPES`.
+        model: In a recipe's place a model of one's own, see `load_model`.
+        fit: Whether that is trained on the data, or exported as it is.
+        allow_unsafe_model: Load a model's file although it may run code.
         options: How to train; None for the defaults.
         requirements: What has to hold beside the signatures' answers; None for nothing.
         version: The number to publish; one that is taken is refused, before training too.
@@ -81,6 +88,7 @@ def export_classifier(
     Raises:
         PublishError: The version cannot be written; asked about before training too.
         CheckError: A check failed; it says which.
+        ExportError: The model cannot be had, or does not fit the data.
         ValueError: There is no such recipe or version number, or a regression has to reach an
             accuracy.
     """
@@ -89,13 +97,23 @@ def export_classifier(
     requirements = requirements or Requirements()
     if recipe not in RECIPES:
         raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
+    if model is not None and RECIPES[recipe].CUSTOM_LOOP:
+        raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
     number = _number(version)
     if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
         raise ValueError("min accuracy, max regression: a regression has no accuracy")
     prepare_base_path(base_path)
     if number is not None:
         check_free(base_path, number)
-    trained = train(dataset, RECIPES[recipe], options, verbose=verbose)
+    own = None
+    if model is not None:
+        check_backend()
+        own = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
+    if fit or own is None:
+        trained = train(dataset, RECIPES[recipe], options, model=own, verbose=verbose)
+        epochs = options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
+    else:
+        trained, epochs = Trained(own, is_regression=dataset.is_regression), 0
     metrics = _measure(trained, dataset)
     _check_metrics(metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
@@ -116,8 +134,13 @@ def export_classifier(
             normalization=dataset.normalization,
             signatures=signatures,
             metrics=metrics,
-            provenance=provenance(recipe, options, dataset)
-            | {"latency_ms": latency_ms, "size_bytes": _size_bytes(folder)},
+            provenance={
+                **provenance(model or recipe, options, dataset, epochs=epochs),
+                "history": trained.history,
+                "parameters": trained.model.count_params(),
+                "latency_ms": latency_ms,
+                "size_bytes": _size_bytes(folder),
+            },
         )
         write_card(card, folder)
         published = publish(folder, number)

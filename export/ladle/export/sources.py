@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.export.dataset import ARRAY_NAMES, Dataset
+from ladle.export.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.errors import DataError
 from ladle.protos.model_card import Normalization
 
 _DIGITS_HELD_OUT_EVERY = 5
 
 
-def load_data(source: str | os.PathLike[str]) -> Dataset:
+def load_data(source: str | os.PathLike[str], *, regression: bool = False) -> Dataset:
     """Return a data set: "digits", "mnist", or the .npz file at a path.
 
     The file holds the arrays x_train, y_train, x_test and y_test, in the layout of
@@ -31,15 +31,15 @@ def load_data(source: str | os.PathLike[str]) -> Dataset:
     """
     named = NAMED_SOURCES.get(str(source))
     if named is not None:
-        return named()
+        return named(regression)
     path = Path(source)
     if path.suffix.lower() != ".npz":
         names = ", ".join(NAMED_SOURCES)
         raise DataError(f"data: expected {names} or the path of an .npz file, got {source}")
-    return _npz(path)
+    return _npz(path, regression)
 
 
-def _digits() -> Dataset:
+def _digits(regression: bool) -> Dataset:
     """Scikit-learn's 1,797 handwritten digits, 8x8 with 17 shades, from inside its wheel.
 
     Of each digit every fifth image, in the order of the set, is held out: 355 images. The
@@ -59,10 +59,10 @@ def _digits() -> Dataset:
         "x_test": images[held_out],
         "y_test": targets[held_out],
     }
-    return Dataset.from_arrays("digits", arrays, Normalization(divisor=16.0))
+    return Dataset.from_arrays("digits", arrays, Normalization(divisor=16.0), regression=regression)
 
 
-def _mnist() -> Dataset:
+def _mnist(regression: bool) -> Dataset:
     import keras
 
     try:
@@ -73,15 +73,15 @@ def _mnist() -> Dataset:
             " give the path of an mnist.npz file instead"
         ) from error
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return Dataset.from_arrays("mnist", arrays)
+    return Dataset.from_arrays("mnist", arrays, regression=regression)
 
 
 # Loading these imports Keras, and TensorFlow with it.
 KERAS_SOURCES = ("mnist",)
-NAMED_SOURCES: Mapping[str, Callable[[], Dataset]] = {"digits": _digits, "mnist": _mnist}
+NAMED_SOURCES: Mapping[str, Callable[[bool], Dataset]] = {"digits": _digits, "mnist": _mnist}
 
 
-def _npz(path: Path) -> Dataset:
+def _npz(path: Path, regression: bool) -> Dataset:
     try:
         with path.open("rb") as file:
             arrays = _read_arrays(file)
@@ -89,13 +89,13 @@ def _npz(path: Path) -> Dataset:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Dataset.from_arrays(path.name, arrays)
+    return Dataset.from_arrays(path.name, arrays, regression=regression)
 
 
 def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
     try:
         archive = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError("expected an .npz archive, which it is not") from error
     if isinstance(archive, np.ndarray):
         raise DataError("expected an .npz archive, got a single array")
@@ -106,7 +106,8 @@ def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
                 f"expected the arrays {', '.join(ARRAY_NAMES)};"
                 f" missing {', '.join(missing)}, found {_listed(archive.files)}"
             )
-        return {name: _read_array(archive, name) for name in ARRAY_NAMES}
+        names = [name for name in (*ARRAY_NAMES, WEIGHTS_NAME) if name in archive.files]
+        return {name: _read_array(archive, name) for name in names}
 
 
 def _read_array(archive: Mapping[str, Any], name: str) -> NDArray[Any]:

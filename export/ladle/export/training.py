@@ -1,8 +1,10 @@
-"""Train a recipe on a data set, and ask the result for probabilities."""
+"""Train a model on a data set, and ask the result for its answers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -10,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ladle.export import compilation
+from ladle.export.batches import n_training, training_batches, validation_batches
 from ladle.export.dataset import Dataset
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
@@ -18,9 +22,9 @@ from ladle.export.recipes import Recipe
 Verbosity = Literal[0, 1, 2]
 """What Keras prints to stdout: nothing, a progress bar, or a line for each epoch."""
 
-# Adam starts here and falls to 0 along a cosine. On MNIST, 5 epochs and batches of 128, three seeds
-# gave 0.979 to 0.980 of the held-out images; a constant 0.001 and batches of 32, 0.975 to 0.980.
-_PEAK_LEARNING_RATE = 0.004
+History = Mapping[str, Sequence[float]]
+"""Loss and metrics, one number for each epoch that was trained."""
+
 _PREDICT_BATCH_SIZE = 1024
 
 
@@ -31,14 +35,13 @@ class Trained:
     its own. A regression gives values [-1] or [-1, 1].
     """
 
-    def __init__(self, model: Any, *, is_regression: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, is_regression: bool = False, history: History | None = None
+    ) -> None:
         self.model = model
         self.is_regression = is_regression
-        last = model.layers[-1] if getattr(model, "layers", None) else None
-        softmaxed = isinstance(last, keras.layers.Softmax) or (
-            getattr(last, "activation", None) is keras.activations.softmax
-        )
-        self.has_logits = not is_regression and not softmaxed
+        self.has_logits = not is_regression and not _ends_in_softmax(model)
+        self.history: History = history or {}
 
     def logits(self, batch: Any) -> Any:
         """Return what the model gives for a batch of tensors, untouched."""
@@ -69,57 +72,117 @@ class Trained:
 
 
 def train(
-    dataset: Dataset, recipe: Recipe, options: TrainingOptions, *, verbose: Verbosity = 0
+    dataset: Dataset,
+    recipe: Recipe,
+    options: TrainingOptions,
+    *,
+    model: Any | None = None,
+    verbose: Verbosity = 0,
 ) -> Trained:
-    """Train `recipe` on the training part of `dataset`, on logits and with Adam.
+    """Train `recipe`, or a `model` that is there already, on the training part of `dataset`.
 
     Seeds the random numbers of Python, NumPy and TensorFlow for the whole process, so that one
-    seed gives one model on one machine. Holds the training images as float32 meanwhile, four
-    times their size.
+    seed gives one model on one machine.
 
     Raises:
         ExportError: Keras runs on another backend than TensorFlow, which no SavedModel comes from.
         MemoryError: The model or the images do not fit.
+        ValueError: An option does not suit the data, the recipe or Keras; the message names it.
+    """
+    check_backend()
+    if options.loss is not None and options.is_regression != dataset.is_regression:
+        kind = "numbers" if dataset.is_regression else "classes"
+        raise ValueError(f"loss: {options.loss} does not suit targets that are {kind}")
+    keras.utils.set_random_seed(options.seed)
+    try:
+        if model is None:
+            preparation = dataset.preparation
+            model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
+        history = _fit(model, dataset, recipe, options, verbose)
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(
+            f"{dataset.name}: no room to train on {len(dataset.x_train)} {dataset.what}"
+            f" of {list(dataset.image_shape)}"
+        ) from error
+    return Trained(model, is_regression=dataset.is_regression, history=history)
+
+
+def check_backend() -> None:
+    """See that Keras runs on TensorFlow.
+
+    Raises:
+        ExportError: It runs on something else.
     """
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ExportError(
             f"keras: expected the backend tensorflow, got {backend}; set KERAS_BACKEND=tensorflow"
         )
-    keras.utils.set_random_seed(options.seed)
-    try:
-        model = _fit(dataset, recipe, options, verbose)
-    except tf.errors.ResourceExhaustedError as error:
-        raise MemoryError(
-            f"{dataset.name}: no room to train on {len(dataset.x_train)} images"
-            f" of {list(dataset.image_shape)}"
-        ) from error
-    return Trained(model, is_regression=dataset.is_regression)
 
 
-def _fit(dataset: Dataset, recipe: Recipe, options: TrainingOptions, verbose: Verbosity) -> Any:
-    n_images = len(dataset.x_train)
-    epochs = options.epochs_for(n_images)
-    steps = epochs * math.ceil(n_images / options.batch_size)
-    model = recipe.build(dataset.preparation.model_shape, len(dataset.labels) or 1)
-    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    targets = dataset.y_train
-    if dataset.is_regression:
-        loss = keras.losses.MeanSquaredError()
-    else:
-        targets = targets.astype(np.int64)
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(_PEAK_LEARNING_RATE, steps)
-        ),
-        loss=loss,
-        metrics=["mae" if dataset.is_regression else "accuracy"],
+def _fit(
+    model: Any, dataset: Dataset, recipe: Recipe, options: TrainingOptions, verbose: Verbosity
+) -> History:
+    epochs = options.epochs_for(len(dataset.x_train), recipe.EPOCHS)
+    steps = options.steps_per_epoch or math.ceil(n_training(dataset, options) / options.batch_size)
+    optimizer = compilation.make_optimizer(options, epochs * steps)
+    weights = compilation.example_weights(dataset, options)
+    if recipe.CUSTOM_LOOP:
+        from ladle.export.loop import fit_in_own_loop
+
+        return fit_in_own_loop(
+            model, dataset, options, optimizer, weights, epochs=epochs, steps=steps, verbose=verbose
+        )
+    is_regression = dataset.is_regression
+    loss = compilation.make_loss(
+        options, is_regression=is_regression, from_logits=not _ends_in_softmax(model)
     )
-    model.fit(
-        dataset.preparation.apply(dataset.x_train),
-        targets,
-        batch_size=options.batch_size,
+    one_hot = compilation.takes_one_hot(loss, is_regression=is_regression)
+    compilation.check_metrics((*options.metrics, *options.weighted_metrics))
+    model.compile(
+        optimizer=optimizer,
+        loss=loss,
+        loss_weights=None if options.loss_weight is None else [options.loss_weight],
+        metrics=["mae" if is_regression else "accuracy", *options.metrics],
+        weighted_metrics=list(options.weighted_metrics),
+        run_eagerly=options.run_eagerly,
+        steps_per_execution=options.steps_per_execution,
+    )
+    validation = validation_batches(dataset, options, one_hot=one_hot)
+    history = model.fit(
+        training_batches(dataset, options, weights, one_hot=one_hot),
+        shuffle=False,  # the batches come shuffled
         epochs=epochs,
+        initial_epoch=options.initial_epoch,
+        steps_per_epoch=options.steps_per_epoch,
+        validation_data=validation,
+        validation_steps=None if validation is None else options.validation_steps,
+        callbacks=_callbacks(options, validated=validation is not None),
         verbose=verbose,
     )
-    return model
+    return {name: [float(value) for value in values] for name, values in history.history.items()}
+
+
+def _callbacks(options: TrainingOptions, *, validated: bool) -> list[Any]:
+    callbacks = []
+    if options.checkpoint_dir is not None:
+        Path(options.checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        callbacks.append(keras.callbacks.BackupAndRestore(options.checkpoint_dir))
+    if options.early_stopping is not None:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                "val_loss" if validated else "loss",
+                patience=options.early_stopping,
+                restore_best_weights=True,
+            )
+        )
+    return callbacks
+
+
+def _ends_in_softmax(model: Any) -> bool:
+    layers = getattr(model, "layers", None)
+    if not layers:
+        return False
+    return isinstance(layers[-1], keras.layers.Softmax) or (
+        getattr(layers[-1], "activation", None) is keras.activations.softmax
+    )

@@ -1,11 +1,11 @@
-"""The classifiers that `ladle export` can train, each a module of this package."""
+"""The models that `ladle export` can train, each a module of this package."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ladle.export.recipes import mlp
+from ladle.export.recipes import lenet, mlp, mlp_plain
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -15,9 +15,17 @@ class Recipe(Protocol):
 
     SUMMARY: str
     """Its layers in one line, for `--help`."""
+    EPOCHS: int
+    """How long to train it on data that are not small."""
+    CUSTOM_LOOP: bool
+    """Whether it is trained by `ladle.export.loop`, not by Keras's fit."""
 
     def build(self, image_shape: tuple[int, ...], n_classes: int) -> Any:
-        """Return a new keras.Model from normalised images [-1, *image_shape] to logits [-1, n]."""
+        """Return a new keras.Model from prepared examples [-1, *image_shape] to logits [-1, n].
+
+        Raises:
+            DataError: Examples of that shape are too small for it.
+        """
 
 
-RECIPES: Mapping[str, Recipe] = {"mlp": mlp}
+RECIPES: Mapping[str, Recipe] = {"mlp": mlp, "mlp-plain": mlp_plain, "lenet": lenet}

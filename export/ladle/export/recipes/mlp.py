@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 SUMMARY = "Flatten, Dense 128 relu, Dropout 0.2, Dense: the quickstart classifier"
+EPOCHS = 5
+CUSTOM_LOOP = False
 
 
 def build(image_shape: tuple[int, ...], n_classes: int) -> Any:

@@ -1,0 +1,97 @@
+"""Feed a training through tf.data: shuffled, gathered, prepared in the graph, and ahead of time.
+
+What is shuffled are the examples' numbers; a batch's examples are read when it is its turn. So
+arrays larger than memory train, where they are memory maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ladle.export.dataset import Dataset
+from ladle.export.options import TrainingOptions
+
+
+def training_batches(
+    dataset: Dataset,
+    options: TrainingOptions,
+    weights: NDArray[np.float32] | None,
+    *,
+    one_hot: bool,
+) -> Any:
+    """Return batches (examples, targets) or, with `weights`, (examples, targets, weights).
+
+    Without those that the validation split keeps aside; endless where an epoch has its own number
+    of steps.
+    """
+    numbers = tf.data.Dataset.range(n_training(dataset, options))
+    if options.shuffle:
+        numbers = numbers.shuffle(n_training(dataset, options), seed=options.seed)
+    if options.steps_per_epoch is not None:
+        numbers = numbers.repeat()
+    return _gathered(
+        numbers, dataset, options, (dataset.x_train, dataset.y_train), weights, one_hot
+    )
+
+
+def validation_batches(dataset: Dataset, options: TrainingOptions, *, one_hot: bool) -> Any | None:
+    """Return the batches to measure on after every epoch; None where that is not asked for."""
+    if options.validation == "held-out":
+        arrays = (dataset.x_test, dataset.y_test)
+        numbers = tf.data.Dataset.range(len(dataset.x_test))
+    elif options.validation_split:
+        arrays = (dataset.x_train, dataset.y_train)
+        numbers = tf.data.Dataset.range(n_training(dataset, options), len(dataset.x_train))
+    else:
+        return None
+    return _gathered(numbers, dataset, options, arrays, None, one_hot)
+
+
+def n_training(dataset: Dataset, options: TrainingOptions) -> int:
+    """Return how many examples are trained on.
+
+    Raises:
+        ValueError: The validation split leaves none.
+    """
+    n_examples = int(len(dataset.x_train) * (1 - options.validation_split))
+    if not n_examples:
+        raise ValueError(
+            f"validation split: {options.validation_split:g} of {len(dataset.x_train)} examples"
+            " leaves none to train on"
+        )
+    return n_examples
+
+
+def _gathered(
+    numbers: Any,
+    dataset: Dataset,
+    options: TrainingOptions,
+    arrays: tuple[NDArray[Any], NDArray[Any]],
+    weights: NDArray[np.float32] | None,
+    one_hot: bool,
+) -> Any:
+    examples, targets = arrays
+    target_type = np.float32 if dataset.is_regression else np.int64
+    read_types = [tf.as_dtype(examples.dtype), tf.as_dtype(target_type), tf.float32]
+
+    def read(chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        some = np.ones(len(chosen), np.float32) if weights is None else weights[chosen]
+        return np.asarray(examples[chosen]), targets[chosen].astype(target_type), some
+
+    def gather(chosen: Any) -> tuple[Any, ...]:
+        batch, classes, counts = tf.numpy_function(read, [chosen], read_types, stateful=False)
+        batch.set_shape([None, *examples.shape[1:]])
+        classes.set_shape([None])
+        counts.set_shape([None])
+        prepared = dataset.preparation.in_graph(batch)
+        wanted = tf.one_hot(classes, len(dataset.labels)) if one_hot else classes
+        return (prepared, wanted) if weights is None else (prepared, wanted, counts)
+
+    batches = numbers.batch(options.batch_size)
+    workers = tf.data.AUTOTUNE if options.data_workers is None else options.data_workers
+    ahead = tf.data.AUTOTUNE if options.prefetch is None else options.prefetch
+    return batches.map(gather, num_parallel_calls=workers, deterministic=True).prefetch(ahead)

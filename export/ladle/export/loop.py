@@ -1,0 +1,154 @@
+"""A training loop of our own, as TensorFlow's tutorials write it: gradients by GradientTape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ladle.export.batches import training_batches, validation_batches
+from ladle.export.dataset import Dataset
+from ladle.export.options import TrainingOptions
+
+# What compile() and fit() would do, and this loop does not.
+_NOT_TAKEN = (
+    "loss",
+    "loss_weight",
+    "metrics",
+    "weighted_metrics",
+    "validation_split",
+    "validation_steps",
+    "steps_per_execution",
+)
+_ACCURACY = "val_accuracy"
+
+
+def fit_in_own_loop(
+    model: Any,
+    dataset: Dataset,
+    options: TrainingOptions,
+    optimizer: Any,
+    weights: NDArray[np.float32] | None,
+    *,
+    epochs: int,
+    steps: int,
+    verbose: int,
+) -> dict[str, list[float]]:
+    """Train the classifier `model` from one-hot labels; measure on held-out data after every epoch.
+
+    Returns loss and held-out accuracy, `val_accuracy`, of each epoch.
+
+    Raises:
+        ValueError: It is a regression, or an option is given that this loop has no use for.
+    """
+    _check(options, dataset)
+    state = _State(model, optimizer, options)
+    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+    def step(images: Any, labels: Any, counts: Any = None) -> Any:
+        with tf.GradientTape() as tape:
+            loss = loss_of(labels, model(images, training=True), sample_weight=counts)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    run = step if options.run_eagerly else tf.function(step)
+    batches = training_batches(dataset, options, weights, one_hot=True)
+    held_out = validation_batches(dataset, _held_out(options), one_hot=True)
+    # An epoch of a given number of steps goes on where the last one stopped.
+    endless = iter(batches) if options.steps_per_epoch is not None else None
+    history: dict[str, list[float]] = {"loss": [], _ACCURACY: []}
+    for epoch in range(state.epochs_done(options.initial_epoch), epochs):
+        started = time.monotonic()
+        losses = [run(*batch) for batch in islice(endless or iter(batches), steps)]
+        history["loss"].append(float(np.mean([loss.numpy() for loss in losses])))
+        history[_ACCURACY].append(_accuracy(model, held_out))
+        if verbose:
+            print(
+                f"Epoch {epoch + 1}/{epochs}\n{steps}/{steps} - {time.monotonic() - started:.0f}s"
+                f" - loss: {history['loss'][-1]:.4f} - {_ACCURACY}: {history[_ACCURACY][-1]:.4f}",
+                flush=True,
+            )
+        state.save(epoch + 1)
+        if state.should_stop(history[_ACCURACY]):
+            break
+    state.finish()
+    return history
+
+
+class _State:
+    """What has to outlive a stopped training, and the best weights so far."""
+
+    def __init__(self, model: Any, optimizer: Any, options: TrainingOptions) -> None:
+        optimizer.build(model.trainable_variables)
+        self._model = model
+        self._patience = options.early_stopping
+        self._best: list[NDArray[Any]] | None = None
+        self._epoch = tf.Variable(0, dtype=tf.int64)
+        self._manager = None
+        if options.checkpoint_dir is not None:
+            checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=self._epoch)
+            self._manager = tf.train.CheckpointManager(
+                checkpoint, options.checkpoint_dir, max_to_keep=1
+            )
+            if self._manager.latest_checkpoint:
+                checkpoint.restore(self._manager.latest_checkpoint)
+
+    def epochs_done(self, initial_epoch: int) -> int:
+        """Return with which epoch, counted from 0, to go on."""
+        return max(initial_epoch, int(self._epoch.numpy()))
+
+    def save(self, epochs_done: int) -> None:
+        """Note that so many epochs are over."""
+        self._epoch.assign(epochs_done)
+        if self._manager is not None:
+            self._manager.save()
+
+    def should_stop(self, accuracies: list[float]) -> bool:
+        """Return whether the best epoch is too long ago."""
+        if self._patience is None:
+            return False
+        best = int(np.argmax(accuracies))
+        if best == len(accuracies) - 1:
+            self._best = self._model.get_weights()
+        return len(accuracies) - 1 - best >= self._patience
+
+    def finish(self) -> None:
+        """Take the best weights, and forget the state: the next training starts anew."""
+        if self._best is not None:
+            self._model.set_weights(self._best)
+        if self._manager is not None and self._manager.latest_checkpoint:
+            for path in tf.io.gfile.glob(f"{self._manager.latest_checkpoint}*"):
+                tf.io.gfile.remove(path)
+            tf.io.gfile.remove(f"{self._manager.directory}/checkpoint")
+
+
+def _check(options: TrainingOptions, dataset: Dataset) -> None:
+    if dataset.is_regression:
+        raise ValueError("recipe: one with a training loop of its own takes classes, not numbers")
+    usual = TrainingOptions()
+    for name in _NOT_TAKEN:
+        if getattr(options, name) != getattr(usual, name):
+            raise ValueError(
+                f"{name.replace('_', ' ')}: the recipe has a training loop of its own, without it"
+            )
+
+
+def _held_out(options: TrainingOptions) -> TrainingOptions:
+    return TrainingOptions(validation="held-out", batch_size=max(options.batch_size, 1024))
+
+
+def _accuracy(model: Any, batches: Any) -> float:
+    predict: Callable[[Any], Any] = tf.function(lambda images: model(images, training=False))
+    right = total = 0
+    for images, labels in batches:
+        predicted = tf.argmax(predict(images), axis=1)
+        right += int(tf.reduce_sum(tf.cast(predicted == tf.argmax(labels, axis=1), tf.int64)))
+        total += len(labels)
+    return right / total

@@ -1,0 +1,96 @@
+"""A Keras model of the user's own: made by a function, or saved in a file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from ladle.export.dataset import Dataset
+from ladle.export.errors import ExportError
+
+_SAVED = (".keras", ".h5")
+
+
+def load_model(spec: str, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
+    """Return the keras.Model that `spec` names.
+
+    Args:
+        spec: `package.module:function`, called with the shape of a prepared example and the
+            number of classes, or with nothing where it takes nothing; or the path of a `.keras`
+            or `.h5` file.
+        dataset: What the model has to fit.
+        allow_unsafe: Load a file that brings Python code of its own, and so run that code.
+
+    Raises:
+        ExportError: There is no such model, it cannot be had, or it does not fit the data.
+    """
+    if Path(spec).suffix.lower() in _SAVED:
+        model = _load_file(Path(spec), allow_unsafe=allow_unsafe)
+    elif ":" in spec:
+        model = _call_factory(spec, dataset)
+    else:
+        raise ExportError(
+            f"model: expected package.module:function or a .keras or .h5 file, got {spec}"
+        )
+    _check_fits(spec, model, dataset)
+    return model
+
+
+def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
+    import keras
+
+    if not path.is_file():
+        raise ExportError(f"model: {path} is not there")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
+    except Exception as error:  # Keras raises whatever a damaged or strange file leads to
+        reason = " ".join(str(error).split())[:300]
+        unsafe = "" if allow_unsafe else "; if you trust it: --allow-unsafe-model"
+        raise ExportError(f"model: {path} does not load: {reason}{unsafe}") from error
+
+
+def _call_factory(spec: str, dataset: Dataset) -> Any:
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ExportError(f"model: {spec} cannot be imported: {error}") from error
+    arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
+    return function(*arguments) if inspect.signature(function).parameters else function()
+
+
+def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise ExportError(f"model: expected {spec} to give a keras.Model, got {type(model)}")
+    if not model.built:
+        model.build((None, *dataset.preparation.model_shape))
+    expected = dataset.preparation.model_shape
+    outputs = len(dataset.labels) or 1
+    if not _matches(model.input_shape, (None, *expected)):
+        raise ExportError(
+            f"model: {spec} takes {_shown(model.input_shape)}, and prepared examples of"
+            f" {dataset.name} are {list(expected)}"
+        )
+    if not _matches(model.output_shape, (None, outputs)):
+        raise ExportError(
+            f"model: {spec} gives {_shown(model.output_shape)}, expected"
+            f" {_shown((None, outputs))} for {dataset.name}"
+        )
+
+
+def _matches(declared: Any, shape: tuple[int | None, ...]) -> bool:
+    return (
+        isinstance(declared, tuple)
+        and len(declared) == len(shape)
+        and all(size is None or size == have for size, have in zip(declared, shape, strict=True))
+    )
+
+
+def _shown(shape: Any) -> str:
+    if not isinstance(shape, tuple):
+        return str(shape)
+    return str([-1 if size is None else size for size in shape])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
+from ladle.protos.ladle_pb import ExamplesRequest
 from ladle.protos.serving_pb import (
     Class,
     ClassificationResponse,
@@ -18,7 +19,8 @@ from ladle.protos.serving_pb import (
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.inference import ExampleMethod, Interpretation
+from ladle.server.rpc.inference import Interpretation, example_method
+from ladle.server.rpc.queued import QueuedMethod
 from ladle.server.rpc.signatures import CLASSIFY_METHOD
 
 _CLASSES = "classes"
@@ -26,9 +28,10 @@ _SCORES = "scores"
 _FLOAT = dtypes.from_numpy(np.dtype(np.float32))
 
 
-def classify(manager: Manager, *, check_method_names: bool) -> ExampleMethod[ClassificationResult]:
+def classify(manager: Manager, *, check_method_names: bool) -> QueuedMethod[ExamplesRequest]:
     """Return the method that answers Classify requests."""
-    return ExampleMethod(
+    return example_method(
+        "Classify",
         manager,
         CLASSIFICATION,
         "tensorflow.serving.ClassificationRequest",

@@ -11,7 +11,6 @@ from google.protobuf.message import Message
 from ladle.protos import dtypes
 from ladle.protos.ladle_pb import ExamplesRequest, SerializedInput
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.call import Call
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import (
@@ -22,7 +21,8 @@ from ladle.server.core.servable import (
     Signature,
 )
 from ladle.server.rpc.examples import read_examples
-from ladle.server.rpc.request import acquire, parse, require_model_spec
+from ladle.server.rpc.queued import QueuedMethod, Respond
+from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.signatures import Run, find, method_name_complaint
 
 R = TypeVar("R", bound=Message)
@@ -93,41 +93,43 @@ class Interpretation(Generic[R]):
         return self.outputs(signature)
 
 
-class ExampleMethod(Generic[R]):
-    """Answers Classify or Regress requests; thread-safe."""
+def example_method(
+    name: str,
+    manager: Manager,
+    interpretation: Interpretation[R],
+    request_name: str,
+    respond: Callable[[R, ModelSpec], bytes],
+    *,
+    check_method_names: bool,
+) -> QueuedMethod[ExamplesRequest]:
+    """Return the method that answers Classify or Regress requests.
 
-    def __init__(
-        self,
-        manager: Manager,
-        interpretation: Interpretation[R],
-        request_name: str,
-        respond: Callable[[R, ModelSpec], bytes],
-        *,
-        check_method_names: bool,
-    ) -> None:
-        """`respond` serializes the response of a result and the `model_spec` that goes with it."""
-        self._manager = manager
-        self._interpretation = interpretation
-        self._request_name = request_name
-        self._respond = respond
-        self._check_method_names = check_method_names
+    Args:
+        name: of the method.
+        manager: where the models are.
+        interpretation: how it reads a model's outputs.
+        request_name: the full name of its request message.
+        respond: serializes the response of a result and the `model_spec` that goes with it.
+        check_method_names: whether a signature has to be of this kind.
+    """
 
-    def __call__(self, call: Call) -> bytes:
-        """Return the serialized response.
-
-        Checks come in upstream's order: model, signature, its structure, examples, outputs.
-        """
-        interpretation = self._interpretation
-        request = parse(ExamplesRequest, call.request, self._request_name)
+    def read(data: bytes) -> tuple[ExamplesRequest, ModelSpec]:
+        request = parse(ExamplesRequest, data, request_name)
         require_model_spec(request)
-        name = request.model_spec.signature_name
-        with acquire(self._manager, request.model_spec, call.deadline) as handle:
-            run = interpretation.plan(
-                handle.servable, name, request.input, strict=self._check_method_names
-            )
-            outputs = handle.servable.run(*run, call.deadline)
-            result = interpretation.result(outputs, len(run.inputs[INPUT]))
-            return self._respond(result, served(handle.id, name))
+        return request, request.model_spec
+
+    def plan(model: Model, request: ExamplesRequest) -> tuple[Run, Respond]:
+        signature_name = request.model_spec.signature_name
+        run = interpretation.plan(model, signature_name, request.input, strict=check_method_names)
+        examples = len(run.inputs[INPUT])
+
+        def response(outputs: Arrays, servable_id: ServableId) -> bytes:
+            result = interpretation.result(outputs, examples)
+            return respond(result, served(servable_id, signature_name))
+
+        return run, response
+
+    return QueuedMethod(name, manager, read, plan)
 
 
 def served(servable_id: ServableId, signature_name: str) -> ModelSpec:

@@ -13,7 +13,6 @@ from ladle.protos.serving_pb import (
     MultiInferenceResponse,
     RegressionResult,
 )
-from ladle.server.call import Call
 from ladle.server.core.errors import InvalidArgument, Unimplemented
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import (
@@ -26,8 +25,9 @@ from ladle.server.core.servable import (
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.examples import read_examples
 from ladle.server.rpc.inference import INPUT, Interpretation, served
+from ladle.server.rpc.queued import QueuedMethod, Respond
 from ladle.server.rpc.regress import REGRESSION
-from ladle.server.rpc.request import acquire, parse
+from ladle.server.rpc.request import parse
 from ladle.server.rpc.signatures import Run, find
 
 _INTERPRETATIONS: dict[str, Interpretation[Any]] = {
@@ -47,26 +47,25 @@ class Part(NamedTuple):
         return f"{self.signature.name}/{output}"
 
 
-class MultiInference:
-    """Answers MultiInference requests; thread-safe."""
+def multi_inference(manager: Manager, *, check_method_names: bool) -> QueuedMethod[TasksRequest]:
+    """Return the method that answers MultiInference requests: a result for each task."""
 
-    def __init__(self, manager: Manager, *, check_method_names: bool) -> None:
-        self._manager = manager
-        self._check_method_names = check_method_names
-
-    def __call__(self, call: Call) -> bytes:
-        """Return the MultiInferenceResponse: a result for each task, in their order."""
-        request = parse(TasksRequest, call.request, "tensorflow.serving.MultiInferenceRequest")
+    def read(data: bytes) -> tuple[TasksRequest, ModelSpec]:
+        request = parse(TasksRequest, data, "tensorflow.serving.MultiInferenceRequest")
         # As upstream: the first task says which version, and no tasks at all name no model.
-        first = request.tasks[0].model_spec if request.tasks else ModelSpec()
-        with acquire(self._manager, first, call.deadline) as handle:
-            parts, run = plan(
-                handle.servable, request.tasks, request.input, strict=self._check_method_names
-            )
-            outputs = handle.servable.run(*run, call.deadline)
-            examples = len(next(iter(run.inputs.values())))
-            results = results_of(parts, outputs, examples, handle.id)
+        return request, request.tasks[0].model_spec if request.tasks else ModelSpec()
+
+    def planned(model: Model, request: TasksRequest) -> tuple[Run, Respond]:
+        parts, run = plan(model, request.tasks, request.input, strict=check_method_names)
+        examples = len(next(iter(run.inputs.values())))
+
+        def response(outputs: Arrays, servable_id: ServableId) -> bytes:
+            results = results_of(parts, outputs, examples, servable_id)
             return MultiInferenceResponse(results=results).SerializeToString()
+
+        return run, response
+
+    return QueuedMethod("MultiInference", manager, read, planned)
 
 
 def plan(

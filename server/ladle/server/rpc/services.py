@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ladle.server.call import Call, Methods
+from ladle.server.call import Call, Handler, Methods
 from ladle.server.core.manager import Manager
 from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
-from ladle.server.rpc.multi_inference import MultiInference
+from ladle.server.rpc.multi_inference import multi_inference
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
@@ -40,11 +40,6 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
     """
     services: dict[str, Callable[[Call], bytes]] = {
-        f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
-        f"{_PREDICTION}/Regress": regress(manager, check_method_names=check_method_names),
-        f"{_PREDICTION}/MultiInference": MultiInference(
-            manager, check_method_names=check_method_names
-        ),
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
@@ -53,8 +48,16 @@ def methods(
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
+    queued: dict[str, Callable[[Call], Handler | None]] = {
+        f"{_PREDICTION}/Predict": predict,
+        f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
+        f"{_PREDICTION}/Regress": regress(manager, check_method_names=check_method_names),
+        f"{_PREDICTION}/MultiInference": multi_inference(
+            manager, check_method_names=check_method_names
+        ),
+    }
     return {
-        f"{_PREDICTION}/Predict": prompt(f"{_PREDICTION}/Predict", predict),
+        **{path: prompt(path, method) for path, method in queued.items()},
         f"{_STREAMING}/PredictStream": predict_stream(predict),
         f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict),
         **{path: handler(path, method) for path, method in services.items()},

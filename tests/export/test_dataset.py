@@ -84,3 +84,32 @@ def test_the_fingerprint_is_that_of_the_content(arrays: Arrays) -> None:
     assert Dataset.from_arrays("renamed", same).fingerprint == original
     same["x_test"][5, 3, 3] ^= 1
     assert Dataset.from_arrays("small", same).fingerprint != original
+
+
+def test_a_regression_takes_any_finite_numbers(arrays: Arrays) -> None:
+    dataset = Dataset.from_arrays("small", arrays, regression=True)
+    assert dataset.labels == ()
+    assert dataset.y_train.dtype == np.float32
+    for strange in (np.nan, np.inf):
+        arrays["y_test"] = np.array([0, 1, 2, 3, 4, strange])
+        with pytest.raises(DataError, match=f"y_test: expected finite numbers, got {strange} at"):
+            Dataset.from_arrays("small", arrays, regression=True)
+    arrays["y_test"] = np.array(["a"] * 6)
+    with pytest.raises(DataError, match="y_test: expected numbers, got <U1"):
+        Dataset.from_arrays("small", arrays, regression=True)
+
+
+def test_features_are_finite_float32(arrays: Arrays) -> None:
+    features = np.zeros((12, 3), np.float32)
+    arrays |= {"x_train": features, "x_test": features[:6]}
+    dataset = Dataset.from_arrays("small", arrays)
+    assert (dataset.what, dataset.normalization.divisor) == ("features", 1)
+    with pytest.raises(DataError, match="resize: expected images, got features"):
+        dataset.resized(4, 4)
+    features[2, 1] = np.nan
+    with pytest.raises(DataError, match=r"x_train: expected finite numbers, got nan at \[2, 1\]"):
+        Dataset.from_arrays("small", arrays)
+    arrays["x_test"] = np.zeros((6, 4, 4), np.uint8)
+    features[2, 1] = 0
+    with pytest.raises(DataError, match="x_test: expected features of"):
+        Dataset.from_arrays("small", arrays)

@@ -114,13 +114,14 @@ def test_a_damaged_file_loads_or_is_refused_but_nothing_else(
 
 
 def test_a_name_that_is_neither_known_nor_a_file_lists_what_is() -> None:
-    with pytest.raises(DataError, match="expected digits, mnist or the path"):
+    with pytest.raises(DataError, match="expected digits, mnist, fashion_mnist or the path"):
         load_data("x")
 
 
 def _keras_whose_mnist(load: Any) -> Any:
     keras: Any = ModuleType("keras")
-    keras.datasets = SimpleNamespace(mnist=SimpleNamespace(load_data=load))
+    source = SimpleNamespace(load_data=load)
+    keras.datasets = SimpleNamespace(mnist=source, fashion_mnist=source)
     return keras
 
 
@@ -131,6 +132,24 @@ def test_mnist_comes_through_keras(monkeypatch: pytest.MonkeyPatch, arrays: Arra
     assert dataset.name == "mnist"
     assert dataset.normalization.divisor == 255
     assert dataset.x_test is arrays["x_test"]
+
+
+def test_fashion_mnist_has_names_for_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 10
+    parts = ((images, targets), (images, targets))
+    monkeypatch.setitem(sys.modules, "keras", _keras_whose_mnist(lambda: parts))
+    dataset = load_data("fashion_mnist")
+    assert (dataset.labels[0], dataset.labels[9]) == ("T-shirt/top", "Ankle boot")
+
+
+def test_sample_weights_are_read_where_there_are_some(tmp_path: Path, arrays: Arrays) -> None:
+    arrays["sample_weight"] = np.ones(12, np.float32)
+    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
+    assert load_data(tmp_path / "w.npz").sample_weight is not None
+    arrays["sample_weight"][3] = -1
+    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="sample_weight: expected weights from 0, got -1"):
+        load_data(tmp_path / "w.npz")
 
 
 def test_mnist_that_cannot_be_downloaded_says_why_and_what_to_do(

@@ -104,8 +104,10 @@ def _make_parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="DATA",
-        help="digits; mnist (Keras's copy, downloaded where it is missing); or the path of an .npz"
-        " file with x_train, y_train, x_test and y_test: uint8 images, integer labels from 0",
+        help="digits; mnist or fashion_mnist (Keras's copies, downloaded where missing); or a path:"
+        " a folder with a folder of images for each class; a .csv with a header and a column label;"
+        " a .tfrecord of tf.Examples with image/encoded and image/class/label; or an .npz"
+        " with x_train, y_train, x_test and y_test: uint8 images, integer labels from 0",
     )
     recipes = "; ".join(f"{name}: {recipe.SUMMARY}" for name, recipe in RECIPES.items())
     parser.add_argument(
@@ -191,7 +193,7 @@ def _export(
 ) -> Exported:
     # What can be wrong is looked at before TensorFlow's import, which takes seconds.
     from ladle.export.publish import prepare_base_path
-    from ladle.export.sources import KERAS_SOURCES, load_data
+    from ladle.export.sources import KERAS_SOURCES, TFRECORDS, load_data
 
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
     quietly = nullcontext if args.verbose else _quiet_import
@@ -199,10 +201,12 @@ def _export(
     with redirect_stdout(sys.stderr):
         if args.model is not None:
             sys.path.insert(0, os.getcwd())  # as `python -m` would
-        if args.data in KERAS_SOURCES:
+        # Images are decoded by TensorFlow, and these data sets come with Keras.
+        suffix = Path(args.data).suffix.lower()
+        if args.data in KERAS_SOURCES or suffix in TFRECORDS or Path(args.data).is_dir():
             with quietly():
                 importlib.import_module("keras")
-        dataset = load_data(args.data, regression=options.is_regression)
+        dataset = load_data(args.data, regression=options.is_regression, size=args.resize)
         if args.resize is not None:
             dataset = dataset.resized(*args.resize)
         prepare_base_path(args.base_path)

@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,17 +15,41 @@ from numpy.typing import NDArray
 
 from ladle.export.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.errors import DataError
+from ladle.export.folders import read_csv, read_folder, read_tfrecords
 from ladle.protos.model_card import Normalization
 
 _DIGITS_HELD_OUT_EVERY = 5
+TFRECORDS = (".tfrecord", ".tfrecords")
+_FASHION_LABELS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
-def load_data(source: str | os.PathLike[str], *, regression: bool = False) -> Dataset:
-    """Return a data set: "digits", "mnist", or the .npz file at a path.
+def load_data(
+    source: str | os.PathLike[str], *, regression: bool = False, size: tuple[int, int] | None = None
+) -> Dataset:
+    """Return a data set: "digits", "mnist", "fashion_mnist", or what is at a path.
 
-    The file holds the arrays x_train, y_train, x_test and y_test, in the layout of
-    keras.datasets: uint8 images [images, height, width] or [images, height, width, channels],
-    and integer labels [images] from 0 to n-1. Pixels are divided by 255.
+    That is a folder of images (see `read_folder`), a .csv (`read_csv`), a .tfrecord
+    (`read_tfrecords`) or an .npz file. An .npz file holds the arrays x_train, y_train, x_test and
+    y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
+    height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
+    [examples, features]. It may hold `sample_weight` too. Pixels are divided by 255.
+
+    Args:
+        source: A name or a path.
+        regression: Whether the targets are numbers to predict.
+        size: Height and width to bring the images of a folder or a .tfrecord to, as these may
+            differ; None for those of the first.
 
     Raises:
         DataError: There is no such data, it cannot be read, or it is not of that form.
@@ -33,10 +58,20 @@ def load_data(source: str | os.PathLike[str], *, regression: bool = False) -> Da
     if named is not None:
         return named(regression)
     path = Path(source)
-    if path.suffix.lower() != ".npz":
-        names = ", ".join(NAMED_SOURCES)
-        raise DataError(f"data: expected {names} or the path of an .npz file, got {source}")
-    return _npz(path, regression)
+    match path.suffix.lower():
+        case ".npz":
+            return _npz(path, regression)
+        case ".csv":
+            return read_csv(path, regression=regression)
+    if path.is_dir() or path.suffix.lower() in TFRECORDS:
+        if regression:
+            raise DataError(f"{path}: expected .npz or .csv data for a regression")
+        return read_folder(path, size) if path.is_dir() else read_tfrecords(path, size)
+    names = ", ".join(NAMED_SOURCES)
+    raise DataError(
+        f"data: expected {names} or the path of a folder, an .npz, a .csv or a .tfrecord file,"
+        f" got {source}"
+    )
 
 
 def _digits(regression: bool) -> Dataset:
@@ -63,22 +98,35 @@ def _digits(regression: bool) -> Dataset:
 
 
 def _mnist(regression: bool) -> Dataset:
+    return _keras("mnist", regression)
+
+
+def _fashion_mnist(regression: bool) -> Dataset:
+    dataset = _keras("fashion_mnist", regression)
+    return dataset if regression else replace(dataset, labels=_FASHION_LABELS)
+
+
+def _keras(name: str, regression: bool) -> Dataset:
     import keras
 
     try:
-        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
+        (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception for a download that failed
         raise DataError(
-            f"mnist: Keras has no usable copy and cannot download one ({error});"
-            " give the path of an mnist.npz file instead"
+            f"{name}: Keras has no usable copy and cannot download one ({error});"
+            f" give the path of the file {name}.npz instead"
         ) from error
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return Dataset.from_arrays("mnist", arrays, regression=regression)
+    return Dataset.from_arrays(name, arrays, regression=regression)
 
 
 # Loading these imports Keras, and TensorFlow with it.
-KERAS_SOURCES = ("mnist",)
-NAMED_SOURCES: Mapping[str, Callable[[bool], Dataset]] = {"digits": _digits, "mnist": _mnist}
+KERAS_SOURCES = ("mnist", "fashion_mnist")
+NAMED_SOURCES: Mapping[str, Callable[[bool], Dataset]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion_mnist": _fashion_mnist,
+}
 
 
 def _npz(path: Path, regression: bool) -> Dataset:

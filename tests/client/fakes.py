@@ -100,7 +100,22 @@ def image_version(
 ) -> Version:
     """A version with a card: what its training divided pixels by, or that it doesn't tell."""
     normalization = None if divisor is None else Normalization(divisor=divisor)
+
+    def run(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Take raw pixels too, as the signatures of ladle's exporter do."""
+        return mean_and_rest(
+            {
+                name: array if array.dtype != np.uint8 or not normalization else normalize(array)
+                for name, array in inputs.items()
+            }
+        )
+
+    def normalize(pixels: NDArray[Any]) -> NDArray[Any]:
+        assert normalization is not None
+        return normalization.apply(pixels)
+
     return Version(
+        run=run,
         signatures={
             "serving_default": image_signature(dtype, size),
             "serving_uint8": image_signature("uint8", size),

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from client.fakes import FakeServing, Refused, Version, image_version, listening, mean_and_rest
+from client.fakes import FakeServing, Refused, Version, image_version, listening
 from numpy.typing import NDArray
 
 from ladle.client import (
@@ -204,13 +204,15 @@ def test_predictions_made_at_once_go_in_one_request(by: By) -> None:
 
 @both
 def test_one_bad_input_fails_alone(by: By) -> None:
-    def picky(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        scores = mean_and_rest(inputs)
+    version = image_version(255)
+    run = version.run
+
+    def picky(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        scores = run(inputs)
         if np.any(scores["scores"][:, 0] > 0.5):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "too bright")
         return scores
 
-    version = image_version(255)
     version.run = picky
     with listening(FakeServing({1: version})) as address:
         results = by(address, [10, 20, 200, 30])

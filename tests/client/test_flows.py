@@ -21,6 +21,7 @@ from ladle.client.errors import (
 from ladle.client.models import VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import servable
+from ladle.protos import tensors
 from ladle.protos.model_card import ModelCard, Normalization
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
@@ -43,7 +44,7 @@ class Caller:
         label: str | None = None,
         signature: str = "",
         outputs: tuple[str, ...] = (),
-        normalize: inputs.Normalize = "auto",
+        normalize: inputs.Normalize = "client",
     ) -> Prediction:
         wanted = flows.Wanted(
             asked=servable("m", version, label),
@@ -74,8 +75,64 @@ def test_raw_pixels_arrive_as_the_training_had_them() -> None:
 def test_raw_pixels_arrive_untouched_where_the_signature_takes_them() -> None:
     server = FakeServing({1: image_version(255)})
     prediction = Caller(server).predict(signature="serving_uint8")
-    assert prediction["scores"][:, 0].tolist() == [51, 204]
+    (tensor,) = server.predicted[-1].inputs.values()
+    assert tensors.to_array(tensor).tolist() == PIXELS.tolist()
+    assert prediction["scores"][:, 0].tolist() == pytest.approx([0.2, 0.8])
     assert prediction.signature == "serving_uint8"
+
+
+class TestWhoNormalises:
+    @pytest.mark.parametrize(
+        ("normalize", "signature"),
+        [("auto", "serving_uint8"), ("server", "serving_uint8"), ("client", "serving_default")],
+    )
+    def test_the_answers_are_the_same(self, normalize: inputs.Normalize, signature: str) -> None:
+        caller = Caller(FakeServing({1: image_version(255)}))
+        prediction = caller.predict(normalize=normalize)
+        assert prediction.signature == signature
+        assert prediction["scores"][:, 0].tolist() == pytest.approx([0.2, 0.8], abs=1e-6)
+
+    def test_floats_go_to_the_default_signature(self) -> None:
+        caller = Caller(FakeServing({1: image_version(255)}))
+        prediction = caller.predict(PIXELS / np.float32(255), normalize="auto")
+        assert prediction.signature == "serving_default"
+
+    def test_a_signature_that_is_named_is_kept(self) -> None:
+        server = FakeServing({1: image_version(255)})
+        Caller(server).predict(signature="serving_default", normalize="auto")
+        assert server.predicted[-1].model_spec.signature_name == "serving_default"
+
+    def test_where_the_server_has_no_signature_for_it_the_client_does_it(self) -> None:
+        version = image_version(255)
+        del version.signatures["serving_uint8"]
+        caller = Caller(FakeServing({1: version}))
+        assert caller.predict(normalize="auto")["scores"][0, 0] == pytest.approx(0.2)
+        with pytest.raises(FailedPrecondition, match='normalize="server" needs a signature'):
+            caller.predict(normalize="server")
+
+    def test_a_signature_of_that_name_is_trusted_only_with_a_card(self) -> None:
+        caller = Caller(FakeServing({1: image_version(255)}, has_cards=False))
+        with pytest.raises(InvalidInput, match="no normalisation is recorded"):
+            caller.predict(normalize="auto")
+
+    def test_raw_pixels_need_not_be_sent_anew_for_another_normalisation(self) -> None:
+        server = FakeServing({1: image_version(255)})
+        caller = Caller(server)
+        caller.predict(normalize="auto")
+        server.versions[2] = image_version(510)
+        prediction = caller.predict(normalize="auto")
+        assert prediction["scores"][:, 0].tolist() == pytest.approx([0.1, 0.4], abs=1e-6)
+        assert len(server.predicted) == 2
+
+    def test_a_version_without_it_takes_over(self) -> None:
+        server = FakeServing({1: image_version(255)})
+        caller = Caller(server)
+        caller.predict(normalize="auto")
+        server.versions[2] = image_version(510)
+        del server.versions[2].signatures["serving_uint8"]
+        prediction = caller.predict(normalize="auto")
+        assert (prediction.version, prediction.signature) == (2, "serving_default")
+        assert prediction["scores"][:, 0].tolist() == pytest.approx([0.1, 0.4], abs=1e-6)
 
 
 def test_the_metadata_is_fetched_once() -> None:

@@ -272,7 +272,7 @@ class TestNormalization:
             prepare(model, PIXELS)
 
     def test_another_value_is_a_mistake_in_the_program(self) -> None:
-        with pytest.raises(TypeError, match='normalize: expected "auto", a Normalization or None'):
+        with pytest.raises(TypeError, match='normalize: expected "auto", "client", "server", a'):
             prepare(metadata(x=spec()), PIXELS, "never")  # type: ignore[arg-type]
 
 

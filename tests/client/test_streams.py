@@ -158,7 +158,7 @@ def test_a_bad_input_ends_the_stream_after_those_before_it(run: Run) -> None:
     inputs = [image(1), image(2), np.zeros((1, 9, 9), np.uint8), image(4)]
     with (
         listening(FakeServing({1: image_version(255)})) as address,
-        pytest.raises(InvalidInput, match=r"expected float32 \[-1, 2, 2\], got uint8 \[1, 9, 9\]"),
+        pytest.raises(InvalidInput, match=r"expected uint8 \[-1, 2, 2\], got uint8 \[1, 9, 9\]"),
     ):
         run(address, inputs)
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from ladle.client import flows, requests
-from ladle.client.base import BaseClient, Inputs, failure
+from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.coalescing import mould
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
 from ladle.client.flows import Flow, Pause
-from ladle.client.inputs import Normalize
+from ladle.client.inputs import Inputs, Normalize
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task

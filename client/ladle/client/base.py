@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import grpc
-from numpy.typing import ArrayLike
 
 from ladle.client import calls, flows, requests
 from ladle.client.cache import MetadataCache
@@ -19,13 +18,10 @@ from ladle.client.errors import from_rpc_error
 from ladle.client.examples import Examples, Features
 from ladle.client.fleet import Fleet
 from ladle.client.flows import Flow
-from ladle.client.inputs import Normalize, as_given
+from ladle.client.inputs import Inputs, Normalize, as_given
 from ladle.client.retry import Hedge, Retry
 
 T = TypeVar("T")
-
-Inputs: TypeAlias = "ArrayLike | Mapping[str, ArrayLike]"
-"""What a model is run on: arrays by name, or the array of its only input."""
 
 # Asks ladle for arrays that can be viewed without a copy; other servers take no notice.
 _METADATA = (("ladle-tensor-content", "true"),)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from ladle.client import flows, requests
-from ladle.client.base import BaseClient, Inputs, failure
+from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.coalescing import mould
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
 from ladle.client.flows import Flow, Pause
-from ladle.client.inputs import Normalize
+from ladle.client.inputs import Inputs, Normalize
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
@@ -56,14 +56,21 @@ class Client(BaseClient):
     ) -> Prediction:
         """Run a model on `inputs`: a dict of arrays by name, or the array of the only input.
 
+        For images, pictures do as well, one or a list: PIL images, image files' bytes, or paths,
+        as text too. They are turned as the camera was, greyed or coloured, and resized. That takes
+        Pillow: `pip install 'ladle[images]'`.
+
         The version is the one given, the one with that label, or the server's choice; `signature`
         defaults to `serving_default` and `outputs` to all. `timeout` is for the whole prediction,
         whatever it takes.
 
-        uint8 arrays for an input of floats are taken for raw pixels. `normalize` tells what
-        becomes of them: "auto" normalises as is recorded with the version that answers, a
-        Normalization as it says, and None sends the numbers as they are. A signature of uint8,
-        such as ladle's `serving_uint8`, gets them untouched.
+        uint8 arrays for an input of floats, and pictures, are taken for raw pixels. `normalize`
+        tells what becomes of them. "client" normalises them here, as is recorded with the version
+        that answers; "server" sends them to its signature for raw pixels, ladle's
+        `serving_uint8`, which takes a quarter of the bytes; "auto" does that where there is one
+        and no `signature` is named, and else the former. The answers are the same. A Normalization
+        is applied here, and None sends the numbers as they are. A signature of uint8 gets raw
+        pixels untouched.
 
         Before anything is sent, names, dtypes and shapes are checked against the signature, which
         is fetched once for each version. Floats are cast to floats of another width, integers to

@@ -64,16 +64,16 @@ class Wanted:
 
     def plan(self, metadata: ModelMetadata) -> inputs.Plan:
         """Return how the inputs are prepared for that version, having checked all against it."""
-        steps = inputs.plan(metadata, self.signature, self.given, self.normalize)
-        inputs.check_outputs(metadata, self.signature, self.outputs)
-        return steps
+        plan = inputs.plan(metadata, self.signature, self.given, self.normalize)
+        inputs.check_outputs(metadata, plan.signature, self.outputs)
+        return plan
 
-    def request(self, steps: inputs.Plan) -> Request:
+    def request(self, plan: inputs.Plan) -> Request:
         """Return the call with the inputs prepared so."""
         return requests.predict(
             self.asked,
-            inputs.carry_out(steps, self.given),
-            signature=self.signature,
+            inputs.carry_out(plan, self.given),
+            signature=plan.signature,
             outputs=self.outputs,
             max_bytes=self.max_bytes,
         )
@@ -209,11 +209,11 @@ def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
     sent: inputs.Plan | None = None
     for _ in range(MAX_ROUNDS):
         try:
-            steps = wanted.plan(metadata)
-            if steps != sent:
-                answer = yield wanted.request(steps)
+            plan = wanted.plan(metadata)
+            if plan != sent:
+                answer = yield wanted.request(plan)
                 predicted = responses.predict(answer, asked)
-                sent = steps
+                sent = plan
         except (InvalidInput, FailedPrecondition):
             if is_fresh:
                 raise
@@ -223,7 +223,7 @@ def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
             is_fresh, sent = True, None
             continue
         if metadata.version is None or predicted.version in (metadata.version, None):
-            return _prediction(wanted, predicted, metadata)
+            return _prediction(wanted, plan, predicted, metadata)
         answered = Servable(asked.model, predicted.version)
         remembered_version = known.find(answered)
         is_fresh = remembered_version is None
@@ -248,12 +248,12 @@ def _learn(asked: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
 
 
 def _prediction(
-    wanted: Wanted, predicted: responses.Predicted, metadata: ModelMetadata
+    wanted: Wanted, plan: inputs.Plan, predicted: responses.Predicted, metadata: ModelMetadata
 ) -> Prediction:
     return Prediction(
         outputs=predicted.outputs,
         model=wanted.asked.model,
         version=predicted.version,
-        signature=predicted.signature or wanted.signature or inputs.DEFAULT_SIGNATURE,
+        signature=predicted.signature or plan.signature or inputs.DEFAULT_SIGNATURE,
         labels=metadata.card.labels if metadata.card else (),
     )

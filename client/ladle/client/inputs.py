@@ -7,26 +7,51 @@ number. Pure functions, safe in any thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ladle.client.errors import FailedPrecondition, InvalidInput
+from ladle.client.images import Pixels, is_picture, load, wanted_of
 from ladle.client.models import ModelMetadata, Signature, TensorSpec
 from ladle.protos import dtypes
 from ladle.protos.model_card import Normalization
 
 DEFAULT_SIGNATURE = "serving_default"
+RAW_SIGNATURE = "serving_uint8"
+"""Where ladle's exporter puts the same function over raw pixels, normalised in the graph."""
 
-Normalize: TypeAlias = "Literal['auto'] | Normalization | None"
-"""What becomes of raw pixels, uint8 arrays for an input of floats: normalised as the model's card
-says ("auto"), normalised as the caller says, or sent as the numbers that they are (None)."""
+Normalize: TypeAlias = "Literal['auto', 'client', 'server'] | Normalization | None"
+"""What becomes of raw pixels, uint8 arrays or pictures for an input of floats: normalised as the
+model's card says, here ("client") or by the model's own signature for raw pixels ("server"), or
+there if it has one and else here ("auto"); normalised here as the caller says; or sent as the
+numbers that they are (None)."""
+
+
+class PILImage(Protocol):
+    """A `PIL.Image.Image`, told by what only it has."""
+
+    def getexif(self) -> Any:
+        """Return what the camera says of it."""
+
+
+Picture: TypeAlias = "PILImage | bytes | str | os.PathLike[str]"
+"""A PIL image, an image file's bytes, or its path."""
+
+Values: TypeAlias = "ArrayLike | Picture | Sequence[Picture]"
+"""What can be handed over for one input: anything that numpy makes an array of; or, for an input
+whose shape is an image's, pictures."""
+
+Inputs: TypeAlias = "Values | Mapping[str, Values]"
+"""What a model is run on: values by name, or those of its only input."""
 
 Given: TypeAlias = "NDArray[Any] | dict[str, NDArray[Any]]"
 """The inputs by name, or the only one."""
 
+_MODES = ("auto", "client", "server", None)
 # From which kind of dtype to which other values are taken over.
 _CASTS = {
     ("float", "float"),
@@ -46,13 +71,20 @@ class Step(NamedTuple):
     """What its values become; None leaves them alone."""
     normalization: Normalization | None = None
     """Applied before, where the input is raw pixels."""
+    pixels: Pixels | None = None
+    """What pictures are made into before all else."""
 
 
-Plan: TypeAlias = "dict[str, Step]"
-"""A step for each input that is sent, by name."""
+class Plan(NamedTuple):
+    """How inputs are made into what a signature declares."""
+
+    signature: str
+    """The signature that is asked for; empty for the default one."""
+    steps: dict[str, Step]
+    """For each input that is sent, by name."""
 
 
-def as_given(inputs: ArrayLike | Mapping[str, ArrayLike]) -> Given:
+def as_given(inputs: Inputs) -> Given:
     """Return the inputs as arrays, without a copy where they are arrays.
 
     Raises:
@@ -69,20 +101,31 @@ def plan(metadata: ModelMetadata, signature: str, given: Given, normalize: Norma
     A dtype other than the declared one is accepted where nothing is lost that matters:
     floats become floats of any width, integers any integers or floats (`carry_out` checks that
     their values fit), and complex numbers complex numbers. uint8 for an input of floats is taken
-    for raw pixels, and `normalize` says what becomes of them. A server that tells no signatures
-    leaves nothing to check: all inputs pass, and a `normalize` of the caller's applies to uint8.
+    for raw pixels, and `normalize` says what becomes of them; so are pictures for an input whose
+    shape is an image's. A server that tells no signatures leaves nothing to check: all inputs
+    pass, and a `normalize` of the caller's applies to uint8.
 
     Raises:
         InvalidInput: Names, dtypes or shapes are not those of the signature, there is no
             normalisation for raw pixels, or there are no raw pixels for the caller's.
         FailedPrecondition: The model has no such signature.
     """
-    if not isinstance(normalize, Normalization) and normalize not in ("auto", None):
-        raise TypeError(f'normalize: expected "auto", a Normalization or None, got {normalize!r}')
+    if not isinstance(normalize, Normalization) and normalize not in _MODES:
+        raise TypeError(
+            'normalize: expected "auto", "client", "server", a Normalization or None, '
+            f"got {normalize!r}"
+        )
     if not metadata.signatures:
         steps = _plan_unchecked(metadata, given, normalize)
     else:
+        if not signature and normalize in ("auto", "server") and _is_for_raw(metadata, given):
+            signature = RAW_SIGNATURE
         declared = _signature(metadata, signature)
+        if normalize == "server" and not any(_takes_raw(s) for s in declared.inputs.values()):
+            raise FailedPrecondition(
+                f'{_about(metadata)}: normalize="server" needs a signature that takes raw pixels, '
+                f"uint8; expected one of {_names(metadata.signatures)} to"
+            )
         arrays = _by_name(declared, given, _about(metadata))
         steps = {
             name: _step(name, array, declared.inputs[name], metadata, normalize)
@@ -93,18 +136,18 @@ def plan(metadata: ModelMetadata, signature: str, given: Given, normalize: Norma
             f"{_about(metadata)}: normalize applies to raw pixels, uint8 arrays for an input of "
             "floats, and none of the inputs is that"
         )
-    return steps
+    return Plan(signature, steps)
 
 
-def carry_out(steps: Plan, given: Given) -> dict[str, NDArray[Any]]:
-    """Return the inputs as they are sent, in the order of `steps`; untouched ones are not copied.
+def carry_out(plan: Plan, given: Given) -> dict[str, NDArray[Any]]:
+    """Return the inputs as they are sent, in the order of the plan; untouched ones are not copied.
 
     Raises:
         InvalidInput: Values that the declared dtype can't hold, or a normalisation for another
             number of channels.
     """
-    arrays = given if isinstance(given, dict) else dict.fromkeys(steps, given)
-    return {name: _take(name, step, arrays[name]) for name, step in steps.items()}
+    arrays = given if isinstance(given, dict) else dict.fromkeys(plan.steps, given)
+    return {name: _take(name, step, arrays[name]) for name, step in plan.steps.items()}
 
 
 def check_outputs(metadata: ModelMetadata, signature: str, outputs: tuple[str, ...]) -> None:
@@ -126,6 +169,13 @@ def check_outputs(metadata: ModelMetadata, signature: str, outputs: tuple[str, .
 
 def _as_array(values: Any, what: str) -> NDArray[Any]:
     try:
+        if is_picture(values):
+            values = [values]
+        if isinstance(values, list | tuple) and values and is_picture(values[0]):
+            pictures = np.empty(len(values), object)
+            for index, picture in enumerate(values):  # at once, numpy would look into each
+                pictures[index] = picture
+            return pictures
         array = np.asarray(values)
         if array.dtype.kind in "SU" and not isinstance(values, np.ndarray | np.generic):
             # numpy's fixed-width strings end at the last character that is not NUL, and the
@@ -136,7 +186,29 @@ def _as_array(values: Any, what: str) -> NDArray[Any]:
     return array
 
 
-def _plan_unchecked(metadata: ModelMetadata, given: Given, normalize: Normalize) -> Plan:
+def _is_for_raw(metadata: ModelMetadata, given: Given) -> bool:
+    """Tell whether there are raw pixels for floats, and a signature that takes them instead."""
+    default = metadata.signatures.get(DEFAULT_SIGNATURE)
+    raw = metadata.signatures.get(RAW_SIGNATURE)
+    if default is None or raw is None or metadata.card is None:
+        return False
+    if metadata.card.normalization is None or raw.inputs.keys() != default.inputs.keys():
+        return False
+    arrays = given if isinstance(given, dict) else dict.fromkeys(default.inputs, given)
+    return default.outputs.keys() <= raw.outputs.keys() and all(
+        name in arrays
+        and (arrays[name].dtype == np.uint8 or _kind(arrays[name].dtype) == "string")
+        and _takes_raw(spec)
+        and spec.shape == default.inputs[name].shape
+        for name, spec in raw.inputs.items()
+    )
+
+
+def _takes_raw(spec: TensorSpec) -> bool:
+    return spec.data_type == dtypes.from_numpy(np.dtype(np.uint8))
+
+
+def _plan_unchecked(metadata: ModelMetadata, given: Given, normalize: Normalize) -> dict[str, Step]:
     if not isinstance(given, dict):
         raise InvalidInput(
             f"{_about(metadata)}: the server doesn't tell the model's signatures, so the input "
@@ -183,6 +255,14 @@ def _step(
         message = f'input "{name}" of {_about(metadata)}: expected {spec}, got {given}'
         return InvalidInput(f"{message}; {advice}" if advice else message)
 
+    source = _kind(array.dtype)
+    pixels = wanted_of(spec.shape) if source == "string" and array.ndim <= 1 else None
+    if pixels is not None and spec.data_type != dtypes.STRING:
+        if not array.size:
+            raise refuse()
+        # What they will be, as far as checks go; it takes no memory.
+        seen = np.broadcast_to(np.uint8(0), (array.size, *_sizes(pixels)))
+        return _step(name, seen, spec, metadata, normalize)._replace(pixels=pixels)
     if spec.shape is not None and not _fits(array.shape, spec.shape):
         single = _fits((1, *array.shape), spec.shape)
         raise refuse("make a batch of the single example: array[None]" if single else "")
@@ -192,17 +272,17 @@ def _step(
         return Step()  # nothing that this client could make of it; the server decides
     if array.dtype == declared:
         return Step()
-    source, target = _kind(array.dtype), _kind(declared)
+    target = _kind(declared)
     if source == target == "string":
         return Step()
     if (source, target) == ("integer", "float") and normalize is not None:
         recorded = metadata.card.normalization if metadata.card else None
         if array.dtype == np.uint8:
-            normalization = recorded if normalize == "auto" else normalize
+            normalization = recorded if isinstance(normalize, str) else normalize
             if normalization is None:
                 raise refuse(_no_normalization(metadata))
             return Step(declared, normalization)
-        if normalize == "auto" and recorded is not None:
+        if isinstance(normalize, str) and recorded is not None:
             raise refuse(
                 "pass raw pixels as uint8, normalised ones as floats, "
                 "or normalize=None to send the numbers as they are"
@@ -210,6 +290,12 @@ def _step(
     if (source, target) not in _CASTS:
         raise refuse()
     return Step(declared)
+
+
+def _sizes(pixels: Pixels) -> tuple[int, ...]:
+    """Return the shape of one picture made so, 0 where it isn't known; good for checks alone."""
+    sizes = (max(pixels.height, 0), max(pixels.width, 0))
+    return sizes if pixels.channels is None else (*sizes, max(pixels.channels, 0))
 
 
 def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
@@ -230,6 +316,11 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _take(name: str, step: Step, array: NDArray[Any]) -> NDArray[Any]:
+    if step.pixels is not None:
+        try:
+            array = load(array, step.pixels)
+        except InvalidInput as error:
+            raise InvalidInput(f'input "{name}": {error}') from error.__cause__
     if step.normalization is not None:
         try:
             array = step.normalization.apply(array)

@@ -252,20 +252,31 @@ def _manager_options(config: Config) -> ManagerOptions:
 
 def _saved_model_loader(config: Config) -> ModelLoader:
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+    from ladle.server.saved_model.session_config import SessionOptions, session_config
     from ladle.server.saved_model.tflite import MODEL_FILE, load_tflite
 
     both = config.tensorflow_session_parallelism
-    options = LoadOptions(
-        tags=config.tags,
+    file = config.tensorflow_session_config_file
+    session = SessionOptions(
+        config_file=Path(file) if file else None,
         intra_op_threads=both or config.tensorflow_intra_op_parallelism,
         inter_op_threads=both or config.tensorflow_inter_op_parallelism,
+        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
+        xla_on_cpu=config.xla_cpu_compilation_enabled,
+        xla_on_gpu=config.xla_gpu_compilation_enabled,
+        bfloat16=config.mixed_precision == "bfloat16",
     )
+    try:
+        options = LoadOptions(tags=config.tags, config=session_config(session))
+    except InvalidArgument as error:
+        raise StartupError(f"--tensorflow_session_config_file {error.message}") from error
     interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
 
     def load(servable_id: ServableId, path: Path) -> Model:
         if config.prefer_tflite_model and (path / MODEL_FILE).is_file():
-            threads = options.intra_op_threads or 1
-            return load_tflite(servable_id, path, interpreters=interpreters, threads=threads)
+            return load_tflite(
+                servable_id, path, interpreters=interpreters, threads=session.intra_op_threads
+            )
         return load_saved_model(servable_id, path, options)
 
     return load

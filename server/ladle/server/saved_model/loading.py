@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
-from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
+from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo
 from ladle.server.core.errors import NotFound, ServingError
 from ladle.server.core.servable import ServableId, Signature, TensorSpec
 from ladle.server.saved_model.errors import load_error
@@ -25,11 +25,10 @@ _INIT_OP = "__saved_model_init_op"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How sessions are made; 0 leaves a number of threads to TensorFlow."""
+    """Which graph of a SavedModel is loaded, and into what kind of session."""
 
     tags: tuple[str, ...] = ("serve",)
-    intra_op_threads: int = 0
-    inter_op_threads: int = 0
+    config: ConfigProto = field(default_factory=ConfigProto)
 
 
 def load_saved_model(
@@ -45,13 +44,8 @@ def load_saved_model(
     card_json = read_card(path)
     tf1 = tensorflow().compat.v1
     graph = tf1.Graph()
-    session = tf1.Session(
-        graph=graph,
-        config=tf1.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op_threads,
-            inter_op_parallelism_threads=options.inter_op_threads,
-        ),
-    )
+    config = tf1.ConfigProto.FromString(options.config.SerializeToString())
+    session = tf1.Session(graph=graph, config=config)
     try:
         with graph.as_default():
             meta_graph = tf1.saved_model.load(session, list(options.tags), str(path))
@@ -64,7 +58,7 @@ def load_saved_model(
             callable_signatures(servable_id, definitions, graph),
             definitions,
             card_json,
-            run_inline=options.inter_op_threads in (0, 1),
+            run_inline=options.config.inter_op_parallelism_threads in (0, 1),
         )
     except Exception as error:
         session.close()

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import grpc
 
-from ladle.client import calls, flows, requests
+from ladle.client import calls, flows, requests, tracing
 from ladle.client.cache import MetadataCache
 from ladle.client.connection import TLS, BearerToken, ChannelOptions, Token, is_in_fleet
 from ladle.client.connection import channel_options as options_of
@@ -145,7 +145,8 @@ class BaseClient:
         return self._timeout if timeout is None else checked_timeout(timeout)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return _METADATA if self._token is None else _METADATA + self._token.metadata()
+        token = () if self._token is None else self._token.metadata()
+        return _METADATA + token + tracing.context()
 
     def _connection(self) -> int:
         """Return which of an address's connections the next call takes."""

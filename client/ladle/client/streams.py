@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from queue import SimpleQueue
 from threading import Event, Lock
@@ -96,7 +97,8 @@ def stream(
                 except Exception as error:
                     window.end(error)
                 else:
-                    executor.submit(work, window.read(), item)
+                    # Each input carries the trace, and whatever else the consumer is in.
+                    executor.submit(copy_context().run, work, window.read(), item)
             else:
                 window.finish(*ended.get())
             while not ended.empty():

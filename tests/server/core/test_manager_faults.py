@@ -95,6 +95,19 @@ def test_a_failed_version_is_tried_again_after_a_second_and_so_often(
     assert manager.problem("m") == "no good"
 
 
+def test_a_problem_names_what_failed_before_what_is_missing(
+    manager: Manager, loader: FakeLoader
+) -> None:
+    manager.report("m", "copying", final=False)
+    assert manager.problem("m") == "copying"
+    loader.failures[ServableId("m", 1)] = BAD
+    manager.aspire("m", ONE)
+    become(manager, {1: State.END})
+    assert manager.problem("m") == "no good"
+    manager.report("m", "version 2 is not whole", final=True)
+    assert manager.problem("m") == "no good; version 2 is not whole"
+
+
 def test_a_retry_brings_the_version_up(
     manager: Manager, loader: FakeLoader, clock: FakeClock
 ) -> None:

@@ -254,10 +254,12 @@ class Manager:
     def problem(self, name: str) -> str | None:
         """Return why versions of a model are missing, or did not load; None if all is well."""
         with self._changed:
-            if name in self._problems:
-                return self._problems[name][0]
-            failures = [e for e in self._models.get(name, {}).values() if e.has_failed]
-            return str(failures[-1].error) if failures else None
+            reasons = [str(e.error) for e in self._models.get(name, {}).values() if e.has_failed]
+            problem, final = self._problems.get(name, ("", False))
+            # One that may pass by itself is perhaps over, and its end not told yet.
+            if problem and (final or not reasons):
+                reasons.append(problem)
+            return "; ".join(reasons) or None
 
     def is_settled(self, name: str) -> bool:
         """Whether a model has a version available, or nothing on the way that may become one."""

@@ -11,6 +11,7 @@ import pytest
 
 from ladle.export import CheckError, PublishError, Requirements, TrainingOptions, cli
 from ladle.export.cli import main
+from ladle.export.quiet import quiet_import
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def test_options_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stderr_comes_back_after_a_quiet_import(capfd: pytest.CaptureFixture[str]) -> None:
     def import_noisily() -> None:
-        with cli._quiet_import():
+        with quiet_import():
             os.write(2, b"drivers not found\n")
             raise ImportError
 

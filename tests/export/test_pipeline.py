@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,39 @@ def test_the_warmup_file_holds_a_real_request_for_each_signature(
         if classify:
             assert len(log.classify_log.request.input.example_list.examples) == 1
     assert asked == CLASSIFIER_SIGNATURES
+
+
+def test_a_published_version_can_be_checked_again(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ladle.export.recheck import check_version
+    from ladle.export.warmup import WARMUP_PATH
+
+    assert set(check_version(exported.path)) == CLASSIFIER_SIGNATURES
+    monkeypatch.setattr("ladle.export.recheck.run_in_fresh_process", run_here)
+    damaged = tmp_path / "1"
+    shutil.copytree(exported.path, damaged)
+    for content in (b"no record", b"not framed as records are"):
+        (damaged / WARMUP_PATH).write_bytes(content)
+        with pytest.raises(CheckError, match=r"check warm-up failed: .* cannot be read"):
+            check_version(damaged)
+    (damaged / "saved_model.pb").unlink()
+    with pytest.raises(CheckError, match=r"check load failed: .* expected saved_model\.pb"):
+        check_version(damaged)
+
+
+def test_a_version_that_does_not_load_elsewhere_fails_in_one_line(
+    exported: Exported, tmp_path: Path
+) -> None:
+    from ladle.export.fresh import run_in_fresh_process
+
+    damaged = tmp_path / "1"
+    shutil.copytree(exported.path, damaged)
+    for path in (damaged / "variables").iterdir():
+        path.unlink()
+    with pytest.raises(CheckError, match="check load failed: in a process of its own: ") as error:
+        run_in_fresh_process(damaged, {})
+    assert "\n" not in str(error.value)
 
 
 def test_images_of_two_channels_cannot_be_decoded_and_still_classify(

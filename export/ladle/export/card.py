@@ -26,7 +26,7 @@ def provenance(
     """Return where a version comes from: what it takes to train it again, and when it was."""
     told = {
         "recipe": recipe,
-        "training": asdict(options) | {"epochs": epochs},
+        "training": _as_json(options) | {"epochs": epochs},
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -66,6 +66,12 @@ def read_card(folder: Path) -> ModelCard | None:
         return ModelCard.from_json((folder / CARD_PATH).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _as_json(options: TrainingOptions) -> dict[str, Any]:
+    """Return the options as they come back from JSON, which has lists and no tuples."""
+    told = asdict(options)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in told.items()}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

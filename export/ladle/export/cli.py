@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ladle.export.arguments import add_options, options_from
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
+from ladle.export.quiet import quiet_import
 from ladle.export.recipes import RECIPES
 from ladle.export.requirements import Requirements
 from ladle.protos.versions import MAX_VERSION
@@ -196,7 +195,7 @@ def _export(
     from ladle.export.sources import KERAS_SOURCES, TFRECORDS, load_data
 
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
-    quietly = nullcontext if args.verbose else _quiet_import
+    quietly = nullcontext if args.verbose else quiet_import
     # Results alone go to stdout; Keras would mix its progress with them.
     with redirect_stdout(sys.stderr):
         if args.model is not None:
@@ -230,26 +229,6 @@ def _verbosity(quiet: bool) -> Verbosity:
     if quiet:
         return 0
     return 1 if sys.stderr.isatty() else 2
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keep TensorFlow from talking about drivers and instruction sets as it is imported.
-
-    Some of its lines heed no setting, so stderr itself is turned away meanwhile.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(nowhere)
-        os.close(stderr)
 
 
 def _fail(reason: object) -> int:

@@ -9,6 +9,9 @@ from ladle.export.errors import PublishError
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import version_of
 
+HIDDEN_PREFIX = ".ladle-hidden-"
+"""Before the number of a version that servers shall pass over for a while."""
+
 
 def published_versions(base_path: Path) -> dict[int, Path]:
     """Return the version folders under `base_path` by number, the lowest first.
@@ -23,6 +26,24 @@ def published_versions(base_path: Path) -> dict[int, Path]:
     except OSError as error:
         raise PublishError(f"{base_path}: cannot be read: {error.strerror or error}") from error
     found = {version: path for path in folders if (version := version_of(path.name)) is not None}
+    return dict(sorted(found.items()))
+
+
+def hidden_versions(base_path: Path) -> dict[int, Path]:
+    """Return the version folders under `base_path` that were taken out of sight, by number.
+
+    Raises:
+        PublishError: `base_path` cannot be read.
+    """
+    try:
+        folders = sorted(base_path.glob(f"{HIDDEN_PREFIX}*"))
+    except OSError as error:
+        raise PublishError(f"{base_path}: cannot be read: {error.strerror or error}") from error
+    found = {
+        version: path
+        for path in folders
+        if (version := version_of(path.name.removeprefix(HIDDEN_PREFIX))) is not None
+    }
     return dict(sorted(found.items()))
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle.export.errors import PublishError
+from ladle.export.history import HIDDEN_PREFIX
 from ladle.export.versions import next_version
 from ladle.protos.versions import version_of
 
@@ -120,7 +121,7 @@ def check_free(base_path: Path, version: int) -> None:
         PublishError: Something is.
     """
     with _one_line_errors(base_path):
-        for name in os.listdir(base_path):
+        for name in _taken_names(base_path):
             if version_of(name) == version:
                 raise PublishError(
                     f"{base_path}: version {version} is there already ({name}), and a version is"
@@ -146,7 +147,7 @@ def _rename_to_next_version(staged: Path) -> Published:
     base_path = staged.parent
     for _ in range(MAX_ATTEMPTS):
         try:
-            version = next_version(os.listdir(base_path))
+            version = next_version(_taken_names(base_path))
         except OverflowError as error:
             raise PublishError(f"{base_path}: no version number is left: {error}") from error
         path = base_path / str(version)
@@ -158,6 +159,11 @@ def _rename_to_next_version(staged: Path) -> Published:
         else:
             return Published(version=version, path=path)
     raise PublishError(f"{base_path}: other publishers took {MAX_ATTEMPTS} numbers first")
+
+
+def _taken_names(base_path: Path) -> list[str]:
+    """Return what lies in `base_path`; a version out of sight keeps its number."""
+    return [name.removeprefix(HIDDEN_PREFIX) for name in os.listdir(base_path)]
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,0 +1,245 @@
+"""The command `ladle models`: what lies under the base paths, and the care of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ladle.export import manage
+from ladle.export.errors import ExportError, PublishError
+from ladle.export.manage import Version
+from ladle.export.quiet import quiet_import
+from ladle.protos.versions import version_of
+
+_DESCRIPTION = """\
+Look after the versions of models. BASE_PATH is a model's folder, whose subfolders are versions;
+BASE_PATH/N is one of them.
+
+  ladle models list models                  every model under a folder, every version
+  ladle models show models/digits/3         the card of a version; of the one that serves without /3
+  ladle models compare models/digits 2 3    what changed
+  ladle models check models/digits          load it again, and run its warm-up requests
+  ladle models label models/digits stable 3
+  ladle models rollback models/digits       take the newest version out of servers' sight
+  ladle models rollback models/digits --restore
+  ladle models prune models/digits --keep 3
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `ladle models` with the arguments `argv`, and return its exit status."""
+    args = _make_parser().parse_args(argv)
+    try:
+        found, text = args.run(args)
+    except (ExportError, OSError) as error:
+        print("ladle models:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2, sort_keys=True) if args.json else text)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line, where argparse would print the usage as well."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+_Run = Callable[[argparse.Namespace], tuple[Any, str]]
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ladle models",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: _Run, help_: str, path: str = "BASE_PATH") -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_, description=help_, allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        command.add_argument("path", metavar=path, type=Path)
+        command.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return command
+
+    add("list", _list, "list models and their versions", "FOLDER")
+    add("show", _show, "show the card of a version", "BASE_PATH[/N]")
+    compare = add("compare", _compare, "show in what two versions differ")
+    compare.add_argument("a", metavar="A", type=_number)
+    compare.add_argument("b", metavar="B", type=_number)
+    check = add("check", _check, "load a version again and run its requests", "BASE_PATH[/N]")
+    check.add_argument("--allow-op", action="append", default=[], metavar="NAME")
+    label = add("label", _label, "give a version a label, or show or remove labels")
+    label.add_argument("label", metavar="LABEL", nargs="?")
+    label.add_argument("version", metavar="N", nargs="?", type=_number)
+    label.add_argument("--remove", action="store_true", help="remove the label")
+    rollback = add("rollback", _rollback, "take a version out of servers' sight, or bring it back")
+    rollback.add_argument("version", metavar="N", nargs="?", type=_number)
+    rollback.add_argument("--restore", action="store_true", help="bring the hidden version back")
+    prune = add("prune", _prune, "remove old versions, never one that serves or is labelled")
+    prune.add_argument("--keep", type=_keep, required=True, metavar="N", help="how many to keep")
+    prune.add_argument("--dry-run", action="store_true", help="only tell which")
+    return parser
+
+
+def _number(text: str) -> int:
+    number = version_of(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"expected a version number, got {text!r}")
+    return number
+
+
+def _keep(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
+    return int(text)
+
+
+def _list(args: argparse.Namespace) -> tuple[Any, str]:
+    versions = [
+        version
+        for base_path in manage.find_base_paths(args.path)
+        for version in manage.list_versions(base_path)
+    ]
+    rows = [
+        (
+            version.model,
+            version.version,
+            _state(version),
+            ", ".join(version.labels),
+            *_shown_metrics(version),
+            f"{version.size_bytes:,}",
+            _told(version).get("created", ""),
+        )
+        for version in versions
+    ]
+    header = ("MODEL", "VERSION", "STATE", "LABELS", "METRICS", "BYTES", "CREATED")
+    return [_as_dict(version) for version in versions], _table(header, rows)
+
+
+def _show(args: argparse.Namespace) -> tuple[Any, str]:
+    version = _find(args.path)
+    told = _as_dict(version) | {"card": _card(version)}
+    return told, json.dumps(told, indent=2, sort_keys=True)
+
+
+def _compare(args: argparse.Namespace) -> tuple[Any, str]:
+    sides = [_flat(_card(manage.find_version(args.path, n))) for n in (args.a, args.b)]
+    differing = {
+        key: [side.get(key) for side in sides]
+        for key in sorted(sides[0].keys() | sides[1].keys())
+        if sides[0].get(key) != sides[1].get(key)
+    }
+    rows = [(key, *map(_brief, pair)) for key, pair in differing.items()]
+    return differing, _table(("", str(args.a), str(args.b)), rows)
+
+
+def _check(args: argparse.Namespace) -> tuple[Any, str]:
+    with quiet_import():
+        from ladle.export.recheck import check_version
+
+    version = _find(args.path)
+    signatures = check_version(version.path, args.allow_op)
+    told = {"version": version.version, "path": str(version.path), "signatures": signatures}
+    ran = ", ".join(signatures) or "no warm-up file, none"
+    return told, f"Version {version.version} loads; signatures that ran: {ran}"
+
+
+def _label(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.label is not None:
+        if (args.version is None) != args.remove:
+            raise PublishError("label: expected LABEL and N, or LABEL and --remove")
+        manage.set_label(args.path, args.label, args.version)
+    labels = manage.read_labels(args.path)
+    return labels, _table(("LABEL", "VERSION"), sorted(labels.items()))
+
+
+def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
+    change = manage.restore if args.restore else manage.hide
+    changed = change(args.path, args.version)
+    serves = manage.find_version(args.path)
+    told = {"version": changed.version, "hidden": not args.restore, "serves": serves.version}
+    done = "is back in sight" if args.restore else "is out of sight"
+    return told, f"Version {changed.version} {done}; version {serves.version} serves"
+
+
+def _prune(args: argparse.Namespace) -> tuple[Any, str]:
+    chosen = manage.to_prune(manage.list_versions(args.path), args.keep)
+    for version in () if args.dry_run else chosen:
+        manage.remove(version)
+    numbers = [version.version for version in chosen]
+    done = "Would remove" if args.dry_run else "Removed"
+    return {"removed": numbers, "dry_run": args.dry_run}, (
+        f"{done} {', '.join(map(str, numbers)) or 'nothing'}"
+    )
+
+
+def _find(path: Path) -> Version:
+    """Return the version at BASE_PATH/N, or the one that serves at BASE_PATH."""
+    number = version_of(path.name)
+    if number is not None and (path.parent / path.name).is_dir():
+        return manage.find_version(path.parent, number)
+    return manage.find_version(path)
+
+
+def _state(version: Version) -> str:
+    if version.hidden:
+        return "hidden"
+    return "serves" if version.serves else ""
+
+
+def _told(version: Version) -> dict[str, Any]:
+    return {} if version.card is None else dict(version.card.provenance)
+
+
+def _card(version: Version) -> dict[str, Any]:
+    return {} if version.card is None else json.loads(version.card.to_json())
+
+
+def _shown_metrics(version: Version) -> tuple[str]:
+    metrics = sorted(manage.metrics_of(version).items())
+    return (", ".join(f"{name} {value:.4f}" for name, value in metrics),)
+
+
+def _as_dict(version: Version) -> dict[str, Any]:
+    return {
+        "model": version.model,
+        "version": version.version,
+        "path": str(version.path),
+        "serves": version.serves,
+        "hidden": version.hidden,
+        "labels": list(version.labels),
+        "size_bytes": version.size_bytes,
+        "metrics": dict(manage.metrics_of(version)),
+        "created": _told(version).get("created"),
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def _brief(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
+from ladle.protos.ladle_pb import SerializedInput
 from ladle.protos.serving_pb import (
     ClassificationRequest,
     ClassificationResponse,
@@ -24,6 +25,8 @@ from ladle.protos.serving_pb import (
 from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.rpc.classify import CLASSIFICATION
+from ladle.server.rpc.multi_inference import plan
 from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio import GrpcioTransport
 
@@ -170,6 +173,25 @@ def test_multi_inference_answers_every_task_from_one_run(
     assert [r.model_spec.signature_name for r in response.results] == ["scores", "value"]
     assert {r.model_spec.version.value for r in response.results} == {3}
     assert loader.loaded[ServableId("m", 3)].batches == [2]
+
+
+def test_examples_are_batched_where_the_model_leaves_their_shape_open(
+    manager: Manager, loader: FakeLoader
+) -> None:
+    """Many TF1 models do, upstream's own test model among them."""
+    served = loader.loaded[ServableId("m", 3)]
+    examples = {"inputs": TensorSpec(dtypes.STRING, None, "examples:0")}
+    served.signatures["open"] = Signature("open", examples, {"scores": spec(-1, 2)}, CLASSIFY)
+    served.signatures["too"] = Signature("too", examples, {"outputs": spec(-1)}, REGRESS)
+    sent = SerializedInput()
+    sent.example_list.examples.append(b"")
+
+    run = CLASSIFICATION.plan(served, "open", sent, strict=True)
+    _, joined = plan(served, tasks(("open", CLASSIFY), ("too", REGRESS)).tasks, sent, strict=True)
+
+    assert run.signature.batchable
+    assert joined.signature.batchable
+    assert not served.signatures["open"].batchable
 
 
 def without_spec(request: ClassificationRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -19,6 +19,7 @@ from ladle.server.core.servable import (
     Model,
     ServableId,
     Signature,
+    TensorSpec,
 )
 from ladle.server.rpc.examples import read_examples
 from ladle.server.rpc.queued import QueuedMethod, Respond
@@ -59,6 +60,9 @@ class Interpretation(Generic[R]):
                 f"The model has {sorted(servable.signatures)}"
             )
         outputs = self.check(signature, strict=strict)
+        declared = signature.inputs[INPUT]
+        if declared.shape is None:
+            signature = replace(signature, inputs={INPUT: of_rows(declared)})
         return Run(signature, {INPUT: read_examples(sent)}, outputs)
 
     def check(self, signature: Signature, *, strict: bool) -> tuple[str, ...]:
@@ -130,6 +134,14 @@ def example_method(
         return run, response
 
     return QueuedMethod(name, manager, read, plan)
+
+
+def of_rows(declared: TensorSpec) -> TensorSpec:
+    """Return an input as requests of Examples fill it, so that their rows can be batched.
+
+    Many TF1 models leave the shape of the tensor that Examples go into open; it is always [-1].
+    """
+    return replace(declared, shape=(-1,)) if declared.shape is None else declared
 
 
 def served(servable_id: ServableId, signature_name: str) -> ModelSpec:

@@ -24,7 +24,7 @@ from ladle.server.core.servable import (
 )
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.examples import read_examples
-from ladle.server.rpc.inference import INPUT, Interpretation, served
+from ladle.server.rpc.inference import INPUT, Interpretation, of_rows, served
 from ladle.server.rpc.queued import QueuedMethod, Respond
 from ladle.server.rpc.regress import REGRESSION
 from ladle.server.rpc.request import parse
@@ -109,9 +109,8 @@ def joined(parts: Sequence[Part], sent: SerializedInput) -> Run:
     the Examples go into each tensor that the signatures have for them.
     """
     examples = read_examples(sent)
-    inputs = {
-        part.signature.inputs[INPUT].feed_name: part.signature.inputs[INPUT] for part in parts
-    }
+    fed = [part.signature.inputs[INPUT] for part in parts]
+    inputs = {spec.feed_name: of_rows(spec) for spec in fed}
     outputs = {part.alias(output): part.signature.outputs[output] for part, output in _pairs(parts)}
     # The name tells this run from others where callables and batches are kept; no signature's
     # own name has a null character in it.

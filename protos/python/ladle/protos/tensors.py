@@ -49,13 +49,18 @@ class TensorError(ValueError):
     """A tensor that can't be read or written: what was expected, and what was given."""
 
 
-def to_array(proto: TensorProto, *, max_repeated_bytes: int = MAX_REPEATED_BYTES) -> NDArray[Any]:
+def to_array(
+    proto: TensorProto,
+    content: memoryview | None = None,
+    *,
+    max_repeated_bytes: int = MAX_REPEATED_BYTES,
+) -> NDArray[Any]:
     """Return the tensor's values, in its shape; strings as an object array of `bytes`.
 
     `tensor_content` comes back as a read-only view of the message's bytes, without a copy. A
     value list shorter than the shape repeats its last value (none at all: zeros), a longer one is
     cut off, as TensorFlow does. Nothing is allocated before the shape has been checked against
-    the bytes that are there.
+    the bytes that are there. `content` stands for a `tensor_content` that was lifted out.
 
     Raises:
         TensorError: An unknown dtype, a shape that is no shape, content of another length, or a
@@ -66,16 +71,17 @@ def to_array(proto: TensorProto, *, max_repeated_bytes: int = MAX_REPEATED_BYTES
     except dtypes.UnsupportedDtype as error:
         raise TensorError(str(error)) from None
     shape, count = _checked_shape(proto.tensor_shape)
-    content = proto.tensor_content  # read once: each access makes a new bytes object
-    if content:
+    # Read once: each access makes a new bytes object.
+    data = proto.tensor_content if content is None else content
+    if data:
         if dtype.kind == "O":
-            return _strings_from_content(content, shape, count)
-        if len(content) != count * dtype.itemsize:
+            return _strings_from_content(bytes(data), shape, count)
+        if len(data) != count * dtype.itemsize:
             raise TensorError(
                 f"tensor_content: expected {count * dtype.itemsize} bytes for "
-                f"{dtypes.name(proto.dtype)} {list(shape)}, got {len(content)}"
+                f"{dtypes.name(proto.dtype)} {list(shape)}, got {len(data)}"
             )
-        return np.frombuffer(content, dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape)
     values = _listed_values(proto, dtype, count)
     if len(values) == count:
         return values.reshape(shape)

@@ -8,12 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ladle.protos import wire
-from ladle.protos.serving_pb import PredictRequest
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import ServableId
-from ladle.server.rpc.predict import Predict, RawOutcome, encode_response
-from ladle.server.rpc.request import acquire_at_once, parse, require_model_spec
+from ladle.server.rpc.predict import Predict, RawOutcome, encode_response, read_request
+from ladle.server.rpc.request import acquire_at_once
 from ladle.server.rpc.status import as_status
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
@@ -77,12 +76,9 @@ class _Chunks:
         try:
             if message is None:
                 raise InvalidArgument("expected one PredictRequest, got none")
-            request = parse(PredictRequest, message)
-            require_model_spec(request)
-            handle = acquire_at_once(self._predict.manager, request.model_spec)
-            pending = self._predict.begin_raw(
-                handle, request, len(message), self._stream.deadline, self._done
-            )
+            request = read_request(message)
+            handle = acquire_at_once(self._predict.manager, request.message.model_spec)
+            pending = self._predict.begin_raw(handle, request, self._stream.deadline, self._done)
         except Exception as error:
             self._stream.end(as_status(error, _PATH))
         else:

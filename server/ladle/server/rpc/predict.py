@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors, wire
+from ladle.protos.lifting import lift
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.server.call import Call, Handler, Stream
@@ -54,6 +56,16 @@ Outcome: TypeAlias = "bytes | Exception"
 RawOutcome: TypeAlias = "dict[str, NDArray[Any]] | Exception"
 
 
+class Request(NamedTuple):
+    """A PredictRequest that was read."""
+
+    message: PredictRequest
+    contents: Mapping[str, memoryview]
+    """The `tensor_content` of those inputs from which it was lifted out."""
+    nbytes: int
+    """How large it was on the wire."""
+
+
 class Predict:
     """Answers Predict requests; thread-safe."""
 
@@ -71,10 +83,9 @@ class Predict:
         Checks come in upstream's order: model, signature, inputs, outputs. Returns what has to be
         called in a thread instead, where it has to wait for the model.
         """
-        request = parse(PredictRequest, call.request)
-        require_model_spec(request)
+        request = read_request(call.request)
         try:
-            handle = acquire_at_once(self.manager, request.model_spec)
+            handle = acquire_at_once(self.manager, request.message.model_spec)
         except NotFound:
             # It may be on its way, and waiting for that takes a thread.
             return self._wait_and_answer
@@ -88,8 +99,7 @@ class Predict:
     def begin(
         self,
         handle: Handle,
-        request: PredictRequest,
-        nbytes: int,
+        request: Request,
         deadline: float | None,
         done: Callable[[Outcome], None],
         typed: bool,
@@ -99,7 +109,6 @@ class Predict:
         Args:
             handle: on the version that is asked; it is released when the request is done.
             request: what to run.
-            nbytes: how large it was on the wire.
             deadline: when the caller stops waiting.
             done: called once, in any thread, unless this raises.
             typed: how to encode the answer.
@@ -117,20 +126,24 @@ class Predict:
                     outcome = error
             done(outcome)
 
-        return self.begin_raw(handle, request, nbytes, deadline, encode)
+        return self.begin_raw(handle, request, deadline, encode)
 
     def begin_raw(
         self,
         handle: Handle,
-        request: PredictRequest,
-        nbytes: int,
+        request: Request,
         deadline: float | None,
         done: Callable[[RawOutcome, ServableId, str], None],
     ) -> Pending:
         """As `begin`, but `done` gets the outputs as arrays, and what they are outputs of."""
         try:
-            handle.servable.admit(nbytes)
-            run = plan(handle.servable, request, strict=self._check_method_names)
+            handle.servable.admit(request.nbytes)
+            run = plan(
+                handle.servable,
+                request.message,
+                strict=self._check_method_names,
+                contents=request.contents,
+            )
 
             def ended(outcome: RawOutcome) -> None:
                 try:
@@ -144,23 +157,44 @@ class Predict:
             raise
 
     def _wait_and_answer(self, call: Call) -> None:
-        request = parse(PredictRequest, call.request)
-        self._answer(call, request, acquire(self.manager, request.model_spec, call.deadline))
+        request = read_request(call.request)
+        self._answer(
+            call, request, acquire(self.manager, request.message.model_spec, call.deadline)
+        )
 
-    def _answer(self, call: Call, request: PredictRequest, handle: Handle) -> None:
+    def _answer(self, call: Call, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
                 call.refuse(as_status(outcome, "Predict"))
             else:
                 call.answer(outcome)
 
-        nbytes = len(call.request)
         typed = self.is_typed(call)
-        call.on_end(self.begin(handle, request, nbytes, call.deadline, done, typed).leave)
+        call.on_end(self.begin(handle, request, call.deadline, done, typed).leave)
 
 
-def plan(servable: Model, request: PredictRequest, *, strict: bool) -> Run:
+def read_request(data: bytes) -> Request:
+    """Return a request, its large tensors as views of `data`.
+
+    Raises:
+        InvalidArgument: The bytes are no PredictRequest, or name no model.
+    """
+    rest, contents = lift(data)
+    message = parse(PredictRequest, rest)
+    require_model_spec(message)
+    return Request(message, contents, len(data))
+
+
+def plan(
+    servable: Model,
+    request: PredictRequest,
+    *,
+    strict: bool,
+    contents: Mapping[str, memoryview] = MappingProxyType({}),
+) -> Run:
     """Return what to run for a request; `strict` holds the signature to its method name.
+
+    `contents` is what was lifted out of the request's inputs.
 
     Raises:
         ServingError: The request does not fit the model.
@@ -173,11 +207,15 @@ def plan(servable: Model, request: PredictRequest, *, strict: bool) -> Run:
         )
     if strict:
         _check_method_name(signature)
-    inputs = read_inputs(request.inputs, signature)
+    inputs = read_inputs(request.inputs, signature, contents)
     return Run(signature, inputs, wanted_outputs(request.output_filter, signature))
 
 
-def read_inputs(given: Mapping[str, TensorProto], signature: Signature) -> Arrays:
+def read_inputs(
+    given: Mapping[str, TensorProto],
+    signature: Signature,
+    contents: Mapping[str, memoryview] = MappingProxyType({}),
+) -> Arrays:
     """Return the signature's inputs from a request's tensors and the signature's defaults.
 
     Shapes are not compared with the signature: upstream runs what the model takes.
@@ -201,7 +239,7 @@ def read_inputs(given: Mapping[str, TensorProto], signature: Signature) -> Array
             continue
         proto = given[alias]
         try:
-            array = tensors.to_array(proto)
+            array = tensors.to_array(proto, contents.get(alias))
         except tensors.TensorError as error:
             raise InvalidArgument(f"tensor parsing error: {alias}: {error}") from None
         if proto.dtype != spec.data_type:

@@ -11,7 +11,7 @@ from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import InvalidArgument, ServingError, Unavailable
 from ladle.server.core.servable import Pending
-from ladle.server.rpc.predict import Outcome, Predict
+from ladle.server.rpc.predict import Outcome, Predict, Request
 from ladle.server.rpc.request import acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.status import as_status
 
@@ -108,7 +108,11 @@ class _PredictStream:
             require_model_spec(request.request)
             handle = acquire_at_once(self._predict.manager, request.request.model_spec)
             slot.pending = self._predict.begin(
-                handle, request.request, slot.nbytes, self._stream.deadline, done, self._typed
+                handle,
+                Request(request.request, {}, slot.nbytes),
+                self._stream.deadline,
+                done,
+                self._typed,
             )
         except Exception as error:
             self._answer(slot, error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ import numpy as np
 from process import ServerProcess
 
 from ladle.protos import tensors
+from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_UNARY = "/echo/Unary"
+_STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+_SWAPS = 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Row:
     rows: int
     in_flight: int
     requests: int
+    messages: int = 0
+    """On each stream; 0 = unary calls."""
 
 
 ROWS = (
@@ -43,6 +49,7 @@ ROWS = (
     Row("uint8, 1 image", "serving_uint8", np.uint8, 1, 32, 10000),
     Row("uint8, 1 image", "serving_uint8", np.uint8, 1, 128, 20000),
     Row("uint8, 256 images", "serving_uint8", np.uint8, 256, 4, 1000),
+    Row("float32, streams", "serving_default", np.float32, 1, 2, 40, messages=400),
 )
 
 
@@ -81,41 +88,92 @@ def main() -> None:
                     continue
                 runs = measure(row, server, Path(folder, "answer"), arguments.runs)
                 print(_line(row, runs), flush=True)
+            if not arguments.only:
+                beside_a_slow_model(server)
+                through_swaps(server, base_path)
 
 
 def measure(row: Row, server: ServerProcess, answer_file: Path, runs: int) -> list[Figures]:
     """Return the figures of each run; between runs the echo and the model take their turns."""
     request = _request(row)
     answer = _checked_answer(server.port, request, row)
+    method, echo_method, messages = _PREDICT, "/echo/Unary", [request]
+    if row.messages:
+        method, echo_method = _STREAM, "/echo/Stream"
+        message = PredictStreamRequest(id=1, request=PredictRequest.FromString(request))
+        messages = [message.SerializeToString()] * row.messages
+        response = PredictStreamResponse(id=1, response=PredictResponse.FromString(answer))
+        answer = response.SerializeToString()
     answer_file.write_bytes(answer)
+    count = row.requests * len(messages)
     figures = []
     with ServerProcess("echo", str(answer_file)) as echo:
         for _ in range(runs + 1):
             before = server.used()
-            loaded = load.send(server.port, _PREDICT, [request], row.requests, row.in_flight)
+            loaded = load.send(server.port, method, messages, row.requests, row.in_flight)
             used = server.used().since(before)
             model_cpu_s = server.model_cpu_s(row.signature, used.batches)
             before = echo.used()
-            load.send(echo.port, _UNARY, [request], row.requests, row.in_flight)
+            load.send(echo.port, echo_method, messages, row.requests, row.in_flight)
             echo_used = echo.used().since(before)
             figures.append(
                 Figures(
-                    requests_per_s=row.requests / loaded.seconds,
-                    server_us=used.cpu_s / row.requests * 1e6,
-                    echo_us=echo_used.cpu_s / row.requests * 1e6,
-                    model_us=model_cpu_s / row.requests * 1e6,
+                    requests_per_s=count / loaded.seconds,
+                    server_us=used.cpu_s / count * 1e6,
+                    echo_us=echo_used.cpu_s / count * 1e6,
+                    model_us=model_cpu_s / count * 1e6,
                     p50_ms=loaded.percentile_ms(50),
                     p99_ms=loaded.percentile_ms(99),
-                    mean_batch=row.requests * row.rows / used.batches.total(),
+                    mean_batch=count * row.rows / used.batches.total(),
                 )
             )
     return figures[1:]  # the first run warms up
 
 
-def _request(row: Row) -> bytes:
+def beside_a_slow_model(server: ServerProcess) -> None:
+    """Print the latency of a fast model, alone and while a slow one is flooded."""
+    fast, slow = _request(ROWS[0]), _request(ROWS[0], "slow")
+    alone = load.send(server.port, _PREDICT, [fast], 4000, 4)
+    with load.Sending(server.port, _PREDICT, [slow], 256, seconds=30):
+        beside = load.send(server.port, _PREDICT, [fast], 4000, 4)
+    for name, result in (("alone", alone), ("slow model flooded", beside)):
+        print(
+            f"fast model, 4 in flight, {name}: p50 {result.percentile_ms(50):.2f} ms, "
+            f"p99 {result.percentile_ms(99):.2f} ms"
+        )
+
+
+def through_swaps(server: ServerProcess, base_path: Path) -> None:
+    """Print the latency while new versions take over, one after the other."""
+    request = _request(ROWS[0])
+    load.send(server.port, _PREDICT, [request], 2000, 4)
+    swapped = 0
+    with load.Sending(server.port, _PREDICT, [request], 4, seconds=30) as sending:
+        for version in range(2, 2 + _SWAPS):
+            hidden = base_path / f"{version}.new"
+            shutil.copytree(base_path / "1", hidden)
+            hidden.rename(base_path / str(version))
+            while _version(server.port, request) != version:
+                time.sleep(0.05)
+            swapped += not sending.done
+        result = sending.result()
+    print(
+        f"through {swapped} version swaps, 4 in flight: p50 {result.percentile_ms(50):.2f} ms, "
+        f"p99 {result.percentile_ms(99):.2f} ms, longest {result.percentile_ms(100):.2f} ms, "
+        f"{result.requests} requests, none failed"
+    )
+
+
+def _version(port: int, request: bytes) -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_PREDICT, None, None)
+        return PredictResponse.FromString(call(request, timeout=60)).model_spec.version.value
+
+
+def _request(row: Row, name: str = "bench") -> bytes:
     images = np.zeros((row.rows, 28, 28), row.dtype)
     request = PredictRequest()
-    request.model_spec.name = "bench"
+    request.model_spec.name = name
     request.model_spec.signature_name = row.signature
     request.inputs["image"].CopyFrom(tensors.to_proto(images))
     return request.SerializeToString()

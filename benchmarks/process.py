@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from typing import Any
 
 SERVER_CPU = 0
 """Where servers run; the load comes from the other CPUs."""
+_SLOW_MODEL_S = 0.05
+"""What a batch takes of the model that is served as `slow`."""
 
 
 @dataclass
@@ -117,23 +120,33 @@ def _serve_ladle(base_path: str) -> None:
         nonlocal model
         model = load_saved_model(servable_id, path, LoadOptions())
         run = model.run
+        wait_s = _SLOW_MODEL_S if servable_id.name == "slow" else 0.0
 
         def counted(signature: Any, inputs: Any, outputs: Any, deadline: Any = None) -> Any:
             batches[len(next(iter(inputs.values())))] += 1
+            if wait_s:
+                time.sleep(wait_s)
             return run(signature, inputs, outputs, deadline)
 
         model.run = counted
         model.uncounted = run
         return model  # type: ignore[no-any-return]
 
-    config = Config(
-        port=None,
-        model_name="bench",
-        model_base_path=base_path,
-        enable_serialization_as_tensor_content=True,
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" }}'
+        for name in ("bench", "slow")
     )
-    server = Server(config, load=load)
-    server.start()
+    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
+        file.write(f"model_config_list {{ {models} }}")
+        file.flush()
+        config = Config(
+            port=None,
+            model_config_file=file.name,
+            enable_serialization_as_tensor_content=True,
+            file_system_poll_wait_seconds=0.1,
+        )
+        server = Server(config, load=load)
+        server.start()
     print(server.addresses[0].rpartition(":")[2], flush=True)
     for line in sys.stdin:
         question = json.loads(line)

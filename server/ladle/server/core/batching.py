@@ -267,15 +267,20 @@ class BatchingServable:
     def _work(self) -> None:
         """Run batches until the servable closes: the life of a thread."""
         _yield_to_readers()
-        while True:
-            with self._changed:
-                work = self._wait_for_work()
-            if work is None:
-                return
-            for task in work.expired:
-                _tell(task, DeadlineExceeded(LATE))
-            if work.queue is not None:
-                self._execute(work.queue, work.pieces)
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Run one batch; a call of its own, so that nothing of it is held on to while waiting."""
+        with self._changed:
+            work = self._wait_for_work()
+        if work is None:
+            return False
+        for task in work.expired:
+            _tell(task, DeadlineExceeded(LATE))
+        if work.queue is not None:
+            self._execute(work.queue, work.pieces)
+        return True
 
     def _wait_for_work(self) -> _Work | None:
         while True:
@@ -359,6 +364,8 @@ def _tell(task: Task, outcome: Outputs | Exception) -> None:
         task.done(outcome)
     except Exception:
         logger.exception("a request's outcome could not be handed over")
+    # Whoever holds the task to leave it does not hold the arrays.
+    task.inputs = {}
 
 
 def _yield_to_readers() -> None:

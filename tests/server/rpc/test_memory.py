@@ -1,0 +1,103 @@
+"""What requests make of the server's memory, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+MIB = 1 << 20
+PROGRAM = r"""
+import json, sys, threading
+from pathlib import Path
+import grpc, numpy as np
+from fakes import FakeServable
+from ladle.protos import tensors
+from ladle.protos.serving_pb import PredictRequest
+from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batching import BatchingServable
+from ladle.server.core.manager import Manager
+from ladle.server.rpc.services import methods
+from ladle.server.transport.grpcio import GrpcioTransport
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+model = FakeServable(lambda inputs: {"y": inputs["x"][:, :1]})
+manager = Manager(lambda _id, _path: BatchingServable(model, BatchOptions()))
+manager.aspire("m", {1: Path("/m/1")})
+assert manager.wait_until_settled(["m"], 30)
+transport = GrpcioTransport(methods(manager, tensor_content=True), max_threads=2)
+port = transport.listen("127.0.0.1:0")
+transport.start()
+print(json.dumps([port, peak()]), flush=True)
+sys.stdin.readline()
+print(peak(), flush=True)
+"""
+
+CLIENT = r"""
+import sys
+import grpc, numpy as np
+from ladle.protos import tensors
+from ladle.protos.serving_pb import PredictRequest
+
+port, kind = int(sys.argv[1]), sys.argv[2]
+request = PredictRequest()
+request.model_spec.name = "m"
+x = request.inputs["x"]
+if kind == "large":
+    x.CopyFrom(tensors.to_proto(np.zeros((16, 2 << 20), np.float32)))
+elif kind == "thousand inputs":
+    for n in range(1000):
+        request.inputs[f"x{n}"].float_val.append(1.0)
+else:
+    x.dtype = 1
+    x.tensor_shape.dim.add().size = 1 << int(kind)
+    x.float_val.append(1.0)
+options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict", None, None)
+    try:
+        call(request.SerializeToString(), timeout=60)
+        print("OK")
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize(
+    ("kind", "code", "allowed"),
+    [
+        # gRPC holds a message three times while it hands it to Python; nothing comes on top.
+        ("large", "OK", 3.5 * 128 * MIB),
+        ("40", "INVALID_ARGUMENT", 16 * MIB),
+        ("thousand inputs", "INVALID_ARGUMENT", 16 * MIB),
+    ],
+)
+def test_memory_is_bounded_by_what_was_sent(kind: str, code: str, allowed: float) -> None:
+    environment = [sys.executable, "-c"]
+    program = f"import sys; sys.path.insert(0, {str(__file__.rsplit('/server/', 1)[0])!r})\n"
+    with subprocess.Popen(
+        [*environment, program + PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            port, before = json.loads(server.stdout.readline())
+            client = subprocess.run(
+                [*environment, CLIENT, str(port), kind], capture_output=True, text=True, check=True
+            )
+            assert client.stdout.split() == [code]
+            server.stdin.write("\n")
+            server.stdin.flush()
+            after = int(server.stdout.readline())
+        finally:
+            server.kill()
+    assert after - before < allowed, f"{(after - before) / MIB:.0f} MiB more"

@@ -83,12 +83,12 @@ def main() -> None:
         base_path = Path(folder, "model")
         model.publish(base_path / "1")
         with ServerProcess("ladle", str(base_path)) as server:
-            for row in ROWS:
+            for row in ROWS if arguments.only != "latency" else ():
                 if arguments.only and arguments.only not in f"{row.name} {row.in_flight}":
                     continue
                 runs = measure(row, server, Path(folder, "answer"), arguments.runs)
                 print(_line(row, runs), flush=True)
-            if not arguments.only:
+            if arguments.only in ("", "latency"):
                 beside_a_slow_model(server)
                 through_swaps(server, base_path)
 
@@ -216,7 +216,9 @@ def _machine() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each row (default 5)")
-    parser.add_argument("--only", default="", help="rows whose name and load hold this text")
+    parser.add_argument(
+        "--only", default="", help="rows with this text in name and load, or latency"
+    )
     return parser
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 # `google.protobuf` by itself is an empty package; the pool is what every use of it loads.
 THE_THREE = "import numpy, grpc, google.protobuf.descriptor_pool"
 THE_CLIENT = "import ladle.client"
 MAX_RATIO = 1.3
+MAX_ADDED_KB = 3_000
 
 
 def run(code: str) -> str:
@@ -45,3 +49,14 @@ def test_the_client_takes_little_longer_than_what_it_is_built_on() -> None:
             return
     ratio = min(client_s) / min(three_s)
     raise AssertionError(f"expected at most {MAX_RATIO} times {THE_THREE!r}, got {ratio:.2f}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_client_takes_little_memory_beside_what_it_is_built_on() -> None:
+    def resident_kb(statement: str) -> int:
+        told = run(f"{statement}\nprint(open('/proc/self/status').read())")
+        return int(told.partition("VmRSS:")[2].split()[0])
+
+    run(THE_CLIENT)  # compiled
+    added_kb = resident_kb(THE_CLIENT) - resident_kb(THE_THREE)
+    assert added_kb < MAX_ADDED_KB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from client.fakes import FakeServing, Refused, image_version, listening
 from numpy.typing import NDArray
 
-from ladle.client import AsyncClient, Client, InvalidInput, LadleError, Prediction, Retry
+from ladle.client import AsyncClient, Cancelled, Client, InvalidInput, LadleError, Prediction, Retry
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
@@ -246,3 +247,25 @@ def test_no_thread_is_left_behind() -> None:
         run_blocking(address, Counting(20), take=3)
         names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("ladle-stream")]
+
+
+def test_closing_the_client_ends_its_streams() -> None:
+    class Stuck(FakeServing):
+        asked, stopped = threading.Event(), threading.Event()
+
+        def predict(self, request: PredictRequest) -> PredictResponse:
+            self.asked.set()
+            self.stopped.wait(60)
+            return super().predict(request)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    server = Stuck({1: image_version(255)})
+    with listening(server) as address, ThreadPoolExecutor(1) as executor:
+        client = Client(address)
+        pending = executor.submit(list, client.stream("m", Counting(9), window=3))
+        assert server.asked.wait(30)
+        client.close()
+        with pytest.raises(Cancelled):
+            pending.result(30)

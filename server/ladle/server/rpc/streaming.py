@@ -58,7 +58,7 @@ class _PredictStream:
         self._typed = predict.is_typed(stream)
         self._lock = threading.Lock()
         self._slots: deque[_Slot] = deque()  # in the order of the requests
-        self._ready: deque[_Slot] = deque()  # in the order of the answers
+        self._ready: deque[_Slot] = deque()  # in the order of the answers, where that counts
         self._nbytes = 0
         self._in_order = True
         self._first = True
@@ -129,7 +129,8 @@ class _PredictStream:
             encoded = wire.join([head, *wire.bytes_field(3, [outcome])])
         with self._lock:
             slot.answer = encoded
-            self._ready.append(slot)
+            if not self._in_order:
+                self._ready.append(slot)
         self._go_on()
 
     def _sent(self) -> None:

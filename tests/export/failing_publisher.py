@@ -1,8 +1,8 @@
 """Publish again and again, each time failing one step later; a program for test_publish.py.
 
-`failing_publisher.py BASE_PATH FAILURE` makes BASE_PATH/<step>/model a base path that holds
-version 1, and publishes version 2 there, meeting FAILURE at the step-th time that Python is about
-to touch the file system. It prints a line of JSON for each step, and stops after the first
+`failing_publisher.py BASE_PATH FAILURE [VERSION]` makes BASE_PATH/<step>/model a base path that
+holds version 1, and publishes version 2 there, as the next one or as the VERSION given. It meets
+FAILURE at the step-th time that Python is about to touch the file system. It prints a line of JSON for each step, and stops after the first
 publishing that gets through. Every step runs in a process of its own.
 """
 
@@ -51,18 +51,18 @@ def write_version(folder: Path) -> None:
     (folder / "saved_model.pb").write_bytes(b"graph")
 
 
-def publish_once(base_path: Path) -> str:
+def publish_once(base_path: Path, version: int | None) -> str:
     """Publish a version, and return how that ended."""
     try:
         with staging_folder(base_path) as folder:
             write_version(folder)
-            publish(folder)
+            publish(folder, version)
     except (PublishError, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "published"
 
 
-def main(root: Path, failure: str) -> None:
+def main(root: Path, failure: str, version: int | None = None) -> None:
     """Fail at every step in turn."""
     for step in count(1):
         base_path = root / str(step) / "model"
@@ -73,7 +73,7 @@ def main(root: Path, failure: str) -> None:
         if child == 0:
             hook = FailAtStep(step, failure)
             sys.addaudithook(hook)
-            outcome = publish_once(base_path)
+            outcome = publish_once(base_path, version)
             reached = hook._steps_left <= 0
             print(json.dumps({"step": step, "outcome": outcome, "reached": reached}), flush=True)
             os._exit(0 if reached else 3)
@@ -90,4 +90,4 @@ def main(root: Path, failure: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

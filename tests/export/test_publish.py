@@ -58,6 +58,21 @@ def test_the_next_version_is_the_highest_plus_one(
     assert publish_text(tmp_path).version == following
 
 
+def test_a_given_version_is_published_and_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "007").mkdir()
+    for text, version in (("new", 9), ("lower", 3)):
+        with staging_folder(tmp_path) as folder:
+            (folder / "model").write_text(text)
+            assert publish(folder, version).path == tmp_path / str(version)
+    for version in (3, 7):
+        with staging_folder(tmp_path) as folder:
+            (folder / "model").write_text("other")
+            with pytest.raises(PublishError, match=f"version {version} is there already"):
+                publish(folder, version)
+    assert (tmp_path / "3" / "model").read_text() == "lower"
+    assert children(tmp_path) == ["007", "3", "9"]
+
+
 def test_a_file_with_a_number_for_its_name_takes_that_number(tmp_path: Path) -> None:
     (tmp_path / "3").write_text("not a folder")
     assert publish_text(tmp_path).version == 4
@@ -110,9 +125,9 @@ def test_publishers_in_two_processes_each_get_a_number(tmp_path: Path) -> None:
     assert sorted(map(int, children(tmp_path))) == list(range(1, 41))
 
 
-def failures(root: Path, failure: str) -> list[dict[str, Any]]:
+def failures(root: Path, failure: str, *version: str) -> list[dict[str, Any]]:
     """Meet `failure` at every step in turn; see failing_publisher.py."""
-    command = [sys.executable, str(FAILING_PUBLISHER), str(root), failure]
+    command = [sys.executable, str(FAILING_PUBLISHER), str(root), failure, *version]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     steps = [json.loads(line) for line in finished.stdout.splitlines()]
     assert len(steps) > 15
@@ -120,10 +135,13 @@ def failures(root: Path, failure: str) -> list[dict[str, Any]]:
     return steps
 
 
+@pytest.mark.parametrize("given", [(), ("2",)])
 @pytest.mark.parametrize("failure", ["kill", "no-space", "interrupt"])
-def test_a_failure_at_any_step_leaves_a_whole_version_or_none(tmp_path: Path, failure: str) -> None:
+def test_a_failure_at_any_step_leaves_a_whole_version_or_none(
+    tmp_path: Path, failure: str, given: tuple[str, ...]
+) -> None:
     files = ["saved_model.pb", "variables", "variables/data"]
-    for step in failures(tmp_path, failure):
+    for step in failures(tmp_path, failure, *given):
         base_path = tmp_path / str(step["step"]) / "model"
         numbered = [path for path in base_path.iterdir() if path.name.isdigit()]
         assert base_path / "1" in numbered

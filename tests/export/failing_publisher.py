@@ -2,7 +2,8 @@
 
 `failing_publisher.py BASE_PATH FAILURE [VERSION]` makes BASE_PATH/<step>/model a base path that
 holds version 1, and publishes version 2 there, as the next one or as the VERSION given. It meets
-FAILURE at the step-th time that Python is about to touch the file system. It prints a line of JSON for each step, and stops after the first
+FAILURE at the step-th time that Python is about to touch the file system.
+It prints a line of JSON for each step, and stops after the first
 publishing that gets through. Every step runs in a process of its own.
 """
 

@@ -55,7 +55,8 @@ class Readiness:
             if not self._begun:
                 self._begun = all(map(self._manager.is_settled, configured))
             whole = self._begun and any(map(self._manager.is_available, configured))
-            for service in ("", *_PREDICTION):
+            # The whole comes last: who hears of it finds all else as it should be.
+            for service in (*_PREDICTION, ""):
                 self._say(service, whole)
 
     def _say_of_model(self, name: str, serving: bool | None) -> None:

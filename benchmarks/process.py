@@ -6,7 +6,6 @@ prints its port, and then answers each line on stdin with one line of JSON.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -148,7 +147,6 @@ def _serve_ladle(base_path: str) -> None:
         )
         server = Server(config, load=load)
         server.start()
-    gc.freeze()  # as the command does
     print(server.addresses[0].rpartition(":")[2], flush=True)
     for line in sys.stdin:
         question = json.loads(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -45,9 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for address in server.addresses:
             print(f"ladle: listening on {address}", flush=True)
         server.wait_for_models()
-        # TensorFlow's own objects are here to stay: walking them took collections 0.25 s.
-        gc.collect()
-        gc.freeze()
         signals.wait()
     except (StartupError, AddressInUse) as error:
         return _leave(_fail(str(error), code=1))

@@ -37,29 +37,29 @@ def lift(request: bytes, least_bytes: int = LEAST_BYTES) -> tuple[bytes, Mapping
     pieces: list[wire.Piece] = []
     contents: dict[str, memoryview] = {}
     keys: set[bytes] = set()
+    kept_from = 0  # what stays is kept in as few pieces as there can be: fields may be countless
     try:
         for number, start, content, stop in _fields(view, 0, len(view)):
             if number != _INPUTS:
-                pieces.append(view[start:stop])
                 continue
-            key, entry, tensor = _entry(view, content, stop)
+            key, tensor, before, after = _entry(view, content, stop)
             if key in keys:
                 return request, {}
             keys.add(key)
-            if tensor is None or len(tensor) < least_bytes:
-                pieces.append(view[start:stop])
-            else:
+            if tensor is not None and len(tensor) >= least_bytes:
                 contents[key.decode()] = tensor
-                pieces += wire.bytes_field(_INPUTS, entry)
+                rest = [*wire.bytes_field(_KEY, [key]), *wire.bytes_field(_VALUE, [before, after])]
+                pieces += [view[kept_from:start], *wire.bytes_field(_INPUTS, rest)]
+                kept_from = stop
     except (_Unusual, UnicodeDecodeError):
         return request, {}
-    return (wire.join(pieces), contents) if contents else (request, {})
+    return (wire.join([*pieces, view[kept_from:]]), contents) if contents else (request, {})
 
 
 def _entry(
     view: memoryview, start: int, stop: int
-) -> tuple[bytes, list[wire.Piece], memoryview | None]:
-    """Return a map entry's key, its pieces without the tensor's content, and that content."""
+) -> tuple[bytes, memoryview | None, memoryview, memoryview]:
+    """Return a map entry's key, its tensor's content, and the tensor's bytes before and after."""
     key: bytes | None = None
     value: tuple[int, int] | None = None
     for number, _, content, end in _fields(view, start, stop):
@@ -71,16 +71,16 @@ def _entry(
             raise _Unusual
     if key is None or value is None:
         raise _Unusual
-    rest: list[wire.Piece] = []
     tensor: memoryview | None = None
+    before = view[value[0] : value[1]]
+    after = view[value[1] : value[1]]
     for number, field, content, end in _fields(view, *value):
-        if number != _CONTENT:
-            rest.append(view[field:end])
-        elif tensor is None:
+        if number == _CONTENT:
+            if tensor is not None:
+                raise _Unusual
             tensor = view[content:end]
-        else:
-            raise _Unusual
-    return key, [*wire.bytes_field(_KEY, [key]), *wire.bytes_field(_VALUE, rest)], tensor
+            before, after = view[value[0] : field], view[end : value[1]]
+    return key, tensor, before, after
 
 
 def _fields(view: memoryview, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:

@@ -105,6 +105,14 @@ class Setting:
         path = "/tensorflow.serving.PredictionService/Predict"
         return self.call(path, request, PredictResponse, timeout).model_spec.version.value
 
+    def status(self, name: str) -> list[int]:
+        """Return the states of the model's versions."""
+        request = GetModelStatusRequest()
+        request.model_spec.name = name
+        path = "/tensorflow.serving.ModelService/GetModelStatus"
+        response = self.call(path, request, GetModelStatusResponse, PATIENCE_S)
+        return [version.state for version in response.model_version_status]
+
     def reload(self, config: ModelServerConfig, timeout: float = PATIENCE_S) -> None:
         request = ReloadConfigRequest(config=config, metric_names=["x"])
         path = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -159,6 +167,25 @@ def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting:
         let_load.set()
 
         assert answer.result(PATIENCE_S) == 1
+
+
+def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Setting) -> None:
+    """Whoever was told that the port is open comes at once, and all of them at the same time."""
+    for name in ("m", "up"):
+        setting.publish(name, 1)
+    let_load = setting.loader.hold("m", 1)
+    config = setting.configured("m", "up")
+    with setting.started(config, grpc_max_threads=2), ThreadPoolExecutor(64) as pool:
+        answers = [pool.submit(setting.predict, "m") for _ in range(64)]
+        while setting.server._manager._waiting_requests < 64:
+            assert setting.predict("up") == 1  # nobody is notified of who waits
+
+        assert setting.predict("up") == 1
+        assert setting.status("m") == [20]
+
+        let_load.set()
+
+        assert {answer.result(PATIENCE_S) for answer in answers} == {1}
 
 
 def test_waiting_for_models_opens_the_port_only_then(setting: Setting) -> None:

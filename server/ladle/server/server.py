@@ -40,6 +40,8 @@ _LONGEST_NOTICE_S = 5.0
 _QUIET_S = 1.0
 # How long models that are idle may take to unload, even where no grace is left.
 _UNLOAD_S = 1.0
+# How many requests may wait for first versions; each has a thread, which costs little but room.
+_MAX_WAITING_REQUESTS = 256
 
 
 class StartupError(Exception):
@@ -97,6 +99,7 @@ class Server:
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
             max_threads=config.grpc_max_threads,
+            max_waiting=_MAX_WAITING_REQUESTS + 1,  # one to refuse the others
             options=config.channel_arguments,
             credentials=_credentials(config),
         )
@@ -245,8 +248,7 @@ def _manager_options(config: Config) -> ManagerOptions:
         max_concurrent_loads=config.num_load_threads or 4 * (os.cpu_count() or 1),
         max_load_retries=config.max_num_load_retries,
         longest_retry_wait_s=config.load_retry_interval_micros / 1e6,
-        # Each holds a thread: the other half stays for the models that are up.
-        max_waiting_requests=max(1, config.grpc_max_threads // 2),
+        max_waiting_requests=_MAX_WAITING_REQUESTS,
     )
 
 

@@ -199,7 +199,7 @@ def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
     assert call(b"", timeout=PATIENCE_S) == b""
 
 
-def test_a_prompt_handler_that_has_to_wait_gets_a_thread() -> None:
+def test_a_prompt_handler_that_has_to_wait_gets_a_thread_for_that() -> None:
     threads: list[str] = []
 
     def blocking(call: Call) -> None:
@@ -216,7 +216,7 @@ def test_a_prompt_handler_that_has_to_wait_gets_a_thread() -> None:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
         assert call(b"", timeout=PATIENCE_S) == b""
     transport.stop(PATIENCE_S)
-    assert threads[0].startswith("grpc")
+    assert threads[0].startswith("waiting")
 
 
 def test_prompt_calls_are_not_limited_by_threads() -> None:

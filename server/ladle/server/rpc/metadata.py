@@ -11,11 +11,12 @@ from ladle.protos.serving_pb import (
     GetModelMetadataResponse,
     SignatureDefMap,
 )
-from ladle.server.call import Call
-from ladle.server.core.errors import InvalidArgument
+from ladle.server.call import Call, Handler
+from ladle.server.core.entry import Handle
+from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Servable
-from ladle.server.rpc.request import acquire, parse, require_model_spec
+from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 
 _SIGNATURES = "signature_def"
 
@@ -30,25 +31,45 @@ class GetModelMetadata:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def __call__(self, call: Call) -> bytes:
-        """Return the GetModelMetadataResponse."""
-        request = parse(GetModelMetadataRequest, call.request)
-        require_model_spec(request)
-        if not request.metadata_field:
-            raise InvalidArgument(
-                "GetModelMetadataRequest must specify at least one metadata_field"
-            )
-        for field in request.metadata_field:
-            if field not in (_SIGNATURES, CARD_METADATA_FIELD):
-                raise InvalidArgument(f"Metadata field {field} is not supported")
-        with acquire(self._manager, request.model_spec, call.deadline) as handle:
-            response = GetModelMetadataResponse()
-            response.model_spec.name = handle.id.name
-            response.model_spec.version.value = handle.id.version
-            for field in set(request.metadata_field):
-                message = _metadata(handle.servable, field)
-                if message is not None:
-                    response.metadata[field].Pack(message)
+    def __call__(self, call: Call) -> Handler | None:
+        """Answer the call with a GetModelMetadataResponse; never blocks.
+
+        Returns what has to be called in a thread instead, where it has to wait for the model.
+        """
+        request = _read(call.request)
+        try:
+            handle = acquire_at_once(self._manager, request.model_spec)
+        except NotFound:
+            return self._wait_and_answer
+        call.answer(_response(handle, request))
+        return None
+
+    def _wait_and_answer(self, call: Call) -> None:
+        request = _read(call.request)
+        handle = acquire(self._manager, request.model_spec, call.deadline)
+        call.answer(_response(handle, request))
+
+
+def _read(data: bytes) -> GetModelMetadataRequest:
+    request = parse(GetModelMetadataRequest, data)
+    require_model_spec(request)
+    if not request.metadata_field:
+        raise InvalidArgument("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field not in (_SIGNATURES, CARD_METADATA_FIELD):
+            raise InvalidArgument(f"Metadata field {field} is not supported")
+    return request
+
+
+def _response(handle: Handle, request: GetModelMetadataRequest) -> bytes:
+    with handle:
+        response = GetModelMetadataResponse()
+        response.model_spec.name = handle.id.name
+        response.model_spec.version.value = handle.id.version
+        for field in set(request.metadata_field):
+            message = _metadata(handle.servable, field)
+            if message is not None:
+                response.metadata[field].Pack(message)
         return response.SerializeToString()
 
 

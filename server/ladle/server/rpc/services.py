@@ -40,7 +40,6 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
     """
     services: dict[str, Callable[[Call], bytes]] = {
-        f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
     if models is not None:
@@ -48,7 +47,8 @@ def methods(
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
-    queued: dict[str, Callable[[Call], Handler | None]] = {
+    prompt_ones: dict[str, Callable[[Call], Handler | None]] = {
+        f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_PREDICTION}/Predict": predict,
         f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
         f"{_PREDICTION}/Regress": regress(manager, check_method_names=check_method_names),
@@ -57,7 +57,7 @@ def methods(
         ),
     }
     return {
-        **{path: prompt(path, method) for path, method in queued.items()},
+        **{path: prompt(path, method) for path, method in prompt_ones.items()},
         f"{_STREAMING}/PredictStream": predict_stream(predict),
         f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict),
         **{path: handler(path, method) for path, method in services.items()},

@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc import _common, _cython
 from grpc import _server as _typed_server
@@ -77,9 +77,18 @@ class Intake(ThreadPoolExecutor):
         return _CallFuture(state)
 
 
-def unary(handler: Prompt, pool: Executor, limits: Limits) -> Intake:
-    """Return what begins unary calls; those with large requests are handled in `pool`."""
-    return Intake(lambda event, state: CompletionCall(event, state, handler, pool, limits).begin())
+class Pools(NamedTuple):
+    """Whose threads take what the polling thread should not do itself."""
+
+    working: Executor
+    """Handles calls with large requests, and those of blocking handlers."""
+    waiting: Executor
+    """Handles calls that wait for something, so that waiting keeps no thread from working."""
+
+
+def unary(handler: Prompt, pools: Pools, limits: Limits) -> Intake:
+    """Return what begins unary calls."""
+    return Intake(lambda event, state: CompletionCall(event, state, handler, pools, limits).begin())
 
 
 def streaming(
@@ -190,15 +199,15 @@ class _Rpc:
 class CompletionCall(_Rpc):
     """A Call that holds no thread."""
 
-    __slots__ = ("_handler", "_limits", "_pool", "request")
+    __slots__ = ("_handler", "_limits", "_pools", "request")
 
     def __init__(
-        self, event: Any, state: Any, handler: Prompt, pool: Executor, limits: Limits
+        self, event: Any, state: Any, handler: Prompt, pools: Pools, limits: Limits
     ) -> None:
         super().__init__(event, state)
         self._handler = handler
         self._limits = limits
-        self._pool = pool
+        self._pools = pools
         self.request = b""
 
     def begin(self) -> None:
@@ -231,11 +240,14 @@ class CompletionCall(_Rpc):
         self.request = message
         self.on_end(self._give_back)
         if len(message) <= _MAX_INLINE_BYTES:
-            blocking = self._handle(self._handler.handle)
-            if blocking is not None:
-                self._pool.submit(self._handle, blocking)
+            self._begin_handling()
         else:
-            self._pool.submit(self._handle, self._handler.handle_blocking)
+            self._pools.working.submit(self._begin_handling)
+
+    def _begin_handling(self) -> None:
+        blocking = self._handle(self._handler.handle)
+        if blocking is not None:
+            self._pools.waiting.submit(self._handle, blocking)
 
     def _give_back(self) -> None:
         self._limits.budget.give_back(len(self.request))

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
@@ -41,6 +41,7 @@ class GrpcioTransport:
         methods: Methods,
         *,
         max_threads: int,
+        max_waiting: int = 256,
         max_request_bytes: int = (1 << 31) - 1,
         max_inflight_bytes: int = 1 << 62,
         options: Sequence[tuple[str, Any]] = (),
@@ -51,6 +52,7 @@ class GrpcioTransport:
         Args:
             methods: what it serves.
             max_threads: how many calls of blocking handlers are handled at a time.
+            max_waiting: how many calls may wait at a time for what is still to come, beside them.
             max_request_bytes: the largest message that is taken, after decompression.
             max_inflight_bytes: the bytes of requests under way past which new ones are refused.
             options: gRPC's own channel arguments.
@@ -59,7 +61,9 @@ class GrpcioTransport:
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
         limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
-        self._methods = _Methods(methods, self._executor, limits)
+        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="waiting")
+        pools = completion.Pools(working=self._executor, waiting=self._waiting)
+        self._methods = _Methods(methods, pools, limits)
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
@@ -121,14 +125,15 @@ class GrpcioTransport:
         for stream in list(self._methods.streams):
             stream.stop()
         stopped.wait()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._waiting):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, methods: Methods, pool: Executor, limits: Limits) -> None:
+    def __init__(self, methods: Methods, pools: completion.Pools, limits: Limits) -> None:
         self.streams: Streams = weakref.WeakSet()
         self._handlers = {
-            path: _rpc_handler(method, pool, limits, self.streams)
+            path: _rpc_handler(method, pools, limits, self.streams)
             for path, method in methods.items()
         }
         self.calls = 0
@@ -151,7 +156,7 @@ class _Methods(grpc.GenericRpcHandler):
 
 def _rpc_handler(
     method: Handler | Prompt | Streaming,
-    pool: Executor,
+    pools: completion.Pools,
     limits: Limits,
     streams: weakref.WeakSet[completion.CompletionStream],
 ) -> grpc.RpcMethodHandler[Any, Any]:
@@ -163,7 +168,7 @@ def _rpc_handler(
         return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
     behaviour = _behaviour(method.handle_blocking, limits)
     if completion.supported():
-        behaviour.experimental_thread_pool = completion.unary(method, pool, limits)
+        behaviour.experimental_thread_pool = completion.unary(method, pools, limits)
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
 

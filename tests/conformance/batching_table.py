@@ -54,7 +54,8 @@ def full_rows(method: Any) -> Iterator[Row]:
     for future in futures:
         future.add_done_callback(ended.put)
     refused = ended.get(timeout=TIMEOUT_S)
-    yield Row("queue full", refused.result, "UNAVAILABLE", "The batch scheduling queue")
+    gist = "The batch scheduling queue to which this task was submitted is full"
+    yield Row("queue full", refused.result, "UNAVAILABLE", gist)
     del futures[refused]
     ((waits, rows),) = futures.items()
     filling = rows_of(MOST - rows, first=10)

@@ -227,6 +227,13 @@ def policy_rows(server: Server) -> Iterator[Row]:
     states = {"v4": END, "v3": AVAILABLE, "v2": END, "v1": END}
     yield comes(server, "policy: the one that is there", "chosen", **states)
     yield gone(server, "policy: the one that is not there", "chosen", 9)
+    # Upstream would unload the model. That the new one has come up tells that all were looked at.
+    server.publish("tick", "1")
+    missing = server.model("chosen", model_version_policy={"specific": {"versions": [9]}})
+    models = server.model("first"), missing, server.model("tick")
+    yield ok("policy: specific, none there", lambda: server.reload(*models))
+    yield comes(server, "policy: what is served stays", "chosen", **states)
+    yield answers(server, "policy: and answers", "chosen", 3)
     yield ok("policy: none chosen", reload())
     states = {"v4": AVAILABLE, "v3": END, "v2": END, "v1": END}
     yield comes(server, "policy: the latest one", "chosen", **states)

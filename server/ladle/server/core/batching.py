@@ -234,7 +234,11 @@ class BatchingServable:
             )
         else:
             return
-        error = Unavailable(f"The batch scheduling queue is full: {excess}; try again later")
+        # These words are what scripts around upstream look for.
+        error = Unavailable(
+            "The batch scheduling queue to which this task was submitted is full: "
+            f"{excess}; try again later"
+        )
         batches = 1 + load.rows / options.max_batch_size
         error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
         raise error

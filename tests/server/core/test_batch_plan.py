@@ -14,6 +14,7 @@ from ladle.server.core.batch_plan import BatchOptions, RunNow, WaitUntil, decide
 class Request:
     rows: int
     arrived: float = 0.0
+    is_cut: bool = False
 
 
 def waiting(*rows: int) -> list[Request]:
@@ -112,3 +113,12 @@ def test_a_batch_is_padded_up_to_an_allowed_size() -> None:
     options = BatchOptions(max_batch_size=8, allowed_batch_sizes=(2, 8))
 
     assert [options.padded(n) for n in (1, 2, 3, 8, 9)] == [2, 2, 8, 8, 9]
+
+
+def test_a_request_that_was_cut_is_cut_to_its_end_though_splitting_was_turned_off() -> None:
+    """Else what is left of it could make a batch over the limit, which no request asked for."""
+    left = Request(6, is_cut=True)
+    assert decide([left], 0, now=9.0, options=OPTIONS) == RunNow([left], 4)
+
+    last = Request(2, is_cut=True)
+    assert decide([last], 0, now=9.0, options=OPTIONS) == RunNow([last], 2)

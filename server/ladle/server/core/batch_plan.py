@@ -79,6 +79,10 @@ class Waiting(Protocol):
     def arrived(self) -> float:
         """When it joined the queue."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether some of its rows have run already."""
+
 
 T = TypeVar("T", bound=Waiting)
 
@@ -117,7 +121,8 @@ def decide(
     for task in waiting:
         rows = task.rows
         if total + rows > most:
-            if options.enable_large_batch_splitting and total < most:
+            # What has begun in pieces ends in pieces, whatever the options have become since.
+            if (options.enable_large_batch_splitting or task.is_cut) and total < most:
                 return RunNow([*batch, task], most - total)
             return RunNow(batch or [task], batch[-1].rows if batch else rows)
         batch.append(task)

@@ -52,6 +52,11 @@ class Task:
         """What is there of a request that was cut: the first row, and the outputs from there."""
         self._leave = leave
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether some of its rows have run already, or run now."""
+        return self.rows < self.total
+
     def end(self) -> Queue | None:
         """Take it out of its queue for good, and return that; None if it was over already."""
         if self.over or self.queue is None:

@@ -141,3 +141,24 @@ def test_values_out_of_range_are_refused_by_name(settings: dict[str, Any], messa
 def test_channel_arguments_are_numbers_where_they_can_be() -> None:
     config = parse("--grpc_channel_arguments=grpc.max_connection_age_ms=30000,grpc.x=a")
     assert config.channel_arguments == (("grpc.max_connection_age_ms", 30000), ("grpc.x", "a"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--port=x", "argument --port: expected a number or auto, got 'x'"),
+        ("--nope", "unrecognized arguments: --nope"),
+        ("--enable_batching=maybe", "expected true or false, got 'maybe'"),
+    ],
+)
+def test_a_flag_that_can_not_be_read_is_one_line(
+    flag: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser(prog="ladle serve").parse_args([flag])
+
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("ladle serve: ")
+    assert says in said
+    assert said.count("\n") == 1

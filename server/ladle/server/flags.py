@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import Any, NoReturn
 
 from ladle.server.config import Config
 
@@ -24,7 +24,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     A switch is turned on by `--x`, `--x=true` or `--x true`.
     """
-    built = argparse.ArgumentParser(
+    built = _Parser(
         prog=prog,
         description="Serve TensorFlow SavedModels over gRPC, as tensorflow_model_server does.",
         epilog=_EXAMPLE,
@@ -37,6 +37,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--version", action="version", version=f"ladle {_version()}", help="print it and exit"
     )
     return built
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line: the usage of so many flags would hide it."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _options(field: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -54,7 +60,12 @@ def _options(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _port(text: str) -> int | None:
-    return None if text == "auto" else int(text)
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from None
 
 
 def _boolean(text: str) -> bool:

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
 import grpc
 from conformance.error_table import TIMEOUT_S, Row, call, differing, predict, tensor, values
 from tensorflow_serving.apis import prediction_service_pb2_grpc

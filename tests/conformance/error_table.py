@@ -1,6 +1,7 @@
 """Sends what upstream has a rule for, with the stubs of tensorflow-serving-api.
 
-Usage, by the conformance environment's Python: error_table.py ADDRESS STRICT_ADDRESS
+Usage, by the conformance environment's Python, in the folder tests:
+python -m conformance.error_table ADDRESS STRICT_ADDRESS
 The first server has the models of tests/saved_models.py, the second one also holds signatures to
 their method names. Prints, as JSON, each row that went otherwise than upstream's, and the number
 of all rows.
@@ -13,6 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
 import grpc
 from tensorflow.core.example import example_pb2
 from tensorflow.core.framework import tensor_pb2

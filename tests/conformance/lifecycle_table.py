@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
 import grpc
 from conformance.error_table import TIMEOUT_S, Row, changed, differing, predict
 from tensorflow_serving.apis import (

@@ -1,7 +1,8 @@
 """Uses ladle's messages and tensorflow-serving-api's in one process; fails where they differ.
 
-Usage, by the conformance environment's Python: one_process.py ladle|upstream, whichever is to be
-imported first.
+Usage, by the conformance environment's Python, in the folder tests:
+python -m conformance.one_process ladle|upstream
+Whichever is named is imported first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool

@@ -1,6 +1,9 @@
 """Prints the protos of tensorflow-serving-api, and of the TensorFlow below it, as a line of JSON.
 
-Run by the conformance environment's Python: {"tensorflow": its version, "descriptors": a
+Usage, by the conformance environment's Python, in the folder tests:
+python -m conformance.upstream_descriptors
+
+What it prints: {"tensorflow": its version, "descriptors": a
 FileDescriptorSet in base64, each file after those it imports}.
 """
 
@@ -12,6 +15,9 @@ import json
 import pkgutil
 from importlib.metadata import version
 
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
 import tensorflow_serving
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet

@@ -1,6 +1,7 @@
 """Sends a version's warm-up requests through the package tensorflow-serving-api.
 
-Usage, by the conformance environment's Python: warmup_requests.py ADDRESS MODEL WARMUP_FILE
+Usage, by the conformance environment's Python, in the folder tests:
+python -m conformance.warmup_requests ADDRESS MODEL WARMUP_FILE
 
 Prints, as JSON, for each signature the outputs' shapes, or the first result of Classify or Regress.
 """
@@ -9,22 +10,27 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+import conformance.without_tensorflow  # noqa: F401 - before the stubs
+
+# isort: split
+import grpc
+from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
+
+from ladle.server.warmup.records import read_records
 
 TIMEOUT_S = 60
 
 
 def main() -> None:
     """Send every record's request to the model, under the method that it is a log of."""
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
-
     address, model, path = sys.argv[1:]
     answers: dict[str, Any] = {}
     with grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        for record in read_records(Path(path)):
             log = prediction_log_pb2.PredictionLog.FromString(record)
             kind = log.WhichOneof("log_type")
             request = getattr(log, kind).request

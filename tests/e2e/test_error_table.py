@@ -19,7 +19,7 @@ from ladle.server.warmup.replay import WARMUP_PATH
 
 pytestmark = pytest.mark.conformance
 
-SCRIPT = Path(__file__).resolve().parents[1] / "conformance" / "error_table.py"
+TESTS = Path(__file__).resolve().parents[1]
 MODELS = (
     "half_plus_two",
     "half_plus_two_tf2",
@@ -91,7 +91,8 @@ def test_every_situation_ends_as_it_does_upstream(
         ) as strict,
     ):
         ended = subprocess.run(
-            [conformance_python, SCRIPT, server.address, strict.address],
+            [conformance_python, "-m", "conformance.error_table", server.address, strict.address],
+            cwd=TESTS,
             capture_output=True,
             text=True,
             check=False,

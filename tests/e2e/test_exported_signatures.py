@@ -15,14 +15,15 @@ from ladle.export import Dataset, TrainingOptions, export_classifier, load_data
 
 pytestmark = pytest.mark.conformance
 
-SCRIPT = Path(__file__).resolve().parents[1] / "conformance" / "warmup_requests.py"
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def ask(python: str, server: ServerProcess, model: str, base_path: Path) -> dict[str, Any]:
     """Send the warm-up requests of version 1; return what the official client got."""
     warmup = base_path / "1" / "assets.extra" / "tf_serving_warmup_requests"
     ended = subprocess.run(
-        [python, SCRIPT, server.address, model, warmup],
+        [python, "-m", "conformance.warmup_requests", server.address, model, warmup],
+        cwd=TESTS,
         capture_output=True,
         text=True,
         check=False,

@@ -27,7 +27,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from ladle.protos import _pool
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "conformance"
+TESTS = Path(__file__).resolve().parents[1]
 
 # The release that protos/tensorflow is written against. Another one may have more or fewer
 # fields, but what both have must still be equal.
@@ -68,7 +68,7 @@ def test_every_definition_of_tensorflow_that_we_have_is_upstreams(upstream: Upst
 @pytest.mark.conformance
 @pytest.mark.parametrize("first", ["ladle", "upstream"])
 def test_both_work_in_one_process_and_read_each_other(first: str, conformance_python: str) -> None:
-    assert run(conformance_python, "one_process.py", first).endswith("messages agree")
+    assert run(conformance_python, "one_process", first).endswith("messages agree")
 
 
 SAMPLE = """
@@ -218,13 +218,13 @@ class Upstream:
 
 @pytest.fixture(scope="module")
 def upstream(conformance_python: str) -> Upstream:
-    return Upstream(run(conformance_python, "upstream_descriptors.py"))
+    return Upstream(run(conformance_python, "upstream_descriptors"))
 
 
 def run(python: str, script: str, *args: str) -> str:
     """Return the last line that a script of the conformance folder prints."""
-    command = [python, str(SCRIPTS / script), *args]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [python, "-m", f"conformance.{script}", *args]
+    result = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()[-1]
 

@@ -22,6 +22,10 @@ class Call(Protocol):
         """The request message as it came."""
 
     @property
+    def local(self) -> bool:
+        """Whether the caller is on this machine: on a Unix socket, or a loopback address."""
+
+    @property
     def deadline(self) -> float | None:
         """The monotonic time at which the caller stops waiting; None if it never does."""
 
@@ -44,6 +48,10 @@ class Call(Protocol):
 
 class Stream(Protocol):
     """One call with any number of messages either way. It is ended exactly once."""
+
+    @property
+    def local(self) -> bool:
+        """As a Call's."""
 
     @property
     def deadline(self) -> float | None:
@@ -111,3 +119,9 @@ class Streaming:
 
 Methods: TypeAlias = Mapping[str, Handler | Prompt | Streaming]
 """What a transport serves: a handler for each full method path, `/package.Service/Method`."""
+
+Gate: TypeAlias = "Callable[[str, str | None], None]"
+"""Let through to a method's path who shows this `authorization`, or raises a ServingError.
+
+A transport asks it of every call, to health and reflection too, before it reads the request.
+"""

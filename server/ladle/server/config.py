@@ -60,6 +60,13 @@ class Config:
     )
     grpc_socket_path: str = _flag("", "also listen on a Unix socket at this path")
     ssl_config_file: str = _flag("", "SSLConfig in text format: serve over TLS")
+    auth_tokens_file: str = _flag(
+        "", "take calls only with a token of this file, one JSON object a line; see SECURITY.md"
+    )
+    allow_remote_admin: bool = _flag(
+        False,
+        "without tokens, let other machines change what is served (tensorflow_model_server: true)",
+    )
     grpc_channel_arguments: str = _flag("", "gRPC's own options, as name=value,name=value")
     grpc_max_threads: int = _flag(
         max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1

@@ -15,6 +15,7 @@ from ladle.protos.versions import version_of
 from ladle.server.batching_parameters import BatchingConfig, BatchingLoader
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
+from ladle.server.core.access import Access
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
@@ -24,8 +25,10 @@ from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.readiness import Readiness
+from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.wholeness import missing
+from ladle.server.tokens_file import TokensFile
 from ladle.server.transport.credentials import CredentialsError, read_credentials
 from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.warmup.replay import WarmupOptions, warm_up
@@ -89,12 +92,17 @@ class Server:
             self._models.replace,
             poll_wait_s=config.model_config_file_poll_wait_seconds,
         )
+        self._tokens_file = TokensFile(
+            Path(config.auth_tokens_file), lambda tokens: self._access.replace(tokens)
+        )
+        self._access = self._read_access()
         self._transport = GrpcioTransport(
             methods(
                 self._manager,
                 self._models,
                 tensor_content=config.enable_serialization_as_tensor_content,
                 check_method_names=config.enable_signature_method_name_check,
+                access=self._access,
             ),
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
@@ -102,6 +110,7 @@ class Server:
             max_waiting=_MAX_WAITING_REQUESTS + 1,  # one to refuse the others
             options=config.channel_arguments,
             credentials=_credentials(config),
+            gate=gate(self._access),
         )
         readiness = Readiness(
             self._manager, lambda: self._models.models.keys(), self._transport.health.set
@@ -143,6 +152,8 @@ class Server:
         self._source.start()
         if self._config.model_config_file:
             self._config_file.start()
+        if self._access.by_token:
+            self._tokens_file.start()
         if self._config.wait_for_models:
             self.wait_for_models()
             self._transport.start()
@@ -187,6 +198,7 @@ class Server:
         started = time.monotonic()
         self._source.stop()
         self._config_file.stop()
+        self._tokens_file.stop()
         self._batching.stop()
         self._transport.stop(grace_s)
         remaining_s = grace_s - (time.monotonic() - started)
@@ -194,6 +206,19 @@ class Server:
         if not unloaded:
             logger.warning("something still runs after the %g s of the grace", grace_s)
         return unloaded
+
+    def _read_access(self) -> Access:
+        config = self._config
+        if not config.auth_tokens_file:
+            return Access(allow_remote_admin=config.allow_remote_admin)
+        if not config.ssl_config_file:
+            logger.warning(
+                "without --ssl_config_file anybody on the way can read the callers' tokens"
+            )
+        try:
+            return Access(self._tokens_file.read())
+        except InvalidArgument as error:
+            raise StartupError(f"--auth_tokens_file: {error.message}") from None
 
     def _first_models(self) -> tuple[ModelConfig, ...]:
         config = self._config

@@ -8,7 +8,9 @@ ServingError
 ├── Cancelled
 ├── ResourceExhausted
 ├── Unavailable
-└── Unimplemented
+├── Unimplemented
+├── Unauthenticated
+└── PermissionDenied
 
 Messages name the thing, what was expected and what was given; they go to the caller as they are.
 Anything that is not a ServingError is a fault of ours: it is logged, and the caller reads INTERNAL.
@@ -101,3 +103,15 @@ class Unimplemented(ServingError):
     """The server has no such thing."""
 
     code = Code.UNIMPLEMENTED
+
+
+class Unauthenticated(ServingError):
+    """The caller has not shown a token that the server knows."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class PermissionDenied(ServingError):
+    """Whoever the caller is, they may not do this."""
+
+    code = Code.PERMISSION_DENIED

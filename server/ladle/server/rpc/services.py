@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ladle.server.call import Call, Handler, Methods
+from ladle.server.core.access import Access
 from ladle.server.core.manager import Manager
 from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
+from ladle.server.rpc.guard import guarded
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.multi_inference import multi_inference
@@ -30,6 +32,7 @@ def methods(
     *,
     tensor_content: bool,
     check_method_names: bool = False,
+    access: Access | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -38,6 +41,7 @@ def methods(
         models: what is configured; without it nothing can be reloaded.
         tensor_content: whether Predict answers in `tensor_content` unless asked otherwise.
         check_method_names: whether a signature has to be of the kind that the method is for.
+        access: who may call what; by default what Access says without tokens.
     """
     services: dict[str, Callable[[Call], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
@@ -56,9 +60,10 @@ def methods(
             manager, check_method_names=check_method_names
         ),
     }
-    return {
+    served: Methods = {
         **{path: prompt(path, method) for path, method in prompt_ones.items()},
         f"{_STREAMING}/PredictStream": predict_stream(predict),
         f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict),
         **{path: handler(path, method) for path, method in services.items()},
     }
+    return guarded(served, access or Access())

@@ -26,6 +26,7 @@ from grpc import _server as _typed_server
 
 from ladle.server.call import Call, Handler, Prompt, Streaming
 from ladle.server.core.errors import Code, ServingError, Unimplemented
+from ladle.server.transport import peer
 from ladle.server.transport.budget import Limits
 
 # The stubs know nothing of these parts.
@@ -137,6 +138,11 @@ class _Rpc:
         self._event = event
         self._call = event.call
         self._state = state
+
+    @property
+    def local(self) -> bool:
+        """Whether the caller is on this machine."""
+        return peer.is_local(_common.decode(self._call.peer()))
 
     @property
     def deadline(self) -> float | None:

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from ladle.server.call import Handler, Methods, Prompt, Streaming
+from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
 from ladle.server.core.errors import ServingError
-from ladle.server.transport import completion, unix_socket
+from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.health import Health
+from ladle.server.transport.interceptor import GateInterceptor
 from ladle.server.transport.reflection import Reflection
 
 Streams: TypeAlias = "weakref.WeakSet[completion.CompletionStream]"
@@ -46,6 +47,7 @@ class GrpcioTransport:
         max_inflight_bytes: int = 1 << 62,
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Make a transport that listens nowhere yet.
 
@@ -57,6 +59,7 @@ class GrpcioTransport:
             max_inflight_bytes: the bytes of requests under way past which new ones are refused.
             options: gRPC's own channel arguments.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
+            gate: is asked of every call, whatever it is to; without one all are let through.
         """
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
@@ -67,6 +70,7 @@ class GrpcioTransport:
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
+            interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
             options=[
                 *options,  # of two values for one name gRPC takes the first
                 ("grpc.max_receive_message_length", limits.max_received_bytes),
@@ -137,6 +141,11 @@ class _Methods(grpc.GenericRpcHandler):
             for path, method in methods.items()
         }
         self.calls = 0
+        self._limits = limits
+
+    def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler that ends calls with a status, and reads nothing of them."""
+        return _rpc_refusal(error, self._limits, self.streams)
 
     def count_calls(self) -> None:
         """Count in `calls` from now on; until then a call costs nothing more."""
@@ -170,6 +179,22 @@ def _rpc_handler(
     if completion.supported():
         behaviour.experimental_thread_pool = completion.unary(method, pools, limits)
     return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _rpc_refusal(
+    error: ServingError, limits: Limits, streams: Streams
+) -> grpc.RpcMethodHandler[Any, Any]:
+    # As a stream, which needs no message to begin; it does for unary calls, too.
+    refuse = Streaming(lambda stream: stream.end(error))
+
+    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(_STATUS[error.code.value], error.message)
+
+    if completion.supported():
+        behaviour.experimental_thread_pool = completion.streaming(  # type: ignore[attr-defined]
+            refuse, limits, streams
+        )
+    return grpc.stream_stream_rpc_method_handler(behaviour)
 
 
 def _without_thread(intake: completion.Intake) -> Any:
@@ -217,6 +242,10 @@ class _GrpcioCall:
         self._answered.acquire()
         self._response: bytes = b""
         self._error: ServingError | None = None
+
+    @property
+    def local(self) -> bool:
+        return peer.is_local(self._context.peer())
 
     def metadata(self, key: str) -> str | None:
         for name, value in self._context.invocation_metadata():

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hmac
+
+import pytest
+
+from ladle.server.core.access import ANYBODY, Access, Grant, Kind, Tokens, digest_of
+from ladle.server.core.errors import PermissionDenied, Unauthenticated
+
+WEB = Grant("web", frozenset({Kind.PREDICT}), ("digits", "fashion*"))
+OPERATOR = Grant("operator", frozenset(Kind))
+TOKENS = Tokens({digest_of("of-the-web-site-0"): WEB, digest_of("of-the-operator-0"): OPERATOR})
+
+
+def test_a_token_is_good_for_what_the_file_says() -> None:
+    access = Access(TOKENS)
+
+    assert access.admit(Kind.PREDICT, "Bearer of-the-web-site-0", local=False) is WEB
+    assert access.admit(Kind.ADMIN, "bearer  of-the-operator-0 ", local=False) is OPERATOR
+    with pytest.raises(PermissionDenied, match=r"'web' is for predict methods: .* one of admin"):
+        access.admit(Kind.ADMIN, "Bearer of-the-web-site-0", local=False)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "of-the-operator-0",
+        "Basic of-the-operator-0",
+        "Bearer of-the",
+    ],
+)
+@pytest.mark.parametrize("kind", [Kind.PREDICT, Kind.METADATA, Kind.ADMIN, None])
+def test_without_a_token_nothing_is_done_not_even_on_the_same_machine(
+    authorization: str | None, kind: Kind | None
+) -> None:
+    with pytest.raises(Unauthenticated):
+        Access(TOKENS).admit(kind, authorization, local=True)
+
+
+def test_health_is_told_to_anybody() -> None:
+    assert Access(TOKENS).admit(Kind.OPEN, None, local=False) is ANYBODY
+
+
+def test_any_token_may_learn_that_there_is_no_such_method() -> None:
+    assert Access(TOKENS).admit(None, "Bearer of-the-web-site-0", local=False) is WEB
+
+
+def test_without_tokens_only_this_machine_changes_what_is_served() -> None:
+    for kind in (Kind.PREDICT, Kind.METADATA, Kind.OPEN, None):
+        assert Access().admit(kind, None, local=False) is ANYBODY
+    assert Access().admit(Kind.ADMIN, None, local=True) is ANYBODY
+    assert Access(allow_remote_admin=True).admit(Kind.ADMIN, None, local=False) is ANYBODY
+    with pytest.raises(PermissionDenied, match=r"--auth_tokens_file .* --allow_remote_admin"):
+        Access().admit(Kind.ADMIN, None, local=False)
+
+
+def test_every_model_of_a_request_has_to_be_one_of_the_tokens() -> None:
+    WEB.require_models([])
+    WEB.require_models(["digits", "fashion", "fashion_v2"])
+    OPERATOR.require_models(["anything"])
+    OPERATOR.require_models(None)
+    for names in (["digits", "secret"], ["digit"], ["DIGITS"], [""], ["digits\n"]):
+        with pytest.raises(PermissionDenied, match="is for models named digits, fashion"):
+            WEB.require_models(names)
+    with pytest.raises(PermissionDenied, match="all models"):
+        WEB.require_models(None)
+
+
+def test_looking_for_a_token_looks_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the time it takes tells nobody which one was nearly right."""
+    compared: list[bytes] = []
+    compare_digest = hmac.compare_digest
+
+    def compare(known: bytes, digest: bytes) -> bool:
+        compared.append(known)
+        return compare_digest(known, digest)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for token in ("of-the-web-site-0", "of-the-operator-0", "of nobody", "\udcff"):
+        compared.clear()
+        TOKENS.find(token)
+        assert len(compared) == 2
+        assert all(len(digest) == 32 for digest in compared)

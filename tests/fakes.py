@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes
 from ladle.server.core.errors import ServingError
+from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Arrays, Done, ServableId, Signature, TensorSpec
 
 PATIENCE_S = 30.0
@@ -141,6 +142,7 @@ class FakeServable:
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
+        seen: Observation | None = None,
     ) -> FakePending:
         """Run in a thread of its own."""
 

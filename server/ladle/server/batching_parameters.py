@@ -17,6 +17,7 @@ from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.observation import Observer
 from ladle.server.core.servable import Model, Servable, ServableId
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ class BatchingLoader:
         load: Callable[[ServableId, Path], Model],
         config: BatchingConfig,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        """`load` loads a version from its folder."""
+        """`load` loads a version from its folder; `observer` hears of each run of it."""
+        self._observer = observer
         self._load = load
         self._config = config
         self._clock = clock or MonotonicClock()
@@ -110,7 +113,11 @@ class BatchingLoader:
         options = self.options(path)
         model = self._load(servable_id, path)
         servable = BatchingServable(
-            model, options, max_enqueued_bytes=self._config.max_enqueued_bytes
+            model,
+            options,
+            max_enqueued_bytes=self._config.max_enqueued_bytes,
+            observer=self._observer,
+            servable_id=servable_id,
         )
         with self._wake:
             self._loaded[servable] = path

@@ -21,6 +21,7 @@ from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
 from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.core.model_config import ModelConfig
+from ladle.server.core.observation import Observer, Unobserved, observed_load
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
@@ -58,7 +59,12 @@ class Server:
     """
 
     def __init__(
-        self, config: Config, *, load: ModelLoader | None = None, check: Check | None = None
+        self,
+        config: Config,
+        *,
+        load: ModelLoader | None = None,
+        check: Check | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Take how to make a servable of a version's folder; by default TensorFlow does.
 
@@ -66,16 +72,22 @@ class Server:
             config: the settings.
             load: loads a version.
             check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
+            observer: hears of requests, runs and loads.
 
         Raises:
             StartupError: A file that the config names is of no use.
         """
         self._config = config
         check = check or (missing if load is None else lambda _: None)
+        observer = observer or Unobserved()
         load = _warmed(
-            load or _saved_model_loader(config), config, lambda path: self._batching.options(path)
+            load or _saved_model_loader(config),
+            config,
+            lambda path: self._batching.options(path),
+            observer,
         )
-        self._batching = BatchingLoader(load, _batching(config))
+        load = observed_load(load, observer)
+        self._batching = BatchingLoader(load, _batching(config), observer=observer)
         self._manager = Manager(self._batching, _manager_options(config))
         self._source = FileSystemSource(
             self._manager,
@@ -103,6 +115,7 @@ class Server:
                 tensor_content=config.enable_serialization_as_tensor_content,
                 check_method_names=config.enable_signature_method_name_check,
                 access=self._access,
+                observer=observer,
             ),
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
@@ -310,7 +323,10 @@ def _saved_model_loader(config: Config) -> ModelLoader:
 
 
 def _warmed(
-    load: ModelLoader, config: Config, batch_options: Callable[[Path], BatchOptions | None]
+    load: ModelLoader,
+    config: Config,
+    batch_options: Callable[[Path], BatchOptions | None],
+    observer: Observer,
 ) -> ModelLoader:
     if not config.enable_model_warmup:
         return load
@@ -324,7 +340,7 @@ def _warmed(
         )
         servable = load(servable_id, path)
         try:
-            warm_up(servable_id, path, servable, options)
+            warm_up(servable_id, path, servable, options, observer)
         except BaseException:
             servable.close()
             raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ladle.server.core.batch_plan import BatchOptions, RunNow, WaitUntil, decide
 from ladle.server.core.batch_rows import Outputs
+from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Arrays, Done, Signature
 
 
@@ -25,6 +26,7 @@ class Task:
         "pieces",
         "queue",
         "rows",
+        "seen",
         "total",
     )
 
@@ -35,6 +37,7 @@ class Task:
         deadline: float | None,
         done: Done,
         leave: Callable[[Task], None],
+        seen: Observation | None = None,
     ) -> None:
         self.inputs = inputs
         self.total = total
@@ -50,6 +53,7 @@ class Task:
         self.finished_rows = 0
         self.pieces: list[tuple[int, Outputs]] = []
         """What is there of a request that was cut: the first row, and the outputs from there."""
+        self.seen = seen
         self._leave = leave
 
     @property

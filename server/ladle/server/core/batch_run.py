@@ -9,7 +9,8 @@ from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batch_queue import Piece, Queue
 from ladle.server.core.batch_rows import Outputs, RowsLost, assemble, hand_out
 from ladle.server.core.errors import DeadlineExceeded
-from ladle.server.core.servable import Model
+from ladle.server.core.observation import Observer, Run, Unobserved
+from ladle.server.core.servable import Model, ServableId
 
 Ended: TypeAlias = "tuple[Piece, Outputs | Exception]"
 
@@ -19,10 +20,18 @@ LATE = "the deadline passed while the request waited for its batch"
 class BatchRun:
     """Runs the batches of one model. Thread-safe."""
 
-    def __init__(self, model: Model, now: Callable[[], float]) -> None:
-        """`now` tells the time of deadlines."""
+    def __init__(
+        self,
+        model: Model,
+        now: Callable[[], float],
+        observer: Observer | None = None,
+        servable_id: ServableId | None = None,
+    ) -> None:
+        """`now` tells the time of deadlines; `observer` hears of each run of `servable_id`."""
         self._model = model
         self._now = now
+        self._observer = observer or Unobserved()
+        self._id = servable_id or ServableId("", 0)
         self.unbatchable: set[str] = set()
         """The signatures whose outputs turned out to have other rows than their inputs."""
 
@@ -75,14 +84,36 @@ class BatchRun:
         counts = [piece.rows for piece in pieces]
         rows = sum(counts)
         padded = options.padded(rows)
-        if len(pieces) == 1 and padded == rows and pieces[0].is_whole:
-            return [self._model.run(queue.signature, pieces[0].inputs, queue.outputs)]
-        inputs = assemble([piece.inputs for piece in pieces], padded, pads=queue.pads)
-        return hand_out(self._model.run(queue.signature, inputs, queue.outputs), counts, padded)
+        is_one = len(pieces) == 1 and padded == rows and pieces[0].is_whole
+        run = self._begin(queue, pieces, rows, padded)
+        try:
+            inputs = pieces[0].inputs
+            if not is_one:
+                inputs = assemble([piece.inputs for piece in pieces], padded, pads=queue.pads)
+            run.assembled = self._now()
+            outputs = self._model.run(queue.signature, inputs, queue.outputs)
+            run.computed = self._now()
+            handed_out = [outputs] if is_one else hand_out(outputs, counts, padded)
+            run.failed = False
+            return handed_out
+        finally:
+            run.end(self._now(), self._observer)
 
     def _run_alone(self, queue: Queue, piece: Piece) -> Ended:
         whole = Piece.all_of(piece.task)
+        run = self._begin(queue, [whole], whole.rows, whole.rows)
+        run.assembled = run.started
         try:
-            return whole, self._model.run(queue.signature, whole.inputs, queue.outputs)
+            outputs = self._model.run(queue.signature, whole.inputs, queue.outputs)
+            run.computed = self._now()
+            run.failed = False
         except Exception as error:
             return whole, error
+        else:
+            return whole, outputs
+        finally:
+            run.end(self._now(), self._observer)
+
+    def _begin(self, queue: Queue, pieces: Sequence[Piece], rows: int, padded: int) -> Run:
+        seen = [piece.task.seen for piece in pieces if piece.task.seen is not None]
+        return Run(self._id, queue.signature.name, seen, rows, padded - rows, self._now())

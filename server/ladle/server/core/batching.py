@@ -21,7 +21,8 @@ from ladle.server.core.batch_rows import Outputs, shared_rows, together, why_not
 from ladle.server.core.batch_run import LATE, BatchRun, Ended
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
-from ladle.server.core.servable import Arrays, Done, Model, Signature
+from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.servable import Arrays, Done, Model, ServableId, Signature
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class BatchingServable:
         *,
         max_enqueued_bytes: int = 1 << 62,
         max_threads: int | None = None,
+        observer: Observer | None = None,
+        servable_id: ServableId | None = None,
     ) -> None:
         """Take over `model`.
 
@@ -57,6 +60,8 @@ class BatchingServable:
             max_enqueued_bytes: bytes of inputs that may wait.
             max_threads: threads that run batches and single requests, at most; by default one
                 for each CPU. Where more batches may run at a time there are as many.
+            observer: hears of each run of the model.
+            servable_id: what it hears that the model is.
         """
         self.signatures: Mapping[str, Signature] = model.signatures
         self.signature_defs = model.signature_defs
@@ -66,7 +71,7 @@ class BatchingServable:
         self._model = model
         self._options = options
         self._clock = clock or MonotonicClock()
-        self._run_batch = BatchRun(model, self._clock.now)
+        self._run_batch = BatchRun(model, self._clock.now, observer, servable_id)
         self._max_bytes = max_enqueued_bytes
         self._max_threads = max_threads or _cpus()
         self._changed = threading.Condition(threading.Lock())
@@ -126,10 +131,12 @@ class BatchingServable:
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
+        seen: Observation | None = None,
     ) -> Task:
         """As `run`, but never blocks: `done` gets the outputs or the exception.
 
-        It is called exactly once, from another thread or from `leave`, and must not block.
+        It is called exactly once, from another thread or from `leave`, and must not block. What
+        becomes of the request on its way is noted in `seen`.
 
         Raises:
             InvalidArgument: More rows than a batch may have, where that is to be refused.
@@ -144,11 +151,13 @@ class BatchingServable:
                     f"Task size {rows} is larger than maximum input batch size "
                     f"{options.max_batch_size}"
                 )
-        task = Task(inputs, rows or 1, deadline, done, self._leave)
+        task = Task(inputs, rows or 1, deadline, done, self._leave, seen)
         with self._changed:
             self._check_room(task.rows, task.nbytes)
             queue = self._queue(signature, inputs, outputs, alone=rows is None)
             queue.join(task, self._clock.now())
+            if seen is not None:
+                seen.rows, seen.queued = task.rows, task.arrived
             if queue.running < self._options_of(queue).num_batch_threads:
                 self._wake_a_thread()
         return task

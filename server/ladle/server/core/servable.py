@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
+from ladle.server.core.observation import Observation
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their alias in a signature."""
@@ -147,10 +148,11 @@ class Servable(Model, Protocol):
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
+        seen: Observation | None = None,
     ) -> Pending:
         """As `run`, but never blocks: `done` is called once, in another thread.
 
-        `done` must not block.
+        `done` must not block. What becomes of the request on its way is noted in `seen`.
 
         Raises:
             ServingError: The request isn't taken, and `done` won't be called.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
-from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId
+from ladle.server.core.errors import Cancelled, InvalidArgument
+from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.core.servable import Pending, ServableId
 from ladle.server.rpc.predict import Predict, RawOutcome, encode_response, read_request
 from ladle.server.rpc.request import acquire_at_once
 from ladle.server.rpc.status import as_status
@@ -20,9 +22,10 @@ _PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
 _CHUNK_BYTES = 4_000_000
 
 
-def predict_in_chunks(predict: Predict) -> Streaming:
-    """Return the handler of the method."""
-    return Streaming(lambda stream: _Chunks(stream, predict).begin())
+def predict_in_chunks(predict: Predict, observer: Observer | None = None) -> Streaming:
+    """Return the handler of the method; `observer` hears of each request."""
+    observer = observer or Unobserved()
+    return Streaming(lambda stream: _Chunks(stream, predict, observer).begin())
 
 
 def chunks(
@@ -62,9 +65,11 @@ def chunks(
 
 
 class _Chunks:
-    def __init__(self, stream: Stream, predict: Predict) -> None:
+    def __init__(self, stream: Stream, predict: Predict, observer: Observer) -> None:
         self._stream = stream
         self._predict = predict
+        self._observer = observer
+        self._seen: Observation | None = None  # until the request is there
         self._typed = predict.is_typed(stream)
         self._chunks: Iterator[bytes] = iter(())
 
@@ -73,21 +78,39 @@ class _Chunks:
         self._stream.receive(self._received)
 
     def _received(self, message: bytes | None) -> None:
+        seen = Observation("PredictInChunks", "GRPC", message or b"", self._stream.metadata)
+        self._seen = seen
         try:
             if message is None:
                 raise InvalidArgument("expected one PredictRequest, got none")
             request = read_request(message)
+            seen.model = request.message.model_spec.name
             handle = acquire_at_once(self._predict.manager, request.message.model_spec)
-            pending = self._predict.begin_raw(handle, request, self._stream.deadline, self._done)
+            pending = self._predict.begin_raw(
+                handle, request, self._stream.deadline, self._done, seen
+            )
         except Exception as error:
-            self._stream.end(as_status(error, _PATH))
+            self._fail(error)
         else:
-            self._stream.on_end(pending.leave)
+            self._stream.on_end(lambda: self._leave(pending))
+
+    def _leave(self, pending: Pending) -> None:
+        pending.leave()
+        assert self._seen is not None
+        self._seen.end(Cancelled("the caller went away"), self._observer)
+
+    def _fail(self, error: Exception) -> None:
+        status = as_status(error, _PATH)
+        assert self._seen is not None
+        self._seen.end(status, self._observer)
+        self._stream.end(status)
 
     def _done(self, outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
         if isinstance(outcome, Exception):
-            self._stream.end(as_status(outcome, _PATH))
+            self._fail(outcome)
             return
+        assert self._seen is not None
+        self._seen.encoding = time.monotonic()
         self._chunks = chunks(outcome, servable_id, signature, typed=self._typed)
         self._send_next()
 
@@ -96,9 +119,12 @@ class _Chunks:
         try:
             chunk = next(self._chunks, None)
         except Exception as error:
-            self._stream.end(as_status(error, _PATH))
+            self._fail(error)
             return
+        assert self._seen is not None
         if chunk is None:
+            self._seen.end(b"", self._observer)
             self._stream.end()
         else:
+            self._seen.response_bytes += len(chunk)
             self._stream.send(chunk, self._send_next)

@@ -11,12 +11,13 @@ from ladle.protos.serving_pb import (
     GetModelMetadataResponse,
     SignatureDefMap,
 )
-from ladle.server.call import Call, Handler
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Servable
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
+from ladle.server.rpc.status import ObservedHandler
 
 _SIGNATURES = "signature_def"
 
@@ -31,22 +32,25 @@ class GetModelMetadata:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def __call__(self, call: Call) -> Handler | None:
+    def __call__(self, call: ObservedCall) -> ObservedHandler | None:
         """Answer the call with a GetModelMetadataResponse; never blocks.
 
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
         request = _read(call.request)
+        call.seen.model = request.model_spec.name
         try:
             handle = acquire_at_once(self._manager, request.model_spec)
         except NotFound:
             return self._wait_and_answer
+        call.seen.served_by(handle.id)
         call.answer(_response(handle, request))
         return None
 
-    def _wait_and_answer(self, call: Call) -> None:
+    def _wait_and_answer(self, call: ObservedCall) -> None:
         request = _read(call.request)
         handle = acquire(self._manager, request.model_spec, call.deadline)
+        call.seen.served_by(handle.id)
         call.answer(_response(handle, request))
 
 

@@ -9,11 +9,11 @@ from ladle.protos.serving_pb import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
-from ladle.server.call import Call
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.manager import Manager, VersionStatus
 from ladle.server.core.model_config import from_proto
 from ladle.server.core.reloading import ModelSet
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.status import bounded
 
@@ -24,11 +24,12 @@ class GetModelStatus:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def __call__(self, call: Call) -> bytes:
+    def __call__(self, call: ObservedCall) -> bytes:
         """Return the GetModelStatusResponse, the highest version first."""
         request = parse(GetModelStatusRequest, call.request)
         require_model_spec(request)
         spec = request.model_spec
+        call.seen.model = spec.name
         if not spec.name:
             raise InvalidArgument("ModelSpec has no name specified.")
         statuses = self._manager.status(spec.name)
@@ -55,7 +56,7 @@ class HandleReloadConfigRequest:
     def __init__(self, models: ModelSet) -> None:
         self._models = models
 
-    def __call__(self, call: Call) -> bytes:
+    def __call__(self, call: ObservedCall) -> bytes:
         """Return the ReloadConfigResponse; whatever is not OK is the call's own status."""
         request = parse(ReloadConfigRequest, call.request)
         new = self._models.replace(from_proto(request.config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from ladle.protos import dtypes, tensors, wire
 from ladle.protos.lifting import lift
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
-from ladle.server.call import Call, Handler, Stream
+from ladle.server.call import Stream
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import (
     Code,
@@ -26,6 +27,7 @@ from ladle.server.core.errors import (
     ServingError,
 )
 from ladle.server.core.manager import Manager
+from ladle.server.core.observation import Observation
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
     Arrays,
@@ -34,6 +36,7 @@ from ladle.server.core.servable import (
     ServableId,
     Signature,
 )
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.signatures import (
     CLASSIFY_METHOD,
@@ -44,7 +47,7 @@ from ladle.server.rpc.signatures import (
     listed,
     method_name_complaint,
 )
-from ladle.server.rpc.status import as_status
+from ladle.server.rpc.status import ObservedHandler, as_status
 
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
@@ -77,13 +80,14 @@ class Predict:
         self._tensor_content = tensor_content
         self._check_method_names = check_method_names
 
-    def __call__(self, call: Call) -> Handler | None:
+    def __call__(self, call: ObservedCall) -> ObservedHandler | None:
         """Answer the call with a PredictResponse, once its rows have run; never blocks.
 
         Checks come in upstream's order: model, signature, inputs, outputs. Returns what has to be
         called in a thread instead, where it has to wait for the model.
         """
         request = read_request(call.request)
+        call.seen.model = request.message.model_spec.name
         try:
             handle = acquire_at_once(self.manager, request.message.model_spec)
         except NotFound:
@@ -92,7 +96,7 @@ class Predict:
         self._answer(call, request, handle)
         return None
 
-    def is_typed(self, call: Call | Stream) -> bool:
+    def is_typed(self, call: ObservedCall | Stream) -> bool:
         """Whether the caller is answered in typed fields, and not in `tensor_content`."""
         return not (self._tensor_content or call.metadata(TENSOR_CONTENT_KEY) == "true")
 
@@ -103,6 +107,7 @@ class Predict:
         deadline: float | None,
         done: Callable[[Outcome], None],
         typed: bool,
+        seen: Observation | None = None,
     ) -> Pending:
         """Have a request run; `done` gets the encoded PredictResponse, or the exception.
 
@@ -112,6 +117,7 @@ class Predict:
             deadline: when the caller stops waiting.
             done: called once, in any thread, unless this raises.
             typed: how to encode the answer.
+            seen: where what becomes of the request is noted.
 
         Raises:
             ServingError: The request is wrong, or there is no room for it; `handle` is released.
@@ -119,6 +125,8 @@ class Predict:
 
         def encode(outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
             if not isinstance(outcome, Exception):
+                if seen is not None:
+                    seen.encoding = time.monotonic()
                 try:
                     done(encode_response(outcome, servable_id, signature, typed=typed))
                     return
@@ -126,7 +134,7 @@ class Predict:
                     outcome = error
             done(outcome)
 
-        return self.begin_raw(handle, request, deadline, encode)
+        return self.begin_raw(handle, request, deadline, encode, seen)
 
     def begin_raw(
         self,
@@ -134,9 +142,12 @@ class Predict:
         request: Request,
         deadline: float | None,
         done: Callable[[RawOutcome, ServableId, str], None],
+        seen: Observation | None = None,
     ) -> Pending:
         """As `begin`, but `done` gets the outputs as arrays, and what they are outputs of."""
         try:
+            if seen is not None:
+                seen.served_by(handle.id)
             handle.servable.admit(request.nbytes)
             run = plan(
                 handle.servable,
@@ -144,6 +155,8 @@ class Predict:
                 strict=self._check_method_names,
                 contents=request.contents,
             )
+            if seen is not None:
+                seen.signature = run.signature.name
 
             def ended(outcome: RawOutcome) -> None:
                 try:
@@ -151,18 +164,18 @@ class Predict:
                 finally:
                     handle.release()
 
-            return handle.servable.submit(*run, ended, deadline)
+            return handle.servable.submit(*run, ended, deadline, seen)
         except BaseException:
             handle.release()
             raise
 
-    def _wait_and_answer(self, call: Call) -> None:
+    def _wait_and_answer(self, call: ObservedCall) -> None:
         request = read_request(call.request)
         self._answer(
             call, request, acquire(self.manager, request.message.model_spec, call.deadline)
         )
 
-    def _answer(self, call: Call, request: Request, handle: Handle) -> None:
+    def _answer(self, call: ObservedCall, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
                 call.refuse(as_status(outcome, "Predict"))
@@ -170,7 +183,7 @@ class Predict:
                 call.answer(outcome)
 
         typed = self.is_typed(call)
-        call.on_end(self.begin(handle, request, call.deadline, done, typed).leave)
+        call.on_end(self.begin(handle, request, call.deadline, done, typed, call.seen).leave)
 
 
 def read_request(data: bytes) -> Request:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.call import Call, Handler
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import NotFound
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Arrays, Model, ServableId
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.signatures import Run
-from ladle.server.rpc.status import as_status
+from ladle.server.rpc.status import ObservedHandler, as_status
 
 R = TypeVar("R")
 
@@ -49,12 +50,13 @@ class QueuedMethod(Generic[R]):
         self._read = read
         self._plan = plan
 
-    def __call__(self, call: Call) -> Handler | None:
+    def __call__(self, call: ObservedCall) -> ObservedHandler | None:
         """Answer the call once its rows have run; never blocks.
 
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
         request, spec = self._read(call.request)
+        call.seen.model = spec.name
         try:
             handle = acquire_at_once(self._manager, spec)
         except NotFound:
@@ -62,26 +64,29 @@ class QueuedMethod(Generic[R]):
         self._answer(call, request, handle)
         return None
 
-    def _wait_and_answer(self, call: Call) -> None:
+    def _wait_and_answer(self, call: ObservedCall) -> None:
         request, spec = self._read(call.request)
         self._answer(call, request, acquire(self._manager, spec, call.deadline))
 
-    def _answer(self, call: Call, request: R, handle: Handle) -> None:
+    def _answer(self, call: ObservedCall, request: R, handle: Handle) -> None:
         try:
+            call.seen.served_by(handle.id)
             handle.servable.admit(len(call.request))
             run, respond = self._plan(handle.servable, request)
+            call.seen.signature = run.signature.name
 
             def done(outcome: dict[str, NDArray[Any]] | Exception) -> None:
                 try:
                     if isinstance(outcome, Exception):
                         raise outcome
+                    call.seen.encoding = time.monotonic()
                     call.answer(respond(outcome, handle.id))
                 except Exception as error:
                     call.refuse(as_status(error, self._name))
                 finally:
                     handle.release()
 
-            pending = handle.servable.submit(*run, done, call.deadline)
+            pending = handle.servable.submit(*run, done, call.deadline, call.seen)
         except BaseException:
             handle.release()
             raise

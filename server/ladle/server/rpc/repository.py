@@ -16,13 +16,13 @@ from ladle.protos.ladle_pb import (
     UnloadModelRequest,
     UnloadModelResponse,
 )
-from ladle.server.call import Call
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle import State
 from ladle.server.core.manager import Manager
 from ladle.server.core.model_config import ModelConfig, model_from_proto, to_proto
 from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.model import status_proto
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import parse
 from ladle.server.rpc.status import bounded
 
@@ -35,7 +35,7 @@ class ModelRepository:
         self._models = models
 
     @property
-    def methods(self) -> Mapping[str, Callable[[Call], bytes]]:
+    def methods(self) -> Mapping[str, Callable[[ObservedCall], bytes]]:
         """The methods, by name."""
         return {
             "ListModels": self.list_models,
@@ -44,7 +44,7 @@ class ModelRepository:
             "RescanModel": self.rescan_model,
         }
 
-    def list_models(self, call: Call) -> bytes:
+    def list_models(self, call: ObservedCall) -> bytes:
         """Return the ListModelsResponse."""
         wanted = parse(ListModelsRequest, call.request).name
         models = self._models.models
@@ -52,7 +52,7 @@ class ModelRepository:
         response = ListModelsResponse(model=[self._describe(models[name]) for name in names])
         return response.SerializeToString()
 
-    def load_model(self, call: Call) -> bytes:
+    def load_model(self, call: ObservedCall) -> bytes:
         """Put a model in place and wait for it; return the LoadModelResponse."""
         request = parse(LoadModelRequest, call.request)
         if not request.HasField("config"):
@@ -62,12 +62,12 @@ class ModelRepository:
         self._models.wait_for([model.name], call.deadline)
         return LoadModelResponse(model=self._describe(model)).SerializeToString()
 
-    def unload_model(self, call: Call) -> bytes:
+    def unload_model(self, call: ObservedCall) -> bytes:
         """Take a model out; return the UnloadModelResponse."""
         self._models.remove(parse(UnloadModelRequest, call.request).name)
         return UnloadModelResponse().SerializeToString()
 
-    def rescan_model(self, call: Call) -> bytes:
+    def rescan_model(self, call: ObservedCall) -> bytes:
         """Look at a model's base path; return the RescanModelResponse."""
         name = parse(RescanModelRequest, call.request).name
         self._models.rescan(name)

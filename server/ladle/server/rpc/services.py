@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ladle.server.call import Call, Handler, Methods
+from ladle.server.call import Methods
 from ladle.server.core.access import Access
 from ladle.server.core.manager import Manager
+from ladle.server.core.observation import Observer, Unobserved
 from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
@@ -14,10 +15,11 @@ from ladle.server.rpc.guard import guarded
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.multi_inference import multi_inference
+from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
-from ladle.server.rpc.status import handler, prompt
+from ladle.server.rpc.status import Edge, PromptMethod
 from ladle.server.rpc.streaming import predict_stream
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
@@ -33,6 +35,7 @@ def methods(
     tensor_content: bool,
     check_method_names: bool = False,
     access: Access | None = None,
+    observer: Observer | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -42,8 +45,10 @@ def methods(
         tensor_content: whether Predict answers in `tensor_content` unless asked otherwise.
         check_method_names: whether a signature has to be of the kind that the method is for.
         access: who may call what; by default what Access says without tokens.
+        observer: hears of each request.
     """
-    services: dict[str, Callable[[Call], bytes]] = {
+    edge = Edge(observer or Unobserved())
+    services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
     if models is not None:
@@ -51,7 +56,7 @@ def methods(
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
-    prompt_ones: dict[str, Callable[[Call], Handler | None]] = {
+    prompt_ones: dict[str, PromptMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_PREDICTION}/Predict": predict,
         f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
@@ -61,9 +66,9 @@ def methods(
         ),
     }
     served: Methods = {
-        **{path: prompt(path, method) for path, method in prompt_ones.items()},
-        f"{_STREAMING}/PredictStream": predict_stream(predict),
-        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict),
-        **{path: handler(path, method) for path, method in services.items()},
+        **{path: edge.prompt(path, method) for path, method in prompt_ones.items()},
+        f"{_STREAMING}/PredictStream": predict_stream(predict, observer=edge.observer),
+        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict, edge.observer),
+        **{path: edge.handler(path, method) for path, method in services.items()},
     }
     return guarded(served, access or Access())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ladle.server.call import Call, Handler, Prompt
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.observation import Observer, Unobserved
+from ladle.server.rpc.observed import ObservedCall
 
 logger = logging.getLogger(__name__)
 
@@ -15,41 +19,57 @@ _MAX_MESSAGE_BYTES = 1024
 _CUT = "...TRUNCATED"
 
 
-def handler(path: str, method: Callable[[Call], bytes]) -> Handler:
-    """Make a transport's handler of a method that returns the response or raises."""
-
-    def handle(call: Call) -> None:
-        try:
-            response = method(call)
-        except Exception as error:
-            call.refuse(as_status(error, path))
-        else:
-            call.answer(response)
-
-    return handle
+ObservedHandler: TypeAlias = Callable[[ObservedCall], None]
+PromptMethod: TypeAlias = Callable[[ObservedCall], "ObservedHandler | None"]
 
 
-def prompt(path: str, method: Callable[[Call], Handler | None]) -> Prompt:
-    """Make a transport's handler of a method that waits for nothing and answers the call itself."""
+@dataclass(frozen=True)
+class Edge:
+    """Makes transports' handlers of methods: observed, and with a status for each exception."""
 
-    def handle(call: Call) -> Handler | None:
-        try:
-            blocking = method(call)
-        except Exception as error:
-            call.refuse(as_status(error, path))
-            return None
-        return blocking and guarded(blocking)
+    observer: Observer = field(default_factory=Unobserved)
+    entrypoint: str = "GRPC"
+    """How requests come, as upstream's metrics call it: GRPC or REST."""
 
-    def guarded(blocking: Handler) -> Handler:
+    def handler(self, path: str, method: Callable[[ObservedCall], bytes]) -> Handler:
+        """Make a handler of a method that returns the response or raises."""
+
         def handle(call: Call) -> None:
+            observed = self._observed(call, path)
             try:
-                blocking(call)
+                response = method(observed)
             except Exception as error:
-                call.refuse(as_status(error, path))
+                observed.refuse(as_status(error, path))
+            else:
+                observed.answer(response)
 
         return handle
 
-    return Prompt(handle)
+    def prompt(self, path: str, method: PromptMethod) -> Prompt:
+        """Make a handler of a method that waits for nothing and answers the call itself."""
+
+        def handle(call: Call) -> Handler | None:
+            observed = self._observed(call, path)
+            try:
+                blocking = method(observed)
+            except Exception as error:
+                observed.refuse(as_status(error, path))
+                return None
+            return blocking and guarded(blocking, observed)
+
+        def guarded(blocking: ObservedHandler, observed: ObservedCall) -> Handler:
+            def handle(_call: Call) -> None:
+                try:
+                    blocking(observed)
+                except Exception as error:
+                    observed.refuse(as_status(error, path))
+
+            return handle
+
+        return Prompt(handle)
+
+    def _observed(self, call: Call, path: str) -> ObservedCall:
+        return ObservedCall(call, path.rpartition("/")[2], self.entrypoint, self.observer)
 
 
 def as_status(error: Exception, path: str) -> ServingError:

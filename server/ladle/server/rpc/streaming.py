@@ -10,6 +10,7 @@ from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import InvalidArgument, ServingError, Unavailable
+from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Pending
 from ladle.server.rpc.predict import Outcome, Predict, Request
 from ladle.server.rpc.request import acquire_at_once, parse, require_model_spec
@@ -27,19 +28,24 @@ class Window:
     """Of the requests; the last one may go beyond."""
 
 
-def predict_stream(predict: Predict, window: Window | None = None) -> Streaming:
-    """Return the handler of the method."""
-    return Streaming(lambda stream: _PredictStream(stream, predict, window or Window()).begin())
+def predict_stream(
+    predict: Predict, window: Window | None = None, observer: Observer | None = None
+) -> Streaming:
+    """Return the handler of the method; `observer` hears of each request."""
+    window = window or Window()
+    observer = observer or Unobserved()
+    return Streaming(lambda stream: _PredictStream(stream, predict, window, observer).begin())
 
 
 class _Slot:
     """A request that was read, until its answer is sent."""
 
-    __slots__ = ("answer", "id", "nbytes", "pending")
+    __slots__ = ("answer", "id", "nbytes", "pending", "seen")
 
-    def __init__(self, request_id: int, nbytes: int) -> None:
+    def __init__(self, request_id: int, seen: Observation) -> None:
         self.id = request_id
-        self.nbytes = nbytes
+        self.nbytes = seen.request_bytes
+        self.seen = seen
         self.answer: bytes | None = None
         self.pending: Pending | None = None
 
@@ -51,9 +57,12 @@ class _PredictStream:
     ends when the caller has finished and everything is answered.
     """
 
-    def __init__(self, stream: Stream, predict: Predict, window: Window) -> None:
+    def __init__(
+        self, stream: Stream, predict: Predict, window: Window, observer: Observer
+    ) -> None:
         self._stream = stream
         self._predict = predict
+        self._observer = observer
         self._window = window
         self._typed = predict.is_typed(stream)
         self._lock = threading.Lock()
@@ -88,12 +97,15 @@ class _PredictStream:
         self._go_on()
 
     def _take(self, message: bytes) -> None:
+        seen = Observation("PredictStream", "GRPC", message, self._stream.metadata)
         try:
             request = parse(PredictStreamRequest, message)
         except InvalidArgument as error:
+            seen.end(error, self._observer)
             self._finish(error)
             return
-        slot = _Slot(request.id, len(message))
+        seen.model = request.request.model_spec.name
+        slot = _Slot(request.id, seen)
         with self._lock:
             if self._first:
                 self._first = False
@@ -113,6 +125,7 @@ class _PredictStream:
                 self._stream.deadline,
                 done,
                 self._typed,
+                seen,
             )
         except Exception as error:
             self._answer(slot, error)
@@ -120,11 +133,13 @@ class _PredictStream:
     def _answer(self, slot: _Slot, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
             error = as_status(outcome, _PATH)
+            slot.seen.end(error, self._observer)
             answer = PredictStreamResponse(id=slot.id)
             answer.error.error_code = int(error.code)
             answer.error.error_message = error.message
             encoded = answer.SerializeToString()
         else:
+            slot.seen.end(outcome, self._observer)
             head = wire.varint_field(2, slot.id) if slot.id else b""
             encoded = wire.join([head, *wire.bytes_field(3, [outcome])])
         with self._lock:

@@ -24,6 +24,7 @@ from ladle.protos.serving_pb import (
     RegressionRequest,
 )
 from ladle.server.core.errors import InvalidArgument, ServingError, Unimplemented
+from ladle.server.core.observation import Observer
 from ladle.server.core.servable import Arrays, Model, ServableId
 from ladle.server.rpc import multi_inference, predict
 from ladle.server.rpc.classify import CLASSIFICATION
@@ -53,7 +54,13 @@ class WarmupOptions:
     """As for the requests of callers."""
 
 
-def warm_up(servable_id: ServableId, path: Path, servable: Model, options: WarmupOptions) -> int:
+def warm_up(
+    servable_id: ServableId,
+    path: Path,
+    servable: Model,
+    options: WarmupOptions,
+    observer: Observer | None = None,
+) -> int:
     """Replay the warm-up requests in a version's folder, and return how many there were; blocks.
 
     Their model names and versions are not looked at: they are for this version, whatever it is
@@ -67,6 +74,7 @@ def warm_up(servable_id: ServableId, path: Path, servable: Model, options: Warmu
     started = time.monotonic()
     count = 0
     seen: set[object] = set()
+    failure: ServingError | None = None
     try:
         for data in read_records(file):
             count += 1
@@ -79,13 +87,18 @@ def warm_up(servable_id: ServableId, path: Path, servable: Model, options: Warmu
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise ServingError(f"{servable_id}: {file} can't be read: {error}") from error
+        failure = ServingError(f"{servable_id}: {file} can't be read: {error}")
+        raise failure from error
     except ServingError as error:
-        raise ServingError(
+        failure = ServingError(
             f"{servable_id}: warm-up failed at record {count} of {file}: {error.message}",
             error.code,
-        ) from error
-    elapsed_s = time.monotonic() - started
+        )
+        raise failure from error
+    finally:
+        elapsed_s = time.monotonic() - started
+        if observer is not None and (count or failure):
+            observer.warmup_ended(servable_id, path, elapsed_s, count, failure)
     logger.info(
         "warmed up model=%s version=%d records=%d took_s=%.2f", *servable_id, count, elapsed_s
     )

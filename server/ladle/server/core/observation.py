@@ -1,0 +1,239 @@
+"""What is noted of requests, runs and loads on their way, and who is told.
+
+The core notes times and sizes and knows nothing of metrics, traces or logs: an Observer makes
+those of it. Times are seconds of the monotonic clock; what has not been reached is None.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ladle.server.core.errors import Code, ServingError
+
+if TYPE_CHECKING:
+    from ladle.server.core.servable import ServableId
+
+M = TypeVar("M")
+
+
+class Observation:
+    """One request, from the moment that a method takes it until its answer or its refusal.
+
+    It belongs to one thread after the other, as the request does, and needs no lock.
+    """
+
+    __slots__ = (
+        "api",
+        "began",
+        "encoding",
+        "ended",
+        "entrypoint",
+        "error",
+        "metadata",
+        "model",
+        "queued",
+        "request",
+        "request_bytes",
+        "response",
+        "response_bytes",
+        "rows",
+        "run",
+        "signature",
+        "span",
+        "version",
+    )
+
+    def __init__(
+        self,
+        api: str,
+        entrypoint: str,
+        request: bytes,
+        metadata: Callable[[str], str | None] | None = None,
+    ) -> None:
+        """Note that a request has begun.
+
+        Args:
+            api: the method, as `Predict`.
+            entrypoint: how it came: `GRPC` or `REST`, as upstream's metrics call them.
+            request: the message as it came.
+            metadata: returns what the caller sent under a lower-case key.
+        """
+        self.api = api
+        self.entrypoint = entrypoint
+        self.request: bytes | None = request
+        """The message; let go once the observer has been told of the request's end."""
+        self.request_bytes = len(request)
+        self.metadata = metadata
+        self.began = time.monotonic()
+        self.model = ""
+        """The name that the caller gave: known to exist only where there is a version."""
+        self.version: int | None = None
+        self.signature = ""
+        self.rows = 0
+        self.queued: float | None = None
+        self.run: Run | None = None
+        """The run that its last rows were in."""
+        self.encoding: float | None = None
+        self.ended: float | None = None
+        self.response: bytes | None = None
+        self.response_bytes = 0
+        self.error: ServingError | None = None
+        """Why it was refused; None if it was answered."""
+        self.span: object = None
+        """Whatever an observer keeps with the request."""
+
+    @property
+    def code(self) -> Code:
+        """The status that the request ended with."""
+        return Code.OK if self.error is None else self.error.code
+
+    def served_by(self, servable_id: ServableId) -> None:
+        """Note which version the request goes to."""
+        self.model, self.version = servable_id
+
+    def end(self, outcome: bytes | ServingError, observer: Observer) -> None:
+        """Note the answer or the refusal, tell the observer, and let go of what is large.
+
+        Without effect once the request has ended.
+        """
+        if self.ended is not None:
+            return
+        self.ended = time.monotonic()
+        if isinstance(outcome, ServingError):
+            self.error = outcome
+        else:
+            self.response = outcome
+            self.response_bytes += len(outcome)
+        observer.request_ended(self)
+        self.request = self.response = self.metadata = self.span = None
+
+
+class Run:
+    """One run of a model: the rows of one request or of many."""
+
+    __slots__ = (
+        "assembled",
+        "computed",
+        "ended",
+        "failed",
+        "padding",
+        "requests",
+        "rows",
+        "servable_id",
+        "signature",
+        "started",
+    )
+
+    def __init__(
+        self,
+        servable_id: ServableId,
+        signature: str,
+        requests: Sequence[Observation],
+        rows: int,
+        padding: int,
+        now: float,
+    ) -> None:
+        """Note that a run has begun.
+
+        Args:
+            servable_id: what runs.
+            signature: which of its functions; several, that run as one, are joined by nulls.
+            requests: whose rows are in it.
+            rows: how many.
+            padding: how many were added to them to reach an allowed batch size.
+            now: the time.
+        """
+        self.servable_id = servable_id
+        self.signature = signature
+        self.requests = requests
+        """Let go once the observer has been told of the run's end."""
+        self.rows = rows
+        self.padding = padding
+        self.started = now
+        self.assembled: float | None = None
+        """When the inputs of all were one."""
+        self.computed: float | None = None
+        """When the model had run."""
+        self.ended = now
+        """When each request had its rows."""
+        self.failed = True
+        for request in requests:
+            request.run = self
+
+    def end(self, now: float, observer: Observer) -> None:
+        """Note the end, tell the observer, and let go of the requests."""
+        self.ended = now
+        observer.run_ended(self)
+        self.requests = ()
+
+
+class Observer(Protocol):
+    """Who is told. Any thread calls; nothing may block, or raise."""
+
+    def request_ended(self, request: Observation) -> None:
+        """A request was answered or refused."""
+
+    def run_ended(self, run: Run) -> None:
+        """A model has run; the requests in it have not been answered yet."""
+
+    def load_ended(
+        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
+    ) -> None:
+        """A version was loaded, warm-up included, or could not be."""
+
+    def warmup_ended(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        took_s: float,
+        records: int,
+        error: Exception | None,
+    ) -> None:
+        """A version's warm-up requests have run, or one has failed; not told where it has none."""
+
+
+class Unobserved:
+    """An Observer that has no use for what it is told."""
+
+    def request_ended(self, request: Observation) -> None:
+        """Do nothing."""
+
+    def run_ended(self, run: Run) -> None:
+        """Do nothing."""
+
+    def load_ended(
+        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
+    ) -> None:
+        """Do nothing."""
+
+    def warmup_ended(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        took_s: float,
+        records: int,
+        error: Exception | None,
+    ) -> None:
+        """Do nothing."""
+
+
+def observed_load(
+    load: Callable[[ServableId, Path], M], observer: Observer
+) -> Callable[[ServableId, Path], M]:
+    """Return `load`, of whose ends `observer` hears."""
+
+    def load_observed(servable_id: ServableId, path: Path) -> M:
+        started = time.monotonic()
+        failure: Exception | None = None
+        try:
+            return load(servable_id, path)
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            observer.load_ended(servable_id, path, time.monotonic() - started, failure)
+
+    return load_observed

@@ -1,0 +1,42 @@
+"""Calls of which an observer hears when they are over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ladle.server.call import Call
+from ladle.server.core.errors import ServingError
+from ladle.server.core.observation import Observation, Observer
+
+
+class ObservedCall:
+    """A Call that notes in `seen` what becomes of it, and is otherwise the one that it is made of.
+
+    A method notes there, besides, which model and signature it goes to.
+    """
+
+    __slots__ = ("_call", "_observer", "metadata", "on_end", "request", "seen")
+
+    def __init__(self, call: Call, api: str, entrypoint: str, observer: Observer) -> None:
+        self._call = call
+        self._observer = observer
+        self.request = call.request
+        self.metadata: Callable[[str], str | None] = call.metadata
+        self.on_end: Callable[[Callable[[], None]], None] = call.on_end
+        self.seen = Observation(api, entrypoint, call.request, call.metadata)
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which the caller stops waiting; None if it never does."""
+        return self._call.deadline
+
+    def answer(self, response: bytes) -> None:
+        """Send the response message; never blocks."""
+        # Noted first: who has the answer finds it counted.
+        self.seen.end(response, self._observer)
+        self._call.answer(response)
+
+    def refuse(self, error: ServingError) -> None:
+        """End the call with a status instead; never blocks."""
+        self.seen.end(error, self._observer)
+        self._call.refuse(error)

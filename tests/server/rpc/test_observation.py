@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from fakes import PATIENCE_S, FakeServable, refusal
+
+from ladle.protos import tensors
+from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
+from ladle.protos.serving_pb import GetModelStatusRequest, PredictRequest
+from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batching import BatchingServable
+from ladle.server.core.manager import Manager
+from ladle.server.core.observation import Observation, Run, Unobserved
+from ladle.server.core.servable import ServableId
+from ladle.server.rpc.services import methods
+from ladle.server.transport.grpcio import GrpcioTransport
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
+
+
+class Notebook(Unobserved):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.requests: queue.Queue[tuple[Observation, bytes | None]] = queue.Queue()
+        self.runs: queue.Queue[tuple[Run, int]] = queue.Queue()
+
+    def request_ended(self, request: Observation) -> None:
+        self.requests.put((request, request.request))
+
+    def run_ended(self, run: Run) -> None:
+        self.runs.put((run, len(run.requests)))
+
+    def next(self) -> Observation:
+        return self.requests.get(timeout=PATIENCE_S)[0]
+
+
+class Served:
+    """A server of the model `m`, version 3, which doubles; what is seen of it; a channel to it."""
+
+    def __init__(self) -> None:
+        self.seen = Notebook()
+        self.model = FakeServable()
+        self.batching = BatchingServable(
+            self.model,
+            BatchOptions(max_batch_size=4, max_enqueued_batches=1),
+            observer=self.seen,
+            servable_id=ServableId("m", 3),
+        )
+        manager = Manager(lambda _id, _path: self.batching)
+        manager.aspire("m", {3: Path("/m/3")})
+        assert manager.wait_until_settled(["m"], PATIENCE_S)
+        self.transport = GrpcioTransport(
+            methods(manager, tensor_content=True, observer=self.seen), max_threads=2
+        )
+        port = self.transport.listen("127.0.0.1:0")
+        self.transport.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+
+    def call(self, method: str, message: bytes) -> bytes:
+        call: Any = self.channel.unary_unary(method, None, None)
+        return bytes(call(message, timeout=PATIENCE_S))
+
+    def begin(self, rows: int = 1, timeout: float = PATIENCE_S) -> Any:
+        call: Any = self.channel.unary_unary(PREDICT, None, None)
+        return call.future(request(rows), timeout=timeout)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.model.let_go()
+    served.channel.close()
+    served.transport.stop(PATIENCE_S)
+
+
+def request(rows: int = 1, model: str = "m", fill: float = 1.0) -> bytes:
+    message = PredictRequest()
+    message.model_spec.name = model
+    message.inputs["x"].CopyFrom(tensors.to_proto(np.full((rows, 2), fill, np.float32)))
+    return message.SerializeToString()
+
+
+def test_a_request_is_seen_from_its_start_to_its_answer(served: Served) -> None:
+    sent = request(rows=2)
+    answer = served.call(PREDICT, sent)
+
+    seen, message = served.seen.requests.get(timeout=PATIENCE_S)
+    assert (seen.api, seen.entrypoint, seen.code.name) == ("Predict", "GRPC", "OK")
+    assert (seen.model, seen.version, seen.signature) == ("m", 3, "serving_default")
+    assert (seen.rows, seen.request_bytes, seen.response_bytes) == (2, len(sent), len(answer))
+    assert message == sent
+    assert seen.request is None, "nothing large is held on to"
+    run, requests = served.seen.runs.get(timeout=PATIENCE_S)
+    assert seen.run is run
+    assert (run.servable_id, run.signature, run.rows, requests) == (("m", 3), seen.signature, 2, 1)
+    times = (
+        seen.began,
+        seen.queued,
+        run.started,
+        run.assembled,
+        run.computed,
+        run.ended,
+        seen.encoding,
+        seen.ended,
+    )
+    assert all(time is not None for time in times)
+    assert sorted(times) == list(times)  # type: ignore[type-var]
+
+
+def test_a_refused_request_is_seen_with_its_error(served: Served) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        served.call(PREDICT, request(model="nobody"))
+
+    seen = served.seen.next()
+    assert (seen.code.name, seen.error and seen.error.message) == refusal(caught.value)
+    assert (seen.model, seen.version, seen.run) == ("nobody", None, None)
+
+
+def test_bytes_that_are_no_request_are_seen(served: Served) -> None:
+    for method in (PREDICT, STATUS):
+        with pytest.raises(grpc.RpcError):
+            served.call(method, b"\xff\xff\xff")
+
+    assert {served.seen.next().api for _ in range(2)} == {"Predict", "GetModelStatus"}
+
+
+def test_a_status_request_is_seen_with_its_model(served: Served) -> None:
+    asked = GetModelStatusRequest()
+    asked.model_spec.name = "m"
+    served.call(STATUS, asked.SerializeToString())
+
+    seen = served.seen.next()
+    assert (seen.api, seen.model, seen.code.name) == ("GetModelStatus", "m", "OK")
+
+
+def test_a_batch_that_fails_and_is_run_again_is_seen_run_by_run(served: Served) -> None:
+    """The neighbour of a bad request ends well, in a run of its own."""
+    served.model.hold()
+    first = served.begin()
+    served.model.wait_until_running()
+    call: Any = served.channel.unary_unary(PREDICT, None, None)
+    bad = call.future(request(fill=float("nan")), timeout=PATIENCE_S)
+    good = served.begin()
+    assert_waiting(served, 2)
+    served.model.let_go()
+
+    first.result()
+    good.result()
+    with pytest.raises(grpc.RpcError):
+        bad.result()
+    codes = sorted(served.seen.next().code.name for _ in range(3))
+    assert codes == ["OK", "OK", "UNKNOWN"]
+    runs = [served.seen.runs.get(timeout=PATIENCE_S)[0] for _ in range(4)]
+    assert sorted((run.rows, run.failed) for run in runs) == [
+        (1, False),
+        (1, False),
+        (1, True),
+        (2, True),
+    ]
+
+
+def test_a_caller_who_goes_away_and_one_who_is_late_are_seen(served: Served) -> None:
+    served.model.hold()
+    running = served.begin()
+    served.model.wait_until_running()
+    gone = served.begin()
+    assert_waiting(served, 1)
+    gone.cancel()
+
+    assert served.seen.next().code.name == "CANCELLED"
+    late = served.begin(timeout=1.0)
+    # A caller whose deadline passes says so, and may be heard before the server's own clock.
+    assert served.seen.next().code.name in ("DEADLINE_EXCEEDED", "CANCELLED")
+    with pytest.raises(grpc.RpcError):
+        late.result()
+    served.model.let_go()
+    running.result()
+    assert served.seen.next().code.name == "OK"
+    assert served.seen.requests.empty()
+
+
+def test_a_full_queue_is_seen(served: Served) -> None:
+    served.model.hold()
+    running = served.begin()
+    served.model.wait_until_running()
+    waiting = served.begin(rows=4)
+    assert_waiting(served, 1)
+    with pytest.raises(grpc.RpcError):
+        served.begin().result()
+
+    seen = served.seen.next()
+    assert (seen.code.name, seen.model, seen.queued) == ("UNAVAILABLE", "m", None)
+    served.model.let_go()
+    running.result()
+    waiting.result()
+
+
+def test_each_message_of_a_stream_is_seen(served: Served) -> None:
+    messages = [
+        PredictStreamRequest(id=n, request=PredictRequest.FromString(request(model=model)))
+        for n, model in enumerate(["m", "nobody", "m"])
+    ]
+    call: Any = served.channel.stream_stream(
+        STREAM, PredictStreamRequest.SerializeToString, PredictStreamResponse.FromString
+    )
+    answers = list(call(iter(messages), timeout=PATIENCE_S))
+
+    assert len(answers) == 4, "the window, and an answer each"
+    seen = [served.seen.next() for _ in messages]
+    assert sorted((s.api, s.model, s.code.name) for s in seen) == [
+        ("PredictStream", "m", "OK"),
+        ("PredictStream", "m", "OK"),
+        ("PredictStream", "nobody", "NOT_FOUND"),
+    ]
+
+
+def test_a_stream_that_is_cut_off_leaves_no_request_unseen(served: Served) -> None:
+    served.model.hold()
+    more = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        for _ in range(3):
+            yield PredictStreamRequest(
+                request=PredictRequest.FromString(request())
+            ).SerializeToString()
+        more.wait(PATIENCE_S)
+
+    call: Any = served.channel.stream_stream(STREAM, None, None)
+    stream = call(requests(), timeout=PATIENCE_S)
+    served.model.wait_until_running()
+    assert_waiting(served, 3 - served.model.batches[0])
+    stream.cancel()
+    more.set()
+
+    assert [served.seen.next().code.name for _ in range(3)] == ["CANCELLED"] * 3
+    served.model.let_go()
+
+
+def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> None:
+    call: Any = served.channel.stream_stream(CHUNKS, None, None)
+    chunks = list(call(iter([request(rows=3)]), timeout=PATIENCE_S))
+
+    assert PredictChunk.FromString(chunks[0]).total_rows == 3
+    seen = served.seen.next()
+    assert (seen.api, seen.rows, seen.code.name) == ("PredictInChunks", 3, "OK")
+    assert seen.response_bytes == sum(map(len, chunks))
+
+
+def assert_waiting(served: Served, requests: int) -> None:
+    """Wait until so many requests are in the queue, which only other threads can bring about."""
+    done = threading.Event()
+    deadline = PATIENCE_S
+    while served.batching.load.requests != requests and deadline > 0:
+        done.wait(0.005)
+        deadline -= 0.005
+    assert served.batching.load.requests == requests

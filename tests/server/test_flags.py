@@ -109,9 +109,9 @@ def test_what_is_no_flag_or_no_value_is_wrong_usage(
 
 def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> None:
     assert parse("--skip_initialize_tpu=false", "--enable_profiler").without_effect == {}
-    ignored = parse("--skip_initialize_tpu", "--rest_api_port=8501").without_effect
+    ignored = parse("--skip_initialize_tpu", "--num_unload_threads=2").without_effect
     assert ignored == {
-        "rest_api_port": "there is no REST interface",
+        "num_unload_threads": "each version unloads in a thread of its own",
         "skip_initialize_tpu": "there is no TPU support",
     }
 
@@ -122,6 +122,9 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
         ({"model_base_path": ""}, "--model_base_path: expected the folder"),
         ({"port": 70000}, "--port: expected 0 to 65535 or auto, got 70000"),
         ({"port": 0}, "--grpc_socket_path"),
+        ({"rest_api_port": -1}, "--rest_api_port: expected 0 to 65535 or auto, got -1"),
+        ({"rest_api_port": 8500}, "expected another port than --port, got 8500"),
+        ({"rest_api_timeout_in_ms": 0}, "--rest_api_timeout_in_ms: expected 1 or more, got 0"),
         ({"grpc_max_threads": 0}, "--grpc_max_threads: expected 1 or more, got 0"),
         ({"aspired_version_policy": "none"}, "expected one of 'availability_preserving', "),
         ({"mixed_precision": "float16"}, "--mixed_precision: expected one of '', 'bfloat16'"),

@@ -72,6 +72,20 @@ class Config:
         max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1
     )
 
+    rest_api_port: int | None = _flag(
+        0,
+        "TCP port for HTTP: REST and the status page; 0 for none, auto for a free one (printed)",
+    )
+    rest_api_num_threads: int = _flag(
+        4 * _cpus(), "threads that read and write large bodies of JSON", least=1
+    )
+    rest_api_timeout_in_ms: int = _flag(
+        30_000, "how long a request over HTTP may take, with the time to send it", least=1
+    )
+    rest_api_enable_cors_support: bool = _flag(
+        False, "let pages of other origins use the REST interface"
+    )
+
     max_request_bytes: int = _flag(
         256 << 20, "the largest request that is taken, after decompression", least=1
     )
@@ -171,10 +185,6 @@ class Config:
     )
 
     # What means nothing here
-    rest_api_port: int = _ignored(0, "there is no REST interface")
-    rest_api_num_threads: int = _ignored(4 * _cpus(), "there is no REST interface")
-    rest_api_timeout_in_ms: int = _ignored(30_000, "there is no REST interface")
-    rest_api_enable_cors_support: bool = _ignored(False, "there is no REST interface")
     monitoring_config_file: str = _ignored("", "there is no REST interface to read metrics from")
     enable_grpc_healthcheck_service: bool = _ignored(False, "the health service is always on")
     enable_profiler: bool = _ignored(True, "there is no profiler service")
@@ -193,6 +203,12 @@ class Config:
             _check_range(checked.name, getattr(self, checked.name), checked.metadata)
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535 or auto, got {self.port}")
+        if self.rest_api_port is not None and not 0 <= self.rest_api_port <= 65535:
+            raise ValueError(
+                f"--rest_api_port: expected 0 to 65535 or auto, got {self.rest_api_port}"
+            )
+        if self.port and self.port == self.rest_api_port:
+            raise ValueError(f"--rest_api_port: expected another port than --port, got {self.port}")
         if self.port == 0 and not self.grpc_socket_path:
             raise ValueError("--port=0 switches TCP off: expected --grpc_socket_path beside it")
         if not self.model_base_path and not self.model_config_file:

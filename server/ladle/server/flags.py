@@ -52,7 +52,7 @@ def _options(field: dataclasses.Field[Any]) -> dict[str, Any]:
         "default": default,
         "help": field.metadata["help"] + (f" (default {shown})" if default != "" else ""),
     }
-    if field.name == "port":
+    if field.name in ("port", "rest_api_port"):
         return options | {"type": _port, "metavar": "PORT"}
     if isinstance(default, bool):
         return options | {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import grpc
 
 from ladle.protos.versions import version_of
 from ladle.server.batching_parameters import BatchingConfig, BatchingLoader
+from ladle.server.call import Methods
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
 from ladle.server.core.access import Access
@@ -30,9 +31,16 @@ from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.wholeness import missing
 from ladle.server.tokens_file import TokensFile
-from ladle.server.transport.credentials import CredentialsError, read_credentials
+from ladle.server.transport.credentials import (
+    CredentialsError,
+    read_context,
+    read_credentials,
+)
 from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.warmup.replay import WarmupOptions, warm_up
+
+if TYPE_CHECKING:
+    from ladle.server.http_server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +116,16 @@ class Server:
             Path(config.auth_tokens_file), lambda tokens: self._access.replace(tokens)
         )
         self._access = self._read_access()
+        served = methods(
+            self._manager,
+            self._models,
+            tensor_content=config.enable_serialization_as_tensor_content,
+            check_method_names=config.enable_signature_method_name_check,
+            access=self._access,
+            observer=observer,
+        )
         self._transport = GrpcioTransport(
-            methods(
-                self._manager,
-                self._models,
-                tensor_content=config.enable_serialization_as_tensor_content,
-                check_method_names=config.enable_signature_method_name_check,
-                access=self._access,
-                observer=observer,
-            ),
+            served,
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
             max_threads=config.grpc_max_threads,
@@ -125,12 +134,14 @@ class Server:
             credentials=_credentials(config),
             gate=gate(self._access),
         )
+        self._http = self._http_server(served)
         readiness = Readiness(
             self._manager, lambda: self._models.models.keys(), self._transport.health.set
         )
         self._manager.add_listener(readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
-        """Where the server listens, once it has started: `0.0.0.0:8500`, `unix:/path`."""
+        """Where the server listens, once it has started: `0.0.0.0:8500`, `unix:/path`,
+        `http://0.0.0.0:8501`."""
 
     def start(self) -> None:
         """Bind the addresses, take requests, and return once every model is up or has failed.
@@ -161,7 +172,7 @@ class Server:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._models.begin(models)
         if not self._config.wait_for_models:
-            self._transport.start()
+            self._take_requests()
         self._source.start()
         if self._config.model_config_file:
             self._config_file.start()
@@ -169,7 +180,7 @@ class Server:
             self._tokens_file.start()
         if self._config.wait_for_models:
             self.wait_for_models()
-            self._transport.start()
+            self._take_requests()
 
     def wait_for_models(self) -> None:
         """Block until every model that was configured at the start is up or has failed.
@@ -204,7 +215,11 @@ class Server:
         self._config_file.stop()
         if notice:
             notice_s = min(_LONGEST_NOTICE_S, self._config.drain_grace_seconds / 3)
-            self._transport.wait_until_quiet(_QUIET_S, notice_s)
+            if self._http is not None:
+                self._http.send_away()
+            self._transport.wait_until_quiet(
+                _QUIET_S, notice_s, lambda: self._http.requests if self._http else 0
+            )
         return self._halt(max(0.0, deadline - time.monotonic()))
 
     def _halt(self, grace_s: float = 0.0) -> bool:
@@ -213,7 +228,11 @@ class Server:
         self._config_file.stop()
         self._tokens_file.stop()
         self._batching.stop()
+        if self._http is not None:
+            self._http.begin_stop(grace_s)  # both sides have the same time
         self._transport.stop(grace_s)
+        if self._http is not None:
+            self._http.stop(max(0.0, grace_s - (time.monotonic() - started)))
         remaining_s = grace_s - (time.monotonic() - started)
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
         if not unloaded:
@@ -232,6 +251,33 @@ class Server:
             return Access(self._tokens_file.read())
         except InvalidArgument as error:
             raise StartupError(f"--auth_tokens_file: {error.message}") from None
+
+    def _take_requests(self) -> None:
+        self._transport.start()
+        if self._http is not None:
+            self._http.start()
+
+    def _http_server(self, served: Methods) -> HttpServer | None:
+        config = self._config
+        if config.rest_api_port == 0:
+            return None
+        from ladle.server.http_server import HttpServer
+        from ladle.server.rest.app import AppOptions
+
+        return HttpServer(
+            self._manager,
+            served,
+            limits=self._transport.limits,
+            access=self._access,
+            is_ready=lambda: self._transport.health.serves(""),
+            max_threads=config.rest_api_num_threads,
+            max_waiting=_MAX_WAITING_REQUESTS + 1,
+            options=AppOptions(
+                timeout_s=config.rest_api_timeout_in_ms / 1000,
+                cors=config.rest_api_enable_cors_support,
+            ),
+            tls=read_context(Path(config.ssl_config_file)) if config.ssl_config_file else None,
+        )
 
     def _first_models(self) -> tuple[ModelConfig, ...]:
         config = self._config
@@ -252,6 +298,8 @@ class Server:
         if config.grpc_socket_path:
             self._transport.listen(f"unix:{config.grpc_socket_path}")
             addresses.append(f"unix:{config.grpc_socket_path}")
+        if self._http is not None:
+            addresses.append(self._http.listen(config.rest_api_port or 0))
         return addresses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +46,28 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
             "in PEM without a passphrase"
         )
     return credentials
+
+
+def read_context(path: Path) -> ssl.SSLContext:
+    """Return the same credentials for Python's own TLS.
+
+    Raises:
+        CredentialsError: The file can't be read, or its PEM is of no use.
+    """
+    read_credentials(path)  # its checks
+    config = _read(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python takes keys from files alone. The folder is ours alone, and gone in a moment.
+    with tempfile.TemporaryDirectory() as folder:
+        pem = Path(folder) / "server.pem"
+        pem.touch(mode=0o600)
+        pem.write_text(f"{config.server_key}\n{config.server_cert}", encoding="utf-8")
+        context.load_cert_chain(pem)
+    if config.client_verify:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=config.custom_ca)
+    return context
 
 
 def _read(path: Path) -> SSLConfig:

@@ -63,7 +63,8 @@ class GrpcioTransport:
         """
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
-        limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
+        limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
+        """What requests may take; another transport can share it."""
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="waiting")
         pools = completion.Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
@@ -113,12 +114,17 @@ class GrpcioTransport:
         """Take calls from now on; returns at once."""
         self._server.start()
 
-    def wait_until_quiet(self, quiet_s: float, longest_s: float) -> None:
-        """Go on taking calls until none has come for `quiet_s`, or `longest_s` have passed."""
+    def wait_until_quiet(
+        self, quiet_s: float, longest_s: float, others: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Go on taking calls until none has come for `quiet_s`, or `longest_s` have passed.
+
+        `others` counts what has come elsewhere, and should have ended too.
+        """
         self._methods.count_calls()
         until = time.monotonic() + longest_s
         seen = -1
-        while (count := self._methods.calls) != seen and time.monotonic() < until:
+        while (count := self._methods.calls + others()) != seen and time.monotonic() < until:
             seen = count
             time.sleep(max(0.0, min(quiet_s, until - time.monotonic())))
 

@@ -38,6 +38,10 @@ class Health:
         else:
             self._servicer.change(name, _Status.SERVING if serving else _Status.NOT_SERVING)
 
+    def serves(self, name: str) -> bool:
+        """Whether `name` is said to serve."""
+        return bool(self._servicer.state(name) == _Status.SERVING)
+
     def shut_down(self) -> None:
         """Make every name NOT_SERVING, for good."""
         self._servicer.enter_graceful_shutdown()
@@ -59,6 +63,10 @@ class _Servicer(health.HealthServicer):  # type: ignore[misc]
         with self._lock:
             if self._server_status.get(name) != status:
                 self.set(name, status)
+
+    def state(self, name: str) -> Any:
+        with self._lock:
+            return self._server_status.get(name)
 
     def forget(self, name: str) -> None:
         with self._lock:

@@ -16,7 +16,11 @@ def is_local(peer: str) -> bool:
         return True
     if family not in ("ipv4", "ipv6"):
         return False
-    host = unquote(rest).rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return is_loopback(unquote(rest).rpartition(":")[0].removeprefix("[").removesuffix("]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address without a port is this machine's own; what is no address is not."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -1,0 +1,184 @@
+"""The ASGI application: routes requests, bounds them, and answers in JSON whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ladle.server.core.access import Access, Kind
+from ladle.server.core.errors import Cancelled, DeadlineExceeded
+from ladle.server.rest import bodies
+from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
+from ladle.server.rest.request import Request
+from ladle.server.rest.routes import Match, Route, Routes
+from ladle.server.rest.status_codes import HttpError, error_response
+from ladle.server.rpc.status import as_status
+from ladle.server.transport.budget import Limits
+from ladle.server.transport.peer import is_loopback
+
+# Smaller answers fit into a packet or three as they are.
+_LEAST_COMPRESSED_BYTES = 4 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppOptions:
+    """How the application answers."""
+
+    timeout_s: float = 30.0
+    """From a request's first byte to its answer."""
+    cors: bool = False
+    """Let pages of other origins call the server."""
+
+
+class App:
+    """Answers requests by its routes. Lives in one event loop."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        services: Services,
+        limits: Limits,
+        options: AppOptions | None = None,
+        access: Access | None = None,
+    ) -> None:
+        """Take what to answer.
+
+        Args:
+            routes: all that there is.
+            services: whose threads take what is too large for the loop.
+            limits: of a body, and of all that is under way.
+            options: how to answer.
+            access: who may call what; asked before a body is read.
+        """
+        self.routes = Routes(routes)
+        self.requests = 0
+        """How many have come."""
+        self.closing = False
+        """Whether to ask callers to take their next request to a new connection."""
+        self._services = services
+        self._limits = limits
+        self._options = options or AppOptions()
+        self._access = access or Access()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
+        assert scope["type"] == "http", "neither lifespan nor websockets are on"
+        self.requests += 1
+        headers = Headers(scope=scope)
+        try:
+            response = await self._answer(scope, headers, receive)
+        except Exception as error:
+            response = error_response(as_status(error, scope["path"]))
+        if self._options.cors:
+            response.headers["access-control-allow-origin"] = "*"
+            response.headers["access-control-allow-methods"] = "POST, GET"
+            response.headers["access-control-allow-headers"] = "Content-Type"
+        if self.closing:
+            response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> Response:
+        method: str = scope["method"]
+        if method == "OPTIONS" and self._options.cors:
+            return _preflight(headers)
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        local = is_loopback(scope["client"][0]) if scope["client"] else False
+        match = self._admit(method, path, headers.get("authorization"), local=local)
+        deadline = time.monotonic() + self._options.timeout_s
+        with bodies.Room(self._limits) as room:
+            body = await self._body(headers, receive, room, deadline)
+            gone = asyncio.ensure_future(_until_gone(receive))
+            try:
+                response = await match.route.endpoint(
+                    Request(
+                        names=match.names,
+                        headers=headers,
+                        body=body,
+                        deadline=deadline,
+                        local=local,
+                        gone=gone,
+                    )
+                )
+            finally:
+                gone.cancel()
+        return await self._compressed(response, headers)
+
+    def _admit(self, method: str, path: str, authorization: str | None, *, local: bool) -> Match:
+        """Return the route, if the caller may have what is there."""
+        try:
+            match = self.routes.find(method, path)
+        except HttpError:
+            self._access.admit(None, authorization, local=local)
+            raise
+        kind = match.route.kind
+        grant = self._access.admit(kind, authorization, local=local)
+        if kind is not Kind.OPEN:
+            model = match.names.get("model")
+            grant.require_models(None if model is None else [model])
+        return match
+
+    async def _body(
+        self, headers: Headers, receive: Receive, room: bodies.Room, deadline: float
+    ) -> bytes:
+        encoding = bodies.encoding(headers)
+        remaining_s = deadline - time.monotonic()
+        try:
+            body = await asyncio.wait_for(bodies.read(receive, headers, room), remaining_s)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(
+                "the request did not come in time (--rest_api_timeout_in_ms)"
+            ) from None
+        if body is None:
+            raise Cancelled("the caller went away")
+        if encoding:
+            return await self._services.work(bodies.inflate, body, room)
+        return body
+
+    async def _compressed(self, response: Response, headers: Headers) -> Response:
+        body = bytes(response.body)
+        response.headers.setdefault("vary", "Accept-Encoding")
+        if (
+            len(body) >= _LEAST_COMPRESSED_BYTES
+            and "content-encoding" not in response.headers
+            and _accepts_gzip(headers.get("accept-encoding", ""))
+        ):
+            large = len(body) > MAX_INLINE_BYTES
+            response.body = await self._services.work(_gzip, body) if large else _gzip(body)
+            response.headers["content-encoding"] = "gzip"
+            response.headers["content-length"] = str(len(response.body))
+        return response
+
+
+def _preflight(headers: Headers) -> Response:
+    origin = headers.get("origin", "")
+    if "http://" not in origin and "https://" not in origin:
+        raise HttpError(400, "OPTIONS: expected a header Origin with http:// or https://")
+    return Response()
+
+
+def _accepts_gzip(accepted: str) -> bool:
+    for part in accepted.split(","):
+        name, _, parameters = part.partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            quality = parameters.strip().lower().removeprefix("q=")
+            with suppress(ValueError):
+                return not parameters or float(quality) > 0
+    return False
+
+
+def _gzip(body: bytes) -> bytes:
+    # Level 1: the caller waits for it.
+    return zlib.compress(body, 1, wbits=16 + zlib.MAX_WBITS)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

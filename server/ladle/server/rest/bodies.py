@@ -1,0 +1,135 @@
+"""Reads a request's body, in bounds: its size as sent, inflated, and of all requests together."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from ladle.server.rest.status_codes import HttpError
+from ladle.server.transport.budget import Limits
+
+# JSON grows when it is parsed: a number of four bytes becomes an object of 24 and a pointer to it.
+_PARSED_BYTES_PER_BYTE = 8
+_DEFLATED_AT_ONCE = 64 << 10
+_INFLATED_AT_ONCE = 1 << 20
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class Room:
+    """The place in the byte budget that one request takes; a context manager that gives it back."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._taken = 0
+
+    def take(self, nbytes: int) -> None:
+        """Take place for so many bytes of JSON.
+
+        Raises:
+            ResourceExhausted: There is none.
+        """
+        parsed = _PARSED_BYTES_PER_BYTE * nbytes
+        self._limits.budget.take(parsed)
+        self._taken += parsed
+
+    def check(self, nbytes: int) -> None:
+        """Refuse a body of so many bytes in all, if it is too large.
+
+        Raises:
+            HttpError: It is.
+        """
+        if nbytes > self._limits.max_request_bytes:
+            raise HttpError(413, self._limits.too_large(nbytes).message, {"connection": "close"})
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._limits.budget.give_back(self._taken)
+
+
+async def read(
+    receive: Callable[[], Awaitable[Any]], headers: Mapping[str, str], room: Room
+) -> bytes | None:
+    """Return the body as it was sent; None if the caller went away before its end.
+
+    Raises:
+        HttpError: It is too large.
+        ResourceExhausted: There is no room for it beside the others.
+    """
+    announced = headers.get("content-length", "")
+    if announced.isdecimal():
+        room.check(int(announced))
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        piece = message.get("body", b"")
+        if piece:
+            size += len(piece)
+            room.check(size)
+            room.take(len(piece))
+            pieces.append(piece)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def encoding(headers: Mapping[str, str]) -> str:
+    """Return how the body is encoded: `gzip`, or `` for not at all.
+
+    Raises:
+        HttpError: In another way.
+    """
+    name = headers.get("content-encoding", "").strip().lower()
+    if name in ("gzip", "x-gzip"):
+        return "gzip"
+    if name in ("", "identity"):
+        return ""
+    raise HttpError(415, f"Content-Encoding: expected gzip or identity, got {name!r}")
+
+
+def inflate(body: bytes, room: Room) -> bytes:
+    """Return the content of a gzip file of one member.
+
+    Raises:
+        HttpError: The content is too large, or the body is no such file.
+        ResourceExhausted: There is no room for the content beside other requests.
+    """
+    member = zlib.decompressobj(_GZIP)
+    pieces: list[bytes] = []
+    size = 0
+
+    def step(data: bytes) -> bytes:
+        """Inflate some of `data`; return what is left of it."""
+        nonlocal size
+        if member.eof:
+            raise HttpError(400, "the body is not valid gzip: there is more after its end")
+        try:
+            piece = member.decompress(data, _INFLATED_AT_ONCE)
+        except zlib.error as error:
+            raise HttpError(400, f"the body is not valid gzip: {error}") from None
+        if not data and not piece and not member.eof:
+            raise HttpError(400, "the body is not valid gzip: it ends too early")
+        size += len(piece)
+        room.check(size)
+        room.take(len(piece))
+        pieces.append(piece)
+        return member.unused_data if member.eof else member.unconsumed_tail
+
+    # In slices: what zlib has not come to yet, it copies at each step.
+    for start in range(0, len(body), _DEFLATED_AT_ONCE):
+        rest = body[start : start + _DEFLATED_AT_ONCE]
+        while rest:
+            rest = step(rest)
+    while not member.eof:
+        step(b"")
+    return b"".join(pieces)

@@ -1,0 +1,143 @@
+"""The services' side of a request over REST: a Call that an event loop waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, TypeVar
+
+from ladle.server.call import Methods, Prompt, Streaming
+from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
+from ladle.server.rest.request import Request
+from ladle.server.rpc.predict import TENSOR_CONTENT_KEY
+
+T = TypeVar("T")
+
+# Larger messages are taken apart and put together in a thread, so that the loop goes on.
+MAX_INLINE_BYTES = 32 << 10
+
+
+class Pools(NamedTuple):
+    """Whose threads take what the event loop should not do itself."""
+
+    working: Executor
+    """Reads and writes large messages."""
+    waiting: Executor
+    """Handles calls that wait for something, so that waiting keeps no thread from working."""
+
+
+class Services:
+    """Calls the services' methods as a transport does."""
+
+    def __init__(self, methods: Methods, pools: Pools) -> None:
+        self.methods = methods
+        self.pools = pools
+
+    async def call(self, path: str, message: bytes, request: Request) -> bytes:
+        """Return the response message of a method to `message`, sent on behalf of `request`.
+
+        Raises:
+            ServingError: The method refused; the deadline passed; or the caller has gone away.
+        """
+        method = self.methods[path]
+        assert not isinstance(method, Streaming), f"{path} answers streams"
+        call = RestCall(message, request)
+        try:
+            if not isinstance(method, Prompt):
+                self.pools.waiting.submit(method, call)
+            else:
+                handle = method.handle
+                blocking = (
+                    handle(call)
+                    if len(message) <= MAX_INLINE_BYTES
+                    else await self.work(handle, call)
+                )
+                if blocking is not None:
+                    self.pools.waiting.submit(blocking, call)
+            return await call.outcome()
+        finally:
+            call.end()
+
+    async def wait(self, function: Callable[..., T], *arguments: object) -> T:
+        """Return what a function returns that waits for something."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pools.waiting, function, *arguments)
+
+    async def work(self, function: Callable[..., T], *arguments: object) -> T:
+        """Return what a function returns that takes too long for the loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pools.working, function, *arguments)
+
+
+class RestCall:
+    """A Call that is awaited in an event loop; made in the loop's thread."""
+
+    def __init__(self, message: bytes, request: Request) -> None:
+        self.request = message
+        self.local = request.local
+        self.deadline: float | None = request.deadline
+        self._headers: Mapping[str, str] = request.headers
+        self._gone = request.gone
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] | None = []
+
+    def metadata(self, key: str) -> str | None:
+        """Return a header; answers come in `tensor_content`, whatever the caller says."""
+        return "true" if key == TENSOR_CONTENT_KEY else self._headers.get(key)
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the call is over for its caller."""
+        with self._lock:
+            if self._callbacks is not None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def answer(self, response: bytes) -> None:
+        """Hand the response message over; never blocks."""
+        self._settle(lambda: self._answer.set_result(response))
+
+    def refuse(self, error: ServingError) -> None:
+        """End the call with a status instead; never blocks."""
+        self._settle(lambda: self._answer.set_exception(error))
+
+    async def outcome(self) -> bytes:
+        """Return the response message.
+
+        Raises:
+            ServingError: The call was refused, its deadline passed, or its caller went away.
+        """
+        assert self.deadline is not None
+        waited_for: set[asyncio.Future[Any]] = {self._answer}
+        if self._gone is not None:
+            waited_for.add(self._gone)
+        remaining_s = max(0.0, self.deadline - time.monotonic())
+        await asyncio.wait(waited_for, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._answer.done():
+            return self._answer.result()
+        if self._gone is not None and self._gone.done():
+            raise Cancelled("the caller went away")
+        raise DeadlineExceeded("the answer was not there in time (--rest_api_timeout_in_ms)")
+
+    def end(self) -> None:
+        """Say that nobody waits any more; called in the loop's thread."""
+        self._answer.cancel()
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        def settle_once() -> None:
+            if not self._answer.done():
+                settle()
+
+        # A loop that has stopped has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(settle_once)

@@ -1,0 +1,199 @@
+"""What the REST interface does with models: predict, classify, regress, and tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from starlette.responses import Response
+
+from ladle.protos.ladle_pb import ListModelsRequest, ListModelsResponse
+from ladle.protos.serving_pb import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelSpec,
+    SignatureDefMap,
+)
+from ladle.server.core.access import Kind
+from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import DEFAULT_SIGNATURE, ServableId, Signature
+from ladle.server.rest import examples, predict
+from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
+from ladle.server.rest.json_tensors import Json
+from ladle.server.rest.json_text import parse
+from ladle.server.rest.request import Request
+from ladle.server.rest.routes import Route, of_model
+from ladle.server.rest.status_codes import json_response
+from ladle.server.rpc.request import acquire, acquire_at_once
+from ladle.server.rpc.signatures import find
+
+_PREDICTION = "/tensorflow.serving.PredictionService"
+_MODEL = "/tensorflow.serving.ModelService"
+_REPOSITORY = "/ladle.v1.ModelRepository"
+_MAX_INT64 = (1 << 63) - 1
+
+
+class Models:
+    """The endpoints of models; each call of one goes through the services."""
+
+    def __init__(self, manager: Manager, services: Services) -> None:
+        self._manager = manager
+        self._services = services
+
+    @property
+    def routes(self) -> list[Route]:
+        """Their routes."""
+        listing = f"{_REPOSITORY}/ListModels" in self._services.methods
+        return [
+            *of_model("POST", ":predict", Kind.PREDICT, self.predict),
+            *of_model("POST", ":classify", Kind.PREDICT, self.classify),
+            *of_model("POST", ":regress", Kind.PREDICT, self.regress),
+            *of_model("GET", "", Kind.METADATA, self.status),
+            *of_model("GET", "/metadata", Kind.METADATA, self.metadata),
+            *([Route("GET", "/v1/models", Kind.METADATA, self.list)] if listing else []),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """Answer what Predict answers, by row or by column."""
+        spec = _spec(request)
+        body = predict.read_body(await self._parsed(request))
+        for last in (False, True):
+            servable_id, signature = await self._signature(spec, body.signature_name, request)
+            message = await self._sized(request.body, predict.to_request, body, signature, spec)
+            try:
+                answer = await self._services.call(f"{_PREDICTION}/Predict", message, request)
+                break
+            except ServingError as error:
+                # A version that took over just now may want its inputs otherwise.
+                if last or error.code is not Code.INVALID_ARGUMENT:
+                    raise
+                if (await self._signature(spec, body.signature_name, request))[0] == servable_id:
+                    raise
+        text = await self._sized(answer, _row_response if body.by_row else _column_response, answer)
+        return json_response(text)
+
+    async def classify(self, request: Request) -> Response:
+        """Answer what Classify answers."""
+        return await self._examples(request, "Classify", examples.classification_json)
+
+    async def regress(self, request: Request) -> Response:
+        """Answer what Regress answers."""
+        return await self._examples(request, "Regress", examples.regression_json)
+
+    async def status(self, request: Request) -> Response:
+        """Answer what GetModelStatus answers."""
+        message = GetModelStatusRequest(model_spec=_spec(request)).SerializeToString()
+        answer = await self._services.call(f"{_MODEL}/GetModelStatus", message, request)
+        return json_response(orjson.dumps(as_dict(GetModelStatusResponse.FromString(answer))))
+
+    async def metadata(self, request: Request) -> Response:
+        """Answer what GetModelMetadata answers of the signatures."""
+        wanted = GetModelMetadataRequest(
+            model_spec=_spec(request), metadata_field=["signature_def"]
+        ).SerializeToString()
+        answer = await self._services.call(f"{_PREDICTION}/GetModelMetadata", wanted, request)
+        response = GetModelMetadataResponse.FromString(answer)
+        signatures = SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        spec = as_dict(response.model_spec)
+        return json_response(
+            orjson.dumps({"model_spec": spec, "metadata": {"signature_def": as_dict(signatures)}})
+        )
+
+    async def list(self, request: Request) -> Response:
+        """List the models: upstream has no such thing, and answers 400."""
+        message = ListModelsRequest().SerializeToString()
+        answer = await self._services.call(f"{_REPOSITORY}/ListModels", message, request)
+        models = ListModelsResponse.FromString(answer).model
+        return json_response(orjson.dumps({"models": [summary(model) for model in models]}))
+
+    async def _examples(
+        self, request: Request, method: str, to_json: Callable[[bytes], bytes]
+    ) -> Response:
+        body = await self._parsed(request)
+        message = await self._sized(request.body, examples.to_request, body, _spec(request))
+        answer = await self._services.call(f"{_PREDICTION}/{method}", message, request)
+        return json_response(await self._sized(answer, to_json, answer))
+
+    async def _parsed(self, request: Request) -> Json:
+        return await self._sized(request.body, parse, request.body)
+
+    async def _sized(self, data: bytes, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the loop's thread, or in another if it has much data to go through."""
+        if len(data) <= MAX_INLINE_BYTES:
+            return function(*arguments)
+        return await self._services.work(function, *arguments)
+
+    async def _signature(
+        self, spec: ModelSpec, name: str, request: Request
+    ) -> tuple[ServableId, Signature]:
+        """Return what a Predict request would reach now; waits for a model on its way."""
+        try:
+            handle = acquire_at_once(self._manager, spec)
+        except NotFound:
+            handle = await self._services.wait(acquire, self._manager, spec, request.deadline)
+        with handle:
+            signature = find(handle.servable, name or DEFAULT_SIGNATURE)
+            if signature is None:
+                raise InvalidArgument(
+                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in '
+                    f"signature def. The model has {sorted(handle.servable.signatures)}"
+                )
+            return handle.id, signature
+
+
+def _row_response(answer: bytes) -> bytes:
+    return predict.to_response(answer, by_row=True)
+
+
+def _column_response(answer: bytes) -> bytes:
+    return predict.to_response(answer, by_row=False)
+
+
+def _spec(request: Request) -> ModelSpec:
+    """Return what the URL names.
+
+    Raises:
+        InvalidArgument: The version is no int64.
+    """
+    names = request.names
+    spec = ModelSpec(name=names["model"])
+    if names.get("version") is not None:
+        digits = names["version"].lstrip("0") or "0"
+        if len(digits) > len(str(_MAX_INT64)) or int(digits) > _MAX_INT64:
+            raise InvalidArgument(f"Failed to convert version: {names['version']} to numeric.")
+        spec.version.value = int(digits)
+    elif names.get("label") is not None:
+        spec.version_label = names["label"]
+    return spec
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Return a message as upstream writes it in JSON: proto names, default values and all."""
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def summary(model: Any) -> dict[str, Any]:
+    """Return a ladle.v1.Model in JSON's terms."""
+    labels: Mapping[str, int] = model.config.version_labels
+    return {
+        "name": model.config.name,
+        "available": model.available,
+        "problem": model.problem,
+        "versions": [
+            {
+                **as_dict(version.status),
+                "labels": sorted(k for k, v in labels.items() if v == version.status.version),
+                "signatures": sorted(version.signature),
+            }
+            for version in model.version
+        ],
+    }

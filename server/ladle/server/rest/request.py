@@ -1,0 +1,32 @@
+"""A request over HTTP, as the endpoints get it: read, bounded, and routed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from starlette.responses import Response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request; its body is all there."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the URL names: `model`, and `version` (digits) or `label`; percent-decoded."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case name."""
+    body: bytes = b""
+    """Decompressed."""
+    deadline: float
+    """The monotonic time at which the answer comes too late."""
+    local: bool = False
+    """Whether the caller is on this machine."""
+    gone: asyncio.Future[None] | None = None
+    """Done once the caller has gone away."""
+
+
+Endpoint: TypeAlias = "Callable[[Request], Awaitable[Response]]"
+"""Answers a request in the event loop, which it must not hold up; may raise ServingError."""

@@ -1,0 +1,89 @@
+"""The URLs that are answered: one table, with who is meant to call each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from ladle.server.core.access import Kind
+from ladle.server.rest.request import Endpoint
+from ladle.server.rest.status_codes import HttpError
+
+# What a name in a URL may be made of, before it is percent-decoded (upstream's http_rest_api_util).
+_PARTS = {
+    "model": "[^/:]+",
+    "label": "[^/:]+",
+    "version": "[0-9]+",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method on one form of URL."""
+
+    method: str
+    """`GET` or `POST`; where GET is answered, so is HEAD."""
+    path: str
+    """With `{model}`, `{version}` and `{label}` for the names in it."""
+    kind: Kind
+    """Who may call it; one that tells of models, and names none in its path, tells of them all."""
+    endpoint: Endpoint
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What the whole path has to be; upstream tells cases apart in the verb alone."""
+        stem, colon, verb = self.path.partition(":")
+        named = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{_PARTS[m[1]]})", stem)
+        return re.compile(f"(?i:{named}){colon}{verb}", re.ASCII)
+
+
+class Match(NamedTuple):
+    """The route of a request, and what its URL names."""
+
+    route: Route
+    names: Mapping[str, str]
+
+
+class Routes:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes: Sequence[Route] = tuple(routes)
+        """All of them."""
+
+    def find(self, method: str, path: str) -> Match:
+        """Return the route.
+
+        Args:
+            method: in upper case; HEAD is answered as GET.
+            path: as it was sent, percent-encoded, without the query.
+
+        Raises:
+            HttpError: There is none.
+        """
+        wanted = "GET" if method == "HEAD" else method
+        allowed = []
+        for route in self.routes:
+            match = route.pattern.fullmatch(path)
+            if match is None:
+                continue
+            if route.method == wanted:
+                names = {name: unquote(value) for name, value in match.groupdict().items()}
+                return Match(route, names)
+            allowed.append(route.method)
+        if path[:4].lower() == "/v1/":
+            # Upstream has no 404 and no 405 here.
+            raise HttpError(400, f"Malformed request: {method} {path}")
+        if allowed:
+            raise HttpError(405, f"{path} takes {allowed[0]}", {"allow": ", ".join(allowed)})
+        raise HttpError(404, f"there is nothing at {path}")
+
+
+def of_model(method: str, suffix: str, kind: Kind, endpoint: Endpoint) -> list[Route]:
+    """Return the routes of what can be asked of a model, of a version, and of a label's version."""
+    forms = ("", "/versions/{version}", "/labels/{label}")
+    return [Route(method, f"/v1/models/{{model}}{f}{suffix}", kind, endpoint) for f in forms]

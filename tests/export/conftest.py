@@ -1,19 +1,23 @@
-"""What the export tests share: small valid data, and the command in a process of its own."""
+"""What the export tests share: small valid data, and a version to read."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from exporting import TF1Session
 from numpy.typing import NDArray
 
+from ladle.export import Dataset, load_data
+from ladle.export.fresh import run_here
+
+if TYPE_CHECKING:
+    from ladle.export import Exported  # brings TensorFlow, which few tests here need
+
 Arrays = dict[str, NDArray[Any]]
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -37,17 +41,38 @@ def npz(tmp_path: Path, arrays: Arrays) -> Path:
     return path
 
 
+@pytest.fixture
+def small(arrays: Arrays) -> Dataset:
+    """The same as a data set."""
+    return Dataset.from_arrays("small", arrays)
+
+
 @pytest.fixture(scope="session")
-def ladle_export() -> Command:
-    """Run `ladle export` with the given arguments, in a process of its own."""
+def digits() -> Dataset:
+    """Scikit-learn's handwritten digits."""
+    return load_data("digits")
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ladle.cli", "export", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
 
-    return run
+@pytest.fixture(scope="session")
+def exported(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Published once for all tests that only read it; checked in a fresh process."""
+    from ladle.export import export_classifier
+
+    return export_classifier(tmp_path_factory.mktemp("models") / "digits", digits)
+
+
+@pytest.fixture(scope="session")
+def session(exported: Exported) -> Iterator[TF1Session]:
+    """That version, loaded."""
+    session = TF1Session(exported.path)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def checked_here(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check exports in this process: importing TensorFlow for each takes long.
+
+    The version `exported` is there before, and so was checked as it is done for real.
+    """
+    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporting import ONE_EPOCH
 from numpy.typing import NDArray
 
-from ladle.export import Dataset, ExportError, TrainingOptions, export_classifier
+from ladle.export import Dataset, ExportError, export_classifier
 from ladle.export.fresh import run_here
 from ladle.export.own_model import load_model
 
@@ -25,11 +26,6 @@ def fixed():
 def nothing():
     return 3
 """
-
-
-@pytest.fixture
-def small(arrays: dict[str, NDArray[Any]]) -> Dataset:
-    return Dataset.from_arrays("small", arrays)
 
 
 @pytest.fixture
@@ -78,9 +74,7 @@ def test_a_saved_model_is_exported_as_it_is_or_trained_further(
     np.testing.assert_allclose(logits(as_it_is), expected, atol=1e-5)
     assert as_it_is.card.provenance["training"]["epochs"] == 0
     assert as_it_is.card.provenance["recipe"] == str(path)
-    further = export_classifier(
-        tmp_path / "m", small, model=str(path), options=TrainingOptions(epochs=1)
-    )
+    further = export_classifier(tmp_path / "m", small, model=str(path), options=ONE_EPOCH)
     assert np.abs(logits(further) - expected).max() > 1e-3
 
 
@@ -88,7 +82,7 @@ def test_a_model_that_ends_in_softmax_is_not_given_another(
     tmp_path: Path, small: Dataset, factories: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
-    options = TrainingOptions(epochs=1)
+    options = ONE_EPOCH
     exported = export_classifier(tmp_path, small, model=f"{factories}:fitting", options=options)
     assert "logits" not in exported.card.signatures
     assert "classify" in exported.card.signatures

@@ -17,11 +17,6 @@ Weights = list[NDArray[np.float32]]
 
 
 @pytest.fixture
-def small(arrays: dict[str, NDArray[Any]]) -> Dataset:
-    return Dataset.from_arrays("small", arrays)
-
-
-@pytest.fixture
 def numbers(arrays: dict[str, NDArray[Any]]) -> Dataset:
     return Dataset.from_arrays("numbers", arrays, regression=True)
 
@@ -29,7 +24,8 @@ def numbers(arrays: dict[str, NDArray[Any]]) -> Dataset:
 def fit(dataset: Dataset, recipe: str = "mlp-plain", verbose: int = 0, **options: Any) -> Any:
     from ladle.export.training import train
 
-    options = {"epochs": 1, "batch_size": 4} | options
+    # A few steps take less time one by one than the compilation of one.
+    options = {"epochs": 1, "batch_size": 4, "run_eagerly": True} | options
     given = TrainingOptions(**options)
     return train(dataset, RECIPES[recipe], given, verbose=verbose)  # type: ignore[arg-type]
 
@@ -126,7 +122,7 @@ def test_batch_size_and_epochs_make_the_steps(small: Dataset) -> None:
     assert steps(initial_epoch=3, epochs=5) == 6
     assert steps(steps_per_epoch=7, epochs=2) == 14
     assert steps(validation_split=0.5) == 2
-    assert steps(steps_per_epoch=4, steps_per_execution=2) == 4
+    assert steps(steps_per_epoch=4, steps_per_execution=2, run_eagerly=False) == 4
 
 
 def test_validation_is_on_held_out_data_or_on_a_split(small: Dataset) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ladle.export.dataset import Dataset
 from ladle.export.options import TrainingOptions
+from ladle.export.preparation import Preparation
 
 
 def training_batches(
@@ -49,6 +50,20 @@ def validation_batches(dataset: Dataset, options: TrainingOptions, *, one_hot: b
     else:
         return None
     return _gathered(numbers, dataset, options, arrays, None, one_hot)
+
+
+def prepared_batches(raw: NDArray[Any], preparation: Preparation, batch_size: int) -> Any:
+    """Return the examples `raw` in their order, prepared, in batches without targets."""
+
+    def read(chosen: NDArray[np.int64]) -> NDArray[Any]:
+        return np.asarray(raw[chosen])
+
+    def gather(chosen: Any) -> Any:
+        batch = tf.numpy_function(read, [chosen], tf.as_dtype(raw.dtype), stateful=False)
+        batch.set_shape([None, *raw.shape[1:]])
+        return preparation.in_graph(batch)
+
+    return tf.data.Dataset.range(len(raw)).batch(batch_size).map(gather).prefetch(1)
 
 
 def n_training(dataset: Dataset, options: TrainingOptions) -> int:

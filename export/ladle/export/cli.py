@@ -140,6 +140,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="number to publish: next (the default, the highest there is plus one), timestamp"
         " (seconds since 1970), or a number that is not taken",
     )
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="write charts there, as SVG: loss and metrics of each epoch, and the confusion matrix"
+        " of the held-out examples",
+    )
     add_options(parser, TrainingOptions)
     add_options(parser, Requirements)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -221,6 +228,7 @@ def _export(
             options=options,
             requirements=requirements,
             version=args.version,
+            plots=args.plots,
             verbose=_verbosity(args.quiet) if args.verbosity is None else args.verbosity,
         )
 

@@ -39,10 +39,10 @@ def fit_in_own_loop(
     epochs: int,
     steps: int,
     verbose: int,
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], int]:
     """Train the classifier `model` from one-hot labels; measure on held-out data after every epoch.
 
-    Returns loss and held-out accuracy, `val_accuracy`, of each epoch.
+    Returns loss and held-out accuracy, `val_accuracy`, of each epoch, and the first one's number.
 
     Raises:
         ValueError: It is a regression, or an option is given that this loop has no use for.
@@ -64,7 +64,8 @@ def fit_in_own_loop(
     # An epoch of a given number of steps goes on where the last one stopped.
     endless = iter(batches) if options.steps_per_epoch is not None else None
     history: dict[str, list[float]] = {"loss": [], _ACCURACY: []}
-    for epoch in range(state.epochs_done(options.initial_epoch), epochs):
+    begin = state.epochs_done(options.initial_epoch)
+    for epoch in range(begin, epochs):
         started = time.monotonic()
         losses = [run(*batch) for batch in islice(endless or iter(batches), steps)]
         history["loss"].append(float(np.mean([loss.numpy() for loss in losses])))
@@ -79,7 +80,7 @@ def fit_in_own_loop(
         if state.should_stop(history[_ACCURACY]):
             break
     state.finish()
-    return history
+    return history, begin + 1
 
 
 class _State:

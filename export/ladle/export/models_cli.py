@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from ladle.export import manage
 from ladle.export.errors import ExportError, PublishError
+from ladle.export.evaluation import EVALUATION_PATH, read_evaluation
 from ladle.export.manage import Version
 from ladle.export.quiet import quiet_import
+from ladle.export.report import make_report
 from ladle.protos.versions import version_of
 
 _DESCRIPTION = """\
@@ -22,6 +24,7 @@ BASE_PATH/N is one of them.
   ladle models list models                  every model under a folder, every version
   ladle models show models/digits/3         the card of a version; of the one that serves without /3
   ladle models compare models/digits 2 3    what changed
+  ladle models report models/digits/3       a page to look at: curves, confusion matrix, examples
   ladle models check models/digits          load it again, and run its warm-up requests
   ladle models label models/digits stable 3
   ladle models rollback models/digits       take the newest version out of servers' sight
@@ -74,6 +77,13 @@ def _make_parser() -> argparse.ArgumentParser:
     compare = add("compare", _compare, "show in what two versions differ")
     compare.add_argument("a", metavar="A", type=_number)
     compare.add_argument("b", metavar="B", type=_number)
+    report = add("report", _report, "write a page about a version, as HTML", "BASE_PATH[/N]")
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page, replaced where there is one (default: MODEL-N.html, here)",
+    )
     check = add("check", _check, "load a version again and run its requests", "BASE_PATH[/N]")
     check.add_argument("--allow-op", action="append", default=[], metavar="NAME")
     label = add("label", _label, "give a version a label, or show or remove labels")
@@ -139,6 +149,24 @@ def _compare(args: argparse.Namespace) -> tuple[Any, str]:
     }
     rows = [(key, *map(_brief, pair)) for key, pair in differing.items()]
     return differing, _table(("", str(args.a), str(args.b)), rows)
+
+
+def _report(args: argparse.Namespace) -> tuple[Any, str]:
+    version = _find(args.path)
+    try:
+        evaluation = read_evaluation(version.path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{version.path / EVALUATION_PATH}: cannot be read: {reason}") from error
+    output = args.output or Path(f"{version.model}-{version.version}.html")
+    page = make_report(version.model, version.version, version.card, evaluation)
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ExportError(f"{output}: cannot be written: {reason}") from error
+    told = {"version": version.version, "output": str(output)}
+    return told, f"Report of version {version.version}: {output}"
 
 
 def _check(args: argparse.Namespace) -> tuple[Any, str]:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ladle.export.card import provenance, write_card
 from ladle.export.checks import check_accuracy, check_answers, check_regression
 from ladle.export.dataset import Dataset
+from ladle.export.evaluation import evaluate, recorded_history, write_evaluation
 from ladle.export.fresh import run_in_fresh_process
 from ladle.export.history import now_serving
 from ladle.export.operations import check_operations
 from ladle.export.options import TrainingOptions
 from ladle.export.own_model import load_model
+from ladle.export.plots import prepare_plots, write_plots
 from ladle.export.publish import check_free, prepare_base_path, publish, staging_folder
 from ladle.export.recipes import RECIPES
 from ladle.export.requirements import Requirements
@@ -65,6 +68,7 @@ def export_classifier(
     options: TrainingOptions | None = None,
     requirements: Requirements | None = None,
     version: VersionChoice = "next",
+    plots: str | os.PathLike[str] | None = None,
     verbose: Verbosity = 0,
 ) -> Exported:
     """Train a model and publish it as a version under `base_path`, once every check holds.
@@ -83,10 +87,12 @@ def export_classifier(
         options: How to train; None for the defaults.
         requirements: What has to hold beside the signatures' answers; None for nothing.
         version: The number to publish; one that is taken is refused, before training too.
+        plots: A folder, made where it is missing, for charts of the training and its result; see
+            `write_plots`. They are written before the checks, and so of a model that fails, too.
         verbose: What Keras prints to stdout: 0 nothing, 1 a progress bar, 2 a line an epoch.
 
     Raises:
-        PublishError: The version cannot be written; asked about before training too.
+        PublishError: The version or a plot cannot be written; asked about before training too.
         CheckError: A check failed; it says which.
         ExportError: The model cannot be had, or does not fit the data.
         ValueError: There is no such recipe or version number, or a regression has to reach an
@@ -103,6 +109,8 @@ def export_classifier(
     if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
         raise ValueError("min accuracy, max regression: a regression has no accuracy")
     prepare_base_path(base_path)
+    if plots is not None:
+        prepare_plots(plots)
     if number is not None:
         check_free(base_path, number)
     own = None
@@ -114,7 +122,12 @@ def export_classifier(
         epochs = options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
     else:
         trained, epochs = Trained(own, is_regression=dataset.is_regression), 0
-    metrics = _measure(trained, dataset)
+    answers = trained.answers(dataset.x_test, dataset.preparation)
+    metrics = _measure(answers, dataset)
+    evaluation = evaluate(dataset, answers)
+    history = recorded_history(trained.history, trained.first_epoch)
+    if plots is not None:
+        write_plots(plots, history, evaluation, dataset.labels)
     _check_metrics(metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
         write_saved_model(make_endpoints(trained, dataset.preparation, dataset.labels), folder)
@@ -129,6 +142,7 @@ def export_classifier(
         )
         latency_ms = _check_signatures(folder, samples)
         write_warmup(samples, base_path.name, folder)
+        write_evaluation(evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization,
@@ -136,7 +150,7 @@ def export_classifier(
             metrics=metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
-                "history": trained.history,
+                "history": history,
                 "parameters": trained.model.count_params(),
                 "latency_ms": latency_ms,
                 "size_bytes": _size_bytes(folder),
@@ -157,13 +171,11 @@ def _number(version: VersionChoice) -> int | None:
     return version
 
 
-def _measure(trained: Trained, dataset: Dataset) -> dict[str, float]:
-    prepared = dataset.preparation.apply(dataset.x_test)
+def _measure(answers: NDArray[np.float32], dataset: Dataset) -> dict[str, float]:
     if dataset.is_regression:
-        off = trained.raw_outputs(prepared).reshape(-1) - dataset.y_test
+        off = answers - dataset.y_test
         return {"mae": float(np.mean(np.abs(off))), "mse": float(np.mean(off**2))}
-    predicted = trained.raw_outputs(prepared).argmax(axis=1)
-    return {"accuracy": float(np.mean(predicted == dataset.y_test))}
+    return {"accuracy": float(np.mean(answers.argmax(axis=1) == dataset.y_test))}
 
 
 def _check_metrics(

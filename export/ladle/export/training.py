@@ -13,10 +13,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ladle.export import compilation
-from ladle.export.batches import n_training, training_batches, validation_batches
+from ladle.export.batches import (
+    n_training,
+    prepared_batches,
+    training_batches,
+    validation_batches,
+)
 from ladle.export.dataset import Dataset
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
+from ladle.export.preparation import Preparation
 from ladle.export.recipes import Recipe
 
 Verbosity = Literal[0, 1, 2]
@@ -36,12 +42,19 @@ class Trained:
     """
 
     def __init__(
-        self, model: Any, *, is_regression: bool = False, history: History | None = None
+        self,
+        model: Any,
+        *,
+        is_regression: bool = False,
+        history: History | None = None,
+        first_epoch: int = 1,
     ) -> None:
         self.model = model
         self.is_regression = is_regression
         self.has_logits = not is_regression and not _ends_in_softmax(model)
         self.history: History = history or {}
+        self.first_epoch = first_epoch
+        """The number of the first epoch in the history: a training may go on from another."""
 
     def logits(self, batch: Any) -> Any:
         """Return what the model gives for a batch of tensors, untouched."""
@@ -62,13 +75,19 @@ class Trained:
         )
         return outputs
 
-    def probabilities(self, examples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a classifier's probabilities for prepared `examples`, [examples, classes]."""
-        outputs = self.raw_outputs(examples)
-        if not self.has_logits:
-            return outputs
-        softmax: NDArray[np.float32] = keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
-        return softmax
+    def answers(self, raw: NDArray[Any], preparation: Preparation) -> NDArray[np.float32]:
+        """Return a classifier's probabilities [examples, classes], or a regression's values.
+
+        The `raw` examples are read batch by batch, and so may be more than fit in memory.
+        """
+        batches = prepared_batches(raw, preparation, _PREDICT_BATCH_SIZE)
+        outputs: NDArray[np.float32] = self.model.predict(batches, verbose=0)
+        if self.is_regression:
+            return outputs.reshape(-1)
+        if self.has_logits:
+            softmax: NDArray[np.float32] = keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
+            return softmax
+        return outputs
 
 
 def train(
@@ -98,13 +117,15 @@ def train(
         if model is None:
             preparation = dataset.preparation
             model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
-        history = _fit(model, dataset, recipe, options, verbose)
+        history, first_epoch = _fit(model, dataset, recipe, options, verbose)
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(
             f"{dataset.name}: no room to train on {len(dataset.x_train)} {dataset.what}"
             f" of {list(dataset.image_shape)}"
         ) from error
-    return Trained(model, is_regression=dataset.is_regression, history=history)
+    return Trained(
+        model, is_regression=dataset.is_regression, history=history, first_epoch=first_epoch
+    )
 
 
 def check_backend() -> None:
@@ -122,7 +143,7 @@ def check_backend() -> None:
 
 def _fit(
     model: Any, dataset: Dataset, recipe: Recipe, options: TrainingOptions, verbose: Verbosity
-) -> History:
+) -> tuple[History, int]:
     epochs = options.epochs_for(len(dataset.x_train), recipe.EPOCHS)
     steps = options.steps_per_epoch or math.ceil(n_training(dataset, options) / options.batch_size)
     optimizer = compilation.make_optimizer(options, epochs * steps)
@@ -160,7 +181,10 @@ def _fit(
         callbacks=_callbacks(options, validated=validation is not None),
         verbose=verbose,
     )
-    return {name: [float(value) for value in values] for name, values in history.history.items()}
+    measured = {
+        name: [float(value) for value in values] for name, values in history.history.items()
+    }
+    return measured, 1 + min(history.epoch, default=0)
 
 
 def _callbacks(options: TrainingOptions, *, validated: bool) -> list[Any]:

@@ -1,0 +1,89 @@
+"""The command in a process of its own; test_cli.py has its quick tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ladle.export.cli import main
+from ladle.export.fresh import run_here
+
+pytestmark = pytest.mark.e2e
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ladle.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_command_publishes_and_says_how_to_serve(tmp_path: Path, npz: Path) -> None:
+    base_path = tmp_path / "my models" / "small"
+    finished = run("export", base_path, "--data", npz, "--epochs", 1, "--plots", tmp_path / "plots")
+    assert finished.returncode == 0
+    version, accuracy, serve = finished.stdout.splitlines()
+    assert version == f"Published version 1: {base_path}/1"
+    assert re.fullmatch(r"Accuracy: [01]\.\d{4} on 6 held-out images", accuracy)
+    assert serve == (
+        f"Serve it: ladle serve --port=8500 --model_name=small '--model_base_path={base_path}'"
+    )
+    assert "1/1" in finished.stderr
+    assert finished.stderr.count("\n") == 1  # not a word of TensorFlow's own
+    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert plots == ["accuracy.svg", "confusion.svg", "loss.svg"]
+
+
+def test_the_command_in_json_and_quiet(
+    tmp_path: Path, npz: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
+    options = ["--epochs=1", "--run-eagerly", "--json", "--quiet"]
+    assert main([str(tmp_path / "m"), "--data", str(npz), *options]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    summary = json.loads(printed.out)
+    assert summary["path"] == str(tmp_path / "m" / "1")
+    assert summary.keys() == {"version", "path", "accuracy", "held_out_images", "serve"}
+
+
+def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) -> None:
+    """A limit on the size of files stands for a full disk, which a test cannot make."""
+    program = (
+        "import resource, sys; from ladle.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "sys.exit(main(['export', *sys.argv[1:]]))"
+    )
+    arguments = [str(tmp_path / "model"), "--data", str(npz), "--epochs", "1", "--quiet"]
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr == (f"ladle export: {tmp_path}/model: cannot publish: File too large\n")
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_ctrl_c_while_training_is_one_line_and_publishes_nothing(tmp_path: Path, npz: Path) -> None:
+    arguments = [str(tmp_path / "model"), "--data", str(npz), "--epochs", "100000"]
+    command = [sys.executable, "-m", "ladle.cli", "export", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("Epoch 2/"))
+        process.send_signal(signal.SIGINT)
+        *_, last = process.stderr
+        assert process.wait(60) == 130
+    assert last == "ladle: export: interrupted\n"
+    assert list((tmp_path / "model").iterdir()) == []

@@ -43,8 +43,10 @@ fmt: install ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Two workers, each with files of its own: many tests wait for processes. More of them would take
+# gigabytes, as each imports TensorFlow.
 unit: install $(CONFORMANCE)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and real models
 	$(BIN)/pytest -m "e2e or conformance"

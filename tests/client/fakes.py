@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import grpc
@@ -16,7 +18,12 @@ from ladle.client import errors, requests
 from ladle.client.flows import Flow, Pause
 from ladle.protos import dtypes, ladle_pb, tensors
 from ladle.protos.health_pb import HealthCheckResponse
-from ladle.protos.ladle_pb import ListModelsResponse
+from ladle.protos.ladle_pb import (
+    ListModelsResponse,
+    PredictStreamRequest,
+    PredictStreamResponse,
+    StreamStart,
+)
 from ladle.protos.ladle_pb import ModelCard as ModelCardMessage
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard, Normalization
 from ladle.protos.serving_pb import (
@@ -147,6 +154,10 @@ class FakeServing:
         """None: the server can't list them, as TensorFlow Serving."""
         self.is_healthy: bool | None = True
         """None: there are no health checks."""
+        self.has_streams = False
+        """Whether PredictStream is served, as by ladle."""
+        self.streams = 0
+        """How many streams have begun."""
 
     def answer(self, method: str, body: bytes) -> bytes:
         """Return the response, or raise Refused."""
@@ -319,8 +330,12 @@ class Handler(grpc.GenericRpcHandler):
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         method = handler_call_details.method
+        if method == requests.PREDICT_STREAM and self._server.has_streams:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        if method not in requests.METHODS:
+            return None
 
         def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
@@ -334,6 +349,37 @@ class Handler(grpc.GenericRpcHandler):
                 context.abort(refused.code, refused.details)
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _stream(self, sent: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Answer requests as they are ready, each from a thread of its own."""
+        self._server.streams += 1
+        self._on_call({key: str(value) for key, value in context.invocation_metadata()})
+        yield PredictStreamResponse(start=StreamStart(window_requests=64)).SerializeToString()
+        answers: SimpleQueue[PredictStreamResponse | None] = SimpleQueue()
+
+        def answer(request: PredictStreamRequest) -> None:
+            response = PredictStreamResponse(id=request.id)
+            try:
+                response.response.CopyFrom(self._server.predict(request.request))
+            except Refused as refused:
+                response.error.error_code = refused.code.value[0]
+                response.error.error_message = refused.details
+            answers.put(response)
+
+        def read() -> None:
+            threads = []
+            with suppress(grpc.RpcError):
+                for message in sent:
+                    request = PredictStreamRequest.FromString(message)
+                    threads.append(threading.Thread(target=answer, args=(request,), daemon=True))
+                    threads[-1].start()
+            for thread in threads:
+                thread.join()
+            answers.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        while (response := answers.get()) is not None:
+            yield response.SerializeToString()
 
 
 @contextmanager

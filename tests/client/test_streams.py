@@ -79,10 +79,27 @@ Run = Callable[..., list[Prediction]]
 both = pytest.mark.parametrize("run", [run_blocking, run_awaiting])
 
 
+@pytest.fixture(params=["unary", "streaming"], autouse=True)
+def has_streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Run everything against servers with streams and without."""
+    made = FakeServing.__init__
+    has_streams: bool = request.param == "streaming"
+
+    def make(self: FakeServing, *args: Any, **settings: Any) -> None:
+        made(self, *args, **settings)
+        self.has_streams = has_streams
+
+    monkeypatch.setattr(FakeServing, "__init__", make)
+    return has_streams
+
+
 @both
-def test_each_input_is_answered_in_order(run: Run) -> None:
-    with listening(FakeServing({1: image_version(255)})) as address:
+def test_each_input_is_answered_in_order(run: Run, has_streams: bool) -> None:
+    """One stream carries them all, where the server has streams."""
+    server = FakeServing({1: image_version(255)})
+    with listening(server) as address:
         predictions = run(address, Counting(200))
+    assert server.streams == has_streams
     assert [value_of(prediction) for prediction in predictions] == [*range(200)]
     assert [prediction.index for prediction in predictions] == [*range(200)]
 
@@ -200,13 +217,14 @@ def test_a_server_that_comes_back_loses_and_repeats_nothing(run: Run) -> None:
         def predict(self, request: PredictRequest) -> PredictResponse:
             with self.lock:
                 self.calls += 1
-                is_refused = self.calls <= 60 or self.calls % 3 == 0
+                is_refused = self.calls <= 20 or self.calls % 3 == 0
             if is_refused:
                 raise Refused(grpc.StatusCode.UNAVAILABLE, "restarting", pushback="1")
             return super().predict(request)
 
     with listening(Failing({1: image_version(255)})) as address:
-        predictions = run(address, Counting(100), window=4, retry=Retry(max_attempts=2))
+        retry = Retry(max_attempts=2, initial_backoff_s=0.005)
+        predictions = run(address, Counting(100), window=4, retry=retry)
     assert [value_of(prediction) for prediction in predictions] == [*range(100)]
 
 

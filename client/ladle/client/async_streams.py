@@ -1,4 +1,4 @@
-"""Streams of predictions for the client that awaits: pipelined calls behind a window."""
+"""Streams of predictions for the client that awaits: tasks behind a window."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ladle.client.async_lines import AsyncLines
 from ladle.client.prediction import Prediction
 from ladle.client.window import OnError, Step, Window, result_or_raise
 
@@ -19,6 +20,7 @@ async def stream(
     predict: Callable[[T], Awaitable[Prediction]],
     inputs: Iterable[T] | AsyncIterable[T],
     *,
+    lines: AsyncLines,
     window: Window[Prediction],
     on_error: OnError | None,
 ) -> AsyncIterator[Prediction]:
@@ -65,6 +67,7 @@ async def stream(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await lines.close()
 
 
 class _Failed:

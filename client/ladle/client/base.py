@@ -12,7 +12,7 @@ import grpc
 
 from ladle.client import calls, flows, requests, tracing
 from ladle.client.cache import MetadataCache
-from ladle.client.connection import TLS, BearerToken, ChannelOptions, Token, is_in_fleet
+from ladle.client.connection import TLS, BearerToken, ChannelOptions, Token, is_in_fleet, is_several
 from ladle.client.connection import channel_options as options_of
 from ladle.client.errors import from_rpc_error
 from ladle.client.examples import Examples, Features
@@ -103,6 +103,7 @@ class BaseClient:
         self._fleet = Fleet(addresses, retry=retry or Retry(), hedge=hedge)
         self._known = MetadataCache()
         self._is_closed = False
+        self._unary_only = {index for index, address in enumerate(addresses) if is_several(address)}
         self._now = time.monotonic
         self._token = None if token is None else BearerToken(token)
         self._gather_s = coalesce_ms / 1000

@@ -41,6 +41,11 @@ class Send(NamedTuple):
     """What is asked, and of whom, for error messages."""
     second: Second | None
 
+    @property
+    def may_stream(self) -> bool:
+        """Whether the request may go with others on one PredictStream call."""
+        return self.request.method == requests.PREDICT and self.second is None
+
 
 class Failure(NamedTuple):
     """A call that failed."""

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from threading import Event
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
-
-import grpc
+from typing import TYPE_CHECKING
 
 from ladle.client import flows, requests
-from ladle.client.base import BaseClient, failure
-from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.coalescing import mould
-from ladle.client.connection import ChannelOptions
-from ladle.client.errors import Cancelled, LadleError
 from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.flows import Flow, Pause
 from ladle.client.inputs import Inputs, Normalize
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
+from ladle.client.shell import Shell
 from ladle.client.window import OnError, Window
 
 if TYPE_CHECKING:
-    from ladle.client.coalescers import Coalescer
     from ladle.client.streams import Scope
 
-T = TypeVar("T")
 
-
-class Client(BaseClient):
+class Client(Shell):
     """Calls the models of servers, ladle's or TensorFlow's; closed by `with` or `close()`.
 
     Thread-safe: one client serves a whole process, and its calls share its connections, which are
@@ -112,7 +102,8 @@ class Client(BaseClient):
         read and not yet answered or handed over, and no more are read ahead. Results come in the
         order of the inputs or, unless `ordered`, as soon as they are there; their `index` tells
         which input they are of. Inputs that no server could take are sent again until their
-        timeout, so a server that comes back in time loses none.
+        timeout, so a server that comes back in time loses none. A ladle server gets them on one
+        call, which breaks when it does and is made anew; others get a call for each.
 
         The first input that fails ends the stream with its error. With `on_error` it doesn't: that
         is called with the index and the error instead, in the thread that consumes the stream.
@@ -128,7 +119,7 @@ class Client(BaseClient):
 
         requests.servable(model, version, label)  # mistaken ones are told at once
 
-        def predict(given: Inputs, scope: streams.Scope) -> Prediction:
+        def predict(given: Inputs, scope: Scope) -> Prediction:
             wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
             flow = flows.predict(wanted, self._known)
             return self._finish(self._conversation(flow, timeout, patient=True), scope)
@@ -136,6 +127,7 @@ class Client(BaseClient):
         return streams.stream(
             predict,
             inputs,
+            scope=streams.Scope(self._lines()),
             window=Window(window, ordered=ordered),
             max_workers=window,
             on_error=on_error,
@@ -287,11 +279,7 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Cut the connections; calls that are under way fail as cancelled. May be called again."""
-        self._is_closed = True
-        self._closing.set()
-        for channels in self._channels:
-            for channel in channels:
-                channel.close()
+        self._cut()
 
     def __enter__(self) -> Client:
         return self
@@ -303,107 +291,3 @@ class Client(BaseClient):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _predict(self, wanted: flows.Wanted, timeout: float | None) -> Prediction:
-        return self._run(flows.predict(wanted, self._known), timeout)
-
-    def _set_up(self) -> None:
-        self._coalescer: Coalescer | None = None
-        if self._gather_s:
-            from ladle.client.coalescers import Coalescer
-
-            self._coalescer = Coalescer(self._predict, self._gather_s)
-        self._closing = Event()
-        self._channels = [
-            [self._open(address, options) for _ in range(self._connections)]
-            for address, options in zip(self._fleet.addresses, self._channel_options, strict=True)
-        ]
-        # Without serialisers, bytes go in and come out as they are.
-        self._calls: list[list[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]]] = [
-            [{method: channel.unary_unary(method) for method in requests.METHODS} for channel in to]
-            for to in self._channels
-        ]
-
-    def _open(self, address: str, options: ChannelOptions) -> grpc.Channel:
-        if self._credentials is None:
-            return grpc.insecure_channel(address, options, self._compression)
-        return grpc.secure_channel(address, self._credentials, options, self._compression)
-
-    def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        return self._finish(self._conversation(flow, timeout))
-
-    def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
-        try:
-            effect = next(conversation)
-            while True:
-                effect = conversation.send(self._perform(effect, scope))
-        except StopIteration as finished:
-            result: T = finished.value
-            return result
-
-    def _perform(self, effect: Send | Pause, scope: Scope | None) -> Outcome:
-        """Do what a conversation wants; `scope` is where the call can be cancelled from."""
-        if isinstance(effect, Pause):
-            ending = self._closing if scope is None else scope.cancelled
-            if ending.wait(effect.seconds):
-                raise Cancelled(f"{self}: closed while a call waited to be made again")
-            return None
-        try:
-            metadata = self._metadata()
-            if effect.second is not None:
-                return self._race(effect, metadata)
-            method, body = self._method(effect.address, effect), effect.request.body
-            if scope is None:
-                return method(body, timeout=effect.timeout_s, metadata=metadata)
-            call = method.future(body, timeout=effect.timeout_s, metadata=metadata)
-            return scope.wait_for(call)
-        except grpc.RpcError as error:
-            failed = failure(error, effect.asked)
-            if self._is_closed and failed.error.code is grpc.StatusCode.CANCELLED:
-                raise failed.error from error  # not the server's doing: nothing to be retried
-            return failed
-        except grpc.FutureCancelledError as error:
-            raise Cancelled(f"{effect.asked}: given up") from error
-        except LadleError as error:
-            return Failure(error)
-        except ValueError as error:
-            if not self._is_closed:
-                raise
-            # gRPC's own way to tell of a channel that is closed between two calls.
-            raise Cancelled(f"{effect.asked}: the client was closed") from error
-
-    def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
-        return self._calls[address][self._connection()][send.request.method]
-
-    def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
-        """Make a call, and a second one where the first takes long; the first answer counts."""
-        from queue import Empty, SimpleQueue  # here, for the many who never hedge
-
-        assert send.second is not None
-        done: SimpleQueue[grpc.Future[bytes]] = SimpleQueue()
-        started: list[grpc.Future[bytes]] = []
-
-        def start(address: int, timeout_s: float) -> None:
-            call = self._method(address, send).future(
-                send.request.body, timeout=timeout_s, metadata=metadata
-            )
-            started.append(call)
-            call.add_done_callback(done.put)
-
-        after_s = send.second.after_s
-        try:
-            start(send.address, send.timeout_s)
-            try:
-                ended = done.get(timeout=after_s)
-            except Empty:
-                if send.timeout_s > after_s and send.second.allow():
-                    start(send.second.address, send.timeout_s - after_s)
-                ended = done.get()
-            waiting = len(started) - 1
-            while waiting and ended.exception() is not None:
-                ended = done.get()
-                waiting -= 1
-            return ended.result()
-        finally:
-            for call in started:
-                call.cancel()

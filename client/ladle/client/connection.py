@@ -63,7 +63,12 @@ class TLS:
 
 def is_in_fleet(address: str, addresses: Sequence[str]) -> bool:
     """Tell whether there may be several servers, so that the unhealthy can be avoided."""
-    return len(addresses) > 1 or "," in address or address.startswith("dns:")
+    return len(addresses) > 1 or is_several(address)
+
+
+def is_several(address: str) -> bool:
+    """Tell whether an address may stand for several servers; each call then goes to one of them."""
+    return "," in address or address.startswith("dns:")
 
 
 def channel_options(

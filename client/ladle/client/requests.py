@@ -30,6 +30,8 @@ GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 RELOAD_CONFIG = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 LIST_MODELS = "/ladle.v1.ModelRepository/ListModels"
 CHECK_HEALTH = "/grpc.health.v1.Health/Check"
+PREDICT_STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+PREDICT_IN_CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
 METHODS = (
     PREDICT,
     CLASSIFY,
@@ -41,6 +43,7 @@ METHODS = (
     LIST_MODELS,
     CHECK_HEALTH,
 )
+"""Those with one request and one answer."""
 
 Task: TypeAlias = "Literal['classify', 'regress']"
 """What MultiInference runs a signature as."""

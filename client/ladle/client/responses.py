@@ -119,7 +119,7 @@ def reload(answer: bytes) -> None:
     what = "HandleReloadConfigRequest"
     status = _parse(serving_pb.ReloadConfigResponse.FromString, answer, what).status
     if status.error_code:
-        raise from_status(_code(status.error_code), status.error_message, what)
+        raise from_status(code_of(status.error_code), status.error_message, what)
 
 
 def models(answer: bytes) -> tuple[ServedModel, ...]:
@@ -199,6 +199,13 @@ def status(answer: bytes, asked: Servable) -> tuple[VersionStatus, ...]:
     return _versions(response.model_version_status)
 
 
+def code_of(number: int) -> grpc.StatusCode:
+    """Return the status code of this number; UNKNOWN where there is none."""
+    return next(
+        (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
+    )
+
+
 def _classification(
     result: serving_pb.ClassificationResult,
     spec: serving_pb.ModelSpec,
@@ -239,12 +246,6 @@ def _regression(
 def _check_rows(given: int, expected: int, what: str) -> None:
     if given != expected:
         raise InvalidAnswer(f"{what}: expected results of {expected} examples, got {given}")
-
-
-def _code(number: int) -> grpc.StatusCode:
-    return next(
-        (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
-    )
 
 
 def _parse(parse: Callable[[bytes], M], answer: bytes, what: str) -> M:

@@ -1,4 +1,4 @@
-"""Streams of predictions for the client that blocks: pipelined calls behind a window."""
+"""Streams of predictions for the client that blocks: threads behind a window."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from ladle.client.lines import Lines
 from ladle.client.prediction import Prediction
 from ladle.client.window import OnError, Step, Window, result_or_raise
 
@@ -28,7 +29,9 @@ class Cancellable(Protocol):
 class Scope:
     """The calls of one stream, to be given up together. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines | None = None) -> None:
+        self.lines = lines
+        """What carries predictions to servers that take streams."""
         self.cancelled = Event()
         self._calls: set[Cancellable] = set()
         self._lock = Lock()
@@ -40,15 +43,23 @@ class Scope:
             grpc.RpcError: It failed.
             grpc.FutureCancelledError: The scope was cancelled.
         """
-        with self._lock:
-            self._calls.add(call)
+        self.add(call)
         try:
-            if self.cancelled.is_set():  # after it was added, or else `cancel` could miss it
-                call.cancel()
             return call.result()
         finally:
-            with self._lock:
-                self._calls.discard(call)
+            self.discard(call)
+
+    def add(self, call: Cancellable) -> None:
+        """Have a call given up with the others."""
+        with self._lock:
+            self._calls.add(call)
+        if self.cancelled.is_set():  # after it was added, or else `cancel` could miss it
+            call.cancel()
+
+    def discard(self, call: Cancellable) -> None:
+        """Forget a call that has ended."""
+        with self._lock:
+            self._calls.discard(call)
 
     def cancel(self) -> None:
         """Give up all calls under way, and those to come."""
@@ -57,22 +68,25 @@ class Scope:
             calls = [*self._calls]
         for call in calls:
             call.cancel()
+        if self.lines is not None:
+            self.lines.cancel()
 
 
 def stream(
     predict: Callable[[T, Scope], Prediction],
     inputs: Iterable[T],
     *,
+    scope: Scope,
     window: Window[Prediction],
     max_workers: int,
     on_error: OnError | None,
 ) -> Iterator[Prediction]:
     """Yield what `predict` makes of each input, run in `max_workers` threads.
 
-    Inputs are read in the consumer's thread. When it stops early, calls under way are cancelled.
+    Inputs are read in the consumer's thread. When it stops early, what is under way in `scope` is
+    cancelled.
     """
     source = iter(inputs)
-    scope = Scope()
     ended: SimpleQueue[tuple[int, Prediction | Exception]] = SimpleQueue()
 
     def work(index: int, item: T) -> None:
@@ -106,3 +120,5 @@ def stream(
     finally:
         scope.cancel()
         executor.shutdown(wait=True, cancel_futures=True)
+        if scope.lines is not None:
+            scope.lines.join()

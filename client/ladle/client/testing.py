@@ -169,8 +169,10 @@ class _Handler(grpc.GenericRpcHandler):
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         method = handler_call_details.method
+        if method not in requests.METHODS:
+            return None
 
         def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
             try:

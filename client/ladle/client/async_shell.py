@@ -1,0 +1,165 @@
+"""How the client that awaits does so: it sends and pauses as conversations tell it to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from ladle.client import flows, requests
+from ladle.client.base import BaseClient, failure
+from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.connection import ChannelOptions
+from ladle.client.errors import Cancelled, LadleError
+from ladle.client.flows import Flow, Pause
+from ladle.client.prediction import Prediction
+
+if TYPE_CHECKING:
+    from ladle.client.async_lines import AsyncLines, StreamCall
+    from ladle.client.coalescers import AsyncCoalescer
+
+T = TypeVar("T")
+
+
+class AsyncShell(BaseClient):
+    """The channels of a client that awaits, and all that touches them; for one event loop."""
+
+    async def _predict(self, wanted: flows.Wanted, timeout: float | None) -> Prediction:
+        return await self._run(flows.predict(wanted, self._known), timeout)
+
+    def _set_up(self) -> None:
+        self._coalescer: AsyncCoalescer | None = None
+        if self._gather_s:
+            from ladle.client.coalescers import AsyncCoalescer
+
+            self._coalescer = AsyncCoalescer(self._predict, self._gather_s)
+        # A channel belongs to the event loop that it is made in, so they wait for the first call.
+        self._channels: list[list[grpc.aio.Channel]] = []
+
+    def _open(self, address: str, options: ChannelOptions) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options, self._compression)
+        return grpc.aio.secure_channel(address, self._credentials, options, self._compression)
+
+    async def _run(self, flow: Flow[T], timeout: float | None) -> T:
+        return await self._finish(self._conversation(flow, timeout))
+
+    async def _finish(self, conversation: Conversation[T], lines: AsyncLines | None = None) -> T:
+        try:
+            effect = next(conversation)
+            while True:
+                effect = conversation.send(await self._perform(effect, lines))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+
+    async def _perform(self, effect: Send | Pause, lines: AsyncLines | None) -> Outcome:
+        """Do what a conversation wants; `lines` carry the predictions of a stream."""
+        if isinstance(effect, Pause):
+            await asyncio.sleep(effect.seconds)
+            return None
+        if self._is_closed:
+            raise Cancelled(f"{effect.asked}: the client was closed")
+        outcome = await self._attempt(effect, lines)
+        if isinstance(outcome, Failure) and outcome.error.code is grpc.StatusCode.CANCELLED:
+            self._raise_if_closed(outcome.error)  # then it was not the server's doing
+        return outcome
+
+    def _raise_if_closed(self, error: LadleError) -> None:
+        if self._is_closed:
+            raise error
+
+    async def _attempt(self, send: Send, lines: AsyncLines | None) -> Outcome:
+        try:
+            if lines is not None and send.may_stream:
+                began = time.monotonic()
+                outcome = await lines.ask(send)
+                if outcome is not None:
+                    return outcome
+                send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
+            metadata = self._metadata()
+        except LadleError as error:
+            return Failure(error)
+        if send.second is not None:
+            return await self._race(send, metadata)
+        return await self._send(send, send.address, send.timeout_s, metadata)
+
+    async def _send(
+        self, send: Send, address: int, timeout_s: float, metadata: tuple[tuple[str, str], ...]
+    ) -> Outcome:
+        call = self._method(address, send.request.method)(
+            send.request.body, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata)
+        )
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            return failure(error, send.asked)
+        except asyncio.CancelledError:
+            # gRPC tells so too of a channel that was closed, when nobody cancelled this task.
+            if self._is_closed and call.cancelled() and not _is_being_cancelled():
+                raise Cancelled(f"{send.asked}: the client was closed") from None
+            raise
+
+    async def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
+        """Make a call, and a second one where the first takes long; the first answer counts."""
+        assert send.second is not None
+        after_s = send.second.after_s
+        first = asyncio.ensure_future(self._send(send, send.address, send.timeout_s, metadata))
+        running = {first}
+        try:
+            await asyncio.wait(running, timeout=after_s)
+            if not first.done() and send.timeout_s > after_s and send.second.allow():
+                left_s = send.timeout_s - after_s
+                second = self._send(send, send.second.address, left_s, metadata)
+                running.add(asyncio.ensure_future(second))
+            while True:
+                done, running = await asyncio.wait(running, return_when="FIRST_COMPLETED")
+                for task in done:
+                    outcome = task.result()
+                    if isinstance(outcome, bytes) or not running:
+                        return outcome
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _lines(self) -> AsyncLines:
+        """Return what carries a stream's predictions, to the servers that take streams."""
+        from ladle.client.async_lines import AsyncLines
+
+        def open_call(address: int) -> StreamCall:
+            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+            method = self._channel(address).stream_stream(requests.PREDICT_STREAM)
+            return method(metadata=grpc.aio.Metadata(*self._metadata()))
+
+        return AsyncLines(open_call, self._unary_only)
+
+    def _method(self, address: int, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        call = self._channel(address).unary_unary(method)
+        return call
+
+    def _channel(self, address: int) -> grpc.aio.Channel:
+        if not self._channels:
+            self._channels = [
+                [self._open(address, options) for _ in range(self._connections)]
+                for address, options in zip(
+                    self._fleet.addresses, self._channel_options, strict=True
+                )
+            ]
+        return self._channels[address][self._connection()]
+
+    async def _cut(self) -> None:
+        """Close the channels; calls that are under way fail as cancelled."""
+        self._is_closed = True
+        for channels in self._channels:
+            for channel in channels:
+                await channel.close()
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    cancelling = getattr(task, "cancelling", None)  # since Python 3.11
+    return cancelling is not None and cancelling() > 0

@@ -1,0 +1,171 @@
+"""How the client that blocks waits: it sends and pauses as conversations tell it to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from threading import Event
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from ladle.client import flows, requests
+from ladle.client.base import BaseClient, failure
+from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.connection import ChannelOptions
+from ladle.client.errors import Cancelled, LadleError
+from ladle.client.flows import Flow, Pause
+from ladle.client.prediction import Prediction
+
+if TYPE_CHECKING:
+    from ladle.client.coalescers import Coalescer
+    from ladle.client.lines import Lines
+    from ladle.client.streams import Scope
+
+T = TypeVar("T")
+
+
+class Shell(BaseClient):
+    """The channels of a client that blocks, and all that touches them. Thread-safe."""
+
+    def _predict(self, wanted: flows.Wanted, timeout: float | None) -> Prediction:
+        return self._run(flows.predict(wanted, self._known), timeout)
+
+    def _set_up(self) -> None:
+        self._coalescer: Coalescer | None = None
+        if self._gather_s:
+            from ladle.client.coalescers import Coalescer
+
+            self._coalescer = Coalescer(self._predict, self._gather_s)
+        self._closing = Event()
+        self._channels = [
+            [self._open(address, options) for _ in range(self._connections)]
+            for address, options in zip(self._fleet.addresses, self._channel_options, strict=True)
+        ]
+        # Without serialisers, bytes go in and come out as they are.
+        self._calls: list[list[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]]] = [
+            [{method: channel.unary_unary(method) for method in requests.METHODS} for channel in to]
+            for to in self._channels
+        ]
+
+    def _cut(self) -> None:
+        """Close the channels; calls that are under way fail as cancelled."""
+        self._is_closed = True
+        self._closing.set()
+        for channels in self._channels:
+            for channel in channels:
+                channel.close()
+
+    def _open(self, address: str, options: ChannelOptions) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(address, options, self._compression)
+        return grpc.secure_channel(address, self._credentials, options, self._compression)
+
+    def _run(self, flow: Flow[T], timeout: float | None) -> T:
+        return self._finish(self._conversation(flow, timeout))
+
+    def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
+        try:
+            effect = next(conversation)
+            while True:
+                effect = conversation.send(self._perform(effect, scope))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+
+    def _perform(self, effect: Send | Pause, scope: Scope | None) -> Outcome:
+        """Do what a conversation wants; `scope` is where the call can be cancelled from."""
+        if isinstance(effect, Pause):
+            ending = self._closing if scope is None else scope.cancelled
+            if ending.wait(effect.seconds):
+                raise Cancelled(f"{self}: closed while a call waited to be made again")
+            return None
+        outcome = self._send(effect, scope)
+        if isinstance(outcome, Failure) and outcome.error.code is grpc.StatusCode.CANCELLED:
+            if self._is_closed:  # not the server's doing: nothing to be retried
+                raise outcome.error
+            if scope is not None and scope.cancelled.is_set():
+                raise Cancelled(f"{effect.asked}: given up") from outcome.error
+        return outcome
+
+    def _send(self, send: Send, scope: Scope | None) -> Outcome:
+        try:
+            if scope is not None and scope.lines is not None and send.may_stream:
+                began = time.monotonic()
+                outcome = scope.lines.ask(send)
+                if outcome is not None:
+                    return outcome
+                send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
+            metadata = self._metadata()
+            if send.second is not None:
+                return self._race(send, metadata, scope)
+            method, body = self._method(send.address, send), send.request.body
+            if scope is None:
+                return method(body, timeout=send.timeout_s, metadata=metadata)
+            call = method.future(body, timeout=send.timeout_s, metadata=metadata)
+            return scope.wait_for(call)
+        except grpc.RpcError as error:
+            return failure(error, send.asked)
+        except grpc.FutureCancelledError as error:
+            raise Cancelled(f"{send.asked}: given up") from error
+        except LadleError as error:
+            return Failure(error)
+        except ValueError as error:
+            if not self._is_closed:
+                raise
+            # gRPC's own way to tell of a channel that is closed between two calls.
+            raise Cancelled(f"{send.asked}: the client was closed") from error
+
+    def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        return self._calls[address][self._connection()][send.request.method]
+
+    def _lines(self) -> Lines:
+        """Return what carries a stream's predictions, to the servers that take streams."""
+        from ladle.client.lines import Lines, StreamCall
+
+        def open_call(address: int, outbox: Iterator[bytes]) -> StreamCall:
+            channel = self._channels[address][self._connection()]
+            method: grpc.StreamStreamMultiCallable[bytes, bytes]
+            method = channel.stream_stream(requests.PREDICT_STREAM)
+            return method(outbox, metadata=self._metadata())
+
+        return Lines(open_call, failure, self._unary_only)
+
+    def _race(
+        self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope | None
+    ) -> Outcome:
+        """Make a call, and a second one where the first takes long; the first answer counts."""
+        from queue import Empty, SimpleQueue  # here, for the many who never hedge
+
+        assert send.second is not None
+        done: SimpleQueue[grpc.Future[bytes]] = SimpleQueue()
+        started: list[grpc.Future[bytes]] = []
+
+        def start(address: int, timeout_s: float) -> None:
+            call = self._method(address, send).future(
+                send.request.body, timeout=timeout_s, metadata=metadata
+            )
+            started.append(call)
+            if scope is not None:
+                scope.add(call)
+            call.add_done_callback(done.put)
+
+        after_s = send.second.after_s
+        try:
+            start(send.address, send.timeout_s)
+            try:
+                ended = done.get(timeout=after_s)
+            except Empty:
+                if send.timeout_s > after_s and send.second.allow():
+                    start(send.second.address, send.timeout_s - after_s)
+                ended = done.get()
+            waiting = len(started) - 1
+            while waiting and ended.exception() is not None:
+                ended = done.get()
+                waiting -= 1
+            return ended.result()
+        finally:
+            for call in started:
+                call.cancel()
+                if scope is not None:
+                    scope.discard(call)

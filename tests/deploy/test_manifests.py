@@ -1,0 +1,167 @@
+"""Kubernetes, KServe and Compose files against their schemas, and against the server's flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from ladle.server import Config
+from ladle.server.flags import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+# The oldest one with gRPC probes that needed no feature gate, and the newest one that is known.
+VERSIONS = ("1.27", kubernetes_validate.latest_version())
+# What a serving runtime may have, by KServe's definition of it (v1alpha1.ServingRuntimeSpec), as
+# far as it is used or near to what is used. Its containers are Kubernetes's own.
+SERVING_RUNTIME = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "serving.kserve.io/v1alpha1"},
+        "kind": {"const": "ServingRuntime"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["supportedModelFormats", "containers"],
+            "properties": {
+                "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                "supportedModelFormats": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["name"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "version": {"type": "string"},
+                            "autoSelect": {"type": "boolean"},
+                            "priority": {"type": "integer", "minimum": 1},
+                        },
+                    },
+                },
+                "protocolVersions": {
+                    "type": "array",
+                    "items": {"enum": ["v1", "v2", "grpc-v1", "grpc-v2"]},
+                },
+                "multiModel": {"type": "boolean"},
+                "disabled": {"type": "boolean"},
+                "replicas": {"type": "integer", "minimum": 0},
+                "containers": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                "volumes": {"type": "array", "items": {"type": "object"}},
+                "imagePullSecrets": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    },
+}
+
+
+def loaded(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def config_of(*arguments: str) -> Config:
+    """What the server makes of the arguments, as the image passes them."""
+    first = ("--model_base_path=/models/model",)
+    return Config(**vars(parser("ladle serve").parse_args([*first, *arguments])))
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Any:
+    return loaded(DEPLOY / "kubernetes" / "deployment.yaml")
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Any:
+    return loaded(DEPLOY / "kserve" / "serving-runtime.yaml")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_kubernetes_takes_the_manifests(path: Path, version: str) -> None:
+    kubernetes_validate.validate(loaded(path), version, strict=True)
+
+
+def test_the_schemas_find_mistakes(deployment: Any) -> None:
+    probe = deployment["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
+    probe["grcp"] = probe.pop("grpc")
+    try:
+        with pytest.raises(kubernetes_validate.ValidationError, match="grcp"):
+            kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+    finally:
+        probe["grpc"] = probe.pop("grcp")
+
+
+def test_kserve_takes_the_runtime(runtime: Any) -> None:
+    jsonschema.validate(runtime, SERVING_RUNTIME)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "as-kserve-makes-it"},
+        "spec": {"containers": runtime["spec"]["containers"]},
+    }
+    kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+
+
+def test_the_runtime_listens_where_kserve_calls(runtime: Any) -> None:
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    config = config_of(*(arg.replace("{{.Name}}", "m") for arg in container["args"]))
+    assert (config.port, config.rest_api_port) == (9000, 8080)
+    assert str(config.base_path) == "/mnt/models"
+    assert container["ports"] == [{"containerPort": 8080, "protocol": "TCP"}]
+    assert container["readinessProbe"]["grpc"]["port"] == config.port
+    # Kubernetes kills after 30 s where nobody says otherwise, and KServe doesn't.
+    assert config.drain_grace_seconds < 29
+
+
+def test_a_pod_is_given_the_time_that_its_server_takes_to_drain(deployment: Any) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    drain_s = config_of(*container["args"]).drain_grace_seconds
+    assert pod["terminationGracePeriodSeconds"] > drain_s + 5
+    liveness = container["livenessProbe"]
+    killed_after_s = liveness["periodSeconds"] * liveness["failureThreshold"]
+    assert killed_after_s > pod["terminationGracePeriodSeconds"]
+    readiness = container["readinessProbe"]
+    # A drain takes requests for a third of its time, 5 s at most: by then nobody should send any.
+    assert readiness["periodSeconds"] * readiness["failureThreshold"] <= min(5, drain_s / 3)
+
+
+def test_probes_ask_what_the_server_answers(deployment: Any) -> None:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"grpc": 8500, "http": 8501}
+    probes = [container[f"{kind}Probe"]["grpc"] for kind in ("startup", "readiness", "liveness")]
+    assert [probe["port"] for probe in probes] == [ports["grpc"]] * 3
+    # The whole serves while a model does, ModelService as long as the process answers.
+    assert [probe.get("service", "") for probe in probes] == ["", "", "ModelService"]
+
+
+def test_the_service_names_every_pod(deployment: Any) -> None:
+    service = loaded(DEPLOY / "kubernetes" / "service.yaml")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert {p["targetPort"] for p in service["spec"]["ports"]} == {"grpc", "http"}
+
+
+def test_compose_starts_the_image_and_watches_it() -> None:
+    compose = loaded(ROOT / "compose.yaml")
+    server, prometheus = compose["services"]["ladle"], compose["services"]["prometheus"]
+    drain_s = config_of(*server["command"]).drain_grace_seconds
+    assert float(server["stop_grace_period"].removesuffix("s")) > drain_s + 5
+    assert server["volumes"] == ["./models:/models:ro"]
+    assert all(port.startswith("127.0.0.1:") for port in server["ports"])
+    scrape = loaded(DEPLOY / "prometheus.yml")["scrape_configs"][0]
+    assert scrape["static_configs"] == [{"targets": ["ladle:8501"]}]
+    assert prometheus["volumes"] == ["./deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro"]

@@ -20,6 +20,7 @@ from ladle.protos import dtypes, ladle_pb, tensors
 from ladle.protos.health_pb import HealthCheckResponse
 from ladle.protos.ladle_pb import (
     ListModelsResponse,
+    PredictChunk,
     PredictStreamRequest,
     PredictStreamResponse,
     StreamStart,
@@ -158,6 +159,8 @@ class FakeServing:
         """Whether PredictStream is served, as by ladle."""
         self.streams = 0
         """How many streams have begun."""
+        self.chunk_rows: int | None = None
+        """How many rows PredictInChunks puts into each message; None where it is not served."""
 
     def answer(self, method: str, body: bytes) -> bytes:
         """Return the response, or raise Refused."""
@@ -205,6 +208,19 @@ class FakeServing:
         for alias, array in version.run(arrays).items():
             response.outputs[alias].CopyFrom(tensors.to_proto(array))
         return response
+
+    def chunks(self, request: PredictRequest) -> Iterator[PredictChunk]:
+        whole = self.predict(request)
+        arrays = {name: tensors.to_array(tensor) for name, tensor in whole.outputs.items()}
+        total = len(next(iter(arrays.values())))
+        assert self.chunk_rows
+        for start in range(0, total, self.chunk_rows):
+            chunk = PredictChunk(first_row=start, total_rows=total)
+            chunk.response.model_spec.CopyFrom(whole.model_spec)
+            for name, array in arrays.items():
+                part = tensors.to_proto(array[start : start + self.chunk_rows])
+                chunk.response.outputs[name].CopyFrom(part)
+            yield chunk
 
     def metadata(self, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
         self.metadata_asked.append(request)
@@ -334,6 +350,8 @@ class Handler(grpc.GenericRpcHandler):
         method = handler_call_details.method
         if method == requests.PREDICT_STREAM and self._server.has_streams:
             return grpc.stream_stream_rpc_method_handler(self._stream)
+        if method == requests.PREDICT_IN_CHUNKS and self._server.chunk_rows is not None:
+            return grpc.unary_stream_rpc_method_handler(self._chunks)
         if method not in requests.METHODS:
             return None
 
@@ -349,6 +367,13 @@ class Handler(grpc.GenericRpcHandler):
                 context.abort(refused.code, refused.details)
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _chunks(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        try:
+            chunks = self._server.chunks(PredictRequest.FromString(body))
+            yield from (chunk.SerializeToString() for chunk in chunks)
+        except Refused as refused:
+            context.abort(refused.code, refused.details)
 
     def _stream(self, sent: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Answer requests as they are ready, each from a thread of its own."""

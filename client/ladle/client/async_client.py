@@ -63,20 +63,36 @@ class AsyncClient(AsyncShell):
 
         requests.servable(model, version, label)  # mistaken ones are told at once
 
-        lines = self._lines()
+        scope = async_streams.Scope(self._lines())
 
         async def predict(given: Inputs) -> Prediction:
             wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
             flow = flows.predict(wanted, self._known)
-            return await self._finish(self._conversation(flow, timeout, patient=True), lines)
+            return await self._finish(self._conversation(flow, timeout, patient=True), scope)
 
         return async_streams.stream(
             predict,
             inputs,
-            lines=lines,
+            scope=scope,
             window=Window(window, ordered=ordered),
             on_error=on_error,
         )
+
+    def predict_chunks(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+        normalize: Normalize = "auto",
+    ) -> AsyncIterator[Prediction]:
+        """As `Client.predict_chunks`; an async iterator."""
+        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
+        return self._in_chunks(wanted, self._timeout_s(timeout))
 
     async def classify(
         self,

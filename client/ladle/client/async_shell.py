@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -12,12 +14,13 @@ from ladle.client import flows, requests
 from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
-from ladle.client.errors import Cancelled, LadleError
+from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.flows import Flow, Pause
 from ladle.client.prediction import Prediction
 
 if TYPE_CHECKING:
     from ladle.client.async_lines import AsyncLines, StreamCall
+    from ladle.client.async_streams import Scope
     from ladle.client.coalescers import AsyncCoalescer
 
 T = TypeVar("T")
@@ -46,23 +49,23 @@ class AsyncShell(BaseClient):
     async def _run(self, flow: Flow[T], timeout: float | None) -> T:
         return await self._finish(self._conversation(flow, timeout))
 
-    async def _finish(self, conversation: Conversation[T], lines: AsyncLines | None = None) -> T:
+    async def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
         try:
             effect = next(conversation)
             while True:
-                effect = conversation.send(await self._perform(effect, lines))
+                effect = conversation.send(await self._perform(effect, scope))
         except StopIteration as finished:
             result: T = finished.value
             return result
 
-    async def _perform(self, effect: Send | Pause, lines: AsyncLines | None) -> Outcome:
-        """Do what a conversation wants; `lines` carry the predictions of a stream."""
+    async def _perform(self, effect: Send | Pause, scope: Scope | None) -> Outcome:
+        """Do what a conversation wants; `scope` is what its calls share."""
         if isinstance(effect, Pause):
             await asyncio.sleep(effect.seconds)
             return None
         if self._is_closed:
             raise Cancelled(f"{effect.asked}: the client was closed")
-        outcome = await self._attempt(effect, lines)
+        outcome = await self._attempt(effect, scope)
         if isinstance(outcome, Failure) and outcome.error.code is grpc.StatusCode.CANCELLED:
             self._raise_if_closed(outcome.error)  # then it was not the server's doing
         return outcome
@@ -71,17 +74,20 @@ class AsyncShell(BaseClient):
         if self._is_closed:
             raise error
 
-    async def _attempt(self, send: Send, lines: AsyncLines | None) -> Outcome:
+    async def _attempt(self, send: Send, scope: Scope | None) -> Outcome:
         try:
-            if lines is not None and send.may_stream:
+            if scope is not None and scope.lines is not None and send.may_stream:
                 began = time.monotonic()
-                outcome = await lines.ask(send)
+                outcome = await scope.lines.ask(send)
                 if outcome is not None:
                     return outcome
                 send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
             metadata = self._metadata()
         except LadleError as error:
             return Failure(error)
+        if send.request.method == requests.PREDICT_IN_CHUNKS:
+            assert scope is not None  # nothing else could take the other chunks
+            return await self._first_chunk(send, metadata, scope)
         if send.second is not None:
             return await self._race(send, metadata)
         return await self._send(send, send.address, send.timeout_s, metadata)
@@ -97,10 +103,69 @@ class AsyncShell(BaseClient):
         except grpc.aio.AioRpcError as error:
             return failure(error, send.asked)
         except asyncio.CancelledError:
-            # gRPC tells so too of a channel that was closed, when nobody cancelled this task.
-            if self._is_closed and call.cancelled() and not _is_being_cancelled():
-                raise Cancelled(f"{send.asked}: the client was closed") from None
+            self._raise_if_cut(call, send.asked)
             raise
+
+    def _raise_if_cut(self, call: grpc.aio.Call, asked: str) -> None:
+        """Raise Cancelled where gRPC says so of a closed channel, and not of this task."""
+        if self._is_closed and call.cancelled() and not _is_being_cancelled():
+            raise Cancelled(f"{asked}: the client was closed") from None
+
+    async def _first_chunk(
+        self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope
+    ) -> Outcome:
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+        method = self._channel(send.address).unary_stream(requests.PREDICT_IN_CHUNKS)
+        call = method(
+            send.request.body, timeout=send.timeout_s, metadata=grpc.aio.Metadata(*metadata)
+        )
+        try:
+            return await scope.first_chunk(call)
+        except grpc.aio.AioRpcError as error:
+            return failure(error, send.asked)
+        except LadleError as error:
+            return Failure(error)
+        except asyncio.CancelledError:
+            self._raise_if_cut(call, send.asked)
+            raise
+
+    async def _in_chunks(self, wanted: flows.Wanted, timeout_s: float) -> AsyncIterator[Prediction]:
+        """Yield a prediction's rows as the server sends them, or as it answers for some of them."""
+        from ladle.client.async_streams import Scope
+        from ladle.client.chunking import Chunks, next_part, parts
+
+        deadline = self._now() + timeout_s
+        if self._serves_chunks:
+            scope, chunks = Scope(), Chunks(wanted.asked)
+            flow = flows.predict(replace(wanted, in_chunks=True), self._known, chunks.start)
+            try:
+                prediction = await self._finish(self._conversation(flow, timeout_s), scope)
+                yield prediction
+                assert scope.chunks is not None
+                async for message in scope.chunks:
+                    yield replace(prediction, outputs=chunks.read(message).outputs)
+                chunks.end()
+                return
+            except Unimplemented:
+                self._serves_chunks = False
+            except grpc.aio.AioRpcError as error:
+                raise failure(error, chunks.what).error from error
+            except asyncio.CancelledError:
+                if scope.chunks is not None:
+                    self._raise_if_cut(scope.chunks, chunks.what)
+                raise
+            finally:
+                await scope.close()
+        metadata = await self._run(flows.learn(wanted.asked, self._known), timeout_s)
+        asked = parts(wanted, metadata)
+        outcome: Prediction | MessageTooLarge | None = None
+        while (part := next_part(asked, outcome)) is not None:
+            try:
+                outcome = await self._predict(part, self._left_s(deadline, wanted.asked))
+            except MessageTooLarge as error:
+                outcome = error
+            else:
+                yield outcome
 
     async def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
         """Make a call, and a second one where the first takes long; the first answer counts."""

@@ -5,28 +5,64 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
 
 from ladle.client.async_lines import AsyncLines
+from ladle.client.errors import Unavailable
 from ladle.client.prediction import Prediction
 from ladle.client.window import OnError, Step, Window, result_or_raise
 
 T = TypeVar("T")
 
+ChunkCall: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
+
 _END = object()
+
+
+class Scope:
+    """What a stream, or an answer in chunks, keeps open."""
+
+    def __init__(self, lines: AsyncLines | None = None) -> None:
+        self.lines = lines
+        """What carries predictions to servers that take streams."""
+        self.chunks: ChunkCall | None = None
+        """The answer in chunks that was asked for last."""
+
+    async def first_chunk(self, call: ChunkCall) -> bytes:
+        """Return the first message of an answer in chunks, and keep the call for the rest.
+
+        Raises:
+            grpc.aio.AioRpcError: It failed.
+            Unavailable: It ended without any.
+        """
+        if self.chunks is not None:
+            self.chunks.cancel()  # asked anew, with inputs prepared otherwise
+        self.chunks = call
+        async for message in call:
+            return message
+        raise Unavailable("the server ended the answer before its first row")
+
+    async def close(self) -> None:
+        """End what is open."""
+        if self.lines is not None:
+            await self.lines.close()
+        if self.chunks is not None:
+            self.chunks.cancel()
 
 
 async def stream(
     predict: Callable[[T], Awaitable[Prediction]],
     inputs: Iterable[T] | AsyncIterable[T],
     *,
-    lines: AsyncLines,
+    scope: Scope,
     window: Window[Prediction],
     on_error: OnError | None,
 ) -> AsyncIterator[Prediction]:
     """Yield what `predict` makes of each input, run in tasks.
 
-    When the consumer stops early, tasks under way are cancelled.
+    When the consumer stops early, tasks under way and calls in `scope` are cancelled.
     """
     read = _reader(inputs)
     under_way: set[asyncio.Task[tuple[int, Prediction | Exception]]] = set()
@@ -67,7 +103,7 @@ async def stream(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await lines.close()
+        await scope.close()
 
 
 class _Failed:

@@ -14,7 +14,7 @@ from ladle.client import calls, flows, requests, tracing
 from ladle.client.cache import MetadataCache
 from ladle.client.connection import TLS, BearerToken, ChannelOptions, Token, is_in_fleet, is_several
 from ladle.client.connection import channel_options as options_of
-from ladle.client.errors import from_rpc_error
+from ladle.client.errors import DeadlineExceeded, from_rpc_error
 from ladle.client.examples import Examples, Features
 from ladle.client.fleet import Fleet
 from ladle.client.flows import Flow
@@ -104,6 +104,7 @@ class BaseClient:
         self._known = MetadataCache()
         self._is_closed = False
         self._unary_only = {index for index, address in enumerate(addresses) if is_several(address)}
+        self._serves_chunks = True
         self._now = time.monotonic
         self._token = None if token is None else BearerToken(token)
         self._gather_s = coalesce_ms / 1000
@@ -144,6 +145,12 @@ class BaseClient:
 
     def _timeout_s(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
+
+    def _left_s(self, deadline: float, what: object) -> float:
+        left_s = deadline - self._now()
+        if left_s <= 0:
+            raise DeadlineExceeded(f"{what}: the timeout passed before all of it was there")
+        return left_s
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         token = () if self._token is None else self._token.metadata()

@@ -133,6 +133,34 @@ class Client(Shell):
             on_error=on_error,
         )
 
+    def predict_chunks(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+        normalize: Normalize = "auto",
+    ) -> Iterator[Prediction]:
+        """Predict as `predict`, and yield the outputs in parts of their rows, one after the other.
+
+        For an answer that would be too large as one, or that need not be in memory as a whole. A
+        ladle server runs the model once and sends parts of about 4 MB. Another server is asked for
+        some rows at a time, all of one version, as many as make such a part; that takes a signature
+        whose inputs and outputs all have an open first dimension, and else there is one part.
+
+        `timeout` is for all of it, the time that the consumer takes included. A part that doesn't
+        come ends the iteration with its error: nothing is asked for twice once rows were yielded.
+
+        Raises:
+            LadleError: As `predict`; InvalidAnswer where parts don't fit together.
+        """
+        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
+        return self._in_chunks(wanted, self._timeout_s(timeout))
+
     def classify(
         self,
         model: str,

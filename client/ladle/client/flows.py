@@ -7,7 +7,7 @@ it decides how to wait, so that a client that blocks and one that awaits share a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -60,6 +60,8 @@ class Wanted:
     outputs: tuple[str, ...] = ()
     """Empty for all."""
     normalize: inputs.Normalize = "auto"
+    in_chunks: bool = False
+    """Whether the answer is to come in as many messages as it takes."""
     max_bytes: int = requests.MAX_MESSAGE_BYTES
 
     def plan(self, metadata: ModelMetadata) -> inputs.Plan:
@@ -70,13 +72,14 @@ class Wanted:
 
     def request(self, plan: inputs.Plan) -> Request:
         """Return the call with the inputs prepared so."""
-        return requests.predict(
+        request = requests.predict(
             self.asked,
             inputs.carry_out(plan, self.given),
             signature=plan.signature,
             outputs=self.outputs,
             max_bytes=self.max_bytes,
         )
+        return request._replace(method=requests.PREDICT_IN_CHUNKS) if self.in_chunks else request
 
 
 def metadata(asked: Servable) -> Flow[ModelMetadata]:
@@ -194,8 +197,14 @@ def _not_ready(asked: Servable | None) -> Flow[str | None]:
         return None
 
 
-def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
+def predict(
+    wanted: Wanted,
+    known: MetadataCache,
+    read: Callable[[bytes, Servable], responses.Predicted] = responses.predict,
+) -> Flow[Prediction]:
     """Prepare the inputs as the version that answers wants them, and ask for a prediction.
+
+    `read` reads an answer; of one in chunks that is the first, and its rows are what is returned.
 
     Which version answers is only known when it has. If it is not the one whose metadata was used,
     and would have had the inputs prepared in another way, they are prepared and sent again. And
@@ -212,7 +221,7 @@ def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
             plan = wanted.plan(metadata)
             if plan != sent:
                 answer = yield wanted.request(plan)
-                predicted = responses.predict(answer, asked)
+                predicted = read(answer, asked)
                 sent = plan
         except (InvalidInput, FailedPrecondition):
             if is_fresh:
@@ -236,6 +245,11 @@ def predict(wanted: Wanted, known: MetadataCache) -> Flow[Prediction]:
         f"{asked}: its version kept changing: {MAX_ROUNDS} times another one answered than the one "
         "that the inputs were prepared for"
     )
+
+
+def learn(asked: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+    """Return the metadata of a servable, asking for it where it is not known."""
+    return known.find(asked) or (yield from _learn(asked, known))
 
 
 def _learn(asked: Servable, known: MetadataCache) -> Flow[ModelMetadata]:

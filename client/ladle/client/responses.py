@@ -52,14 +52,28 @@ def predict(answer: bytes, asked: Servable) -> Predicted:
     Raises:
         InvalidAnswer: It is no PredictResponse, or one of its tensors can't be read.
     """
-    response = _parse(serving_pb.PredictResponse.FromString, answer, f"Predict of {asked}")
-    outputs = {}
-    for name, tensor in response.outputs.items():
-        try:
-            outputs[name] = tensors.to_array(tensor)
-        except tensors.TensorError as error:
-            raise InvalidAnswer(f'Predict of {asked}: output "{name}": {error}') from error
-    return Predicted(outputs, _version(response.model_spec), response.model_spec.signature_name)
+    what = f"Predict of {asked}"
+    return _predicted(_parse(serving_pb.PredictResponse.FromString, answer, what), what)
+
+
+class Chunk(NamedTuple):
+    """Some rows of what a PredictInChunks call is answered."""
+
+    predicted: Predicted
+    first_row: int
+    total_rows: int
+    """0 where the outputs have no rows in common; then there is one chunk."""
+
+
+def chunk(answer: bytes, asked: Servable) -> Chunk:
+    """Read one message of the answer to a PredictInChunks call.
+
+    Raises:
+        InvalidAnswer: It is no PredictChunk, or one of its tensors can't be read.
+    """
+    what = f"PredictInChunks of {asked}"
+    read = _parse(ladle_pb.PredictChunk.FromString, answer, what)
+    return Chunk(_predicted(read.response, what), read.first_row, read.total_rows)
 
 
 def classify(answer: bytes, asked: Servable, signature: str, rows: int) -> Classification:
@@ -204,6 +218,16 @@ def code_of(number: int) -> grpc.StatusCode:
     return next(
         (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
     )
+
+
+def _predicted(response: serving_pb.PredictResponse, what: str) -> Predicted:
+    outputs = {}
+    for name, tensor in response.outputs.items():
+        try:
+            outputs[name] = tensors.to_array(tensor)
+        except tensors.TensorError as error:
+            raise InvalidAnswer(f'{what}: output "{name}": {error}') from error
+    return Predicted(outputs, _version(response.model_spec), response.model_spec.signature_name)
 
 
 def _classification(

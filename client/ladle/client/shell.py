@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,13 +14,13 @@ from ladle.client import flows, requests
 from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
-from ladle.client.errors import Cancelled, LadleError
+from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.flows import Flow, Pause
 from ladle.client.prediction import Prediction
 
 if TYPE_CHECKING:
     from ladle.client.coalescers import Coalescer
-    from ladle.client.lines import Lines
+    from ladle.client.lines import Lines, StreamCall
     from ladle.client.streams import Scope
 
 T = TypeVar("T")
@@ -99,6 +100,9 @@ class Shell(BaseClient):
             metadata = self._metadata()
             if send.second is not None:
                 return self._race(send, metadata, scope)
+            if send.request.method == requests.PREDICT_IN_CHUNKS:
+                assert scope is not None  # nothing else could take the other chunks
+                return scope.first_chunk(self._chunk_call(send, metadata))
             method, body = self._method(send.address, send), send.request.body
             if scope is None:
                 return method(body, timeout=send.timeout_s, metadata=metadata)
@@ -121,7 +125,7 @@ class Shell(BaseClient):
 
     def _lines(self) -> Lines:
         """Return what carries a stream's predictions, to the servers that take streams."""
-        from ladle.client.lines import Lines, StreamCall
+        from ladle.client.lines import Lines
 
         def open_call(address: int, outbox: Iterator[bytes]) -> StreamCall:
             channel = self._channels[address][self._connection()]
@@ -130,6 +134,46 @@ class Shell(BaseClient):
             return method(outbox, metadata=self._metadata())
 
         return Lines(open_call, failure, self._unary_only)
+
+    def _chunk_call(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> StreamCall:
+        channel = self._channels[send.address][self._connection()]
+        method: grpc.UnaryStreamMultiCallable[bytes, bytes]
+        method = channel.unary_stream(requests.PREDICT_IN_CHUNKS)
+        return method(send.request.body, timeout=send.timeout_s, metadata=metadata)
+
+    def _in_chunks(self, wanted: flows.Wanted, timeout_s: float) -> Iterator[Prediction]:
+        """Yield a prediction's rows as the server sends them, or as it answers for some of them."""
+        from ladle.client.chunking import Chunks, next_part, parts
+        from ladle.client.streams import Scope
+
+        deadline = self._now() + timeout_s
+        if self._serves_chunks:
+            scope, chunks = Scope(), Chunks(wanted.asked)
+            flow = flows.predict(replace(wanted, in_chunks=True), self._known, chunks.start)
+            try:
+                prediction = self._finish(self._conversation(flow, timeout_s), scope)
+                yield prediction
+                assert scope.chunks is not None
+                for message in scope.chunks:
+                    yield replace(prediction, outputs=chunks.read(message).outputs)
+                chunks.end()
+                return
+            except Unimplemented:
+                self._serves_chunks = False
+            except grpc.RpcError as error:
+                raise failure(error, chunks.what).error from error
+            finally:
+                scope.cancel()
+        metadata = self._run(flows.learn(wanted.asked, self._known), timeout_s)
+        asked = parts(wanted, metadata)
+        outcome: Prediction | MessageTooLarge | None = None
+        while (part := next_part(asked, outcome)) is not None:
+            try:
+                outcome = self._predict(part, self._left_s(deadline, wanted.asked))
+            except MessageTooLarge as error:
+                outcome = error
+            else:
+                yield outcome
 
     def _race(
         self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope | None

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from ladle.client.lines import Lines
+from ladle.client.errors import Unavailable
+from ladle.client.lines import Lines, StreamCall
 from ladle.client.prediction import Prediction
 from ladle.client.window import OnError, Step, Window, result_or_raise
 
@@ -33,8 +34,25 @@ class Scope:
         self.lines = lines
         """What carries predictions to servers that take streams."""
         self.cancelled = Event()
+        self.chunks: StreamCall | None = None
+        """The answer in chunks that was asked for last."""
         self._calls: set[Cancellable] = set()
         self._lock = Lock()
+
+    def first_chunk(self, call: StreamCall) -> bytes:
+        """Return the first message of an answer in chunks, and keep the call for the rest.
+
+        Raises:
+            grpc.RpcError: It failed.
+            Unavailable: It ended without any.
+        """
+        if self.chunks is not None:
+            self.chunks.cancel()  # asked anew, with inputs prepared otherwise
+        self.chunks = call
+        self.add(call)
+        for message in call:
+            return message
+        raise Unavailable("the server ended the answer before its first row")
 
     def wait_for(self, call: grpc.Future[bytes]) -> bytes:
         """Return a call's answer, or raise as the call does.

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -116,7 +117,8 @@ class Server:
             Path(config.auth_tokens_file), lambda tokens: self._access.replace(tokens)
         )
         self._access = self._read_access()
-        served = methods(
+        served = partial(
+            methods,
             self._manager,
             self._models,
             tensor_content=config.enable_serialization_as_tensor_content,
@@ -125,7 +127,7 @@ class Server:
             observer=observer,
         )
         self._transport = GrpcioTransport(
-            served,
+            served(),
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
             max_threads=config.grpc_max_threads,
@@ -134,7 +136,7 @@ class Server:
             credentials=_credentials(config),
             gate=gate(self._access),
         )
-        self._http = self._http_server(served)
+        self._http = self._http_server(served(entrypoint="REST"))
         readiness = Readiness(
             self._manager, lambda: self._models.models.keys(), self._transport.health.set
         )

@@ -36,6 +36,7 @@ def methods(
     check_method_names: bool = False,
     access: Access | None = None,
     observer: Observer | None = None,
+    entrypoint: str = "GRPC",
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -46,8 +47,9 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
         access: who may call what; by default what Access says without tokens.
         observer: hears of each request.
+        entrypoint: how requests come, as it is told.
     """
-    edge = Edge(observer or Unobserved())
+    edge = Edge(observer or Unobserved(), entrypoint)
     services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }

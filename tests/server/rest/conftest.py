@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,9 @@ def address_of(server: Server) -> str:
     return f"{scheme.replace('0.0.0.0', '127.0.0.1')}:{port}"
 
 
-@pytest.fixture(scope="module")
-def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+@contextmanager
+def serving(folder: Path, **settings: Any) -> Iterator[Setting]:
     """Model `m`, versions 1 and 2, label `stable` on 1: y = 2 x for rows of two floats."""
-    folder = tmp_path_factory.mktemp("rest")
     servables: dict[ServableId, FakeServable] = {}
 
     def load(servable_id: ServableId, path: Path) -> FakeServable:
@@ -52,17 +52,25 @@ def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         'model_platform: "tensorflow" model_version_policy { all {} } '
         'version_labels { key: "stable" value: 1 } } }'
     )
-    server = Server(
-        Config(
-            port=None,
-            rest_api_port=None,
-            model_config_file=str(config),
-            file_system_poll_wait_seconds=0.01,
-            drain_grace_seconds=0,
-        ),
-        load=load,
-    )
+    defaults: dict[str, Any] = {
+        "port": None,
+        "rest_api_port": None,
+        "model_config_file": str(config),
+        "file_system_poll_wait_seconds": 0.01,
+        "drain_grace_seconds": 0,
+    }
+    server = Server(Config(**defaults | settings), load=load)
     server.start()
-    with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S) as http:
-        yield Setting(server, http, servables, folder)
-    server.stop(notice=False)
+    try:
+        verify = "ssl_config_file" not in settings
+        with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S, verify=verify) as http:
+            yield Setting(server, http, servables, folder)
+    finally:
+        server.stop(notice=False)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    """A server that all tests of a module share."""
+    with serving(tmp_path_factory.mktemp("rest")) as setting:
+        yield setting

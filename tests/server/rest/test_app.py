@@ -1,0 +1,352 @@
+"""The ASGI application by itself: bounds, encodings, deadlines, and who may call what."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fakes import PATIENCE_S
+from starlette.responses import Response
+
+from ladle.server.call import Call, Methods, Prompt
+from ladle.server.core.access import Access, Grant, Kind, Tokens, digest_of
+from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.core.manager import Manager
+from ladle.server.rest.app import App, AppOptions
+from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.models import Models
+from ladle.server.rest.probes import probes
+from ladle.server.rest.request import Request
+from ladle.server.rest.routes import Route
+from ladle.server.rest.status_codes import http_status, json_response
+from ladle.server.transport.budget import ByteBudget, Limits
+
+NEVER: list[dict[str, Any]] = []
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Pools]:
+    with ThreadPoolExecutor(2) as working, ThreadPoolExecutor(2) as waiting:
+        yield Pools(working, waiting)
+
+
+async def echo(request: Request) -> Response:
+    return json_response(request.body)
+
+
+def app(
+    pools: Pools,
+    *routes: Route,
+    methods: Methods | None = None,
+    max_request_bytes: int = 1 << 20,
+    budget: int = 1 << 30,
+    options: AppOptions | None = None,
+    access: Access | None = None,
+) -> App:
+    return App(
+        routes or [Route("POST", "/echo", Kind.PREDICT, echo)],
+        Services(methods or {}, pools),
+        Limits(max_request_bytes, ByteBudget(budget)),
+        options,
+        access,
+    )
+
+
+def ask(
+    application: App,
+    method: str,
+    path: str,
+    *pieces: bytes,
+    headers: dict[str, str] | None = None,
+    client: str = "127.0.0.1",
+    then: list[dict[str, Any]] = NEVER,
+) -> tuple[int, dict[str, str], bytes]:
+    """Drive one request through the application; `then` is what comes after the body's pieces."""
+
+    async def drive() -> tuple[int, dict[str, str], bytes]:
+        coming: list[dict[str, Any]] = [
+            {"type": "http.request", "body": piece, "more_body": True} for piece in pieces
+        ]
+        if then is NEVER:
+            coming.append({"type": "http.request", "body": b"", "more_body": False})
+        coming += then
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if not coming:
+                await asyncio.Event().wait()
+            return coming.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "client": (client, 4711),
+            "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+        }
+        await asyncio.wait_for(application(scope, receive, send), PATIENCE_S)
+        start = sent[0]
+        answered = {k.decode(): v.decode() for k, v in start["headers"]}
+        return start["status"], answered, b"".join(m.get("body", b"") for m in sent[1:])
+
+    return asyncio.run(drive())
+
+
+def test_a_body_comes_in_pieces_and_is_bounded(pools: Pools) -> None:
+    bounded = app(pools, max_request_bytes=10)
+    assert ask(bounded, "POST", "/echo", b"12345", b"67890")[::2] == (200, b"1234567890")
+    status, headers, body = ask(bounded, "POST", "/echo", b"12345", b"678901")
+    assert (status, headers["connection"]) == (413, "close")
+    assert b"--max_request_bytes" in body
+    assert ask(bounded, "POST", "/echo", headers={"content-length": "11"})[0] == 413
+
+
+def test_a_body_that_finds_no_room_is_told_to_come_back(pools: Pools) -> None:
+    full = app(pools, budget=100)
+    full._limits.budget.take(90)
+    status, headers, body = ask(full, "POST", "/echo", b"12345")
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert b"--max_inflight_bytes" in body
+    assert full._limits.budget.used == 90
+
+
+def test_room_is_given_back_whatever_becomes_of_the_request(pools: Pools) -> None:
+    async def fail(request: Request) -> Response:
+        raise RuntimeError("secret")
+
+    failing = app(pools, Route("POST", "/fail", Kind.PREDICT, fail))
+    status, _, body = ask(failing, "POST", "/fail", b"12345")
+    assert (status, b"secret" in body) == (500, False)
+    assert failing._limits.budget.used == 0
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_gzip_is_read_and_written(pools: Pools, size: int) -> None:
+    content = b"x" * size
+    status, headers, body = ask(
+        app(pools),
+        "POST",
+        "/echo",
+        gzip.compress(content),
+        headers={"content-encoding": "gzip", "accept-encoding": "br;q=1, gzip;q=0.5"},
+    )
+    assert status == 200
+    assert headers["content-length"] == str(len(body))
+    assert headers.get("content-encoding") == ("gzip" if size > 4096 else None)
+    assert (gzip.decompress(body) if size > 4096 else body) == content
+
+
+@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "identity"])
+def test_who_takes_no_gzip_gets_none(pools: Pools, accepted: str) -> None:
+    headers = {"accept-encoding": accepted}
+    assert ask(app(pools), "POST", "/echo", b"x" * 9999, headers=headers)[2] == b"x" * 9999
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (gzip.compress(b"0" * 1_100_000), 413, b"--max_request_bytes"),
+        (gzip.compress(b"x" * 1000)[:-9], 400, b"ends too early"),
+        (gzip.compress(b"x") + b"more", 400, b"more after its end"),
+        (b"no gzip", 400, b"not valid gzip"),
+    ],
+)
+def test_a_compressed_body_is_bounded_and_whole(
+    pools: Pools, body: bytes, status: int, message: bytes
+) -> None:
+    bounded = app(pools)
+    answered = ask(bounded, "POST", "/echo", body, headers={"content-encoding": "gzip"})
+    assert answered[0] == status
+    assert message in answered[2]
+    assert bounded._limits.budget.used == 0
+
+
+def test_another_encoding_is_refused(pools: Pools) -> None:
+    assert ask(app(pools), "POST", "/echo", b"x", headers={"content-encoding": "br"})[0] == 415
+
+
+def test_cors_headers_come_only_when_asked_for(pools: Pools) -> None:
+    names = [f"access-control-allow-{name}" for name in ("origin", "methods", "headers")]
+    plain = ask(app(pools), "POST", "/echo")[1]
+    assert not set(names) & set(plain)
+    crossing = app(pools, options=AppOptions(cors=True))
+    for method, path in (("POST", "/echo"), ("GET", "/nothing")):
+        headers = ask(crossing, method, path)[1]
+        assert [headers[name] for name in names] == ["*", "POST, GET", "Content-Type"]
+    origin = {"origin": "https://example.org"}
+    assert ask(crossing, "OPTIONS", "/echo", headers=origin)[0] == 200
+    assert ask(crossing, "OPTIONS", "/echo", headers={"origin": "example.org"})[0] == 400
+    assert ask(crossing, "OPTIONS", "/echo")[0] == 400
+
+
+class Held:
+    """A method that answers nobody, and hears when its callers go."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+        self.path = "/tensorflow.serving.PredictionService/Classify"
+
+    @property
+    def methods(self) -> Methods:
+        def hold(call: Call) -> None:
+            call.on_end(self.left.set)
+
+        return {self.path: Prompt(hold)}
+
+    def route(self, pools: Pools) -> Route:
+        services = Services(self.methods, pools)
+
+        async def call(request: Request) -> Response:
+            return json_response(await services.call(self.path, b"", request))
+
+        return Route("POST", "/held", Kind.PREDICT, call)
+
+
+def test_a_caller_who_goes_away_is_not_worked_for(pools: Pools) -> None:
+    held = Held()
+    gone = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    assert ask(app(pools, held.route(pools)), "POST", "/held", then=gone)[0] == 499
+    assert held.left.is_set()
+
+
+def test_a_caller_who_goes_away_in_the_middle_of_the_body_is_not_worked_for(pools: Pools) -> None:
+    gone = [{"type": "http.disconnect"}]
+    assert ask(app(pools), "POST", "/echo", b"1", then=gone)[0] == 499
+
+
+def test_an_answer_that_takes_too_long_is_given_up(pools: Pools) -> None:
+    held = Held()
+    hurried = app(pools, held.route(pools), options=AppOptions(timeout_s=0.01))
+    status, _, body = ask(hurried, "POST", "/held")
+    assert (status, b"--rest_api_timeout_in_ms" in body) == (504, True)
+    assert held.left.is_set()
+
+
+def test_a_body_that_takes_too_long_is_given_up(pools: Pools) -> None:
+    hurried = app(pools, options=AppOptions(timeout_s=0.01))
+    assert ask(hurried, "POST", "/echo", b"1", then=[])[0] == 504
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    # Upstream's ToHTTPStatusCode.
+    {
+        "CANCELLED": 499,
+        "UNKNOWN": 500,
+        "INVALID_ARGUMENT": 400,
+        "DEADLINE_EXCEEDED": 504,
+        "NOT_FOUND": 404,
+        "ALREADY_EXISTS": 409,
+        "PERMISSION_DENIED": 403,
+        "RESOURCE_EXHAUSTED": 429,
+        "FAILED_PRECONDITION": 400,
+        "ABORTED": 409,
+        "OUT_OF_RANGE": 400,
+        "UNIMPLEMENTED": 501,
+        "INTERNAL": 500,
+        "UNAVAILABLE": 503,
+        "DATA_LOSS": 500,
+        "UNAUTHENTICATED": 401,
+    }.items(),
+)
+def test_each_code_has_its_status(pools: Pools, code: str, status: int) -> None:
+    async def refuse(request: Request) -> Response:
+        raise ServingError("why", Code[code])
+
+    refusing = app(pools, Route("GET", "/", Kind.OPEN, refuse))
+    answered, _, body = ask(refusing, "GET", "/")
+    assert (answered, body) == (status, b'{"error":"why"}')
+
+
+def test_every_code_has_a_status() -> None:
+    assert {http_status(ServingError("", code)) for code in Code} <= set(range(200, 600))
+
+
+class Everything:
+    """Every route that there is, over methods that are there in name only."""
+
+    def __init__(self, pools: Pools, access: Access) -> None:
+        def loader(*_: Any) -> Any:
+            raise AssertionError("nothing is loaded here")
+
+        def refuse(call: Call) -> None:
+            call.refuse(Unavailable("reached"))
+
+        paths = ("PredictionService/Classify", "PredictionService/Regress")
+        methods: Methods = {
+            "/ladle.v1.ModelRepository/ListModels": refuse,
+            "/tensorflow.serving.ModelService/GetModelStatus": refuse,
+            "/tensorflow.serving.PredictionService/GetModelMetadata": refuse,
+            **{f"/tensorflow.serving.{path}": refuse for path in paths},
+        }
+        services = Services(methods, pools)
+        routes = [*Models(Manager(loader), services).routes, *probes(lambda: True)]
+        self.app = App(routes, services, Limits(1000, ByteBudget(9000)), access=access)
+
+    def statuses(self, authorization: str | None) -> dict[tuple[str, str], int]:
+        """The status of each route."""
+        headers = {} if authorization is None else {"authorization": authorization}
+        found = {}
+        for route in self.app.routes.routes:
+            path = route.path.format(model="m", version=1, label="l")
+            body = b'{"examples": [{}], "inputs": 1}'
+            found[route.method, route.path] = ask(
+                self.app, route.method, path, body, headers=headers
+            )[0]
+        return found
+
+
+def access() -> Access:
+    def grant(*kinds: Kind, models: tuple[str, ...] = ("*",)) -> Grant:
+        return Grant("t", frozenset(kinds), models)
+
+    return Access(
+        Tokens(
+            {
+                digest_of("predicts"): grant(Kind.PREDICT),
+                digest_of("looks"): grant(Kind.METADATA),
+                digest_of("other"): grant(Kind.PREDICT, Kind.METADATA, models=("n",)),
+            }
+        )
+    )
+
+
+PROBES = {("GET", "/livez"), ("GET", "/readyz")}
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Basic cHJlZGljdHM="])
+def test_no_route_but_probes_answers_without_a_token(
+    pools: Pools, authorization: str | None
+) -> None:
+    for route, status in Everything(pools, access()).statuses(authorization).items():
+        assert status == (200 if route in PROBES else 401), route
+
+
+@pytest.mark.parametrize(("token", "method"), [("predicts", "POST"), ("looks", "GET")])
+def test_a_token_opens_routes_of_its_kind_alone(pools: Pools, token: str, method: str) -> None:
+    for route, status in Everything(pools, access()).statuses(f"Bearer {token}").items():
+        if route in PROBES:
+            continue
+        assert (status == 403) == (route[0] != method), route
+
+
+def test_a_token_for_other_models_opens_nothing_of_this_one(pools: Pools) -> None:
+    for route, status in Everything(pools, access()).statuses("Bearer other").items():
+        assert status == (200 if route in PROBES else 403), route
+
+
+def test_what_is_not_there_is_not_told_without_a_token(pools: Pools) -> None:
+    guarded = app(pools, access=access())
+    status, headers, _ = ask(guarded, "GET", "/nothing")
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    bearer = {"authorization": "Bearer looks"}
+    assert ask(guarded, "GET", "/nothing", headers=bearer)[0] == 404

@@ -1,0 +1,177 @@
+"""A whole server with both ports: what they share, TLS, and the stop."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from fakes import PATIENCE_S
+from server.conftest import Identities
+from server.rest.conftest import Setting, address_of, serving
+
+from ladle.protos import tensors
+from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.server.core.servable import ServableId
+
+
+def predict_over_grpc(setting: Setting, x: Any) -> Any:
+    request = PredictRequest()
+    request.model_spec.name = "m"
+    request.inputs["x"].CopyFrom(tensors.to_proto(np.array(x, np.float32)))
+    port = setting.server.addresses[0].rpartition(":")[2]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            PredictRequest.SerializeToString,
+            PredictResponse.FromString,
+        )
+        return tensors.to_array(method(request, timeout=PATIENCE_S).outputs["y"])
+
+
+def test_both_ports_give_the_same_numbers(rest: Setting) -> None:
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    answer = rest.post("/v1/models/m:predict", {"instances": x.tolist()}).json()["predictions"]
+    np.testing.assert_array_equal(np.array(answer, np.float32), predict_over_grpc(rest, x))
+
+
+def test_large_bodies_go_through_threads_both_ways(rest: Setting) -> None:
+    x = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
+    body = rest.post("/v1/models/m:predict", {"inputs": x.tolist()}).json()
+    np.testing.assert_array_equal(np.array(body["outputs"], np.float32), 2 * x)
+
+
+def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
+    with serving(tmp_path) as setting:
+        servable = setting.servables[ServableId("m", 2)]
+        servable.hold()
+        answers: list[Any] = []
+
+        def ask(row: int) -> None:
+            body = {"instances": [[row, row]]}
+            response = httpx.post(
+                f"{address_of(setting.server)}/v1/models/m:predict", json=body, timeout=PATIENCE_S
+            )
+            answers.append((row, response.json()["predictions"]))
+
+        threads = [threading.Thread(target=ask, args=(row,)) for row in range(8)]
+        threads[0].start()
+        servable.wait_until_running()
+        for thread in threads[1:]:
+            thread.start()
+        while setting.server._http and setting.server._http.requests < 8:
+            threading.Event().wait(0.001)
+        servable.let_go()
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == [(row, [[2.0 * row, 2.0 * row]]) for row in range(8)]
+    assert len(servable.batches) < 8
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b'{"instances": [[1, 2]', "JSON Parse error: "),
+        (b"[" * 100_000, "JSON Parse error: it is nested too deep"),
+        (b'{"instances": [[1], [1, 2]]}', "input 'x': expected lists of equal size and depth"),
+        (
+            b'{"signature_name": "s", "instances": [[1, 2]]}',
+            'Serving signature name: "s" not found in signature def',
+        ),
+        (b'{"instances": [["1", 2]]}', "input 'x': JSON Value is not of expected type: float32"),
+    ],
+)
+def test_wrong_bodies_are_bad_requests(rest: Setting, content: bytes, error: str) -> None:
+    response = rest.post("/v1/models/m:predict", content)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
+
+
+def test_infinity_goes_in_and_out_bare(rest: Setting) -> None:
+    response = rest.post("/v1/models/m:predict", b'{"instances": [[Infinity, -Infinity]]}')
+    assert response.content == b'{"predictions":[[Infinity,-Infinity]]}'
+    assert json.loads(response.content)["predictions"] == [[np.inf, -np.inf]]
+
+
+def test_a_slow_model_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    with serving(tmp_path, rest_api_timeout_in_ms=100) as setting:
+        servable = setting.servables[ServableId("m", 2)]
+        servable.hold()
+        response = setting.post("/v1/models/m:predict", {"instances": [[1, 2]]})
+        servable.let_go()
+        assert response.status_code == 504
+
+
+def test_a_body_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, max_request_bytes=1000) as setting:
+        response = setting.post("/v1/models/m:predict", {"instances": [[0.5, 0.5]] * 1000})
+        assert response.status_code == 413
+        assert "--max_request_bytes" in response.json()["error"]
+
+
+def test_models_that_are_on_their_way_are_waited_for(tmp_path: Path) -> None:
+    with serving(tmp_path) as setting:
+        assert setting.http.get("/readyz").status_code == 200
+        assert setting.post("/v1/models/absent:predict", {"instances": [1]}).status_code == 404
+
+
+def test_tls_is_on_both_ports_or_on_none(tmp_path: Path, identities: Identities) -> None:
+    file = tmp_path / "ssl.config"
+    file.write_text(str(identities.config()))
+    with serving(tmp_path, ssl_config_file=str(file)) as setting:
+        assert address_of(setting.server).startswith("https://")
+        assert setting.http.get("/livez").status_code == 200
+        plain = address_of(setting.server).replace("https", "http")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{plain}/livez")
+
+
+def test_callers_prove_themselves_where_they_have_to(
+    tmp_path: Path, identities: Identities
+) -> None:
+    import ssl
+
+    file = tmp_path / "ssl.config"
+    config = identities.config(client_verify=True, custom_ca=identities.authority.certificate)
+    file.write_text(str(config))
+    (tmp_path / "client.pem").write_text(identities.client.key + identities.client.certificate)
+    context = ssl.create_default_context(cadata=identities.authority.certificate)
+    with serving(tmp_path, ssl_config_file=str(file)) as setting:
+        url = f"{address_of(setting.server)}/livez"
+        with httpx.Client(verify=context) as nobody, pytest.raises(httpx.TransportError):
+            nobody.get(url)
+        context.load_cert_chain(tmp_path / "client.pem")
+        with httpx.Client(verify=context) as known:
+            assert known.get(url).status_code == 200
+
+
+def test_a_stop_turns_the_probe_and_answers_what_was_taken(tmp_path: Path) -> None:
+    with serving(tmp_path, drain_grace_seconds=PATIENCE_S) as setting:
+        servable = setting.servables[ServableId("m", 2)]
+        servable.hold()
+        statuses: list[int] = []
+
+        def ask() -> None:
+            url = f"{address_of(setting.server)}/v1/models/m:predict"
+            response = httpx.post(url, json={"instances": [[1, 2]]}, timeout=PATIENCE_S)
+            statuses.append(response.status_code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        servable.wait_until_running()
+        stopping = threading.Thread(target=setting.server.stop)
+        stopping.start()
+        # It is told first; requests are taken for a moment more.
+        while (probe := setting.http.get("/readyz")).status_code == 200:
+            pass
+        assert probe.status_code == 503
+        servable.let_go()
+        asking.join()
+        stopping.join()
+        assert statuses == [200]

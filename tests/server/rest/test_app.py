@@ -213,7 +213,10 @@ class Held:
 
 def test_a_caller_who_goes_away_is_not_worked_for(pools: Pools) -> None:
     held = Held()
-    gone = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    gone: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b""},
+        {"type": "http.disconnect"},
+    ]
     assert ask(app(pools, held.route(pools)), "POST", "/held", then=gone)[0] == 499
     assert held.left.is_set()
 

@@ -110,17 +110,17 @@ def answer(**outputs: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("response", "by_row", "expected"),
+    ("outputs", "by_row", "expected"),
     [
-        (answer(y=[1, 2]), True, {"predictions": [1.0, 2.0]}),
-        (answer(y=[[1], [2]]), True, {"predictions": [[1.0], [2.0]]}),
+        ({"y": [1, 2]}, True, {"predictions": [1.0, 2.0]}),
+        ({"y": [[1], [2]]}, True, {"predictions": [[1.0], [2.0]]}),
         (
-            answer(y=[1, 2], z=[[1, 2], [3, 4]]),
+            {"y": [1, 2], "z": [[1, 2], [3, 4]]},
             True,
             {"predictions": [{"y": 1.0, "z": [1.0, 2.0]}, {"y": 2.0, "z": [3.0, 4.0]}]},
         ),
         (
-            answer(y=np.array([b"a", b"b"], object), z_bytes=np.array([b"a", b"b"], object)),
+            {"y": np.array([b"a", b"b"], object), "z_bytes": np.array([b"a", b"b"], object)},
             True,
             {
                 "predictions": [
@@ -129,15 +129,15 @@ def answer(**outputs: Any) -> bytes:
                 ]
             },
         ),
-        (answer(y=3), False, {"outputs": 3.0}),
-        (answer(y=3, z=[[True]]), False, {"outputs": {"y": 3.0, "z": [[1.0]]}}),
-        (answer(y=np.array([True])), False, {"outputs": [True]}),
+        ({"y": 3}, False, {"outputs": 3.0}),
+        ({"y": 3, "z": [[True]]}, False, {"outputs": {"y": 3.0, "z": [[1.0]]}}),
+        ({"y": np.array([True])}, False, {"outputs": [True]}),
     ],
 )
 def test_outputs_are_told_as_they_were_asked_for(
-    response: bytes, by_row: bool, expected: Any
+    outputs: dict[str, Any], by_row: bool, expected: Any
 ) -> None:
-    assert json.loads(to_response(response, by_row=by_row)) == expected
+    assert json.loads(to_response(answer(**outputs), by_row=by_row)) == expected
 
 
 def test_numbers_that_are_none_stand_in_rows_of_several_outputs_too() -> None:
@@ -146,16 +146,16 @@ def test_numbers_that_are_none_stand_in_rows_of_several_outputs_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("response", "message"),
+    ("outputs", "message"),
     [
-        (answer(y=3), "Tensor name: y has no shape information"),
-        (answer(y=[1], z=[1, 2]), "Tensor name: z has inconsistent batch size: 2 expecting: 1"),
-        (answer(y=np.zeros(1, np.float16)), "which JSON has no form for"),
+        ({"y": 3}, "Tensor name: y has no shape information"),
+        ({"y": [1], "z": [1, 2]}, "Tensor name: z has inconsistent batch size: 2 expecting: 1"),
+        ({"y": np.zeros(1, np.float16)}, "which JSON has no form for"),
     ],
 )
-def test_outputs_that_are_no_rows_are_refused(response: bytes, message: str) -> None:
+def test_outputs_that_are_no_rows_are_refused(outputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument) as error:
-        to_response(response, by_row=True)
+        to_response(answer(**outputs), by_row=True)
     assert message in error.value.message
 
 

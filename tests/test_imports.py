@@ -20,6 +20,7 @@ ALLOWED = {
     "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
     "ladle.client": {"ladle.protos"},
     "ladle.export": {"ladle.protos"},
+    "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},
     "ladle.server.call": {"ladle.server.core.errors"},
     "ladle.server.config": set[str](),

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.e2e
 def test_the_client_gets_what_keras_computes(
     trained_digits: Digits, digits_server: ServerProcess
 ) -> None:
-    images = load_data("digits").x_test
-    expected = trained_digits.classifier.probabilities(images.astype(np.float32) / 16)
+    data = load_data("digits")
+    images = data.x_test
+    expected = trained_digits.classifier.answers(images, data.preparation)
 
     with Client(digits_server.address) as client:
         normalised_here = client.predict("digits", images)

@@ -9,7 +9,6 @@ import pytest
 from ladle.export import PublishError
 from ladle.export.card import write_card
 from ladle.export.manage import (
-    LABELS_NAME,
     find_version,
     hide,
     list_versions,
@@ -20,6 +19,7 @@ from ladle.export.manage import (
 )
 from ladle.export.models_cli import main
 from ladle.export.publish import publish, staging_folder
+from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import ModelCard
 
 

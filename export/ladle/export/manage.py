@@ -20,10 +20,10 @@ from ladle.export.card import read_card
 from ladle.export.errors import PublishError
 from ladle.export.history import HIDDEN_PREFIX, hidden_versions, published_versions
 from ladle.export.publish import STAGING_PREFIX
+from ladle.protos import labels
+from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import ModelCard
 
-LABELS_NAME = ".ladle-labels.json"
-"""Beside the versions; a server passes over it, because its name is no number."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -102,14 +102,9 @@ def read_labels(base_path: Path) -> dict[str, int]:
         PublishError: Their file is damaged.
     """
     try:
-        labels = json.loads((base_path / LABELS_NAME).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        return labels.read_labels(base_path)
+    except (OSError, ValueError) as error:
         raise PublishError(f"{base_path / LABELS_NAME}: cannot be read: {error}") from error
-    if not isinstance(labels, dict) or not all(type(number) is int for number in labels.values()):
-        raise PublishError(f"{base_path / LABELS_NAME}: expected labels and version numbers")
-    return labels
 
 
 def set_label(base_path: Path, label: str, number: int | None) -> None:

@@ -30,6 +30,12 @@ BASE_PATH/N is one of them.
   ladle models rollback models/digits       take the newest version out of servers' sight
   ladle models rollback models/digits --restore
   ladle models prune models/digits --keep 3
+
+With --server, `list`, `show` and `compare` ask a running server instead, where a model has its
+name in place of a path:
+
+  ladle models list --server localhost:8500
+  ladle models show digits/3 --server localhost:8500
 """
 
 
@@ -63,18 +69,24 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, run: _Run, help_: str, path: str = "BASE_PATH") -> argparse.ArgumentParser:
+    def add(
+        name: str, run: _Run, help_: str, path: str = "BASE_PATH", nargs: str | None = None
+    ) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(
             name, help=help_, description=help_, allow_abbrev=False
         )
         command.set_defaults(run=run)
-        command.add_argument("path", metavar=path, type=Path)
+        command.add_argument("path", metavar=path, type=Path, nargs=nargs)
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
         return command
 
-    add("list", _list, "list models and their versions", "FOLDER")
-    add("show", _show, "show the card of a version", "BASE_PATH[/N]")
+    listing = add("list", _list, "list models and their versions", "FOLDER", "?")
+    show = add("show", _show, "show the card of a version", "BASE_PATH[/N]")
     compare = add("compare", _compare, "show in what two versions differ")
+    for command in (listing, show, compare):
+        command.add_argument(
+            "--server", metavar="HOST:PORT", help="ask this server, not the folders"
+        )
     compare.add_argument("a", metavar="A", type=_number)
     compare.add_argument("b", metavar="B", type=_number)
     report = add("report", _report, "write a page about a version, as HTML", "BASE_PATH[/N]")
@@ -113,6 +125,10 @@ def _keep(text: str) -> int:
 
 
 def _list(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.server is not None:
+        return _list_served(args)
+    if args.path is None:
+        raise ExportError("list: expected a FOLDER or --server HOST:PORT")
     versions = [
         version
         for base_path in manage.find_base_paths(args.path)
@@ -134,14 +150,43 @@ def _list(args: argparse.Namespace) -> tuple[Any, str]:
     return [_as_dict(version) for version in versions], _table(header, rows)
 
 
+def _list_served(args: argparse.Namespace) -> tuple[Any, str]:
+    from ladle.export.remote import list_served  # brings gRPC
+
+    found = list_served(args.server, None if args.path is None else str(args.path))
+    rows = [
+        (
+            row["model"],
+            "" if row["version"] is None else row["version"],
+            row["state"] or "",
+            "serves" if row["serves"] else "",
+            ", ".join(row["labels"]),
+            _brief(row.get("error") or (row["problem"] if row["version"] is None else "")),
+        )
+        for row in found
+    ]
+    return found, _table(("MODEL", "VERSION", "STATE", "", "LABELS", "PROBLEM"), rows)
+
+
 def _show(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.server is not None:
+        from ladle.export.remote import show_served
+
+        told = show_served(args.server, *_named(args.path))
+        return told, json.dumps(told, indent=2, sort_keys=True)
     version = _find(args.path)
     told = _as_dict(version) | {"card": _card(version)}
     return told, json.dumps(told, indent=2, sort_keys=True)
 
 
 def _compare(args: argparse.Namespace) -> tuple[Any, str]:
-    sides = [_flat(_card(manage.find_version(args.path, n))) for n in (args.a, args.b)]
+    if args.server is not None:
+        from ladle.export.remote import card_served
+
+        cards = [card_served(args.server, str(args.path), n) for n in (args.a, args.b)]
+    else:
+        cards = [_card(manage.find_version(args.path, n)) for n in (args.a, args.b)]
+    sides = list(map(_flat, cards))
     differing = {
         key: [side.get(key) for side in sides]
         for key in sorted(sides[0].keys() | sides[1].keys())
@@ -207,6 +252,14 @@ def _prune(args: argparse.Namespace) -> tuple[Any, str]:
     return {"removed": numbers, "dry_run": args.dry_run}, (
         f"{done} {', '.join(map(str, numbers)) or 'nothing'}"
     )
+
+
+def _named(path: Path) -> tuple[str, int | None]:
+    """Return the model and, if there is one, the version of MODEL/N."""
+    number = version_of(path.name)
+    if number is None or path.parent == Path("."):
+        return str(path), None
+    return str(path.parent), number
 
 
 def _find(path: Path) -> Version:

@@ -286,3 +286,38 @@ def test_handles_and_swaps_race_without_a_failure(manager: Manager, loader: Fake
 
     assert failures == []
     assert len(seen) > 1
+
+
+def test_a_label_of_the_folder_waits_for_its_version_and_leaves_with_it(
+    manager: Manager, loader: FakeLoader
+) -> None:
+    manager.aspire("m", ONE)
+    become(manager, {1: State.AVAILABLE})
+    manager.label("m", {"stable": 1, "next": 2})
+    assert manager.labels("m") == {"stable": 1}
+    with pytest.raises(InvalidArgument, match="Unrecognized servable version label: next"):
+        manager.labelled("m", "next")
+
+    let_load = loader.hold("m", 2)
+    manager.aspire("m", {**ONE, **TWO})
+    manager.label("m", {"stable": 2, "next": 2})
+    assert manager.labels("m") == {"stable": 1}  # until 2 is there
+    let_load.set()
+    become(manager, {1: State.AVAILABLE, 2: State.AVAILABLE})
+    assert manager.labels("m") == {"stable": 2, "next": 2}
+
+    manager.aspire("m", ONE)
+    become(manager, {1: State.AVAILABLE, 2: State.END})
+    assert manager.labels("m") == {}
+
+
+def test_labels_of_the_folder_count_only_where_none_are_configured(manager: Manager) -> None:
+    manager.aspire("m", ONE)
+    become(manager, {1: State.AVAILABLE})
+    manager.label("m", {"stable": 1})
+    manager.set_labels({"m": {"old": 7}})
+    assert manager.labels("m") == {"old": 7}
+    manager.set_labels({"m": {}})
+    assert manager.labelled("m", "stable") == 1
+    manager.withdraw("m")
+    assert manager.labels("m") == {}

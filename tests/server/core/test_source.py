@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeClock
 
+from ladle.protos.labels import LABELS_NAME
 from ladle.server.core.source import FileSystemSource, MonitoredModel
 from ladle.server.core.versions import Latest, Specific
 
@@ -20,6 +21,7 @@ class Aspirations:
         self.broken: set[int] = set()
         self.retried: list[int] = []
         self.withdrawn: list[str] = []
+        self.labels: list[Mapping[str, int]] = []
         self.problems: dict[str, tuple[str, bool]] = {}
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
@@ -28,6 +30,9 @@ class Aspirations:
 
     def withdraw(self, name: str) -> None:
         self.withdrawn.append(name)
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        self.labels.append(labels)
 
     def failed(self, name: str) -> Collection[int]:
         return set(self.broken)
@@ -276,3 +281,22 @@ def test_where_polling_is_once_a_model_that_comes_later_is_looked_at_too(tmp_pat
 
     assert told.last == {"m": {1: tmp_path / "1"}}
     assert told.calls == 1
+
+
+def test_labels_are_told_as_they_lie_beside_the_versions(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged file takes no label away; a removed one does."""
+    path = setting.base_path / LABELS_NAME
+    setting.step()
+    path.write_text('{"stable": 1}')
+    setting.step()
+    path.write_text('{"stable": "1"}')
+    setting.step()
+    setting.step()
+    assert setting.told.labels == [{}, {"stable": 1}]
+    assert caplog.text.count("labels can't be read model=m") == 1
+    path.unlink()
+    setting.step()
+    setting.step()
+    assert setting.told.labels == [{}, {"stable": 1}, {}]

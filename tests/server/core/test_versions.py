@@ -10,6 +10,7 @@ from ladle.server.core.versions import (
     aspired,
     numbered,
     restated,
+    settled_labels,
 )
 
 
@@ -74,3 +75,20 @@ def test_a_model_is_withdrawn_only_by_taking_it_away(
     expected: dict[int, str] | None,
 ) -> None:
     assert restated(numbered(names), policy, whole, current) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "current", "available", "expected"),
+    [
+        ({"a": 1}, {}, {1}, {"a": 1}),
+        ({"a": 2}, {}, {1}, {}),
+        ({"a": 2}, {"a": 1}, {1}, {"a": 1}),
+        ({"a": 2}, {"a": 1}, {1, 2}, {"a": 2}),
+        ({"a": 2}, {"a": 1}, {3}, {}),
+        ({}, {"a": 1}, {1}, {}),
+    ],
+)
+def test_a_label_moves_once_its_version_is_available(
+    wanted: dict[str, int], current: dict[str, int], available: set[int], expected: dict[str, int]
+) -> None:
+    assert settled_labels(wanted, current, available.__contains__) == expected

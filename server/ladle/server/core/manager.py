@@ -29,6 +29,7 @@ from ladle.server.core.lifecycle import (
     retry_wait_s,
 )
 from ladle.server.core.servable import Servable, ServableId
+from ladle.server.core.versions import settled_labels
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Manager:
         self._models: dict[str, dict[int, Entry]] = {}
         self._serving: Mapping[str, Serving] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
+        self._folder_labels: dict[str, Mapping[str, int]] = {}  # as they lie beside the versions
+        self._settled_labels: Mapping[str, Mapping[str, int]] = {}  # of these, what is in force
         self._threads: set[threading.Thread] = set()
         self._loads = 0
         self._held_up: dict[str, None] = {}  # models that wait for a load of another to end
@@ -119,6 +122,8 @@ class Manager:
         """Unload all of a model, which is no longer configured; returns at once."""
         self.aspire(name, {})
         with self._changed:
+            self._folder_labels.pop(name, None)
+            self._settle_labels(name)
             self._expected.discard(name)
             self._problems.pop(name, None)
             self._withdrawn[name] = None
@@ -227,7 +232,7 @@ class Manager:
         return name in self._serving
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
-        """Replace all labels, of all models, at once: the version that each stands for."""
+        """Replace all configured labels, of all models, at once: the version of each."""
         self._labels = labels
 
     def labelled(self, name: str, label: str) -> int:
@@ -236,10 +241,24 @@ class Manager:
         Raises:
             InvalidArgument: The model has no such label.
         """
-        version = self._labels.get(name, {}).get(label)
+        version = self.labels(name).get(label)
         if version is None:
             raise InvalidArgument(f"Unrecognized servable version label: {label}")
         return version
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Return a model's labels: those configured or, where none are, those of its folder."""
+        return self._labels.get(name) or self._settled_labels.get(name, {})
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """State the labels that lie in a model's folder.
+
+        They count where none are configured. One comes into force when its version is available,
+        and stays where it was until then.
+        """
+        with self._changed:
+            self._folder_labels[name] = labels
+            self._settle_labels(name)
 
     def is_available(self, name: str, version: int | None = None) -> bool:
         """Whether a version can be had, or any of the model; never blocks."""
@@ -390,6 +409,19 @@ class Manager:
         else:
             serving.pop(name, None)
         self._serving = serving
+        self._settle_labels(name)
+
+    def _settle_labels(self, name: str) -> None:
+        """Put the labels of a model's folder in force as far as their versions are available."""
+        settled = dict(self._settled_labels)
+        in_force = settled_labels(
+            self._folder_labels.get(name, {}),
+            settled.pop(name, {}),
+            lambda version: self.is_available(name, version),
+        )
+        if in_force:
+            settled[name] = in_force
+        self._settled_labels = settled
 
     def _tell(self) -> None:
         """Tell the listeners what has changed; called without the lock."""

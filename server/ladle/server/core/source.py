@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ladle.protos.labels import LABELS_NAME, read_labels
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.settling import Rest, is_settled, look_at, observe
 from ladle.server.core.versions import Latest, VersionPolicy, aspired, numbered, restated
@@ -42,6 +43,9 @@ class AspiredVersions(Protocol):
     def withdraw(self, name: str) -> None:
         """Take out a model that is no longer watched."""
 
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Take the labels that lie beside a model's versions."""
+
     def failed(self, name: str) -> Collection[int]:
         """Return the aspired versions that could not be loaded."""
 
@@ -65,6 +69,8 @@ class _Watched:
         self.model = model
         self.lock = threading.Lock()
         self.looked = False
+        self.labelled = True  # perhaps
+        self.labels_error: str | None = None
         self.current: set[int] = set()
         self.accepted: dict[int, tuple[str, int]] = {}
         self.resting: dict[int, Rest] = {}
@@ -182,13 +188,15 @@ class FileSystemSource:
             model = watched.model
             watched.looked = True
             try:
-                with os.scandir(model.base_path) as children:
-                    folders = numbered(child.name for child in children)
+                names = os.listdir(model.base_path)
             except OSError as error:
                 reason = error.strerror or str(error)
                 unread = f"could not read base path {model.base_path}: {reason}"
                 self._state(watched, None, unread, final=True)
                 return
+            folders = numbered(names)
+            if watched.labelled or LABELS_NAME in names:
+                self._look_at_labels(watched)
             watched.forget_all_but(folders)
             lacking: dict[int, _Lacking] = {}
 
@@ -243,6 +251,21 @@ class FileSystemSource:
             return _Lacking(reason, look.fingerprint, final=True)
         watched.accepted[version] = (folder_name, look.fingerprint)
         return None
+
+    def _look_at_labels(self, watched: _Watched) -> None:
+        model = watched.model
+        try:
+            labels = read_labels(model.base_path)
+        except (OSError, ValueError) as error:
+            if watched.labels_error != str(error):
+                logger.warning("labels can't be read model=%s error=%s", model.name, error)
+            watched.labels_error = str(error)
+            return
+        watched.labels_error = None
+        watched.labelled = bool(labels)
+        with self._wake:
+            if self._watched.get(model.name) is watched:
+                self._manager.label(model.name, labels)
 
     def _look_at_failed(self, watched: _Watched, version: int) -> None:
         """Have a failed version loaded again once its files are others, and whole."""

@@ -91,3 +91,15 @@ def restated(
     if aspired(folders, policy) or not current:
         return None
     return {version: folders[version] for version in sorted(current) if version in folders}
+
+
+def settled_labels(
+    wanted: Mapping[str, int], current: Mapping[str, int], is_available: Callable[[int], bool]
+) -> dict[str, int]:
+    """Return the labels to put in force: each on its version as soon as that is available.
+
+    Until then it stays on the version it is on, while that is available; else there is none.
+    """
+    candidates = [(label, version) for label, version in current.items() if label in wanted]
+    candidates += wanted.items()
+    return {label: version for label, version in candidates if is_available(version)}

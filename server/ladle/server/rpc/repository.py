@@ -82,6 +82,7 @@ class ModelRepository:
             available=self._manager.is_available(model.name),
             problem=bounded(self._manager.problem(model.name) or ""),
         )
+        described.config.version_labels.update(self._manager.labels(model.name))
         for status in self._manager.status(model.name):
             version = ModelVersion(status=status_proto(status))
             if status.state is State.AVAILABLE:

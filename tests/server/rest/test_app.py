@@ -159,6 +159,7 @@ def test_who_takes_no_gzip_gets_none(pools: Pools, accepted: str) -> None:
         (gzip.compress(b"x") + b"more", 400, b"more after its end"),
         (b"no gzip", 400, b"not valid gzip"),
     ],
+    ids=["bomb", "cut", "more", "other"],
 )
 def test_a_compressed_body_is_bounded_and_whole(
     pools: Pools, body: bytes, status: int, message: bytes

@@ -148,9 +148,11 @@ class FakeServable:
 
         def run() -> None:
             try:
-                done(self.run(signature, inputs, outputs, deadline))
+                then = done(self.run(signature, inputs, outputs, deadline))
             except Exception as error:
-                done(error)
+                then = done(error)
+            if then is not None:
+                then()
 
         threading.Thread(target=run, daemon=True).start()
         return FakePending()

@@ -77,11 +77,32 @@ class Stream(Protocol):
         held back by HTTP/2's flow control. Not to be called again before the callback was.
         """
 
-    def send(self, message: bytes, sent: Callable[[], None]) -> None:
+    def on_lull(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called in the transport's thread, when all is told that is there by now.
+
+        A message that was asked for and has come is told before. Not to be called again before the
+        callback was; after the stream's end it is never called.
+        """
+
+    def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
+        """Have `work` done in a thread; `waits`: it may wait for something, and not just work."""
+
+    def reserve(self, nbytes: int) -> None:
+        """Count the bytes of a request as under way; the stream's end counts out what is left.
+
+        Raises:
+            ResourceExhausted: It is too large, or there is no room for it; nothing was counted.
+        """
+
+    def give_back(self, nbytes: int) -> None:
+        """Count out bytes that were reserved."""
+
+    def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
         """Send a message; never blocks.
 
         `sent` is called when the connection has taken the message; until then the next one has to
-        wait. After the stream's end nothing is sent, and `sent` is never called.
+        wait. With `more`, which says that the next one is there, both may travel together. After
+        the stream's end nothing is sent, and `sent` is never called.
         """
 
     def end(self, error: ServingError | None = None) -> None:

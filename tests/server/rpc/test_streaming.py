@@ -22,7 +22,8 @@ from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Signature
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.services import methods
-from ladle.server.rpc.streaming import Window, predict_stream
+from ladle.server.rpc.gathering import Window
+from ladle.server.rpc.streaming import predict_stream
 from ladle.server.transport.grpcio import GrpcioTransport
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})

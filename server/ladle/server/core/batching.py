@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from ladle.server.core.batch_plan import BatchOptions, WaitUntil
@@ -261,7 +261,7 @@ class BatchingServable:
                 return
             self._drop_if_idle(queue)
         late = task.deadline is not None and task.deadline <= self._clock.now()
-        _tell(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))
+        _tell_all([(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))])
 
     def _drop_if_idle(self, queue: Queue) -> None:
         if queue.idle:
@@ -289,8 +289,7 @@ class BatchingServable:
             work = self._wait_for_work()
         if work is None:
             return False
-        for task in work.expired:
-            _tell(task, DeadlineExceeded(LATE))
+        _tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
         if work.queue is not None:
             self._execute(work.queue, work.pieces)
         return True
@@ -338,8 +337,7 @@ class BatchingServable:
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        for task, outcome in done:
-            _tell(task, outcome)
+        _tell_all(done)
 
     def _settle(self, ended: list[Ended]) -> list[tuple[Task, Outputs | Exception]]:
         """Count in what was run, and return the tasks that are over with it."""
@@ -372,13 +370,21 @@ def _start(piece: tuple[int, Outputs]) -> int:
     return piece[0]
 
 
-def _tell(task: Task, outcome: Outputs | Exception) -> None:
-    try:
-        task.done(outcome)
-    except Exception:
-        logger.exception("a request's outcome could not be handed over")
-    # Whoever holds the task to leave it does not hold the arrays.
-    task.inputs = {}
+def _tell_all(ended: Sequence[tuple[Task, Outputs | Exception]]) -> None:
+    afterwards: dict[Callable[[], object], None] = {}
+    for task, outcome in ended:
+        try:
+            if (then := task.done(outcome)) is not None:
+                afterwards[then] = None
+        except Exception:
+            logger.exception("a request's outcome could not be handed over")
+        # Whoever holds the task to leave it does not hold the arrays.
+        task.inputs = {}
+    for then in afterwards:
+        try:
+            then()
+        except Exception:
+            logger.exception("outcomes could not be handed over")
 
 
 def _yield_to_readers() -> None:

@@ -81,7 +81,10 @@ class Signature:
         return self.batchable and all(-1 not in (i.shape or ())[1:] for i in self.inputs.values())
 
 
-Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], None]"
+Afterwards: TypeAlias = "Callable[[], object] | None"
+"""What is still to be done once all callers of a batch have been told; equal ones are done once."""
+
+Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], Afterwards]"
 """Takes what a request came to: its outputs, or the exception that `run` would have raised."""
 
 

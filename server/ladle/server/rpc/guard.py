@@ -160,6 +160,10 @@ class _GuardedStream:
         self.metadata = stream.metadata
         self.on_end = stream.on_end
         self.on_stop = stream.on_stop
+        self.on_lull = stream.on_lull
+        self.in_thread = stream.in_thread
+        self.reserve = stream.reserve
+        self.give_back = stream.give_back
         self.send = stream.send
         self.end = stream.end
 

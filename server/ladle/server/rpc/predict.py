@@ -30,6 +30,7 @@ from ladle.server.core.manager import Manager
 from ladle.server.core.observation import Observation
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
+    Afterwards,
     Arrays,
     Model,
     Pending,
@@ -105,7 +106,7 @@ class Predict:
         handle: Handle,
         request: Request,
         deadline: float | None,
-        done: Callable[[Outcome], None],
+        done: Callable[[Outcome], Afterwards],
         typed: bool,
         seen: Observation | None = None,
     ) -> Pending:
@@ -115,7 +116,8 @@ class Predict:
             handle: on the version that is asked; it is released when the request is done.
             request: what to run.
             deadline: when the caller stops waiting.
-            done: called once, in any thread, unless this raises.
+            done: called once, in any thread, unless this raises; what it returns is done after all
+                others of the batch were told.
             typed: how to encode the answer.
             seen: where what becomes of the request is noted.
 
@@ -123,16 +125,15 @@ class Predict:
             ServingError: The request is wrong, or there is no room for it; `handle` is released.
         """
 
-        def encode(outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
+        def encode(outcome: RawOutcome, servable_id: ServableId, signature: str) -> Afterwards:
             if not isinstance(outcome, Exception):
                 if seen is not None:
                     seen.encoding = time.monotonic()
                 try:
-                    done(encode_response(outcome, servable_id, signature, typed=typed))
-                    return
+                    return done(encode_response(outcome, servable_id, signature, typed=typed))
                 except Exception as error:
                     outcome = error
-            done(outcome)
+            return done(outcome)
 
         return self.begin_raw(handle, request, deadline, encode, seen)
 
@@ -141,7 +142,7 @@ class Predict:
         handle: Handle,
         request: Request,
         deadline: float | None,
-        done: Callable[[RawOutcome, ServableId, str], None],
+        done: Callable[[RawOutcome, ServableId, str], Afterwards],
         seen: Observation | None = None,
     ) -> Pending:
         """As `begin`, but `done` gets the outputs as arrays, and what they are outputs of."""
@@ -158,9 +159,9 @@ class Predict:
             if seen is not None:
                 seen.signature = run.signature.name
 
-            def ended(outcome: RawOutcome) -> None:
+            def ended(outcome: RawOutcome) -> Afterwards:
                 try:
-                    done(outcome, handle.id, run.signature.name)
+                    return done(outcome, handle.id, run.signature.name)
                 finally:
                     handle.release()
 

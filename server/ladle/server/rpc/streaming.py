@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
 
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.server.call import Stream, Streaming
-from ladle.server.core.errors import InvalidArgument, ServingError, Unavailable
+from ladle.server.core.entry import Handle
+from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound, ServingError, Unavailable
 from ladle.server.core.observation import Observation, Observer, Unobserved
-from ladle.server.core.servable import Pending
+from ladle.server.core.servable import Afterwards, Pending
+from ladle.server.rpc.gathering import Gathering, Window
 from ladle.server.rpc.predict import Outcome, Predict, Request
-from ladle.server.rpc.request import acquire_at_once, parse, require_model_spec
+from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.status import as_status
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictStream"
 
-
-@dataclass(frozen=True)
-class Window:
-    """How far a stream is read ahead of its answers."""
-
-    requests: int = 64
-    nbytes: int = 4 << 20
-    """Of the requests; the last one may go beyond."""
+# More is read by a thread of the pool, so that it holds up nobody else.
+_MAX_INLINE_BYTES = 256 << 10
 
 
 def predict_stream(
@@ -40,12 +35,14 @@ def predict_stream(
 class _Slot:
     """A request that was read, until its answer is sent."""
 
-    __slots__ = ("answer", "id", "nbytes", "pending", "seen")
+    __slots__ = ("answer", "id", "message", "nbytes", "pending", "refusal", "seen")
 
-    def __init__(self, request_id: int, seen: Observation) -> None:
-        self.id = request_id
-        self.nbytes = seen.request_bytes
+    def __init__(self, message: bytes, seen: Observation) -> None:
+        self.message = message
+        self.nbytes = len(message)
         self.seen = seen
+        self.id = 0
+        self.refusal: ServingError | None = None
         self.answer: bytes | None = None
         self.pending: Pending | None = None
 
@@ -55,6 +52,8 @@ class _PredictStream:
 
     It reads while its window has room, has one message on the way to the caller at a time, and
     ends when the caller has finished and everything is answered.
+
+    Requests that come together begin together, so that they meet in a batch.
     """
 
     def __init__(
@@ -65,10 +64,16 @@ class _PredictStream:
         self._observer = observer
         self._window = window
         self._typed = predict.is_typed(stream)
+        self._deadline = stream.deadline
+        self._gathering: Gathering[_Slot] = Gathering(window)
+        self._read_since = False
+        self._awaits_lull = False
         self._lock = threading.Lock()
         self._slots: deque[_Slot] = deque()  # in the order of the requests
         self._ready: deque[_Slot] = deque()  # in the order of the answers, where that counts
         self._nbytes = 0
+        self._to_begin: deque[_Slot] = deque()
+        self._beginning = False
         self._in_order = True
         self._first = True
         self._reading = False
@@ -87,50 +92,124 @@ class _PredictStream:
         self._stream.send(start.SerializeToString(), self._sent)
 
     def _received(self, message: bytes | None) -> None:
+        slot: _Slot | None = None
         with self._lock:
             self._reading = False
             if message is None or self._over:
                 self._finished = True
-            take = not self._finished
-        if take and message is not None:
-            self._take(message)
+            elif not self._finished:
+                seen = Observation("PredictStream", "GRPC", message, self._stream.metadata)
+                slot = _Slot(message, seen)
+                self._slots.append(slot)
+                self._nbytes += slot.nbytes
+        enough = slot is None or self._gather(slot)
+        self._go_on()  # first, as the next message may be there
+        if enough:
+            self._begin_gathered()
+        else:
+            self._await_lull()
+
+    def _gather(self, slot: _Slot) -> bool:
+        try:
+            self._stream.reserve(slot.nbytes)
+        except ServingError as error:
+            slot.refusal = error
+        self._read_since = True
+        return self._gathering.add(slot, slot.nbytes)
+
+    def _await_lull(self) -> None:
+        """Begin what has gathered once nothing more is there to be read.
+
+        While answers are being sent there will be more: each makes room for a request.
+        """
+        if self._gathering and not self._awaits_lull and not self._sending:
+            self._awaits_lull = True
+            self._read_since = False
+            self._stream.on_lull(self._lulled)
+
+    def _lulled(self) -> None:
+        self._awaits_lull = False
+        if self._read_since or self._sending:
+            self._await_lull()
+        else:
+            self._begin_gathered()
+
+    def _begin_gathered(self) -> None:
+        slots, nbytes = self._gathering.take()
+        if not slots:
+            return
+        with self._lock:
+            self._to_begin.extend(slots)
+            if self._beginning:
+                return
+            self._beginning = True
+        if nbytes <= _MAX_INLINE_BYTES:
+            self._begin_next()
+        else:
+            self._stream.in_thread(self._begin_next)
+
+    def _begin_next(self) -> None:
+        """Begin what is to begin, one after the other: in one thread at a time."""
+        while True:
+            with self._lock:
+                if not self._to_begin:
+                    self._beginning = False
+                    break
+                slot = self._to_begin.popleft()
+            self._begin(slot)
         self._go_on()
 
-    def _take(self, message: bytes) -> None:
-        seen = Observation("PredictStream", "GRPC", message, self._stream.metadata)
+    def _begin(self, slot: _Slot) -> None:
         try:
-            request = parse(PredictStreamRequest, message)
+            request = parse(PredictStreamRequest, slot.message)
         except InvalidArgument as error:
-            seen.end(error, self._observer)
-            self._finish(error)
+            self._break_off(slot, error)
             return
-        seen.model = request.request.model_spec.name
-        slot = _Slot(request.id, seen)
-        with self._lock:
-            if self._first:
-                self._first = False
-                self._in_order = not request.answer_as_ready
-            self._slots.append(slot)
-            self._nbytes += slot.nbytes
+        slot.message = b""
+        slot.id = request.id
+        slot.seen.model = request.request.model_spec.name
+        if self._first:
+            self._first = False
+            self._in_order = not request.answer_as_ready
+        read = Request(request.request, {}, slot.nbytes)
+        try:
+            if slot.refusal is not None:
+                raise slot.refusal
+            require_model_spec(read.message)
+            handle = acquire_at_once(self._predict.manager, read.message.model_spec)
+        except NotFound:
+            # It may be on its way, and waiting for that takes a thread.
+            self._stream.in_thread(lambda: self._wait_and_run(slot, read), waits=True)
+        except Exception as error:
+            self._answer(slot, error)
+        else:
+            self._run(slot, handle, read)
 
-        def done(outcome: Outcome) -> None:
-            self._answer(slot, outcome)
+    def _wait_and_run(self, slot: _Slot, request: Request) -> None:
+        spec = request.message.model_spec
+        try:
+            handle = acquire(self._predict.manager, spec, self._deadline)
+        except Exception as error:
+            self._answer(slot, error)
+        else:
+            self._run(slot, handle, request)
+        if self._over and slot.pending is not None:
+            slot.pending.leave()
+        self._go_on()
+
+    def _run(self, slot: _Slot, handle: Handle, request: Request) -> None:
+        def done(outcome: Outcome) -> Afterwards:
+            return self._answer(slot, outcome)
 
         try:
-            require_model_spec(request.request)
-            handle = acquire_at_once(self._predict.manager, request.request.model_spec)
             slot.pending = self._predict.begin(
-                handle,
-                Request(request.request, {}, slot.nbytes),
-                self._stream.deadline,
-                done,
-                self._typed,
-                seen,
+                handle, request, self._deadline, done, self._typed, slot.seen
             )
         except Exception as error:
             self._answer(slot, error)
 
-    def _answer(self, slot: _Slot, outcome: Outcome) -> None:
+    def _answer(self, slot: _Slot, outcome: Outcome) -> Afterwards:
+        """Put an answer in its place; what is returned sends it."""
         if isinstance(outcome, Exception):
             error = as_status(outcome, _PATH)
             slot.seen.end(error, self._observer)
@@ -142,16 +221,17 @@ class _PredictStream:
             slot.seen.end(outcome, self._observer)
             head = wire.varint_field(2, slot.id) if slot.id else b""
             encoded = wire.join([head, *wire.bytes_field(3, [outcome])])
-        with self._lock:
-            slot.answer = encoded
-            if not self._in_order:
-                self._ready.append(slot)
-        self._go_on()
+        # Without the lock: whoever looks for answers does so again afterwards.
+        slot.answer = encoded
+        if not self._in_order:
+            self._ready.append(slot)
+        return self._go_on
 
     def _sent(self) -> None:
         with self._lock:
             self._sending = False
         self._go_on()
+        self._await_lull()
 
     def _go_on(self) -> None:
         """Send, read and end: whatever of it can be done now."""
@@ -159,8 +239,10 @@ class _PredictStream:
             if self._over:
                 return
             slot = self._next_answer()
+            more = False
             if slot is not None:
                 self._sending = True
+                more = self._has_answer()
             read = self._may_read()
             if read:
                 self._reading = True
@@ -169,22 +251,24 @@ class _PredictStream:
                 self._over = True
         if slot is not None:
             assert slot.answer is not None
-            self._stream.send(slot.answer, self._sent)
+            self._stream.give_back(slot.nbytes)
+            self._stream.send(slot.answer, self._sent, more=more)
         if read:
             self._stream.receive(self._received)
         if end:
             self._stream.end(self._last_word)
 
+    def _has_answer(self) -> bool:
+        if self._in_order:
+            return bool(self._slots) and self._slots[0].answer is not None
+        return bool(self._ready)
+
     def _next_answer(self) -> _Slot | None:
-        if self._sending:
+        if self._sending or not self._has_answer():
             return None
         if self._in_order:
-            if not self._slots or self._slots[0].answer is None:
-                return None
             slot = self._slots.popleft()
         else:
-            if not self._ready:
-                return None
             slot = self._ready.popleft()
             self._slots.remove(slot)
         self._nbytes -= slot.nbytes
@@ -194,8 +278,7 @@ class _PredictStream:
         return (
             not self._reading
             and not self._finished
-            and len(self._slots) < self._window.requests
-            and self._nbytes < self._window.nbytes
+            and self._window.has_room(len(self._slots), self._nbytes)
         )
 
     def _finish(self, error: ServingError) -> None:
@@ -204,13 +287,26 @@ class _PredictStream:
             self._last_word = self._last_word or error
         self._go_on()
 
+    def _break_off(self, slot: _Slot, error: ServingError) -> None:
+        """End with the status, once what was read before this slot is answered."""
+        with self._lock:
+            self._to_begin.clear()
+            dropped = [self._slots.pop()]
+            while dropped[-1] is not slot:
+                dropped.append(self._slots.pop())
+        for one in dropped:
+            one.seen.end(error, self._observer)
+        self._finish(error)
+
     def _stop(self) -> None:
         self._finish(Unavailable("the server is stopping: send the rest to another"))
 
     def _leave(self) -> None:
         with self._lock:
             self._over = True
-            left = [slot.pending for slot in self._slots]
-        for pending in left:
-            if pending is not None:
-                pending.leave()
+            left = list(self._slots)
+        for slot in left:
+            if slot.pending is not None:
+                slot.pending.leave()
+            elif slot.answer is None:
+                slot.seen.end(Cancelled("the caller went away"), self._observer)

@@ -15,11 +15,13 @@ from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
 from ladle.server.core.errors import ServingError
 from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.budget import ByteBudget, Limits
+from ladle.server.transport.completion_rpc import Pools, trailing_metadata
+from ladle.server.transport.completion_stream import CompletionStream
 from ladle.server.transport.health import Health
 from ladle.server.transport.interceptor import GateInterceptor
 from ladle.server.transport.reflection import Reflection
 
-Streams: TypeAlias = "weakref.WeakSet[completion.CompletionStream]"
+Streams: TypeAlias = "weakref.WeakSet[CompletionStream]"
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
@@ -66,7 +68,7 @@ class GrpcioTransport:
         limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
         """What requests may take; another transport can share it."""
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="waiting")
-        pools = completion.Pools(working=self._executor, waiting=self._waiting)
+        pools = Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
         self._server = grpc.server(
             self._executor,
@@ -140,18 +142,19 @@ class GrpcioTransport:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, methods: Methods, pools: completion.Pools, limits: Limits) -> None:
+    def __init__(self, methods: Methods, pools: Pools, limits: Limits) -> None:
         self.streams: Streams = weakref.WeakSet()
         self._handlers = {
             path: _rpc_handler(method, pools, limits, self.streams)
             for path, method in methods.items()
         }
         self.calls = 0
+        self._pools = pools
         self._limits = limits
 
     def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler that ends calls with a status, and reads nothing of them."""
-        return _rpc_refusal(error, self._limits, self.streams)
+        return _rpc_refusal(error, self._pools, self._limits, self.streams)
 
     def count_calls(self) -> None:
         """Count in `calls` from now on; until then a call costs nothing more."""
@@ -171,13 +174,13 @@ class _Methods(grpc.GenericRpcHandler):
 
 def _rpc_handler(
     method: Handler | Prompt | Streaming,
-    pools: completion.Pools,
+    pools: Pools,
     limits: Limits,
-    streams: weakref.WeakSet[completion.CompletionStream],
+    streams: weakref.WeakSet[CompletionStream],
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
         return grpc.stream_stream_rpc_method_handler(
-            _without_thread(completion.streaming(method, limits, streams))
+            _without_thread(completion.streaming(method, pools, limits, streams))
         )
     if not isinstance(method, Prompt):
         return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
@@ -188,7 +191,7 @@ def _rpc_handler(
 
 
 def _rpc_refusal(
-    error: ServingError, limits: Limits, streams: Streams
+    error: ServingError, pools: Pools, limits: Limits, streams: Streams
 ) -> grpc.RpcMethodHandler[Any, Any]:
     # As a stream, which needs no message to begin; it does for unary calls, too.
     refuse = Streaming(lambda stream: stream.end(error))
@@ -198,7 +201,7 @@ def _rpc_refusal(
 
     if completion.supported():
         behaviour.experimental_thread_pool = completion.streaming(  # type: ignore[attr-defined]
-            refuse, limits, streams
+            refuse, pools, limits, streams
         )
     return grpc.stream_stream_rpc_method_handler(behaviour)
 
@@ -275,7 +278,7 @@ class _GrpcioCall:
         """Return the response once it is there, in the call's own thread."""
         self._answered.acquire()
         if self._error is not None:
-            if metadata := completion.trailing_metadata(self._error):
+            if metadata := trailing_metadata(self._error):
                 self._context.set_trailing_metadata(metadata)
             self._context.abort(_STATUS[self._error.code.value], self._error.message)
         return self._response

@@ -1,0 +1,82 @@
+"""Unary calls without threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ladle.server.call import Call, Handler, Prompt
+from ladle.server.core.errors import Code, ServingError, Unimplemented
+from ladle.server.transport.budget import Limits
+from ladle.server.transport.completion_rpc import RECEIVE, CompletionRpc, Pools
+
+logger = logging.getLogger(__name__)
+
+# Larger messages are decoded by a thread of the pool, so that they hold up nobody.
+_MAX_INLINE_BYTES = 256 << 10
+
+
+class CompletionCall(CompletionRpc):
+    """A Call that holds no thread."""
+
+    __slots__ = ("_handler", "_limits", "_pools", "request")
+
+    def __init__(
+        self, event: Any, state: Any, handler: Prompt, pools: Pools, limits: Limits
+    ) -> None:
+        super().__init__(event, state)
+        self._handler = handler
+        self._limits = limits
+        self._pools = pools
+        self.request = b""
+
+    def begin(self) -> None:
+        """Ask for the request message."""
+        self.start_receiving(self._received)
+
+    def answer(self, response: bytes) -> None:
+        """Send the response message; never blocks."""
+        self.finish(response, None)
+
+    def refuse(self, error: ServingError) -> None:
+        """End the call with a status instead; never blocks."""
+        self.finish(None, error)
+
+    def _received(self, event: Any) -> Any:
+        message = event.batch_operations[0].message()
+        if message is None:
+            if event.success:  # if not, gRPC has ended the call
+                self.refuse(Unimplemented("expected exactly one request message, got none"))
+        else:
+            self._take(message)
+        return self.end_operation(RECEIVE)
+
+    def _take(self, message: bytes) -> None:
+        try:
+            self._limits.take(len(message))
+        except ServingError as error:
+            self.refuse(error)
+            return
+        self.request = message
+        self.on_end(self._give_back)
+        if len(message) <= _MAX_INLINE_BYTES:
+            self._begin_handling()
+        else:
+            self._pools.working.submit(self._begin_handling)
+
+    def _begin_handling(self) -> None:
+        blocking = self._handle(self._handler.handle)
+        if blocking is not None:
+            self._pools.waiting.submit(self._handle, blocking)
+
+    def _give_back(self) -> None:
+        self._limits.budget.give_back(len(self.request))
+
+    def _handle(self, handler: Callable[[Call], Handler | None]) -> Handler | None:
+        try:
+            return handler(self)
+        except Exception:
+            logger.exception("a request could not be handled")
+            self.refuse(ServingError("the server failed on this request", Code.INTERNAL))
+            return None

@@ -18,11 +18,11 @@ from ladle.protos.serving_pb import PredictRequest
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
 from ladle.server.core.errors import Code
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import Signature
+from ladle.server.core.manager import Manager, ManagerOptions
+from ladle.server.core.servable import ServableId, Signature
+from ladle.server.rpc.gathering import Window
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.services import methods
-from ladle.server.rpc.gathering import Window
 from ladle.server.rpc.streaming import predict_stream
 from ladle.server.transport.grpcio import GrpcioTransport
 
@@ -43,18 +43,24 @@ def compute(inputs: Any) -> dict[str, NDArray[Any]]:
 class Served:
     """A server whose model doubles, and a channel to it."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, loaded: threading.Event | None, **limits: Any) -> None:
         self.model = FakeServable(compute, (*FakeServable().signatures.values(), WIDE))
-        self.batching = BatchingServable(self.model, BatchOptions())
-        manager = Manager(lambda _id, _path: self.batching)
+        self.batching = BatchingServable(self.model, BatchOptions(max_batch_size=100_000))
+
+        def load(_id: ServableId, _path: Path) -> BatchingServable:
+            assert loaded is None or loaded.wait(PATIENCE_S)
+            return self.batching
+
+        manager = Manager(load, ManagerOptions(max_waiting_requests=1))
         manager.aspire("m", {3: Path("/m/3")})
-        assert manager.wait_until_settled(["m"], PATIENCE_S)
+        if loaded is None:
+            assert manager.wait_until_settled(["m"], PATIENCE_S)
         predict = Predict(manager, tensor_content=True)
         served = {
             **methods(manager, tensor_content=True),
             STREAM: predict_stream(predict, window),
         }
-        self.transport = GrpcioTransport(served, max_threads=2)
+        self.transport = GrpcioTransport(served, max_threads=2, **limits)
         port = self.transport.listen("127.0.0.1:0")
         self.transport.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -64,8 +70,10 @@ class Served:
 def serve() -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
-    def serve(window: Window | None = None) -> Served:
-        made.append(Served(window or Window()))
+    def serve(
+        window: Window | None = None, loaded: threading.Event | None = None, **limits: Any
+    ) -> Served:
+        made.append(Served(window or Window(), loaded, **limits))
         return made[-1]
 
     yield serve
@@ -250,6 +258,103 @@ def test_a_stream_ends_when_the_server_stops(serve: Serve) -> None:
         "UNAVAILABLE",
         "the server is stopping: send the rest to another",
     )
+
+
+def test_a_request_of_a_stream_waits_for_a_models_first_version(serve: Serve) -> None:
+    """As a unary call does; the others of the stream go on, and no more wait than may."""
+    loaded = threading.Event()
+    client = Client(serve(loaded=loaded))
+    client.send(1, [[1, 1]], answer_as_ready=True)
+    client.send(2, [[2, 2]])
+    unknown = PredictStreamRequest(id=3)
+    unknown.request.model_spec.name = "unknown"
+    client.sending.put(unknown)
+
+    refused = {answer.id: answer.error for answer in (client.get(), client.get())}
+    assert refused.pop(3).error_code == Code.NOT_FOUND
+    ((crowded, error),) = refused.items()
+    assert error.error_code == Code.UNAVAILABLE
+    assert "1 requests wait already" in error.error_message
+    loaded.set()
+    answer = client.get()
+    assert answer.id == 3 - crowded
+    assert outputs(answer) == [[2 * answer.id, 2 * answer.id]]
+
+
+def test_a_request_for_chunks_waits_for_a_models_first_version(serve: Serve) -> None:
+    loaded = threading.Event()
+    served = serve(loaded=loaded)
+    call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
+    received = call(request([[1, 2]]).SerializeToString(), timeout=PATIENCE_S)
+    loaded.set()
+
+    (chunk,) = received
+    assert tensors.to_array(chunk.response.outputs["y"]).tolist() == [[2, 4]]
+
+
+def test_the_bytes_of_a_stream_count_with_those_of_all_requests(serve: Serve) -> None:
+    """Past the budget a request is refused under its id, and what was taken is given back."""
+    size = len(PredictStreamRequest(id=1, request=request([[1, 1]])).SerializeToString())
+    served = serve(max_inflight_bytes=2 * size)
+    budget = served.transport.limits.budget
+    served.model.hold()
+    client = Client(served)
+    for n in range(1, 4):
+        client.send(n, [[n, n]])
+    served.model.wait_until_running()
+    waiting = threading.Event()  # never set: it only passes the time
+    while budget.used < 2 * size:
+        waiting.wait(0.001)
+    with pytest.raises(grpc.RpcError) as raised:
+        chunks(served, request([[1, 1]]))
+    assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
+    served.model.let_go()
+
+    first, second, third = client.get(), client.get(), client.get()
+    assert (outputs(first), outputs(second)) == ([[2, 2]], [[4, 4]])
+    assert third.id == 3
+    assert third.error.error_code == Code.RESOURCE_EXHAUSTED
+    assert "(--max_inflight_bytes)" in third.error.error_message
+    assert budget.used == 0
+    client.send(4, [[4, 4]])
+    assert outputs(client.get()) == [[8, 8]]
+
+
+def test_a_stream_that_is_cancelled_gives_its_bytes_back(serve: Serve) -> None:
+    served = serve()
+    served.model.hold()
+    client = Client(served)
+    client.send(1, [[1, 1]])
+    served.model.wait_until_running()
+    assert served.transport.limits.budget.used > 0
+    client.call.cancel()
+
+    waiting = threading.Event()  # never set: it only passes the time
+    while served.transport.limits.budget.used:
+        waiting.wait(0.001)
+
+
+def test_too_large_a_request_of_a_stream_fails_alone(serve: Serve) -> None:
+    client = Client(serve(max_request_bytes=1000))
+    client.send(1, [[0, 0]] * 200)
+    client.send(2, [[2, 2]])
+
+    refused, answered = client.get(), client.get()
+    assert refused.error.error_code == Code.RESOURCE_EXHAUSTED
+    assert "more than the 1000 of --max_request_bytes" in refused.error.error_message
+    assert outputs(answered) == [[4, 4]]
+
+
+def test_what_gathers_to_much_is_read_off_the_network_thread(serve: Serve) -> None:
+    """In order all the same, and in as many batches as it takes."""
+    client = Client(serve())
+    for n in range(20):
+        client.send(n, np.full((10_000, 2), n))
+    client.finish()
+
+    answers = list(client.call)
+    assert [answer.id for answer in answers] == list(range(20))
+    assert [outputs(answer)[-1] for answer in answers] == [[2 * n, 2 * n] for n in range(20)]
 
 
 def chunks(served: Served, message: PredictRequest) -> list[PredictChunk]:

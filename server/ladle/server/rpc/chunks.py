@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
-from ladle.server.core.errors import Cancelled, InvalidArgument
+from ladle.server.core.entry import Handle
+from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Pending, ServableId
-from ladle.server.rpc.predict import Predict, RawOutcome, encode_response, read_request
-from ladle.server.rpc.request import acquire_at_once
+from ladle.server.rpc.predict import (
+    Predict,
+    RawOutcome,
+    Request,
+    encode_response,
+    read_request,
+)
+from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.status import as_status
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
@@ -83,9 +90,29 @@ class _Chunks:
         try:
             if message is None:
                 raise InvalidArgument("expected one PredictRequest, got none")
+            self._stream.reserve(len(message))
             request = read_request(message)
             seen.model = request.message.model_spec.name
             handle = acquire_at_once(self._predict.manager, request.message.model_spec)
+        except NotFound:
+            # It may be on its way, and waiting for that takes a thread.
+            self._stream.in_thread(lambda: self._wait_and_run(request, seen), waits=True)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._run(handle, request, seen)
+
+    def _wait_and_run(self, request: Request, seen: Observation) -> None:
+        spec = request.message.model_spec
+        try:
+            handle = acquire(self._predict.manager, spec, self._stream.deadline)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._run(handle, request, seen)
+
+    def _run(self, handle: Handle, request: Request, seen: Observation) -> None:
+        try:
             pending = self._predict.begin_raw(
                 handle, request, self._stream.deadline, self._done, seen
             )

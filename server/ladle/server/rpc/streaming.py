@@ -43,6 +43,7 @@ class _Slot:
         self.seen = seen
         self.id = 0
         self.refusal: ServingError | None = None
+        """Why its bytes were not reserved."""
         self.answer: bytes | None = None
         self.pending: Pending | None = None
 
@@ -251,7 +252,8 @@ class _PredictStream:
                 self._over = True
         if slot is not None:
             assert slot.answer is not None
-            self._stream.give_back(slot.nbytes)
+            if slot.refusal is None:
+                self._stream.give_back(slot.nbytes)
             self._stream.send(slot.answer, self._sent, more=more)
         if read:
             self._stream.receive(self._received)

@@ -1,0 +1,267 @@
+"""When requests of a stream begin, driven message by message; the batches show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import PATIENCE_S, FakePending, FakeServable
+
+from ladle.protos import tensors
+from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
+from ladle.server.core.errors import ResourceExhausted, ServingError
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import Arrays, Done, Servable, Signature
+from ladle.server.rpc.gathering import Gathering, Window
+from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.streaming import predict_stream
+
+
+class Queued(FakeServable):
+    """Runs nothing until it is told to; then all that has been submitted, as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[tuple[Arrays, Done]] = []
+
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        done: Done,
+        deadline: float | None = None,
+        seen: object = None,
+    ) -> FakePending:
+        self.waiting.append((inputs, done))
+        return FakePending()
+
+    def run_all(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for then in {done({"y": inputs["x"] * 2}) for inputs, done in waiting}:
+            assert then is not None
+            then()
+
+
+class FakeStream:
+    """A Stream whose transport is the test."""
+
+    local = False
+    deadline = None
+
+    def __init__(self) -> None:
+        self.receiver: Callable[[bytes | None], None] | None = None
+        self.lull: Callable[[], None] | None = None
+        self.sent: Callable[[], None] | None = None
+        self.answers: list[tuple[int, bool]] = []
+        self.ended: list[ServingError | None] = []
+        self.work: list[Callable[[], None]] = []
+        self.reserved = 0
+        self.room = 1 << 30
+
+    def metadata(self, key: str) -> str | None:
+        return None
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def receive(self, callback: Callable[[bytes | None], None]) -> None:
+        assert self.receiver is None
+        self.receiver = callback
+
+    def on_lull(self, callback: Callable[[], None]) -> None:
+        assert self.lull is None
+        self.lull = callback
+
+    def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
+        self.work.append(work)
+
+    def reserve(self, nbytes: int) -> None:
+        if self.reserved + nbytes > self.room:
+            raise ResourceExhausted("no room")
+        self.reserved += nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        self.reserved -= nbytes
+
+    def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
+        assert self.sent is None
+        self.answers.append((PredictStreamResponse.FromString(message).id, more))
+        self.sent = sent
+
+    def end(self, error: ServingError | None = None) -> None:
+        self.ended.append(error)
+
+    def come(self, *numbers: int, rows: int = 1) -> None:
+        """Let requests come, as far as they are asked for."""
+        for number in numbers:
+            self._tell(request(number, rows))
+
+    def finish(self) -> None:
+        self._tell(None)
+
+    def _tell(self, message: bytes | None) -> None:
+        receiver, self.receiver = self.receiver, None
+        assert receiver is not None, "nothing was asked for"
+        receiver(message)
+
+    def pass_lull(self) -> None:
+        lull, self.lull = self.lull, None
+        assert lull is not None, "nothing awaits a lull"
+        lull()
+
+    def take(self) -> None:
+        """Let the connection take what is being sent."""
+        sent, self.sent = self.sent, None
+        assert sent is not None, "nothing is being sent"
+        sent()
+
+
+def request(number: int, rows: int = 1) -> bytes:
+    message = PredictStreamRequest(id=number)
+    message.request.model_spec.name = "m"
+    x = np.full((rows, 2), number, np.float32)
+    message.request.inputs["x"].CopyFrom(tensors.to_proto(x))
+    return message.SerializeToString()
+
+
+@pytest.fixture
+def model() -> Queued:
+    return Queued()
+
+
+@pytest.fixture
+def stream(model: Queued) -> FakeStream:
+    """A stream with a window of 8 requests, or 1 MiB, that has begun."""
+
+    def load(_id: object, _path: Path) -> Servable:
+        return model
+
+    manager = Manager(load)
+    manager.aspire("m", {1: Path("/m/1")})
+    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    stream = FakeStream()
+    predict = Predict(manager, tensor_content=True)
+    predict_stream(predict, Window(requests=8, nbytes=1 << 20)).handle(stream)
+    stream.take()
+    return stream
+
+
+def test_requests_begin_together_once_no_more_is_there(stream: FakeStream, model: Queued) -> None:
+    stream.come(1)
+    assert stream.receiver is not None, "the next one is asked for before the lull is"
+    stream.come(2)
+    stream.pass_lull()
+    assert not model.waiting, "one came since the lull was asked for, so more may be there"
+    stream.pass_lull()
+
+    assert len(model.waiting) == 2
+
+
+def test_half_a_window_begins_at_once(stream: FakeStream, model: Queued) -> None:
+    stream.come(1, 2, 3)
+    assert not model.waiting
+    stream.come(4)
+
+    assert len(model.waiting) == 4
+    stream.come(5, 6, 7, 8)
+    assert len(model.waiting) == 8
+    assert stream.receiver is None, "the window is full"
+
+
+def test_half_a_windows_bytes_begin_in_a_thread(stream: FakeStream, model: Queued) -> None:
+    """Reading so much would hold up all other calls."""
+    stream.come(1, rows=1 << 16)
+    assert not model.waiting
+    (work,) = stream.work
+    stream.come(2, 3, 4, 5)
+    assert len(stream.work) == 1, "what comes later waits for its turn"
+    work()
+
+    assert [int(inputs["x"][0, 0]) for inputs, _ in model.waiting] == [1, 2, 3, 4, 5]
+
+
+def test_what_comes_between_answers_waits_for_the_last_of_them(
+    stream: FakeStream, model: Queued
+) -> None:
+    """Each answer makes room for one request: they should meet in a batch, too."""
+    stream.come(1, 2, 3, 4)
+    stream.pass_lull()
+    model.run_all()
+    stream.come(5)
+    assert stream.lull is None
+    for _ in range(3):
+        stream.take()
+    assert not model.waiting
+    stream.take()
+    stream.pass_lull()
+
+    assert len(model.waiting) == 1
+
+
+def test_answers_that_are_there_travel_together(stream: FakeStream, model: Queued) -> None:
+    stream.come(1, 2, 3, 4)
+    model.run_all()
+    for _ in range(4):
+        stream.take()
+
+    # The first answer, of no id, is the window.
+    assert stream.answers == [(0, False), (1, True), (2, True), (3, True), (4, False)]
+
+
+def test_the_end_begins_what_has_gathered(stream: FakeStream, model: Queued) -> None:
+    stream.come(1, 2)
+    stream.finish()
+    assert len(model.waiting) == 2
+    model.run_all()
+    stream.take()
+    assert not stream.ended
+    stream.take()
+
+    assert stream.ended == [None]
+    assert stream.reserved == 0
+
+
+def test_bytes_that_are_no_request_drop_what_came_after_them(
+    stream: FakeStream, model: Queued
+) -> None:
+    stream.come(1)
+    assert stream.receiver is not None
+    receiver, stream.receiver = stream.receiver, None
+    receiver(b"\xff")
+    stream.come(3, 4)
+    model.run_all()
+    stream.take()
+
+    (error,) = stream.ended
+    assert error is not None
+    assert error.code.name == "INVALID_ARGUMENT"
+    assert [number for number, _ in stream.answers] == [0, 1]
+
+
+def test_past_the_budget_nothing_is_read_of_a_request_but_its_id(
+    stream: FakeStream, model: Queued
+) -> None:
+    stream.room = 0
+    stream.come(7)
+    stream.pass_lull()
+
+    assert stream.answers[-1] == (7, False)
+    assert not model.waiting
+    stream.take()
+    assert stream.reserved == 0
+
+
+def test_a_gathering_counts_requests_and_bytes() -> None:
+    gathering: Gathering[str] = Gathering(Window(requests=4, nbytes=100))
+
+    assert not gathering.add("a", 10)
+    assert gathering.add("b", 10)
+    assert gathering.take() == (["a", "b"], 20)
+    assert not gathering
+    assert gathering.add("c", 50)

@@ -26,6 +26,7 @@ from ladle.client.prediction import Scored
         ("hé", "bytes_list", ["hé".encode()]),
         (b"\x00ends in nul\x00", "bytes_list", [b"\x00ends in nul\x00"]),
         (["a", b"b"], "bytes_list", [b"a", b"b"]),
+        (["é", b"\xff\x00"], "bytes_list", ["é".encode(), b"\xff\x00"]),
         (np.array(["a", "bc"]), "bytes_list", [b"a", b"bc"]),
         ([], None, []),
     ],

@@ -82,8 +82,9 @@ class Chunks:
 def parts(wanted: Wanted, metadata: ModelMetadata | None) -> Parts:
     """Yield what to ask for, and be sent what came of it; the first parts are small.
 
-    A part whose answer is too large is asked for in halves, and so are those after it. All parts are asked of the version that
-    answered the first. Where rows may depend on each other there is one part, the whole.
+    A part whose answer is too large is asked for in halves, and those after it are no larger. All
+    parts are asked of the version that answered the first. Where rows may depend on each other
+    there is one part, the whole.
 
     Raises:
         MessageTooLarge: A single row is.

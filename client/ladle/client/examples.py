@@ -116,7 +116,10 @@ def to_example(features: Features, about: str = "example") -> tensorflow_pb.Exam
 def _flat(values: ArrayLike, about: str) -> NDArray[Any]:
     """Return the values in one dimension, as int64, float32 or an object array of bytes."""
     try:
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except UnicodeDecodeError:  # text and bytes in one list
+            array = np.asarray(values, object)
         if array.dtype.kind in "SUO":
             # Only objects keep text's trailing NULs, and tell apart what numpy would make alike.
             array = np.asarray(values, object)

@@ -176,7 +176,10 @@ def _as_array(values: Any, what: str) -> NDArray[Any]:
             for index, picture in enumerate(values):  # at once, numpy would look into each
                 pictures[index] = picture
             return pictures
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except UnicodeDecodeError:  # text and bytes in one list
+            array = np.asarray(values, object)
         if array.dtype.kind in "SU" and not isinstance(values, np.ndarray | np.generic):
             # numpy's fixed-width strings end at the last character that is not NUL, and the
             # serialised messages that models take as strings may end in NULs.

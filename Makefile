@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
 BUILD_INPUTS := pyproject.toml protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
 
-.PHONY: help bench demo test lint fmt types unit e2e install protos clean
+.PHONY: help bench compare demo test lint fmt types unit e2e install protos clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and
 
 bench: install ## measure what a request costs; needs h2load (apt-get install nghttp2-client)
 	$(BIN)/python benchmarks/bench.py
+
+compare: install ## ladle beside KServe, MLServer, mosec and Ray Serve; installs them into ~/.cache
+	$(BIN)/python benchmarks/compare.py
 
 protos: install ## compile protos/ again
 	$(BIN)/python protos/build_hook.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,12 @@ from pathlib import Path
 from process import SERVER_CPU
 
 _MAX_CONNECTIONS = 4
+_GRPC = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+_HTTP1 = ("--h1", "-H", "content-type: application/octet-stream")
+
+
+class Failed(SystemExit):
+    """The load could not be sent, or was not answered; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,8 @@ class Load:
     seconds: float
     latencies_s: list[float]
     """Sorted."""
+    body_bytes: int
+    """What the bodies of the answers came to; headers and trailers don't count."""
 
     def percentile_ms(self, percent: float) -> float:
         """Return the latency that so many percent of the requests stayed below."""
@@ -34,7 +43,7 @@ def send(port: int, method: str, messages: Sequence[bytes], requests: int, in_fl
     """Send requests, so many at a time, each holding these messages; blocks until all are done.
 
     Raises:
-        SystemExit: h2load is missing, or a request failed.
+        Failed: h2load is missing, or a request failed.
     """
     with Sending(port, method, messages, in_flight, requests=requests) as sending:
         return sending.result()
@@ -52,22 +61,26 @@ class Sending:
         *,
         requests: int | None = None,
         seconds: int = 0,
+        http1: bool = False,
     ) -> None:
-        """Start it: for so many `requests`, or for `seconds`."""
+        """Start it: for so many `requests`, or for `seconds`.
+
+        With `http1` the messages are the body of a plain HTTP/1.1 request, and not gRPC's.
+        """
         if shutil.which("h2load") is None:
-            raise SystemExit("benchmarks need h2load: apt-get install nghttp2-client")
-        connections = min(in_flight, _MAX_CONNECTIONS)
+            raise Failed("benchmarks need h2load: apt-get install nghttp2-client")
+        connections = in_flight if http1 else min(in_flight, _MAX_CONNECTIONS)
         self._folder = tempfile.TemporaryDirectory()
         body = Path(self._folder.name, "body")
         self._log = Path(self._folder.name, "log")
-        body.write_bytes(b"".join(b"\0" + len(m).to_bytes(4, "big") + m for m in messages))
+        body.write_bytes(b"".join(messages if http1 else map(framed, messages)))
         much = ["-D", str(seconds)] if requests is None else ["-n", str(requests)]
         self._process = subprocess.Popen(
             [
                 *("h2load", *much, "-c", str(connections)),
                 *("-m", str(in_flight // connections), "-d", str(body)),
                 *("-w", "24", "-W", "24"),
-                *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+                *(_HTTP1 if http1 else _GRPC),
                 f"--log-file={self._log}",
                 f"http://127.0.0.1:{port}{method}",
             ],
@@ -95,12 +108,19 @@ class Sending:
         """Wait for its end, and return what came of it."""
         said = self._process.communicate()[0]
         if " 0 failed" not in said or " 0 succeeded" in said:
-            raise SystemExit(f"h2load failed:\n{said}")
+            raise Failed(f"h2load failed:\n{said}")
         lines = [line.split("\t") for line in self._log.read_text().splitlines()]
         starts = [int(start) / 1e6 for start, _, _ in lines]
         latencies = [int(took) / 1e6 for _, _, took in lines]
         ends = [start + took for start, took in zip(starts, latencies, strict=True)]
-        return Load(len(lines), max(ends) - min(starts), sorted(latencies))
+        traffic = re.search(r"\((\d+)\) data$", said, re.MULTILINE)
+        assert traffic is not None
+        return Load(len(lines), max(ends) - min(starts), sorted(latencies), int(traffic[1]))
+
+
+def framed(message: bytes) -> bytes:
+    """Return a message as it is sent in a body of gRPC's."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def _off_the_servers_cpu() -> None:

@@ -19,6 +19,7 @@ from ladle.export.requirements import Requirements
 
 if TYPE_CHECKING:
     from ladle.export.dataset import Dataset
+    from ladle.export.own_signatures import OwnSignature
     from ladle.export.pipeline import Exported, export_classifier
     from ladle.export.sources import load_data
 
@@ -28,6 +29,7 @@ __all__ = [
     "Dataset",
     "ExportError",
     "Exported",
+    "OwnSignature",
     "PublishError",
     "Requirements",
     "TrainingOptions",
@@ -38,6 +40,7 @@ __all__ = [
 _LAZY = {
     "Dataset": "ladle.export.dataset",
     "Exported": "ladle.export.pipeline",
+    "OwnSignature": "ladle.export.own_signatures",
     "export_classifier": "ladle.export.pipeline",
     "load_data": "ladle.export.sources",
 }

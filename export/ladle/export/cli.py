@@ -127,6 +127,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="load that file although it may run Python code of its own",
     )
     parser.add_argument(
+        "--signatures",
+        metavar="FUNCTION",
+        help="signatures of your own beside ladle's: package.module:function, called with the"
+        " trained Keras model, returns a dict from names to tf.functions with input signatures",
+    )
+    parser.add_argument(
         "--resize",
         type=_size,
         metavar="HxW",
@@ -205,7 +211,7 @@ def _export(
     quietly = nullcontext if args.verbose else quiet_import
     # Results alone go to stdout; Keras would mix its progress with them.
     with redirect_stdout(sys.stderr):
-        if args.model is not None:
+        if args.model is not None or args.signatures is not None:
             sys.path.insert(0, os.getcwd())  # as `python -m` would
         # Images are decoded by TensorFlow, and these data sets come with Keras.
         suffix = Path(args.data).suffix.lower()
@@ -217,7 +223,11 @@ def _export(
             dataset = dataset.resized(*args.resize)
         prepare_base_path(args.base_path)
         with quietly():
+            from ladle.export.own_model import import_function
             from ladle.export.pipeline import export_classifier
+        signatures = None
+        if args.signatures is not None:
+            signatures = import_function("signatures", args.signatures)
         return export_classifier(
             args.base_path,
             dataset,
@@ -225,6 +235,7 @@ def _export(
             model=args.model,
             fit=not args.export_only,
             allow_unsafe_model=args.allow_unsafe_model,
+            signatures=signatures,
             options=options,
             requirements=requirements,
             version=args.version,

@@ -51,14 +51,29 @@ def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
         raise ExportError(f"model: {path} does not load: {reason}{unsafe}") from error
 
 
-def _call_factory(spec: str, dataset: Dataset) -> Any:
+def import_function(what: str, spec: str) -> Any:
+    """Return the function that `package.module:function` names; `what` it is for a message.
+
+    Raises:
+        ExportError: It can't be imported.
+    """
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ExportError(f"model: {spec} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's module raises
+        raise ExportError(f"{what}: {spec} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ExportError(f"{what}: expected {spec} to be a function, got {type(function)}")
+    return function
+
+
+def _call_factory(spec: str, dataset: Dataset) -> Any:
+    function = import_function("model", spec)
     arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
-    return function(*arguments) if inspect.signature(function).parameters else function()
+    try:
+        return function(*arguments) if inspect.signature(function).parameters else function()
+    except Exception as error:
+        raise ExportError(f"model: {spec} failed: {type(error).__name__}: {error}") from error
 
 
 def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:

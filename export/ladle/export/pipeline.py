@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from ladle.export.history import now_serving
 from ladle.export.operations import check_operations
 from ladle.export.options import TrainingOptions
 from ladle.export.own_model import load_model
+from ladle.export.own_signatures import as_endpoint, own_endpoints, own_sample
 from ladle.export.plots import prepare_plots, write_plots
 from ladle.export.publish import check_free, prepare_base_path, publish, staging_folder
 from ladle.export.recipes import RECIPES
@@ -65,6 +66,7 @@ def export_classifier(
     model: str | None = None,
     fit: bool = True,
     allow_unsafe_model: bool = False,
+    signatures: Any = None,
     options: TrainingOptions | None = None,
     requirements: Requirements | None = None,
     version: VersionChoice = "next",
@@ -84,6 +86,9 @@ def export_classifier(
         model: In a recipe's place a model of one's own, see `load_model`.
         fit: Whether that is trained on the data, or exported as it is.
         allow_unsafe_model: Load a model's file although it may run code.
+        signatures: Signatures of one's own beside these: a mapping from names, or a function of the
+            trained model that returns one; see `own_endpoints`. None for those that the model has
+            as its attribute `ladle_signatures`, if any.
         options: How to train; None for the defaults.
         requirements: What has to hold beside the signatures' answers; None for nothing.
         version: The number to publish; one that is taken is refused, before training too.
@@ -122,6 +127,7 @@ def export_classifier(
         epochs = options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
     else:
         trained, epochs = Trained(own, is_regression=dataset.is_regression), 0
+    own_signatures = own_endpoints(signatures, trained.model)
     answers = trained.answers(dataset.x_test, dataset.preparation)
     metrics = _measure(answers, dataset)
     evaluation = evaluate(dataset, answers)
@@ -130,23 +136,21 @@ def export_classifier(
         write_plots(plots, history, evaluation, dataset.labels)
     _check_metrics(metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
-        write_saved_model(make_endpoints(trained, dataset.preparation, dataset.labels), folder)
+        endpoints = make_endpoints(trained, dataset.preparation, dataset.labels)
+        raw = dataset.x_test[:_CHECKED_EXAMPLES]
+        samples = make_samples(endpoints, raw, trained, dataset.preparation, dataset.labels)
+        for name, signature in own_signatures.items():
+            endpoints[name] = as_endpoint(signature)
+            samples[name] = own_sample(name, signature, raw, dataset)
+        write_saved_model(endpoints, folder)
         check_operations(folder, requirements.allow_op)
-        signatures = declared_signatures(folder)
-        samples = make_samples(
-            signatures,
-            dataset.x_test[:_CHECKED_EXAMPLES],
-            trained,
-            dataset.preparation,
-            dataset.labels,
-        )
-        latency_ms = _check_signatures(folder, samples)
+        latency_ms = _check_signatures(folder, samples, own_signatures.keys())
         write_warmup(samples, base_path.name, folder)
         write_evaluation(evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization,
-            signatures=signatures,
+            signatures=declared_signatures(folder),
             metrics=metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
@@ -190,13 +194,15 @@ def _check_metrics(
         check_regression(metrics["accuracy"], before, requirements)
 
 
-def _check_signatures(folder: Path, samples: Mapping[str, Sample]) -> Mapping[str, float]:
+def _check_signatures(
+    folder: Path, samples: Mapping[str, Sample], own: Container[str]
+) -> Mapping[str, float]:
     """See that every signature answers as Keras does, and return its latency in ms."""
     answers = run_in_fresh_process(folder, {name: s.inputs for name, s in samples.items()})
     for name, sample in samples.items():
-        check_answers(name, answers.together[name], sample.outputs)
+        check_answers(name, answers.together[name], sample.outputs, own=name in own)
         first = {key: array[:1] for key, array in sample.outputs.items()}
-        check_answers(name, answers.alone[name], first)
+        check_answers(name, answers.alone[name], first, own=name in own)
     return answers.latency_ms
 
 

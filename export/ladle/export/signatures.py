@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
-from ladle.export.errors import PublishError
+from ladle.export.errors import ExportError, PublishError
 from ladle.export.preparation import Preparation
 from ladle.export.training import Trained
 from ladle.protos import dtypes
@@ -43,16 +43,18 @@ METHODS = {
 ENCODED_FEATURE = "image/encoded"
 """The feature of a tf.Example that holds an encoded image."""
 
+BUILT_IN = frozenset({NORMALIZED, RAW, RAW_FEATURES, ENCODED, LOGITS, CLASSIFY, REGRESS})
+"""The names of all these."""
+
 Function = Callable[[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A signature to write: what it computes, and its one input."""
+    """A signature to write: what it computes of its inputs, which are tf.TensorSpecs by name."""
 
-    function: Function
-    input_name: str
-    input_spec: Any
+    function: Callable[..., Mapping[str, Any]]
+    inputs: tuple[Any, ...]
 
 
 def make_endpoints(
@@ -91,8 +93,7 @@ def make_endpoints(
         return {"outputs": answer(preparation.normalized(_parse(examples, preparation)))}
 
     def takes(function: Function, dtype: Any, shape: Any, input_name: str = name) -> Endpoint:
-        spec = tf.TensorSpec(shape, dtype, input_name)
-        return Endpoint(function=function, input_name=input_name, input_spec=spec)
+        return Endpoint(function=function, inputs=(tf.TensorSpec(shape, dtype, input_name),))
 
     shape = preparation.open_shape
     endpoints = {NORMALIZED: takes(from_normalized, tf.float32, shape)}
@@ -118,13 +119,16 @@ def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
 
     Raises:
         PublishError: The folder cannot be written.
+        ExportError: An endpoint computes with what can't be written.
     """
     # The model is not track()ed: that would write every variable a second time, and dropout's.
     archive = keras.export.ExportArchive()
     for name, endpoint in endpoints.items():
-        archive.add_endpoint(name, endpoint.function, [endpoint.input_spec])
+        archive.add_endpoint(name, endpoint.function, list(endpoint.inputs))
     try:
         archive.write_out(str(folder), verbose=False)
+    except AssertionError as error:  # TensorFlow's, of what is not a variable: a table, say
+        raise ExportError(f"a signature uses a resource that can't be written: {error}") from error
     except tf.errors.OpError as error:
         raise PublishError(f"{folder.parent}: cannot publish: {_reason(error)}") from error
     _set_method_names(folder)

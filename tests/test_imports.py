@@ -19,6 +19,7 @@ ALLOWED = {
     "ladle.protos": set[str](),
     "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
     "ladle.client": {"ladle.protos"},
+    "ladle.batch": {"ladle.protos", "ladle.client"},
     "ladle.export": {"ladle.protos"},
     "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},
@@ -43,6 +44,7 @@ FORBIDDEN = {
     "ladle.protos": {"tensorflow", "keras", "grpc"},
     "ladle.cli": {"tensorflow", "keras", "grpc", "numpy", "google"},
     "ladle.client": {"tensorflow", "keras"},
+    "ladle.batch": {"tensorflow", "keras"},
     "ladle.server.core": {"tensorflow", "keras", "grpc"},
     "ladle.server.call": {"tensorflow", "keras", "grpc"},
     "ladle.server.rpc": {"tensorflow", "keras", "grpc"},

@@ -21,6 +21,7 @@ commands:
   health     ask whether a server serves
   models     list, show, compare, check, label, roll back and prune versions
   serve      serve the newest version of a model to gRPC clients
+  predict    have a server predict the rows of files of any size, or print one prediction
 
 The whole way, from nothing to a prediction:
 
@@ -54,6 +55,7 @@ _COMMANDS = {
     "health": _Command("ladle.client.health_cli", ""),
     "models": _Command("ladle.export.models_cli", "export"),
     "serve": _Command("ladle.server.cli", "server"),
+    "predict": _Command("ladle.batch.cli", "batch"),
 }
 
 

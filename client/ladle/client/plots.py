@@ -18,21 +18,22 @@ def save_predictions(
     path: str | os.PathLike[str],
     images: ArrayLike,
     probabilities: ArrayLike,
-    truths: Sequence[int],
+    truths: Sequence[int] | None = None,
     labels: Sequence[str] = (),
 ) -> None:
     """Save a picture of each image beside a bar chart of its class probabilities.
 
     The bar of the predicted class is blue where it is right, and red where it is wrong; then the
     true class's is blue. Below stands what was predicted, how surely, and what is true:
-    `7 97% (7)`. The format follows the path's extension.
+    `7 97% (7)`. Where the truth is not known, the predicted class is blue. The format follows the
+    path's extension.
 
     Args:
         path: Where the picture goes; its folder exists.
         images: `[n, height, width]` in grey, or `[n, height, width, channels]` with 1, 3 or 4 of
             them; any number dtype.
         probabilities: `[n, classes]`, from 0 to 1.
-        truths: The index of each image's true class.
+        truths: The index of each image's true class; None where they are not known.
         labels: The classes' names; their indices where left out.
 
     Raises:
@@ -49,28 +50,33 @@ def save_predictions(
     figure = figure_class(figsize=(4.2 * columns, 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, 2 * columns, squeeze=False).ravel()
     for index, (picture, score) in enumerate(zip(pictures, scores, strict=True)):
-        _draw(axes[2 * index], axes[2 * index + 1], picture, score, truths[index], names)
+        truth = None if truths is None else truths[index]
+        _draw(axes[2 * index], axes[2 * index + 1], picture, score, truth, names)
     for unused in axes[2 * len(pictures) :]:
         unused.set_axis_off()
     figure.savefig(path)
 
 
-def bar_colours(predicted: int, truth: int, classes: int) -> list[str]:
+def bar_colours(predicted: int, truth: int | None, classes: int) -> list[str]:
     """Return each class's colour: the predicted one's, the true one's, and all others'."""
     colours = [OTHER] * classes
     colours[predicted] = WRONG
-    colours[truth] = RIGHT
+    colours[predicted if truth is None else truth] = RIGHT
     return colours
 
 
-def caption(scores: NDArray[Any], truth: int, names: Sequence[str]) -> str:
+def caption(scores: NDArray[Any], truth: int | None, names: Sequence[str]) -> str:
     """Return what was predicted, how surely, and what is true: `7 97% (7)`."""
     predicted = int(np.argmax(scores))
-    return f"{names[predicted]} {float(scores[predicted]):.0%} ({names[truth]})"
+    told = f"{names[predicted]} {float(scores[predicted]):.0%}"
+    return told if truth is None else f"{told} ({names[truth]})"
 
 
 def _check(
-    pictures: NDArray[Any], scores: NDArray[Any], truths: Sequence[int], names: Sequence[str]
+    pictures: NDArray[Any],
+    scores: NDArray[Any],
+    truths: Sequence[int] | None,
+    names: Sequence[str],
 ) -> None:
     if pictures.ndim not in (3, 4) or not len(pictures):
         raise ValueError(f"images: expected [n, height, width], got {list(pictures.shape)}")
@@ -79,7 +85,9 @@ def _check(
             f"probabilities: expected {[len(pictures), len(names)]} for {len(pictures)} images and "
             f"{len(names)} labels, got {list(scores.shape)}"
         )
-    if len(truths) != len(pictures) or not all(0 <= truth < len(names) for truth in truths):
+    if truths is not None and (
+        len(truths) != len(pictures) or not all(0 <= truth < len(names) for truth in truths)
+    ):
         raise ValueError(
             f"truths: expected {len(pictures)} class indices from 0 to {len(names) - 1}, "
             f"got {list(truths)}"
@@ -99,7 +107,7 @@ def _draw(
     bar_axes: Any,
     picture: NDArray[Any],
     scores: NDArray[Any],
-    truth: int,
+    truth: int | None,
     names: Sequence[str],
 ) -> None:
     # One channel is drawn as grey, with white for the lowest value as on paper.
@@ -109,7 +117,7 @@ def _draw(
     image_axes.set_yticks([])
     predicted = int(np.argmax(scores))
     image_axes.set_xlabel(
-        caption(scores, truth, names), color=RIGHT if predicted == truth else WRONG
+        caption(scores, truth, names), color=RIGHT if truth in (predicted, None) else WRONG
     )
     bar_axes.bar(range(len(scores)), scores, color=bar_colours(predicted, truth, len(scores)))
     bar_axes.set_ylim(0, 1)

@@ -1,0 +1,79 @@
+"""Arrow's columns as numpy arrays, views where that can be; needs pyarrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+class NotAnArray(ValueError):
+    """A column's rows are not of one shape, or some have no value."""
+
+
+def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """Return a column as `[rows, ...]`.
+
+    Lists become dimensions; bytes of one length become numpy's void type of that many bytes, and
+    other bytes and text become objects. Text becomes numbers where a `dtype` is given.
+
+    Raises:
+        NotAnArray: A value is missing, lists are of several lengths, or text is no number.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        if isinstance(kind, pa.FixedShapeTensorType):
+            inner = to_numpy(column.storage, dtype)
+            return inner.reshape(len(column), *kind.shape)
+        return to_numpy(column.storage, dtype)
+    if pa.types.is_dictionary(kind):
+        return to_numpy(column.dictionary_decode(), dtype)
+    if column.null_count:
+        raise NotAnArray("it has no value")
+    if pa.types.is_fixed_size_list(kind):
+        inner = to_numpy(column.flatten(), dtype)
+        return inner.reshape(len(column), kind.list_size, *inner.shape[1:])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+        length = int(lengths[0]) if len(lengths) else 0
+        if np.any(lengths != length):
+            raise NotAnArray("its lists are of several lengths")
+        inner = to_numpy(column.flatten(), dtype)
+        return inner.reshape(len(column), length, *inner.shape[1:])
+    if pa.types.is_fixed_size_binary(kind):
+        return _void(
+            column.buffers()[1], column.offset * kind.byte_width, kind.byte_width, len(column)
+        )
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        lengths = pc.binary_length(column).to_numpy(zero_copy_only=False)
+        if len(lengths) and lengths[0] and np.all(lengths == lengths[0]):
+            large = pa.types.is_large_binary(kind)
+            offsets = np.frombuffer(column.buffers()[1], np.int64 if large else np.int32)
+            begin = int(offsets[column.offset])
+            return _void(column.buffers()[2], begin, int(lengths[0]), len(column))
+        return _objects(column.to_pylist())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if dtype is None:
+            return _objects(column.to_pylist())
+        try:
+            column = pc.cast(pc.utf8_trim_whitespace(column), pa.from_numpy_dtype(dtype))
+        except pa.ArrowInvalid as error:
+            raise NotAnArray(" ".join(str(error).split())) from None
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _void(data: pa.Buffer | None, begin: int, width: int, rows: int) -> NDArray[Any]:
+    if not rows or data is None or not width:
+        return np.empty(rows, f"V{max(width, 1)}")
+    return np.frombuffer(data, f"V{width}", count=rows, offset=begin)
+
+
+def _objects(values: list[Any]) -> NDArray[Any]:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

@@ -1,0 +1,109 @@
+"""What is told of a run while it goes on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+_BAR_INTERVAL_S = 0.2
+_LINE_INTERVAL_S = 10.0
+_BAR_WIDTH = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a run has come."""
+
+    rows: int
+    """Done, those of earlier runs too."""
+    failed: int
+    share: float
+    """Of the input, from 0 to 1; 0 where nobody knows."""
+    in_flight: int
+    elapsed_s: float
+    """Since this run began."""
+    rows_before: int
+    """Done by earlier runs."""
+    share_before: float
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows done a second in this run."""
+        return (self.rows - self.rows_before) / max(self.elapsed_s, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the end at this speed; None where that can't be told yet."""
+        done = self.share - self.share_before
+        return None if done <= 0 else self.elapsed_s * (1 - self.share) / done
+
+
+def line(state: State) -> str:
+    """Return the state as one line: `52,000 rows, 41%, 9,800 rows/s, 8 s left, 3 failed`."""
+    parts = [f"{state.rows:,} rows"]
+    if state.share:
+        parts.append(f"{state.share:.0%}")
+    parts.append(f"{state.rows_per_s:,.0f} rows/s")
+    if state.left_s is not None:
+        parts.append(f"{duration(state.left_s)} left")
+    parts.append(f"{state.failed:,} failed")
+    return ", ".join(parts)
+
+
+def bar(state: State, width: int) -> str:
+    """Return the state as a bar in one line of at most `width` characters."""
+    filled = round(state.share * _BAR_WIDTH)
+    drawn = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] " if state.share else ""
+    return f"{drawn}{line(state)}, {state.in_flight} in flight"[: max(width - 1, 1)]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Tells a state to a stream as often as is of use; for one thread."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        is_quiet: bool = False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._is_quiet = is_quiet
+        self._now = now
+        self._is_terminal = stream.isatty()
+        self._told_at = now()
+        self._shown = 0
+
+    def tell(self, state: State) -> None:
+        """Tell a state, unless one has been told just now."""
+        interval_s = _BAR_INTERVAL_S if self._is_terminal else _LINE_INTERVAL_S
+        if self._is_quiet or self._now() - self._told_at < interval_s:
+            return
+        self._told_at = self._now()
+        if self._is_terminal:
+            shown = bar(state, shutil.get_terminal_size().columns)
+            self._stream.write(f"\r{shown.ljust(self._shown)}")
+            self._shown = len(shown)
+        else:
+            self._stream.write(line(state) + "\n")
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Take the bar away, so that what is told next begins a line."""
+        if self._shown:
+            self._stream.write(f"\r{' ' * self._shown}\r")
+            self._stream.flush()
+            self._shown = 0

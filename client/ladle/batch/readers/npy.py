@@ -1,0 +1,155 @@
+"""Rows of numpy's files, `.npy` and `.npz`: the first dimension of each array is the rows."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.batch.errors import BatchError
+from ladle.batch.readers.reader import chunk_rows
+from ladle.batch.rows import Rows
+
+ARRAY = "array"
+"""The only column of .npy files, whose array has no name."""
+
+
+class _Header(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
+class NpyReader:
+    """Reads arrays in pieces; see `Reader`."""
+
+    is_text = False
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [(path, _headers(path)) for path in paths]
+        self.columns = tuple(self._files[0][1])
+        for path, headers in self._files:
+            if tuple(headers) != self.columns:
+                raise BatchError(
+                    f"{path}: expected the arrays {', '.join(self.columns)}, as in "
+                    f"{self._files[0][0]}, got {', '.join(headers)}"
+                )
+        self.total_rows: int | None = sum(_rows(headers) for _, headers in self._files)
+
+    def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
+        """Yield rows; see `Reader`."""
+        first = 0
+        total = self.total_rows or 1
+        for path, headers in self._files:
+            rows = _rows(headers)
+            if start < first + rows:
+                for piece in _read(path, headers, max(start - first, 0), wanted, first):
+                    yield Rows(
+                        start=int(piece[0][0]),
+                        stop=int(piece[0][-1]) + 1,
+                        numbers=piece[0],
+                        columns=piece[1],
+                        share=(int(piece[0][-1]) + 1) / total,
+                    )
+            first += rows
+
+
+def _read(
+    path: Path, headers: dict[str, _Header], skipped: int, wanted: Sequence[str], first: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    rows = _rows(headers)
+    at_a_time = chunk_rows(sum(headers[name].row_bytes for name in wanted))
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_open(path, name)) for name in wanted}
+        for name, file in files.items():
+            _read_header(file, path)
+            file.seek(skipped * headers[name].row_bytes, 1)
+        for begin in range(skipped, rows, at_a_time):
+            count = min(at_a_time, rows - begin)
+            numbers = np.arange(first + begin, first + begin + count)
+            yield (
+                numbers,
+                {name: _piece(f, headers[name], count, path) for name, f in files.items()},
+            )
+
+
+def _piece(file: IO[bytes], header: _Header, count: int, path: Path) -> NDArray[Any]:
+    expected = count * header.row_bytes
+    try:
+        data = file.read(expected)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise BatchError(f"{path}: {error}") from None
+    if len(data) != expected:
+        raise BatchError(f"{path}: the file ends in the middle of an array")
+    # frombuffer takes no empty buffers.
+    array = np.frombuffer(data, header.dtype) if data else np.empty(0, header.dtype)
+    return array.reshape(count, *header.shape[1:])
+
+
+def _headers(path: Path) -> dict[str, _Header]:
+    names = _names(path)
+    headers = {}
+    for name in names:
+        with _open(path, name) as file:
+            headers[name] = _read_header(file, path)
+    if not headers:
+        raise BatchError(f"{path}: it holds no arrays")
+    counts = {name: header.shape[0] for name, header in headers.items()}
+    if len(set(counts.values())) > 1:
+        raise BatchError(f"{path}: expected as many rows in each array, got {counts}")
+    return headers
+
+
+def _names(path: Path) -> list[str]:
+    if not zipfile.is_zipfile(path):
+        return [ARRAY]
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _open(path: Path, name: str) -> IO[bytes]:
+    if not zipfile.is_zipfile(path):
+        return path.open("rb")
+    with zipfile.ZipFile(path) as archive:  # a member that is open keeps the file
+        return archive.open(f"{name}.npy")
+
+
+def _read_header(file: IO[bytes], path: Path) -> _Header:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read(file)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BatchError(f"{path}: it is no array of numpy's: {_line(error)}") from None
+    if dtype.hasobject:
+        raise BatchError(
+            f"{path}: it holds Python objects, which are not loaded; save text as S or U"
+        )
+    if not shape:
+        raise BatchError(f"{path}: expected an array with rows, got a single number")
+    if is_fortran and len(shape) > 1:
+        raise BatchError(
+            f"{path}: its array lies column by column; save np.ascontiguousarray of it"
+        )
+    return _Header(dtype, shape)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _rows(headers: dict[str, _Header]) -> int:
+    return next(iter(headers.values())).shape[0]

@@ -1,0 +1,100 @@
+"""Rows of Parquet files; needs pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ladle.batch.errors import BatchError
+from ladle.batch.readers.reader import chunk_rows
+from ladle.batch.rows import Rows
+
+# Column chunks are read through a buffer of this size: whole, they are as large as their row group,
+# which may be as large as the file.
+_BUFFER_BYTES = 1 << 20
+
+
+class ParquetReader:
+    """Reads record batches; see `Reader`."""
+
+    is_text = False
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._rows: list[int] = []
+        self.columns: tuple[str, ...] = ()
+        for path in paths:
+            with _open(path) as file:
+                names = tuple(file.schema_arrow.names)
+                if not self._rows:
+                    self.columns = names
+                elif not set(self.columns) <= set(names):
+                    raise BatchError(
+                        f"{path}: expected the columns {', '.join(self.columns)}, as in "
+                        f"{paths[0]}, got {', '.join(names)}"
+                    )
+                self._rows.append(file.metadata.num_rows)
+        self.total_rows: int | None = sum(self._rows)
+
+    def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
+        """Yield rows; see `Reader`."""
+        first = 0
+        total = self.total_rows or 1
+        for path, rows in zip(self._paths, self._rows, strict=True):
+            if start < first + rows:
+                number = max(start, first)
+                for batch in _read(path, number - first, wanted):
+                    stop = number + batch.num_rows
+                    yield Rows(
+                        start=number,
+                        stop=stop,
+                        numbers=np.arange(number, stop),
+                        columns={name: batch.column(name) for name in wanted},
+                        share=stop / total,
+                    )
+                    number = stop
+            first += rows
+
+
+def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with _open(path) as file:
+        groups: list[int] = []
+        size = rows = 0
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            if not groups and skipped >= group.num_rows:
+                skipped -= group.num_rows
+                continue
+            groups.append(index)
+            rows += group.num_rows
+            for column in range(group.num_columns):
+                if group.column(column).path_in_schema.partition(".")[0] in wanted:
+                    size += group.column(column).total_uncompressed_size
+        try:
+            for batch in file.iter_batches(
+                chunk_rows(size / max(rows, 1)),
+                row_groups=groups,
+                columns=list(wanted),
+                use_threads=False,
+            ):
+                whole = batch.slice(min(skipped, batch.num_rows))
+                skipped -= batch.num_rows - whole.num_rows
+                if whole.num_rows:
+                    yield whole
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise BatchError(f"{path}: {_line(error)}") from None
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    except pa.ArrowInvalid as error:
+        raise BatchError(f"{path}: it can't be read as Parquet: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

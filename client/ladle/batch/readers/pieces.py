@@ -1,0 +1,83 @@
+"""Rows that are read one at a time, put together into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.batch.readers.reader import CHUNK_BYTES, MAX_CHUNK_ROWS
+from ladle.batch.rows import FailedRow, Rows
+
+
+class BadRow(ValueError):
+    """A row is not as it should be; the text says why."""
+
+
+class Pieces:
+    """Gathers rows from number `start` on until they are enough to be handed on.
+
+    Every row of the input is told, in order, by `add` or `fail`, and then `full` yields what is
+    ready; after the last, `rest` does.
+    """
+
+    def __init__(self, start: int, wanted: Sequence[str]) -> None:
+        self._wanted = tuple(wanted)
+        self._next = 0
+        self._start = start
+        self._begin(start)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether the next row is of any use, so that it needs to be looked into."""
+        return self._next >= self._start
+
+    def skip(self) -> None:
+        """Count a row that was asked not to be read."""
+        self._next += 1
+
+    def add(self, values: Sequence[Any], size_bytes: int) -> None:
+        """Add a row with its values in the order of the wanted columns."""
+        self._values.append(values)
+        self._numbers.append(self._next)
+        self._bytes += size_bytes
+        self._next += 1
+
+    def fail(self, reason: str) -> None:
+        """Add a row that can't be read."""
+        self._failed.append(FailedRow(self._next, "INVALID_ARGUMENT", reason))
+        self._next += 1
+
+    def full(self, share: float) -> Iterator[Rows]:
+        """Yield the rows that there are, if they are many."""
+        if self._bytes >= CHUNK_BYTES or self._next - self._first >= MAX_CHUNK_ROWS:
+            yield from self.rest(share)
+
+    def rest(self, share: float = 1.0) -> Iterator[Rows]:
+        """Yield the rows that there are."""
+        if self._next <= self._first:
+            return
+        columns: dict[str, NDArray[Any]] = {}
+        for index, name in enumerate(self._wanted):
+            column = np.empty(len(self._values), object)
+            for position, values in enumerate(self._values):  # at once, numpy would look into each
+                column[position] = values[index]
+            columns[name] = column
+        yield Rows(
+            start=self._first,
+            stop=self._next,
+            numbers=np.array(self._numbers, np.int64),
+            columns=columns,
+            failed=tuple(self._failed),
+            share=share,
+        )
+        self._begin(self._next)
+
+    def _begin(self, first: int) -> None:
+        self._first = first
+        self._numbers: list[int] = []
+        self._values: list[Sequence[Any]] = []
+        self._failed: list[FailedRow] = []
+        self._bytes = 0

@@ -1,0 +1,184 @@
+"""A few rows whose predictions are printed instead of written: one image, one array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.batch.errors import BatchError
+from ladle.batch.job import ConnectClient, Job, ask, bind, learn
+from ladle.batch.readers import files
+from ladle.batch.readers.npy import ARRAY
+from ladle.batch.readers.reader import Reader, open_reader
+from ladle.batch.rows import Part, Rows
+from ladle.client.images import load, wanted_of
+from ladle.client.inputs import DEFAULT_SIGNATURE
+from ladle.client.models import ModelMetadata, TensorSpec
+from ladle.client.prediction import Prediction
+
+MAX_ROWS = 16
+_MAX_VALUES_SHOWN = 1000
+
+
+def predict_few(
+    job: Job, connect: ConnectClient, *, top: int, plot: str | None
+) -> list[dict[str, Any]]:
+    """Return, for each row, its classes of highest score, or the outputs where there are none.
+
+    As `{"row": 0, "path": "photo.png", "version": 1, "classes": [{"label", "score", "class_index"},
+    ...]}`, or with "outputs" in the place of "classes". With `plot`, the images are saved there
+    beside their bar charts.
+
+    Raises:
+        BatchError: There are more than MAX_ROWS, a row can't be read, or there is nothing to plot.
+        LadleError: The model could not be asked.
+        OSError: A file can't be read or written.
+        ImportError: A package is missing.
+    """
+    input_format, paths = files.find(job.inputs, job.input_format)
+    metadata = learn(job, connect)
+    reader = open_reader(input_format, paths)
+    if input_format == "npy" and len(paths) == 1 and _is_one(metadata, job, reader):
+        reader = _OneArray(paths[0])
+    binding = bind(job, reader, input_format, metadata)
+    if reader.total_rows is not None and reader.total_rows > MAX_ROWS:
+        raise BatchError(
+            f"{reader.total_rows:,} rows are too many to be printed; --output says where they go"
+        )
+    shown: list[dict[str, Any]] = []
+    drawn: list[tuple[Part, Prediction]] = []
+    with connect(True) as client:
+        for part in binding.parts(0):
+            for failed in part.failed:
+                raise BatchError(f"row {failed.row}: {failed.reason}")
+            if len(shown) + len(part.numbers) > MAX_ROWS:
+                raise BatchError(
+                    f"more than {MAX_ROWS} rows are too many to be printed; "
+                    "--output says where they go"
+                )
+            prediction = ask(client, job, metadata.version, part)
+            shown += _told(part, prediction, top)
+            drawn.append((part, prediction))
+    if not shown:
+        raise BatchError("the input has no rows")
+    if plot is not None:
+        _plot(Path(plot), drawn, _images_spec(metadata, job))
+    return shown
+
+
+def shown(few: list[dict[str, Any]]) -> str:
+    """Return the predictions as text."""
+    lines = []
+    for told in few:
+        version = "" if told["version"] is None else f" (version {told['version']})"
+        lines.append(f"{told.get('path', 'row ' + str(told['row']))}{version}")
+        if "classes" in told:
+            width = max(len(scored["label"]) for scored in told["classes"])
+            lines += [f"  {s['label']:<{width}}  {s['score']:.4f}" for s in told["classes"]]
+        else:
+            lines += [f"  {name}: {value}" for name, value in told["outputs"].items()]
+    return "\n".join(lines)
+
+
+def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
+    name = _scores(prediction)
+    best = None if name is None else prediction.top(top, output=name)
+    told: list[dict[str, Any]] = []
+    for index, number in enumerate(part.numbers.tolist()):
+        row: dict[str, Any] = {"row": number}
+        row |= {column: str(values[index]) for column, values in part.kept.items()}
+        row["version"] = prediction.version
+        if best is not None:
+            row["classes"] = [scored._asdict() for scored in best[index]]
+        else:
+            row["outputs"] = {
+                output: _value(array[index] if array.ndim else array)
+                for output, array in prediction.outputs.items()
+            }
+        told.append(row)
+    return told
+
+
+def _scores(prediction: Prediction) -> str | None:
+    """Return the only output that looks like the scores of classes."""
+    found = [
+        name
+        for name, array in prediction.outputs.items()
+        if array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] > 1
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    array = np.asarray(value)
+    if array.size > _MAX_VALUES_SHOWN:
+        return f"{array.dtype} {list(array.shape)}"
+    if array.dtype == object:
+        return [_value(inner) for inner in array.tolist()]
+    return array.tolist()
+
+
+def _plot(path: Path, drawn: list[tuple[Part, Prediction]], spec: TensorSpec | None) -> None:
+    from ladle.client.plots import save_predictions
+
+    images: list[NDArray[Any]] = []
+    scores: list[NDArray[Any]] = []
+    for part, prediction in drawn:
+        name = _scores(prediction)
+        if name is None:
+            raise BatchError(
+                "--plot: the model has no output, or several, with the scores of classes; "
+                "--outputs says which"
+            )
+        images.append(_pixels(part, spec))
+        scores.append(prediction[name])
+    if len({image.shape[1:] for image in images}) > 1:
+        raise BatchError("--plot: the images are of several sizes")
+    save_predictions(
+        path, np.concatenate(images), np.concatenate(scores), labels=drawn[0][1].labels
+    )
+
+
+def _pixels(part: Part, spec: TensorSpec | None) -> NDArray[Any]:
+    array = next(iter(part.tensors.values()))
+    if array.dtype == object:
+        wanted = wanted_of(spec.shape if spec else None) or wanted_of((-1, -1, -1, 3))
+        assert wanted is not None
+        return load(array, wanted)
+    if array.ndim not in (3, 4):
+        raise BatchError(f"--plot: expected images, got rows of shape {list(array.shape[1:])}")
+    return array
+
+
+def _images_spec(metadata: ModelMetadata, job: Job) -> TensorSpec | None:
+    signature = metadata.signatures.get(job.signature or DEFAULT_SIGNATURE)
+    return next(iter(signature.inputs.values())) if signature and signature.inputs else None
+
+
+def _is_one(metadata: ModelMetadata, job: Job, reader: Reader) -> bool:
+    """Tell whether the array is one example rather than a batch of them."""
+    spec = _images_spec(metadata, job)
+    if spec is None or spec.shape is None:
+        return False
+    shape = next(iter(reader.read(0, (ARRAY,)))).columns[ARRAY].shape if reader.total_rows else ()
+    return len(shape) == len(spec.shape) - 1
+
+
+class _OneArray:
+    """A reader of a file whose array is one row."""
+
+    columns: tuple[str, ...] = (ARRAY,)
+    total_rows: int | None = 1
+    is_text = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, start: int, wanted: object) -> Any:
+        array = np.load(self._path, allow_pickle=False)[None]
+        yield Rows(start=0, stop=1, numbers=np.arange(1), columns={ARRAY: array}, share=1.0)

@@ -1,0 +1,1 @@
+"""The formats that predictions are written in: one module for each."""

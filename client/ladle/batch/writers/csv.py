@@ -1,0 +1,52 @@
+"""Predictions as CSV with a header: `part-00000.csv`; needs pyarrow."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from ladle.batch.errors import BatchError
+from ladle.batch.folder import OpenFile
+from ladle.batch.rows import Answered
+from ladle.batch.writers.tables import scalar_columns, table
+
+
+class CsvShard:
+    """Writes rows as they come."""
+
+    def __init__(self, open_file: OpenFile) -> None:
+        self._open_file = open_file
+        self._writer: pyarrow.csv.CSVWriter | None = None
+
+    def write(self, answered: Answered) -> None:
+        """Take over some rows."""
+        rows = _as_text(scalar_columns(table(answered)))
+        if self._writer is None:
+            self._writer = pyarrow.csv.CSVWriter(self._open_file(".csv"), rows.schema)
+        try:
+            self._writer.write_table(rows)
+        except (pa.ArrowInvalid, ValueError) as error:
+            told = " ".join(str(error).split())
+            raise BatchError(f"rows are of another type than those before: {told}") from None
+
+    def close(self) -> None:
+        """Write what is kept."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _as_text(rows: pa.Table) -> pa.Table:
+    """Return the table with bytes as the text that they must be."""
+    for index, name in enumerate(rows.column_names):
+        column = rows.column(index)
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            try:
+                text = pc.cast(column, pa.string())
+            except pa.ArrowInvalid:
+                raise BatchError(
+                    f'column "{name}" holds bytes that are no UTF-8, which CSV has no place for; '
+                    "write parquet or jsonl"
+                ) from None
+            rows = rows.set_column(index, name, text)
+    return rows

@@ -1,0 +1,41 @@
+"""What all formats have in common: the column of row numbers, and numbers that files can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.batch.errors import BatchError
+
+ROW = "row"
+"""The column with the numbers of the rows, from 0."""
+
+
+def check(kept: Iterable[str], outputs: Iterable[str]) -> None:
+    """Check that no two columns of the output have the same name.
+
+    Raises:
+        BatchError: Two have.
+    """
+    names = [ROW, *kept, *outputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise BatchError(
+                f'the output would have two columns "{name}"; '
+                "leave one out with --keep or --outputs"
+            )
+
+
+def plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array in a dtype that numpy itself has.
+
+    Quantised numbers become integers, bfloat16 and its like float32.
+    """
+    if array.dtype.names:
+        return array.view(array.dtype[0])
+    if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8")):
+        return array.astype(np.int8 if "int" in array.dtype.name else np.float32)
+    return array

@@ -1,0 +1,31 @@
+"""`ladle predict` in a process of its own, which kills itself at a step: `killed.py STEP N ...`.
+
+STEP is what `OutputFolder` calls it, N says which time of it; the rest are the command's arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+
+from ladle.batch import cli, job
+
+
+def main() -> int:
+    """Run the command; it doesn't return if the step comes."""
+    step, left = sys.argv[1], int(sys.argv[2])
+
+    def on_step(name: str) -> None:
+        nonlocal left
+        left -= name == step
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    job.carry_out = partial(job.carry_out, on_step=on_step)
+    return cli.main(sys.argv[3:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,6 +37,11 @@ ALLOWED = {
         "ladle.server.transport.peer",
     },
     "ladle.server.warmup": {"ladle.protos", "ladle.server.core", "ladle.server.rpc"},
+    "ladle.server.monitoring": {
+        "ladle.protos",
+        "ladle.server.core",
+        "ladle.server.warmup.records",  # TFRecord files
+    },
     "ladle.server.transport": {"ladle.protos", "ladle.server.core.errors", "ladle.server.call"},
     "ladle.server": {"ladle.protos", "ladle.server"},
 }
@@ -50,6 +55,7 @@ FORBIDDEN = {
     "ladle.server.rpc": {"tensorflow", "keras", "grpc"},
     "ladle.server.rest": {"tensorflow", "keras", "grpc", "uvicorn"},
     "ladle.server.warmup": {"tensorflow", "keras", "grpc"},
+    "ladle.server.monitoring": {"tensorflow", "keras", "grpc"},
     "ladle.server.transport": {"tensorflow", "keras"},
     "ladle.server.saved_model": {"grpc"},
 }

@@ -248,6 +248,7 @@ class BatchingServable:
             "The batch scheduling queue to which this task was submitted is full: "
             f"{excess}; try again later"
         )
+        error.reason = "queue_full"
         batches = 1 + load.rows / options.max_batch_size
         error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
         raise error

@@ -64,6 +64,11 @@ class Entry:
         self._quiesced = False
 
     @property
+    def handles(self) -> int:
+        """How many handles are out, at this moment."""
+        return self._handles
+
+    @property
     def has_failed(self) -> bool:
         """Whether it is wanted, and could not be loaded."""
         return self.state is State.END and self.aspired and self.error is not None

@@ -49,6 +49,8 @@ class ServingError(Exception):
     code = Code.UNKNOWN
     retry_after_s: float | None = None
     """For how long the caller should leave the server alone, where that is known."""
+    reason = ""
+    """Why the request was refused whatever it asked for, in a word for metrics; else empty."""
 
     def __init__(self, message: str, code: Code | None = None) -> None:
         super().__init__(message)
@@ -79,6 +81,7 @@ class DeadlineExceeded(ServingError):
     """The caller's deadline passed before there was an answer."""
 
     code = Code.DEADLINE_EXCEEDED
+    reason = "deadline"
 
 
 class Cancelled(ServingError):
@@ -109,9 +112,11 @@ class Unauthenticated(ServingError):
     """The caller has not shown a token that the server knows."""
 
     code = Code.UNAUTHENTICATED
+    reason = "unauthenticated"
 
 
 class PermissionDenied(ServingError):
     """Whoever the caller is, they may not do this."""
 
     code = Code.PERMISSION_DENIED
+    reason = "permission_denied"

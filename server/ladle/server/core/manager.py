@@ -215,7 +215,7 @@ class Manager:
             if not self._is_coming(name):
                 return name in self._serving
             if self._waiting_requests >= self._options.max_waiting_requests:
-                raise Unavailable(
+                raise _loading(
                     f"model {name} is still loading, and {self._waiting_requests} requests "
                     "wait already: try again"
                 )
@@ -225,7 +225,7 @@ class Manager:
                     remaining = until - self._clock.now()
                     if remaining <= 0:
                         late = Unavailable if until == limit else DeadlineExceeded
-                        raise late(f"model {name} is still loading: try again")
+                        raise _loading(f"model {name} is still loading: try again", late)
                     self._clock.wait(self._changed, remaining)
             finally:
                 self._waiting_requests -= 1
@@ -264,6 +264,15 @@ class Manager:
         """Whether a version can be had, or any of the model; never blocks."""
         serving = self._serving.get(name)
         return serving is not None and serving.find(version) is not None
+
+    def available(self) -> list[Entry]:
+        """Return the versions that requests can have, to look at; never blocks."""
+        return [e for serving in self._serving.values() for e in serving.versions.values()]
+
+    def names(self) -> list[str]:
+        """Return the models of which anything is known."""
+        with self._changed:
+            return list(self._models)
 
     def status(self, name: str) -> list[VersionStatus]:
         """Return what is known of a model's versions, the highest first; empty if nothing is."""
@@ -506,3 +515,9 @@ class Manager:
             entry.end(None)
             self._advance(entry.id.name)
             self._forget_withdrawn()
+
+
+def _loading(message: str, kind: type[ServingError] = Unavailable) -> ServingError:
+    error = kind(message)
+    error.reason = "loading"
+    return error

@@ -116,6 +116,7 @@ class Run:
 
     __slots__ = (
         "assembled",
+        "batched",
         "computed",
         "ended",
         "failed",
@@ -150,6 +151,8 @@ class Run:
         self.signature = signature
         self.requests = requests
         """Let go once the observer has been told of the run's end."""
+        self.batched = len(requests)
+        """How many of them there are."""
         self.rows = rows
         self.padding = padding
         self.started = now

@@ -32,6 +32,7 @@ class ByteBudget:
                     f"(--max_inflight_bytes), and the request brings {nbytes}; try again later"
                 )
                 error.retry_after_s = 0.1
+                error.reason = "inflight_bytes"
                 raise error
             self.used += nbytes
 
@@ -70,7 +71,9 @@ class Limits:
 
     def too_large(self, nbytes: int) -> ResourceExhausted:
         """Return the refusal of a message of so many bytes."""
-        return ResourceExhausted(
+        error = ResourceExhausted(
             f"the request takes {nbytes} bytes, more than the {self.max_request_bytes} of "
             "--max_request_bytes: send fewer rows at a time"
         )
+        error.reason = "request_size"
+        return error

@@ -1,0 +1,160 @@
+"""Every metric that requests, runs and loads are counted in: upstream's names first, then ours."""
+
+from __future__ import annotations
+
+from ladle.server.monitoring.families import Counters, Family, Histograms, exponential
+
+_SERVING = ":tensorflow:serving:"
+_BATCHING = ":tensorflow:serving:batching_session:"
+_SAVED_MODEL = ":tensorflow:cc:saved_model:"
+_CORE = ":tensorflow:core:"
+
+_MICROS = 1e6
+# Upstream's: from 10 µs, and for the batch queue from 100 µs.
+_LATENCY_US = exponential(10, 1.8, 33)
+_QUEUING_US = exponential(100, 1.2, 52)
+_SIZES = exponential(1, 2, 15)
+
+_SECONDS = exponential(0.00005, 2, 21)  # to 52 s
+_BYTES = exponential(64, 4, 13)  # to 1 GiB
+_LOAD_SECONDS = exponential(0.05, 2, 14)  # to 7 minutes
+
+_WHICH = ("model", "version", "signature")
+
+
+class Upstream:
+    """What tensorflow_model_server has, with its names, labels, units and buckets."""
+
+    def __init__(self) -> None:
+        self.request_count = Counters(_SERVING + "request_count", "model_name", "status")
+        self.request_latency = Histograms(
+            _SERVING + "request_latency",
+            _LATENCY_US,
+            *("model_name", "API", "entrypoint"),
+            scale=_MICROS,
+        )
+        self.runtime_latency = Histograms(
+            _SERVING + "runtime_latency",
+            _LATENCY_US,
+            *("model_name", "API", "runtime"),
+            scale=_MICROS,
+        )
+        self.example_counts = Histograms(_SERVING + "request_example_counts", _SIZES, "model")
+        self.example_count_total = Counters(_SERVING + "request_example_count_total", "model")
+        self.request_log_count = Counters(
+            _SERVING + "request_log_count", "model_name", "status_code"
+        )
+        self.warmup_latency = Histograms(
+            _SERVING + "model_warmup_latency",
+            _LATENCY_US,
+            *("model_path", "status"),
+            scale=_MICROS,
+        )
+        self.warmup_records = Counters(
+            _SERVING + "model_warmup_records_read", "model_path", "status"
+        )
+        self.queuing_latency = Histograms(
+            _BATCHING + "queuing_latency", _QUEUING_US, "thread_pool_name", scale=_MICROS
+        )
+        self.wrapped_runs = Counters(_BATCHING + "wrapped_run_count")
+        self.padding = Histograms(_BATCHING + "padding_size", _SIZES, "execution_batch_size")
+        self.input_batch = Histograms(_BATCHING + "input_batch_size", _SIZES)
+        self.processed_batch = Histograms(_BATCHING + "processed_batch_size", _SIZES)
+        self.load_attempts = Counters(_SAVED_MODEL + "load_attempt_count", "model_path", "status")
+        self.load_latency = Counters(_SAVED_MODEL + "load_latency", "model_path")
+        self.graph_runs = Counters(_CORE + "graph_runs")
+        self.graph_run_usecs = Counters(_CORE + "graph_run_time_usecs")
+        self.session_runs = Counters(_CORE + "direct_session_runs")
+
+
+class Own:
+    """What upstream leaves out: by version and signature, what waits and what was refused."""
+
+    def __init__(self) -> None:
+        self.requests = Counters(
+            "ladle_requests_total",
+            *(*_WHICH, "method", "entrypoint", "code"),
+            about="Requests that have ended, each message of a stream being one.",
+        )
+        self.latency = Histograms(
+            "ladle_request_seconds",
+            _SECONDS,
+            *(*_WHICH, "method", "entrypoint", "outcome"),
+            about="From a request's arrival to its answer, or its refusal.",
+        )
+        self.decode = Histograms(
+            "ladle_decode_seconds",
+            _SECONDS,
+            *_WHICH,
+            about="From a request's arrival to its place in the queue.",
+        )
+        self.queue = Histograms(
+            "ladle_queue_seconds",
+            _SECONDS,
+            *_WHICH,
+            about="What requests have waited for their batch.",
+        )
+        self.encode = Histograms(
+            "ladle_encode_seconds", _SECONDS, *_WHICH, about="What making answers has taken."
+        )
+        self.request_rows = Histograms(
+            "ladle_request_rows", _SIZES, *_WHICH, about="Rows of each request."
+        )
+        self.request_bytes = Histograms(
+            "ladle_request_bytes", _BYTES, *_WHICH, about="Size of each request as it came."
+        )
+        self.response_bytes = Histograms(
+            "ladle_response_bytes", _BYTES, *_WHICH, about="Size of each answer."
+        )
+        self.rejected = Counters(
+            "ladle_rejected_requests_total",
+            *("model", "reason"),
+            about="Requests that were refused whatever they asked for, and why.",
+        )
+        self.batch_rows = Histograms(
+            "ladle_batch_rows", _SIZES, *_WHICH, about="Rows in each run of the model."
+        )
+        self.batch_requests = Histograms(
+            "ladle_batch_requests", _SIZES, *_WHICH, about="Requests in each run of the model."
+        )
+        self.batch_padding = Counters(
+            "ladle_batch_padding_rows_total",
+            *_WHICH,
+            about="Rows added to reach an allowed batch size.",
+        )
+        self.batch_assembly = Histograms(
+            "ladle_batch_assembly_seconds",
+            _SECONDS,
+            *_WHICH,
+            about="What making one input of many requests' has taken.",
+        )
+        self.compute = Histograms(
+            "ladle_compute_seconds", _SECONDS, *_WHICH, about="What runs of the model have taken."
+        )
+        self.failed_runs = Counters(
+            "ladle_failed_runs_total",
+            *_WHICH,
+            about="Runs of the model that raised; those of several requests are run again.",
+        )
+        self.load = Histograms(
+            "ladle_load_seconds",
+            _LOAD_SECONDS,
+            *("model", "code"),
+            about="What loading versions has taken, warm-up included.",
+        )
+        self.warmup = Histograms(
+            "ladle_warmup_seconds",
+            _LOAD_SECONDS,
+            *("model", "code"),
+            about="What warm-up has taken.",
+        )
+        self.dropped_logs = Counters(
+            "ladle_dropped_log_records_total",
+            *("log", "reason"),
+            about="Records of the access log or of request logs that were given up.",
+        )
+
+
+def families_of(kept: Upstream | Own) -> list[Family]:
+    """Return all families that are kept there, in their order."""
+    return [value for value in vars(kept).values() if isinstance(value, Counters | Histograms)]

@@ -1,0 +1,163 @@
+"""Counters and histograms by labels, and Prometheus's text form of them.
+
+prometheus_client would rename the counters: upstream's end in no `_total`. Nothing here is
+thread-safe: whoever keeps families has a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels: TypeAlias = "tuple[str, ...]"
+"""The values of a family's labels, in their order."""
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+class Counters:
+    """What only grows, by labels."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, *labels: str, about: str = "") -> None:
+        """Take the name and those of the labels; upstream's metrics have no text about them."""
+        self.name = name
+        self.labels = labels
+        self.about = about
+        self.values: dict[Labels, float] = {}
+
+    def add(self, amount: float, *labels: str) -> None:
+        """Count so many more."""
+        self.values[labels] = self.values.get(labels, 0) + amount
+
+    @property
+    def total(self) -> float:
+        """The sum over all labels."""
+        return sum(self.values.values())
+
+    def forget(self, **labels: str) -> None:
+        """Drop every series with these values of labels, if the family has them all."""
+        _forget(self.values, self.labels, labels)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the text form."""
+        yield from _head(self)
+        for labels, value in self.values.items():
+            yield f"{self.name}{_shown(self.labels, labels)} {_number(value)}\n"
+
+
+class Gauges(Counters):
+    """What is as it is at this moment, by labels."""
+
+    kind = "gauge"
+
+    def set(self, value: float, *labels: str) -> None:
+        """Note what it is."""
+        self.values[labels] = value
+
+
+class Histogram:
+    """How many values lie below each bound."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(buckets, np.int64)
+        """For each bucket, those above the bound before; the last has no bound."""
+        self.sum = 0.0
+
+
+class Histograms:
+    """Distributions, by labels."""
+
+    kind = "histogram"
+
+    def __init__(
+        self, name: str, bounds: Sequence[float], *labels: str, about: str = "", scale: float = 1
+    ) -> None:
+        """Take the upper bounds of buckets, ascending; `scale` is what values are multiplied by."""
+        self.name = name
+        self.labels = labels
+        self.about = about
+        self.values: dict[Labels, Histogram] = {}
+        self._scale = scale
+        self._bounds = np.array(bounds, np.float64)
+        self._shown_bounds = [f'le="{bound:g}"' for bound in bounds] + ['le="+Inf"']
+
+    def observe(self, values: Iterable[float], *labels: str) -> None:
+        """Count these values in."""
+        array: NDArray[np.float64] = np.fromiter(values, np.float64) * self._scale
+        if not len(array):
+            return
+        histogram = self.values.get(labels)
+        if histogram is None:
+            histogram = self.values[labels] = Histogram(len(self._shown_bounds))
+        places = np.searchsorted(self._bounds, array)
+        histogram.counts += np.bincount(places, minlength=len(self._shown_bounds))
+        histogram.sum += float(array.sum())
+
+    def count(self, *labels: str) -> int:
+        """Return how many values there were."""
+        histogram = self.values.get(labels)
+        return 0 if histogram is None else int(histogram.counts.sum())
+
+    def forget(self, **labels: str) -> None:
+        """Drop every series with these values of labels, if the family has them all."""
+        _forget(self.values, self.labels, labels)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the text form."""
+        yield from _head(self)
+        for labels, histogram in self.values.items():
+            below = np.cumsum(histogram.counts).tolist()
+            pairs = _pairs(self.labels, labels)
+            start = f"{self.name}_bucket{{{pairs + ',' if pairs else ''}"
+            for bound, count in zip(self._shown_bounds, below, strict=True):
+                yield f"{start}{bound}}} {count}\n"
+            shown = _shown(self.labels, labels)
+            yield f"{self.name}_sum{shown} {_number(histogram.sum)}\n"
+            yield f"{self.name}_count{shown} {below[-1]}\n"
+
+
+Family: TypeAlias = "Counters | Histograms"
+
+
+def exponential(first: float, growth: float, count: int) -> list[float]:
+    """Return so many bounds, each `growth` times the one before."""
+    return [first * growth**power for power in range(count)]
+
+
+def text(families: Iterable[Family]) -> str:
+    """Return the text form of those families in which there is anything."""
+    return "".join(line for family in families if family.values for line in family.lines())
+
+
+def _head(family: Family) -> Iterator[str]:
+    if family.about:
+        yield f"# HELP {family.name} {family.about}\n"
+    yield f"# TYPE {family.name} {family.kind}\n"
+
+
+def _pairs(names: Sequence[str], values: Labels) -> str:
+    return ",".join(
+        f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True)
+    )
+
+
+def _shown(names: Sequence[str], values: Labels) -> str:
+    return f"{{{_pairs(names, values)}}}" if names else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _forget(series: dict[Labels, Any], names: Sequence[str], gone: Mapping[str, str]) -> None:
+    if gone.keys() <= set(names):
+        for values in list(series):
+            if gone.items() <= dict(zip(names, values, strict=True)).items():
+                del series[values]

@@ -1,0 +1,275 @@
+"""Counts requests, runs and loads. On their way they are only noted, and counted many at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Iterable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.observation import Observation, Run
+from ladle.server.core.servable import ServableId
+from ladle.server.monitoring.catalogue import Own, Upstream, families_of
+from ladle.server.monitoring.families import Family
+from ladle.server.monitoring.recent import Recent
+
+T = TypeVar("T")
+
+# Counting many at a time costs a tenth of counting each; whoever notes the last of so many counts.
+_COUNTED_AT_ONCE = 512
+# Where notes come faster than they are counted, their threads wait from here on.
+_MAX_PENDING = 32 * _COUNTED_AT_ONCE
+# Versions come and go for years: the series of the oldest ones go too.
+_MAX_VERSIONS = 64
+_MAX_MODELS = 1024
+
+# What upstream counts as requests over gRPC, and ours that are Predict in other clothes.
+_COUNTED_BY_UPSTREAM = frozenset(
+    ("Predict", "Classify", "Regress", "MultiInference", "PredictStream", "PredictInChunks")
+)
+# As upstream has it where no batching parameters name another.
+_THREAD_POOL = "model_server_batch_threads"
+SEVERAL = "(several)"
+"""The signature of a run that is of several at once, as MultiInference's."""
+
+_KEY = attrgetter("api", "entrypoint", "model", "version", "signature", "code")
+_RUN_KEY = attrgetter("servable_id", "signature")
+
+
+class Metrics:
+    """An Observer that counts. Thread-safe."""
+
+    def __init__(self, configured: Callable[[], Container[str]] = tuple) -> None:
+        """`configured` returns the names of the models that there should be.
+
+        The name in a request may be anything; it becomes a label only if it is of a model.
+        """
+        self.upstream = Upstream()
+        self.own = Own()
+        self.recent: dict[str, Recent] = {}
+        """What has happened to each model of late; hold `lock` to read it."""
+        self.lock = threading.Lock()
+        self._configured = configured
+        self._requests: deque[Observation] = deque()
+        self._runs: deque[Run] = deque()
+        self._versions: dict[str, dict[int, str]] = {}
+
+    def request_ended(self, request: Observation) -> None:
+        """Note a request that has ended."""
+        self._requests.append(request)
+        if len(self._requests) >= _COUNTED_AT_ONCE:
+            self._count_if_nobody_does()
+
+    def run_ended(self, run: Run) -> None:
+        """Note a run."""
+        self._runs.append(run)
+        if len(self._runs) >= _COUNTED_AT_ONCE:
+            self._count_if_nobody_does()
+
+    def load_ended(
+        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
+    ) -> None:
+        """Count a load."""
+        code = _code(error)
+        with self.lock:
+            self._remember(servable_id, path)
+            self.upstream.load_attempts.add(1, str(path), "fail" if error else "success")
+            if error is None:
+                self.upstream.load_latency.add(took_s * 1e6, str(path))
+            self.own.load.observe([took_s], servable_id.name, code)
+
+    def warmup_ended(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        took_s: float,
+        records: int,
+        error: Exception | None,
+    ) -> None:
+        """Count a warm-up."""
+        code = _code(error)
+        with self.lock:
+            self._remember(servable_id, path)
+            self.upstream.warmup_latency.observe([took_s], str(path), code)
+            self.upstream.warmup_records.add(records, str(path), code)
+            self.own.warmup.observe([took_s], servable_id.name, code)
+
+    def refused(self, error: ServingError, model: str = "") -> None:
+        """Count a request that never reached a method."""
+        with self.lock:
+            self._count_rejections([error], self._label(model))
+
+    def request_logged(self, model: str, code: Code) -> None:
+        """Count a request that was to be logged, and whether it could be."""
+        with self.lock:
+            self.upstream.request_log_count.add(1, model, code.name)
+
+    def log_dropped(self, log: str, reason: str) -> None:
+        """Count a record of a log that was given up."""
+        with self.lock:
+            self.own.dropped_logs.add(1, log, reason)
+
+    def families(self) -> list[Family]:
+        """Return all families; hold `lock`, and call `count` before."""
+        return [*families_of(self.upstream), *families_of(self.own)]
+
+    def count(self) -> None:
+        """Count in all that was noted; the caller holds `lock`."""
+        for run_key, runs in _grouped(_drained(self._runs), _RUN_KEY):
+            self._count_runs(runs, *run_key)
+        for key, requests in _grouped(_drained(self._requests), _KEY):
+            self._count_requests(requests, *key)
+
+    def totals(self) -> dict[str, int]:
+        """Return the sum of every counter over all its labels, by its name."""
+        with self.lock:
+            self.count()
+            return {f.name: int(f.total) for f in self.families() if f.kind == "counter"}  # type: ignore[union-attr]
+
+    def _count_if_nobody_does(self) -> None:
+        pending = max(len(self._requests), len(self._runs))
+        if self.lock.acquire(blocking=pending >= _MAX_PENDING):
+            try:
+                self.count()
+            finally:
+                self.lock.release()
+
+    def _count_requests(
+        self,
+        requests: list[Observation],
+        api: str,
+        entrypoint: str,
+        name: str,
+        version: int | None,
+        signature: str,
+        code: Code,
+    ) -> None:
+        model = name if version is not None else self._label(name)
+        upstream, own = self.upstream, self.own
+        latencies = [r.ended - r.began for r in requests if r.ended is not None]
+        answered = code is Code.OK
+        if entrypoint == "REST" or api in _COUNTED_BY_UPSTREAM:
+            upstream.request_count.add(len(requests), model, code.name)
+            if answered:
+                upstream.request_latency.observe(latencies, model, api, entrypoint)
+        which = (model, "" if version is None else str(version), shown_signature(signature))
+        method = (api, entrypoint)
+        own.requests.add(len(requests), *which, *method, code.name)
+        outcome = "answered" if answered else "refused"
+        own.latency.observe(latencies, *which, *method, outcome)
+        own.request_bytes.observe((r.request_bytes for r in requests), *which)
+        if answered:
+            own.response_bytes.observe((r.response_bytes for r in requests), *which)
+        else:
+            self._count_rejections([r.error for r in requests if r.error is not None], model)
+        if model:
+            recent = self.recent.setdefault(model, Recent())
+            recent.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
+        self._count_ways(api, model, which, requests)
+
+    def _count_ways(
+        self, api: str, model: str, which: tuple[str, str, str], requests: list[Observation]
+    ) -> None:
+        """Count how long each step took of those that came so far."""
+        queued = [r for r in requests if r.queued is not None]
+        if not queued:
+            return
+        own = self.own
+        own.decode.observe((r.queued - r.began for r in queued if r.queued is not None), *which)
+        own.request_rows.observe((r.rows for r in queued), *which)
+        encoded = [r for r in queued if r.encoding is not None]
+        own.encode.observe(
+            (
+                r.ended - r.encoding
+                for r in encoded
+                if r.ended is not None and r.encoding is not None
+            ),
+            *which,
+        )
+        if api == "MultiInference":
+            self.upstream.example_counts.observe((r.rows for r in queued), model)
+            self.upstream.example_count_total.add(sum(r.rows for r in queued), model)
+        ran = [(r.queued, r.run) for r in queued if r.queued is not None and r.run is not None]
+        waited = [max(0.0, run.started - since) for since, run in ran]
+        own.queue.observe(waited, *which)
+        self.upstream.queuing_latency.observe(waited, _THREAD_POOL)
+        took = [run.computed - run.assembled for _, run in ran if run.computed and run.assembled]
+        self.upstream.runtime_latency.observe(took, model, api, "TF1")
+
+    def _count_runs(self, runs: list[Run], servable_id: ServableId, signature: str) -> None:
+        own, upstream = self.own, self.upstream
+        which = (servable_id.name, str(servable_id.version), shown_signature(signature))
+        own.batch_rows.observe((run.rows for run in runs), *which)
+        own.batch_requests.observe((run.batched for run in runs), *which)
+        own.batch_assembly.observe(
+            (run.assembled - run.started for run in runs if run.assembled), *which
+        )
+        took = [run.computed - run.assembled for run in runs if run.computed and run.assembled]
+        own.compute.observe(took, *which)
+        if padding := sum(run.padding for run in runs):
+            own.batch_padding.add(padding, *which)
+        if failed := sum(run.failed for run in runs):
+            own.failed_runs.add(failed, *which)
+        upstream.wrapped_runs.add(len(runs))
+        upstream.graph_runs.add(len(runs))
+        upstream.session_runs.add(len(runs))
+        upstream.graph_run_usecs.add(sum(took) * 1e6)
+        upstream.input_batch.observe(run.rows for run in runs)
+        upstream.processed_batch.observe(run.rows + run.padding for run in runs)
+        for size, padded in _grouped(runs, lambda run: run.rows + run.padding):
+            upstream.padding.observe((run.padding for run in padded), str(size))
+
+    def _count_rejections(self, errors: Iterable[ServingError], model: str) -> None:
+        for error in errors:
+            if error.reason:
+                self.own.rejected.add(1, model, error.reason)
+
+    def _label(self, name: str) -> str:
+        """Return the name if it is of a model, and else nothing."""
+        return name if name in self._versions or name in self._configured() else ""
+
+    def _remember(self, servable_id: ServableId, path: Path) -> None:
+        """Note that there is such a version, and forget the series of very old ones."""
+        name, version = servable_id
+        versions = self._versions.setdefault(name, {})
+        versions[version] = str(path)
+        while len(versions) > _MAX_VERSIONS:
+            oldest = next(iter(versions))
+            old_path = versions.pop(oldest)
+            for family in self.families():
+                family.forget(model=name, version=str(oldest))
+                family.forget(model_path=old_path)
+        while len(self._versions) > _MAX_MODELS:
+            gone = next(iter(self._versions))
+            paths = self._versions.pop(gone).values()
+            self.recent.pop(gone, None)
+            for family in self.families():
+                family.forget(model=gone)
+                family.forget(model_name=gone)
+                for old_path in paths:
+                    family.forget(model_path=old_path)
+
+
+def shown_signature(name: str) -> str:
+    """Return a signature's name as a label: a run of several has their names joined by nulls."""
+    return SEVERAL if "\0" in name else name
+
+
+def _code(error: Exception | None) -> str:
+    if error is None:
+        return Code.OK.name
+    return error.code.name if isinstance(error, ServingError) else Code.INTERNAL.name
+
+
+def _drained(pending: deque[T]) -> list[T]:
+    return [pending.popleft() for _ in range(len(pending))]
+
+
+def _grouped(items: list[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.items())

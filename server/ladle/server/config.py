@@ -86,6 +86,13 @@ class Config:
         False, "let pages of other origins use the REST interface"
     )
 
+    # What it tells of itself
+    monitoring_config_file: str = _flag(
+        "",
+        "MonitoringConfig in text format: whether metrics are served on the REST port, and at "
+        "which path; without a file they are, at /monitoring/prometheus/metrics",
+    )
+
     max_request_bytes: int = _flag(
         256 << 20, "the largest request that is taken, after decompression", least=1
     )
@@ -185,7 +192,6 @@ class Config:
     )
 
     # What means nothing here
-    monitoring_config_file: str = _ignored("", "there is no REST interface to read metrics from")
     enable_grpc_healthcheck_service: bool = _ignored(False, "the health service is always on")
     enable_profiler: bool = _ignored(True, "there is no profiler service")
     num_unload_threads: int = _ignored(0, "each version unloads in a thread of its own")

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
 from ladle.server.core.manager import Manager
+from ladle.server.core.observation import Observer
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.models import Models
@@ -33,6 +34,7 @@ class HttpServer:
         options: AppOptions | None = None,
         more_routes: Sequence[Route] = (),
         access: Access | None = None,
+        observer: Observer | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Make a server that listens nowhere yet.
@@ -47,13 +49,14 @@ class HttpServer:
             options: how to answer.
             more_routes: beside those of the REST interface.
             access: who may call what; by default what Access says without tokens.
+            observer: hears of each request.
             tls: put the port behind TLS.
         """
         self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         services = Services(methods, Pools(working=self._working, waiting=self._waiting))
         routes = [*Models(manager, services).routes, *probes(is_ready), *more_routes]
-        self.app = App(routes, services, limits, options, access)
+        self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(self.app, tls=tls)
         self._scheme = "https" if tls else "http"

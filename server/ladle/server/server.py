@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -23,10 +22,19 @@ from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
 from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.core.model_config import ModelConfig
-from ladle.server.core.observation import Observer, Unobserved, observed_load
+from ladle.server.core.observation import (
+    Fanout,
+    Observation,
+    Observer,
+    Unobserved,
+    observed_load,
+)
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
+from ladle.server.monitoring.config import read_path
+from ladle.server.monitoring.exposition import Exposition
+from ladle.server.monitoring.metrics import Metrics
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
@@ -88,7 +96,9 @@ class Server:
         """
         self._config = config
         check = check or (missing if load is None else lambda _: None)
-        observer = observer or Unobserved()
+        self.metrics = Metrics(lambda: self._models.models)
+        """Everything counted."""
+        observer = Fanout([observer or Unobserved(), self.metrics])
         load = _warmed(
             load or _saved_model_loader(config),
             config,
@@ -117,8 +127,7 @@ class Server:
             Path(config.auth_tokens_file), lambda tokens: self._access.replace(tokens)
         )
         self._access = self._read_access()
-        served = partial(
-            methods,
+        served = methods(
             self._manager,
             self._models,
             tensor_content=config.enable_serialization_as_tensor_content,
@@ -127,16 +136,19 @@ class Server:
             observer=observer,
         )
         self._transport = GrpcioTransport(
-            served(),
+            served,
             max_request_bytes=config.max_request_bytes,
             max_inflight_bytes=config.max_inflight_bytes,
             max_threads=config.grpc_max_threads,
             max_waiting=_MAX_WAITING_REQUESTS + 1,  # one to refuse the others
             options=config.channel_arguments,
             credentials=_credentials(config),
-            gate=gate(self._access),
+            gate=gate(self._access, observer),
+            refused=lambda error: Observation("", "GRPC", b"").end(error, observer),
         )
-        self._http = self._http_server(served(entrypoint="REST"))
+        self.exposition = Exposition(self.metrics, self._manager)
+        """Returns all metrics in Prometheus's text format; takes some milliseconds."""
+        self._http = self._http_server(served, observer)
         readiness = Readiness(
             self._manager, lambda: self._models.models.keys(), self._transport.health.set
         )
@@ -259,18 +271,22 @@ class Server:
         if self._http is not None:
             self._http.start()
 
-    def _http_server(self, served: Methods) -> HttpServer | None:
+    def _http_server(self, served: Methods, observer: Observer) -> HttpServer | None:
         config = self._config
+        metrics_path = _metrics_path(config)
         if config.rest_api_port == 0:
             return None
         from ladle.server.http_server import HttpServer
         from ladle.server.rest.app import AppOptions
+        from ladle.server.rest.monitoring import metrics_route
 
         return HttpServer(
             self._manager,
             served,
             limits=self._transport.limits,
+            more_routes=[metrics_route(metrics_path, self.exposition)] if metrics_path else [],
             access=self._access,
+            observer=observer,
             is_ready=lambda: self._transport.health.serves(""),
             max_threads=config.rest_api_num_threads,
             max_waiting=_MAX_WAITING_REQUESTS + 1,
@@ -312,6 +328,14 @@ def _credentials(config: Config) -> grpc.ServerCredentials | None:
         return read_credentials(Path(config.ssl_config_file))
     except CredentialsError as error:
         raise StartupError(str(error)) from error
+
+
+def _metrics_path(config: Config) -> str | None:
+    file = config.monitoring_config_file
+    try:
+        return read_path(Path(file) if file else None)
+    except InvalidArgument as error:
+        raise StartupError(f"--monitoring_config_file: {error.message}") from None
 
 
 def _check_base_path(base_path: Path) -> None:

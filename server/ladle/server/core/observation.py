@@ -64,7 +64,8 @@ class Observation:
         self.api = api
         self.entrypoint = entrypoint
         self.request: bytes | None = request
-        """The message; let go once the observer has been told of the request's end."""
+        """The message, over REST the one that was made of JSON; let go once the observer has been
+        told of the request's end, as `response` is."""
         self.request_bytes = len(request)
         self.metadata = metadata
         self.began = time.monotonic()
@@ -105,7 +106,8 @@ class Observation:
         if isinstance(outcome, ServingError):
             self.error = outcome
         else:
-            self.response = outcome
+            if self.response is None:
+                self.response = outcome
             self.response_bytes += len(outcome)
         observer.request_ended(self)
         self.request = self.response = self.metadata = self.span = None
@@ -221,6 +223,46 @@ class Unobserved:
         error: Exception | None,
     ) -> None:
         """Do nothing."""
+
+
+class Fanout:
+    """An Observer that passes everything on to several, in their order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        observers = [o for o in observers if type(o) is not Unobserved]
+        self._observers = observers
+        if len(observers) == 1:  # the hot path is spared a call
+            self.request_ended = observers[0].request_ended  # type: ignore[method-assign]
+            self.run_ended = observers[0].run_ended  # type: ignore[method-assign]
+
+    def request_ended(self, request: Observation) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.request_ended(request)
+
+    def run_ended(self, run: Run) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.run_ended(run)
+
+    def load_ended(
+        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
+    ) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.load_ended(servable_id, path, took_s, error)
+
+    def warmup_ended(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        took_s: float,
+        records: int,
+        error: Exception | None,
+    ) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.warmup_ended(servable_id, path, took_s, records, error)
 
 
 def observed_load(

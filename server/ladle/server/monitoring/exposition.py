@@ -13,8 +13,6 @@ from ladle.server.core.manager import Manager
 from ladle.server.monitoring.families import Family, Gauges, text
 from ladle.server.monitoring.metrics import Metrics
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 _PACKAGES = ("ladle", "tensorflow", "grpcio", "numpy", "protobuf")
 
 
@@ -29,7 +27,7 @@ class Exposition:
         self._build = _build_info()
 
     def __call__(self) -> bytes:
-        """Return all metrics in Prometheus's text format, of the type CONTENT_TYPE."""
+        """Return all metrics in Prometheus's text format."""
         with self._metrics.lock:
             self._metrics.count()
             counted = text(self._metrics.families())

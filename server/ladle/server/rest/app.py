@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import Cancelled, DeadlineExceeded
+from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.rest import bodies
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
 from ladle.server.rest.request import Request
@@ -48,6 +49,7 @@ class App:
         limits: Limits,
         options: AppOptions | None = None,
         access: Access | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Take what to answer.
 
@@ -57,6 +59,7 @@ class App:
             limits: of a body, and of all that is under way.
             options: how to answer.
             access: who may call what; asked before a body is read.
+            observer: hears of each request about a model, and of what looks like one.
         """
         self.routes = Routes(routes)
         self.requests = 0
@@ -67,16 +70,23 @@ class App:
         self._limits = limits
         self._options = options or AppOptions()
         self._access = access or Access()
+        self._observer = observer or Unobserved()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
         assert scope["type"] == "http", "neither lifespan nor websockets are on"
         self.requests += 1
         headers = Headers(scope=scope)
+        seen = Observation("", "REST", b"", headers.get)
         try:
-            response = await self._answer(scope, headers, receive)
+            response = await self._answer(scope, headers, receive, seen)
+            if seen.api:
+                seen.end(bytes(response.body), self._observer)
         except Exception as error:
-            response = error_response(as_status(error, scope["path"]))
+            status = as_status(error, scope["path"])
+            if seen.api or scope["path"][:4].lower() == "/v1/":
+                seen.end(status, self._observer)
+            response = error_response(status)
         if self._options.cors:
             response.headers["access-control-allow-origin"] = "*"
             response.headers["access-control-allow-methods"] = "POST, GET"
@@ -85,16 +95,19 @@ class App:
             response.headers["connection"] = "close"
         await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> Response:
+    async def _answer(
+        self, scope: Scope, headers: Headers, receive: Receive, seen: Observation
+    ) -> Response:
         method: str = scope["method"]
         if method == "OPTIONS" and self._options.cors:
             return _preflight(headers)
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         local = is_loopback(scope["client"][0]) if scope["client"] else False
-        match = self._admit(method, path, headers.get("authorization"), local=local)
+        match = self._admit(method, path, headers.get("authorization"), seen, local=local)
         deadline = time.monotonic() + self._options.timeout_s
         with bodies.Room(self._limits) as room:
             body = await self._body(headers, receive, room, deadline)
+            seen.request_bytes = len(body)
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
                 response = await match.route.endpoint(
@@ -104,6 +117,7 @@ class App:
                         body=body,
                         deadline=deadline,
                         local=local,
+                        seen=seen,
                         gone=gone,
                     )
                 )
@@ -111,13 +125,22 @@ class App:
                 gone.cancel()
         return await self._compressed(response, headers)
 
-    def _admit(self, method: str, path: str, authorization: str | None, *, local: bool) -> Match:
+    def _admit(
+        self,
+        method: str,
+        path: str,
+        authorization: str | None,
+        seen: Observation,
+        *,
+        local: bool,
+    ) -> Match:
         """Return the route, if the caller may have what is there."""
         try:
             match = self.routes.find(method, path)
         except HttpError:
             self._access.admit(None, authorization, local=local)
             raise
+        seen.api, seen.model = match.route.api, match.names.get("model", "")
         kind = match.route.kind
         grant = self._access.admit(kind, authorization, local=local)
         if kind is not Kind.OPEN:

@@ -41,7 +41,10 @@ class Room:
             HttpError: It is.
         """
         if nbytes > self._limits.max_request_bytes:
-            raise HttpError(413, self._limits.too_large(nbytes).message, {"connection": "close"})
+            too_large = self._limits.too_large(nbytes)
+            error = HttpError(413, too_large.message, {"connection": "close"})
+            error.reason = too_large.reason
+            raise error
 
     def __enter__(self) -> Room:
         return self

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from starlette.responses import Response
 
+from ladle.server.core.observation import Observation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -24,6 +26,8 @@ class Request:
     """The monotonic time at which the answer comes too late."""
     local: bool = False
     """Whether the caller is on this machine."""
+    seen: Observation | None = None
+    """Where what becomes of it is noted."""
     gone: asyncio.Future[None] | None = None
     """Done once the caller has gone away."""
 

@@ -34,6 +34,14 @@ class Route:
     endpoint: Endpoint
 
     @cached_property
+    def api(self) -> str:
+        """What metrics call it, as upstream's do; empty for what is not asked of a model."""
+        if "{model}" not in self.path:
+            return ""
+        _, _, verb = self.path.partition(":")
+        return verb or ("metadata" if self.path.endswith("/metadata") else "status")
+
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What the whole path has to be; upstream tells cases apart in the verb alone."""
         stem, colon, verb = self.path.partition(":")

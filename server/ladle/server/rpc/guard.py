@@ -17,6 +17,8 @@ from ladle.protos.serving_pb import GetModelStatusRequest
 from ladle.server.call import Call, Gate, Handler, Methods, Prompt, Stream, Streaming
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import ServingError
+from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.rpc.observed import borrowed
 from ladle.server.rpc.request import parse
 from ladle.server.rpc.status import as_status
 
@@ -83,29 +85,51 @@ RULES = {
 """Of every method that the server answers, by its path."""
 
 
-def gate(access: Access) -> Gate | None:
-    """Return what a transport asks of each call first; None if there is nothing to be asked."""
+def gate(access: Access, observer: Observer | None = None) -> Gate | None:
+    """Return what a transport asks of each call first; None if there is nothing to be asked.
+
+    `observer` hears of those that are not let through.
+    """
+    observer = observer or Unobserved()
     if not access.by_token:
         return None
 
     def let_through(path: str, authorization: str | None) -> None:
         rule = RULES.get(path)
-        access.admit(rule and rule.kind, authorization, local=False)
+        try:
+            access.admit(rule and rule.kind, authorization, local=False)
+        except ServingError as error:
+            _observe(path if rule else "", b"", error, observer)
+            raise
 
     return let_through
 
 
-def guarded(methods: Methods, access: Access) -> Methods:
+def guarded(methods: Methods, access: Access, observer: Observer | None = None) -> Methods:
     """Return the methods behind their rules; without tokens only those of admin have any.
+
+    `observer` hears of requests that are refused here.
 
     Raises:
         KeyError: A method has no rule.
     """
-    return {path: _guarded(path, method, RULES[path], access) for path, method in methods.items()}
+    observer = observer or Unobserved()
+    return {
+        path: _guarded(path, method, RULES[path], access, observer)
+        for path, method in methods.items()
+    }
+
+
+def _observe(path: str, request: bytes, error: ServingError, observer: Observer) -> None:
+    Observation(path.rpartition("/")[2], "GRPC", request).end(error, observer)
 
 
 def _guarded(
-    path: str, method: Handler | Prompt | Streaming, rule: Rule, access: Access
+    path: str,
+    method: Handler | Prompt | Streaming,
+    rule: Rule,
+    access: Access,
+    observer: Observer,
 ) -> Handler | Prompt | Streaming:
     if not access.by_token and rule.kind is not Kind.ADMIN:
         return method
@@ -117,7 +141,10 @@ def _guarded(
             if not grant.every_model:
                 grant.require_models(rule.models(request))
         except Exception as error:
-            return as_status(error, path)
+            status = as_status(error, path)
+            if borrowed(call) is None:
+                _observe(path, request, status, observer)
+            return status
         return None
 
     if isinstance(method, Streaming):

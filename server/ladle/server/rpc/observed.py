@@ -9,21 +9,31 @@ from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation, Observer
 
 
+def borrowed(call: object) -> Observation | None:
+    """Return the observation of which a call is only a part, as one is over REST; else None.
+
+    Whoever has made the call ends that.
+    """
+    return getattr(call, "seen", None)
+
+
 class ObservedCall:
     """A Call that notes in `seen` what becomes of it, and is otherwise the one that it is made of.
 
     A method notes there, besides, which model and signature it goes to.
     """
 
-    __slots__ = ("_call", "_observer", "metadata", "on_end", "request", "seen")
+    __slots__ = ("_call", "_is_whole", "_observer", "metadata", "on_end", "request", "seen")
 
-    def __init__(self, call: Call, api: str, entrypoint: str, observer: Observer) -> None:
+    def __init__(self, call: Call, api: str, observer: Observer) -> None:
         self._call = call
         self._observer = observer
         self.request = call.request
         self.metadata: Callable[[str], str | None] = call.metadata
         self.on_end: Callable[[Callable[[], None]], None] = call.on_end
-        self.seen = Observation(api, entrypoint, call.request, call.metadata)
+        seen = borrowed(call)
+        self._is_whole = seen is None
+        self.seen = seen or Observation(api, "GRPC", call.request, call.metadata)
 
     @property
     def deadline(self) -> float | None:
@@ -33,10 +43,14 @@ class ObservedCall:
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""
         # Noted first: who has the answer finds it counted.
-        self.seen.end(response, self._observer)
+        if self._is_whole:
+            self.seen.end(response, self._observer)
+        else:
+            self.seen.request, self.seen.response = self.request, response
         self._call.answer(response)
 
     def refuse(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
-        self.seen.end(error, self._observer)
+        if self._is_whole:
+            self.seen.end(error, self._observer)
         self._call.refuse(error)

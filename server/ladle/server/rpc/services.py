@@ -36,7 +36,6 @@ def methods(
     check_method_names: bool = False,
     access: Access | None = None,
     observer: Observer | None = None,
-    entrypoint: str = "GRPC",
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -47,9 +46,8 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
         access: who may call what; by default what Access says without tokens.
         observer: hears of each request.
-        entrypoint: how requests come, as it is told.
     """
-    edge = Edge(observer or Unobserved(), entrypoint)
+    edge = Edge(observer or Unobserved())
     services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
@@ -73,4 +71,4 @@ def methods(
         f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict, edge.observer),
         **{path: edge.handler(path, method) for path, method in services.items()},
     }
-    return guarded(served, access or Access())
+    return guarded(served, access or Access(), edge.observer)

@@ -28,8 +28,6 @@ class Edge:
     """Makes transports' handlers of methods: observed, and with a status for each exception."""
 
     observer: Observer = field(default_factory=Unobserved)
-    entrypoint: str = "GRPC"
-    """How requests come, as upstream's metrics call it: GRPC or REST."""
 
     def handler(self, path: str, method: Callable[[ObservedCall], bytes]) -> Handler:
         """Make a handler of a method that returns the response or raises."""
@@ -69,7 +67,7 @@ class Edge:
         return Prompt(handle)
 
     def _observed(self, call: Call, path: str) -> ObservedCall:
-        return ObservedCall(call, path.rpartition("/")[2], self.entrypoint, self.observer)
+        return ObservedCall(call, path.rpartition("/")[2], self.observer)
 
 
 def as_status(error: Exception, path: str) -> ServingError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ladle.server.core.errors import ResourceExhausted
+from ladle.server.core.errors import ResourceExhausted, ServingError
 
 _EXPLAINED_BYTES = 64 << 20
 
@@ -50,6 +51,8 @@ class Limits:
     """Of one message, after decompression."""
     budget: ByteBudget
     """Of all together."""
+    refused: Callable[[ServingError], None] = lambda _: None
+    """Hears of each message that is not taken."""
 
     @property
     def max_received_bytes(self) -> int:
@@ -65,9 +68,13 @@ class Limits:
         Raises:
             ResourceExhausted: It is too large, or there is no room for it; nothing was counted.
         """
-        if nbytes > self.max_request_bytes:
-            raise self.too_large(nbytes)
-        self.budget.take(nbytes)
+        try:
+            if nbytes > self.max_request_bytes:
+                raise self.too_large(nbytes)
+            self.budget.take(nbytes)
+        except ResourceExhausted as error:
+            self.refused(error)
+            raise
 
     def too_large(self, nbytes: int) -> ResourceExhausted:
         """Return the refusal of a message of so many bytes."""

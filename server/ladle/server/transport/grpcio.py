@@ -50,6 +50,7 @@ class GrpcioTransport:
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
         gate: Gate | None = None,
+        refused: Callable[[ServingError], None] = lambda _: None,
     ) -> None:
         """Make a transport that listens nowhere yet.
 
@@ -62,10 +63,11 @@ class GrpcioTransport:
             options: gRPC's own channel arguments.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
             gate: is asked of every call, whatever it is to; without one all are let through.
+            refused: hears of each request that is refused for its size, before any handler.
         """
         self._credentials = credentials
         self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
-        limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes))
+        limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes), refused)
         """What requests may take; another transport can share it."""
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)

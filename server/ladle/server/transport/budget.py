@@ -52,7 +52,7 @@ class Limits:
     budget: ByteBudget
     """Of all together."""
     refused: Callable[[ServingError], None] = lambda _: None
-    """Hears of each message that is not taken."""
+    """Hears of each request that is not taken, and so never comes to its method."""
 
     @property
     def max_received_bytes(self) -> int:
@@ -68,13 +68,9 @@ class Limits:
         Raises:
             ResourceExhausted: It is too large, or there is no room for it; nothing was counted.
         """
-        try:
-            if nbytes > self.max_request_bytes:
-                raise self.too_large(nbytes)
-            self.budget.take(nbytes)
-        except ResourceExhausted as error:
-            self.refused(error)
-            raise
+        if nbytes > self.max_request_bytes:
+            raise self.too_large(nbytes)
+        self.budget.take(nbytes)
 
     def too_large(self, nbytes: int) -> ResourceExhausted:
         """Return the refusal of a message of so many bytes."""

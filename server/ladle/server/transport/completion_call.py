@@ -56,6 +56,7 @@ class CompletionCall(CompletionRpc):
         try:
             self._limits.take(len(message))
         except ServingError as error:
+            self._limits.refused(error)
             self.refuse(error)
             return
         self.request = message

@@ -223,6 +223,7 @@ def _behaviour(handler: Handler, limits: Limits) -> Any:
         try:
             limits.take(len(request))
         except ServingError as error:
+            limits.refused(error)
             call.refuse(error)
             return call.wait()
         try:

@@ -79,9 +79,10 @@ class Piece:
 
     __slots__ = ("inputs", "rows", "start", "task")
 
-    def __init__(self, task: Task, rows: int) -> None:
+    def __init__(self, task: Task, rows: int, start: int | None = None) -> None:
+        """`start`: the first of the rows; by default the first that waits."""
         self.task = task
-        self.start = task.total - task.rows
+        self.start = task.total - task.rows if start is None else start
         self.rows = rows
         whole = rows == task.total
         stop = self.start + rows
@@ -94,8 +95,7 @@ class Piece:
     @classmethod
     def all_of(cls, task: Task) -> Piece:
         """Return all of a task's rows, whatever of them still waits."""
-        task.rows = task.total
-        return cls(task, task.total)
+        return cls(task, task.total, 0)
 
     @property
     def is_whole(self) -> bool:

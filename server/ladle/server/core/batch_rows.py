@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable import Arrays, Signature
 
 Outputs: TypeAlias = "dict[str, NDArray[Any]]"
@@ -102,10 +103,26 @@ def hand_out(
 
 
 def together(pieces: Sequence[Outputs]) -> Outputs:
-    """Return the outputs of a request that ran in pieces."""
+    """Return the outputs of a request that ran in pieces.
+
+    Raises:
+        ServingError: An output has other shapes in other pieces.
+    """
     if len(pieces) == 1:
         return pieces[0]
-    return {alias: np.concatenate([piece[alias] for piece in pieces]) for alias in pieces[0]}
+    joined: Outputs = {}
+    for alias in pieces[0]:
+        arrays = [piece[alias] for piece in pieces]
+        shapes = {array.shape[1:] for array in arrays}
+        if len(shapes) > 1:
+            raise ServingError(
+                f"output {alias!r}: expected one shape for all rows, got rows of "
+                f"{sorted(map(list, shapes))} from the pieces that the request was cut into "
+                "(enable_large_batch_splitting): send fewer rows at a time",
+                Code.INTERNAL,
+            )
+        joined[alias] = np.concatenate(arrays)
+    return joined
 
 
 def _grown(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

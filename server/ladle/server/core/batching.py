@@ -159,7 +159,12 @@ class BatchingServable:
             if seen is not None:
                 seen.rows, seen.queued = task.rows, task.arrived
             if queue.running < self._options_of(queue).num_batch_threads:
-                self._wake_a_thread()
+                try:
+                    self._wake_a_thread()
+                except RuntimeError as error:
+                    task.end()
+                    self._drop_if_idle(queue)
+                    raise Unavailable(f"nothing can run the request: {error}; try again") from None
         return task
 
     def admit(self, nbytes: int) -> None:
@@ -192,8 +197,7 @@ class BatchingServable:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            threads = list(self._threads)
-        for thread in threads:
+        for thread in self._threads:  # and those that join the list meanwhile
             thread.join()
         self._model.close()
 
@@ -269,14 +273,24 @@ class BatchingServable:
             self._queues.pop(queue.key, None)
 
     def _wake_a_thread(self) -> None:
+        """Have a thread look for work: one that is idle, or a new one.
+
+        Raises:
+            RuntimeError: There is no thread, and none can be started.
+        """
         if self._idle_threads:
             self._changed.notify()
             return
         allowed = self._options.num_batch_threads if self._options else 1
         if len(self._threads) < max(self._max_threads, allowed):
             thread = threading.Thread(target=self._work, name="batch", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no room for more
+                if not self._threads:
+                    raise
+                return  # the next thread to be done comes to it
             self._threads.append(thread)
-            thread.start()
 
     def _work(self) -> None:
         """Run batches until the servable closes: the life of a thread."""
@@ -329,7 +343,11 @@ class BatchingServable:
 
     def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
         started = self._clock.now()
-        ended = self._run_batch(queue, pieces, self._options_of(queue))
+        try:
+            ended = self._run_batch(queue, pieces, self._options_of(queue))
+        except Exception as error:  # a fault of ours, which must not take the queue with it
+            logger.exception("a batch could not be run")
+            ended = [(piece, error) for piece in pieces]
         self._batch_s = 0.8 * self._batch_s + 0.2 * (self._clock.now() - started)
         with self._changed:
             done = self._settle(ended)
@@ -338,10 +356,13 @@ class BatchingServable:
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        _tell_all(done)
+        _tell_all([(task, _whole(task, outcome)) for task, outcome in done])
 
     def _settle(self, ended: list[Ended]) -> list[tuple[Task, Outputs | Exception]]:
-        """Count in what was run, and return the tasks that are over with it."""
+        """Count in what was run, and return the tasks that are over with it.
+
+        Of one that was cut the outcome is only its last piece's, unless that has failed.
+        """
         done: list[tuple[Task, Outputs | Exception]] = []
         for piece, outcome in ended:
             task = piece.task
@@ -353,7 +374,8 @@ class BatchingServable:
                 task.finished_rows += piece.rows
                 if task.finished_rows < task.total:
                     continue
-                outcome = together([outputs for _, outputs in sorted(task.pieces, key=_start)])
+            else:
+                task.pieces = []
             task.end()
             done.append((task, outcome))
         return done
@@ -365,6 +387,17 @@ class _Work(NamedTuple):
     expired: list[Task]
     queue: Queue | None
     pieces: list[Piece]
+
+
+def _whole(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
+    """Return the outcome of a task that is over, put together if it was cut."""
+    if not task.pieces:
+        return outcome
+    pieces, task.pieces = sorted(task.pieces, key=_start), []
+    try:
+        return together([outputs for _, outputs in pieces])
+    except Exception as error:
+        return error
 
 
 def _start(piece: tuple[int, Outputs]) -> int:

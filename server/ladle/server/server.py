@@ -35,6 +35,7 @@ from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.monitoring.config import read_path
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.metrics import Metrics
+from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
@@ -134,6 +135,7 @@ class Server:
             check_method_names=config.enable_signature_method_name_check,
             access=self._access,
             observer=observer,
+            counters=self.metrics.totals,
         )
         self._transport = GrpcioTransport(
             served,
@@ -156,6 +158,10 @@ class Server:
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it has started: `0.0.0.0:8500`, `unix:/path`,
         `http://0.0.0.0:8501`."""
+
+    def snapshot(self) -> dict[str, ModelSnapshot]:
+        """Return how each model does at this moment, by name; takes about a millisecond."""
+        return snapshot(self.metrics, self._manager)
 
     def start(self) -> None:
         """Bind the addresses, take requests, and return once every model is up or has failed.

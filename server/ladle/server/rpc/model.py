@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+
 from ladle.protos.serving_pb import (
     GetModelStatusRequest,
     GetModelStatusResponse,
@@ -50,20 +53,37 @@ class HandleReloadConfigRequest:
     """Replaces all the models that are served; thread-safe.
 
     Answers once each model that is new has a version available, or else within the caller's
-    deadline, with which have not and why. `metric_names` is not looked at.
+    deadline, with which have not and why; and by how much each of the counters in `metric_names`
+    has grown meanwhile, over all its labels. What is no counter is left out.
     """
 
-    def __init__(self, models: ModelSet) -> None:
+    def __init__(
+        self, models: ModelSet, counters: Callable[[], Mapping[str, int]] | None = None
+    ) -> None:
+        """`counters` returns the counters' values, by the names that Prometheus has for them."""
         self._models = models
+        self._counters = counters or dict
 
     def __call__(self, call: ObservedCall) -> bytes:
         """Return the ReloadConfigResponse; whatever is not OK is the call's own status."""
         request = parse(ReloadConfigRequest, call.request)
+        before = self._counters() if request.metric_names else {}
         new = self._models.replace(from_proto(request.config))
         self._models.wait_for(new, call.deadline)
         response = ReloadConfigResponse()
         response.status.error_code = 0
+        now = self._counters() if request.metric_names else {}
+        for name in dict.fromkeys(request.metric_names):
+            counter = _counter_name(name)
+            if counter in now:
+                increase = now[counter] - before.get(counter, 0)
+                response.metric.add(name=name, int64_value_increase=increase)
         return response.SerializeToString()
+
+
+def _counter_name(name: str) -> str:
+    """Return Prometheus's name of a metric; scripts ask by TensorFlow's, which has slashes."""
+    return re.sub("[^A-Za-z0-9_]", ":", name)
 
 
 def status_proto(status: VersionStatus) -> ModelVersionStatus:

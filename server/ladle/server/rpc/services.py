@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
@@ -36,6 +36,7 @@ def methods(
     check_method_names: bool = False,
     access: Access | None = None,
     observer: Observer | None = None,
+    counters: Callable[[], Mapping[str, int]] | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -46,13 +47,16 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
         access: who may call what; by default what Access says without tokens.
         observer: hears of each request.
+        counters: returns the values of metrics, for those who reload and ask for them.
     """
     edge = Edge(observer or Unobserved())
     services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
     if models is not None:
-        services[f"{_MODEL}/HandleReloadConfigRequest"] = HandleReloadConfigRequest(models)
+        services[f"{_MODEL}/HandleReloadConfigRequest"] = HandleReloadConfigRequest(
+            models, counters
+        )
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)

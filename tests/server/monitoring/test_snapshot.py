@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes import PATIENCE_S
+from server.monitoring.conftest import PREDICT, Watch, predict_request
+
+from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
+from ladle.server.monitoring.recent import Recent
+
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+
+
+def test_rates_and_latencies_are_those_of_late() -> None:
+    recent = Recent()
+    recent.add([100.2, 100.9, 101.5], [0.001, 0.002, 0.003], failed=False)
+    recent.add([101.7], [5.0], failed=True)
+
+    assert recent.per_s(102.5, 2) == 4 / 2
+    assert recent.per_s(102.5, 2, failed=True) == 1 / 2
+    assert recent.latencies_s(102.5, [0.0, 0.5, 1.0]) == [0.001, 0.002, 0.003]
+    assert recent.per_s(300.0, 10) == 0
+    assert recent.latencies_s(300.0, [0.5]) is None
+
+
+def test_what_is_remembered_of_the_past_is_bounded() -> None:
+    recent = Recent()
+    for second in range(5000):
+        recent.add([float(second)] * 3, [0.1] * 3, failed=True)
+        recent.add([float(second)] * 3, [0.1] * 3, failed=False)
+
+    assert max(map(len, (recent._ended, recent._failed))) <= 121
+    assert len(recent._latencies) <= 2048
+
+
+def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
+    watched = watch()
+    for _ in range(5):
+        watched.call(PREDICT, predict_request())
+    watched.model.hold()
+    while watched.model.entered.acquire(blocking=False):
+        pass
+    running = watched.begin()
+    watched.model.wait_until_running()
+
+    told = watched.server.snapshot()["m"]
+
+    assert told.p50_ms is not None
+    assert told.p99_ms is not None
+    assert 0 < told.p50_ms <= told.p99_ms < 1000 * PATIENCE_S
+    assert (told.in_flight, told.queue_requests, told.running_batches) == (1, 0, 1)
+    watched.model.let_go()
+    running.result()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/tensorflow/cc/saved_model/load_attempt_count",
+        ":tensorflow:cc:saved_model:load_attempt_count",
+    ],
+)
+def test_a_reload_tells_how_far_counters_moved(watch: Watch, tmp_path: Path, name: str) -> None:
+    watched = watch()
+    (tmp_path / "n" / "1").mkdir(parents=True)
+    request = ReloadConfigRequest(metric_names=[name, "/no/such/counter", name])
+    models = ModelServerConfig().model_config_list
+    for model in ("m", "n"):
+        models.config.add(name=model, base_path=str(tmp_path / model), model_platform="tensorflow")
+    request.config.model_config_list.CopyFrom(models)
+
+    response = ReloadConfigResponse.FromString(watched.call(RELOAD, request.SerializeToString()))
+
+    assert [(m.name, m.int64_value_increase) for m in response.metric] == [(name, 1)]

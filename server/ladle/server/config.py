@@ -93,6 +93,13 @@ class Config:
         "which path; without a file they are, at /monitoring/prometheus/metrics",
     )
 
+    request_log_max_file_bytes: int = _flag(
+        64 << 20, "size from which a model's request log goes on in another file", least=1
+    )
+    request_log_max_files: int = _flag(
+        10, "files of each request log that are kept; the oldest go", least=1
+    )
+
     max_request_bytes: int = _flag(
         256 << 20, "the largest request that is taken, after decompression", least=1
     )

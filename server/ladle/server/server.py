@@ -34,7 +34,9 @@ from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
 from ladle.server.monitoring.config import read_path
 from ladle.server.monitoring.exposition import Exposition
+from ladle.server.monitoring.log_files import Rotation
 from ladle.server.monitoring.metrics import Metrics
+from ladle.server.monitoring.request_log import LogOptions, RequestLogs
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.guard import gate
@@ -99,7 +101,17 @@ class Server:
         check = check or (missing if load is None else lambda _: None)
         self.metrics = Metrics(lambda: self._models.models)
         """Everything counted."""
-        observer = Fanout([observer or Unobserved(), self.metrics])
+        self._request_logs = RequestLogs(
+            lambda: self._models.models,
+            self.metrics,
+            LogOptions(
+                rotation=Rotation(
+                    max_file_bytes=config.request_log_max_file_bytes,
+                    max_files=config.request_log_max_files,
+                )
+            ),
+        )
+        observer = Fanout([observer or Unobserved(), self._request_logs, self.metrics])
         load = _warmed(
             load or _saved_model_loader(config),
             config,
@@ -255,6 +267,7 @@ class Server:
             self._http.stop(max(0.0, grace_s - (time.monotonic() - started)))
         remaining_s = grace_s - (time.monotonic() - started)
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
+        self._request_logs.stop(_UNLOAD_S)
         if not unloaded:
             logger.warning("something still runs after the %g s of the grace", grace_s)
         return unloaded

@@ -16,16 +16,28 @@ from ladle.server.core.source import MonitoredModel
 from ladle.server.core.versions import All, Latest, Specific, VersionPolicy
 
 _TENSORFLOW = 1  # ModelType
+_COLLECTOR = "file"  # upstream has no log collector of its own, and so no name for one
+
+
+@dataclass(frozen=True)
+class RequestLogging:
+    """Which of a model's requests are logged, and where."""
+
+    rate: float
+    """The part of them, from 0 to 1."""
+    filename_prefix: str
+    """The start of the files' paths, absolute."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model: its name, where its versions lie, which are wanted, and their labels."""
+    """One model: its name, where its versions lie, which are wanted, their labels, its log."""
 
     name: str
     base_path: Path
     policy: VersionPolicy = field(default_factory=Latest)
     labels: Mapping[str, int] = field(default_factory=dict)
+    logging: RequestLogging | None = None
 
     @property
     def monitored(self) -> MonitoredModel:
@@ -97,11 +109,15 @@ def model_from_proto(proto: ModelConfigProto) -> ModelConfig:
     if proto.model_platform != "tensorflow" and proto.model_type != _TENSORFLOW:
         given = proto.model_platform or "none"
         raise InvalidArgument(f'model {name}: expected model_platform "tensorflow", got {given}')
-    if proto.HasField("logging_config"):
-        raise InvalidArgument(f"model {name}: No request-logger-creator provided: there is none")
     if negative := [label for label, version in proto.version_labels.items() if version < 0]:
         raise InvalidArgument(f"model {name}: label {negative[0]} has a negative version")
-    return ModelConfig(name, Path(proto.base_path), _policy(proto), dict(proto.version_labels))
+    return ModelConfig(
+        name,
+        Path(proto.base_path),
+        _policy(proto),
+        dict(proto.version_labels),
+        _logging(proto) if proto.HasField("logging_config") else None,
+    )
 
 
 def to_proto(model: ModelConfig) -> ModelConfigProto:
@@ -112,6 +128,11 @@ def to_proto(model: ModelConfig) -> ModelConfigProto:
         model_platform="tensorflow",
         version_labels=model.labels,
     )
+    if model.logging is not None:
+        proto.logging_config.sampling_config.sampling_rate = model.logging.rate
+        collector = proto.logging_config.log_collector_config
+        collector.type = _COLLECTOR
+        collector.filename_prefix = model.logging.filename_prefix
     policy = proto.model_version_policy
     match model.policy:
         case All():
@@ -150,6 +171,38 @@ def check_labels(
                     f"Request to assign label to version {version} of model {model.name}, "
                     f"which is not currently available for inference (label {label})"
                 )
+
+
+def _logging(proto: ModelConfigProto) -> RequestLogging:
+    config = proto.logging_config
+    where = f"model {proto.name}: logging_config"
+    if config.HasField("custom_logging_config"):
+        raise InvalidArgument(f"{where}: custom_logging_config: expected none, got one")
+    if not config.HasField("log_collector_config"):
+        # The words before the colon are upstream's.
+        raise InvalidArgument(
+            f"model {proto.name}: No request-logger-creator provided: expected a "
+            "log_collector_config with a filename_prefix"
+        )
+    collector = config.log_collector_config
+    if collector.type not in ("", _COLLECTOR):
+        raise InvalidArgument(
+            f'{where}: log_collector_config: expected type "{_COLLECTOR}", got {collector.type!r}'
+        )
+    prefix: str = collector.filename_prefix
+    if not Path(prefix).is_absolute() or prefix.endswith("/") or "\0" in prefix:
+        raise InvalidArgument(
+            f"{where}: log_collector_config: filename_prefix: expected an absolute path with a "
+            f"name at its end, got {prefix!r}"
+        )
+    rate: float = config.sampling_config.sampling_rate
+    if not 0 <= rate <= 1:
+        raise InvalidArgument(f"{where}: sampling_rate: expected 0 to 1, got {rate:g}")
+    if config.sampling_config.per_task_sampling_configs:
+        raise InvalidArgument(
+            f"{where}: per_task_sampling_configs: expected none, as a server here knows of no tasks"
+        )
+    return RequestLogging(rate, prefix)
 
 
 def _policy(proto: ModelConfigProto) -> VersionPolicy:

@@ -1,0 +1,92 @@
+"""Files of records that grow in turn: each up to a size, and no more than so many of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """How much may be kept."""
+
+    max_file_bytes: int = 64 << 20
+    """A file that has reached it is followed by another."""
+    max_files: int = 10
+    """Past it the oldest goes."""
+
+
+class RotatingFiles:
+    """Writes records to `PREFIX-TIME-NUMBER.tfrecord`, one file after the other.
+
+    Not thread-safe. Nobody else can read the files: they hold what callers have sent.
+    """
+
+    def __init__(
+        self, prefix: str, rotation: Rotation, now: Callable[[], float] = time.time
+    ) -> None:
+        """Take the start of the files' paths; nothing is made before the first record."""
+        self._folder, self._name = os.path.split(prefix)
+        self._rotation = rotation
+        self._now = now
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._number = 0
+
+    def write(self, records: Iterable[bytes]) -> None:
+        """Append framed records, and hand them to the system.
+
+        Raises:
+            OSError: They could not be written, or not all; the next ones go to another file.
+        """
+        try:
+            for record in records:
+                if self._file is None or self._size >= self._rotation.max_file_bytes:
+                    self._file = self._next_file()
+                    self._size = 0
+                self._file.write(record)
+                self._size += len(record)
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a later record goes to another."""
+        file, self._file = self._file, None
+        if file is not None:
+            # What is in its buffer can't be written either, where that was the trouble.
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _next_file(self) -> BinaryIO:
+        self.close()
+        os.makedirs(self._folder, exist_ok=True)
+        time_text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._now()))
+        while True:
+            self._number += 1
+            name = f"{self._name}-{time_text}-{self._number:05d}.tfrecord"
+            path = os.path.join(self._folder, name)
+            try:
+                opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:  # another process logs there too
+                continue
+            self._remove_oldest()
+            return os.fdopen(opened, "wb")
+
+    def _remove_oldest(self) -> None:
+        for path in log_files(Path(self._folder, self._name))[: -self._rotation.max_files]:
+            path.unlink(missing_ok=True)
+
+
+def log_files(prefix: Path) -> list[Path]:
+    """Return the files of a prefix, the oldest first."""
+    named = re.compile(re.escape(prefix.name) + r"-\d{8}T\d{6}-\d{5,}\.tfrecord")
+    return sorted(path for path in prefix.parent.iterdir() if named.fullmatch(path.name))

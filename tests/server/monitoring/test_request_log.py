@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import PATIENCE_S
+from server.monitoring.conftest import PREDICT, Watch, Watched, predict_request
+
+from ladle.protos.ladle_pb import PredictStreamRequest
+from ladle.protos.serving_pb import (
+    ModelServerConfig,
+    PredictionLog,
+    PredictRequest,
+    PredictResponse,
+    ReloadConfigRequest,
+)
+from ladle.server.core.errors import Code, InvalidArgument
+from ladle.server.core.model_config import (
+    ModelConfig,
+    RequestLogging,
+    from_proto,
+    model_from_proto,
+    to_proto,
+)
+from ladle.server.core.observation import Observation, Unobserved
+from ladle.server.monitoring.log_files import RotatingFiles, Rotation, log_files
+from ladle.server.monitoring.request_log import LogOptions, RequestLogs
+from ladle.server.warmup.records import frame, read_records
+
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+
+
+class Counts:
+    """Counts as Metrics does."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[str, str]] = []
+        self.dropped: list[str] = []
+
+    def request_logged(self, model: str, code: Code) -> None:
+        self.logged.append((model, code.name))
+
+    def log_dropped(self, log: str, reason: str) -> None:
+        self.dropped.append(reason)
+
+
+def server_config(folder: Path, rate: float | None) -> ModelServerConfig:
+    config = ModelServerConfig()
+    model = config.model_config_list.config.add(
+        name="m", base_path=str(folder / "m"), model_platform="tensorflow"
+    )
+    if rate is not None:
+        logging = model.logging_config
+        logging.sampling_config.sampling_rate = rate
+        logging.log_collector_config.filename_prefix = str(folder / "logs" / "requests")
+    return config
+
+
+def logged(folder: Path) -> list[PredictionLog]:
+    files = log_files(folder / "logs" / "requests") if (folder / "logs").exists() else []
+    return [PredictionLog.FromString(data) for file in files for data in read_records(file)]
+
+
+def reload(watched: Watched, config: ModelServerConfig) -> None:
+    watched.call(RELOAD, ReloadConfigRequest(config=config).SerializeToString())
+
+
+def flush(watched: Watched) -> None:
+    assert watched.server._request_logs.flush(PATIENCE_S)
+
+
+def test_requests_and_answers_are_logged_as_they_were(watch: Watch, tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(str(server_config(tmp_path, 1.0)))
+    watched = watch(model_config_file=str(file))
+
+    sent = predict_request(rows=2)
+    answer = watched.call(PREDICT, sent)
+    assert watched.http.post("/v1/models/m:predict", json={"instances": [[1, 2]]}).is_success
+    assert watched.http.post("/v1/models/m:predict", json={"instances": 1}).status_code == 400
+    stream: Any = watched.channel.stream_stream(STREAM, None, None)
+    message = PredictStreamRequest(id=7, request=PredictRequest.FromString(sent))
+    list(stream(iter([message.SerializeToString()]), timeout=PATIENCE_S))
+    flush(watched)
+
+    over_grpc, over_rest, streamed = logged(tmp_path)
+    assert over_grpc.predict_log.request == PredictRequest.FromString(sent)
+    assert over_grpc.predict_log.response == PredictResponse.FromString(answer)
+    metadata = over_grpc.log_metadata
+    assert (metadata.model_spec.name, metadata.model_spec.version.value) == ("m", 1)
+    assert metadata.model_spec.signature_name == "serving_default"
+    assert metadata.sampling_config.sampling_rate == 1.0
+    assert metadata.timestamp_secs > 0
+    assert over_rest.predict_log.request.inputs["x"].tensor_shape.dim[0].size == 1
+    assert over_rest.predict_log.response.outputs["y"].tensor_shape.dim[0].size == 1
+    assert streamed.predict_log.request == PredictRequest.FromString(sent)
+    assert streamed.predict_log.response.outputs == over_grpc.predict_log.response.outputs
+    told = watched.samples()
+    assert told.sum(":tensorflow:serving:request_log_count", status_code="OK") == 3
+
+
+def test_a_reload_turns_logging_on_and_off(watch: Watch, tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(str(server_config(tmp_path, None)))
+    watched = watch(model_config_file=str(file))
+
+    for rate, calls in ((None, 2), (1.0, 3), (0.0, 4), (None, 5)):
+        reload(watched, server_config(tmp_path, rate))
+        for _ in range(calls):
+            watched.call(PREDICT, predict_request())
+    flush(watched)
+
+    assert len(logged(tmp_path)) == 3
+
+
+def observation(model: str = "m", nbytes: int = 10) -> Observation:
+    seen = Observation("Predict", "GRPC", bytes(nbytes))
+    seen.model = model
+    return seen
+
+
+def configured(prefix: Path, rate: float = 1.0) -> dict[str, ModelConfig]:
+    return {"m": ModelConfig("m", Path("/m"), logging=RequestLogging(rate, str(prefix)))}
+
+
+def test_the_lot_decides_what_is_logged(tmp_path: Path) -> None:
+    lots = iter([0.0, 0.49, 0.5, 0.99])
+    counts = Counts()
+    models = configured(tmp_path / "log", 0.5)
+    logs = RequestLogs(lambda: models, counts, sample=lambda: next(lots))
+    for _ in range(4):
+        observation().end(b"answer", logs)
+    observation("another").end(b"answer", logs)
+    assert logs.flush(PATIENCE_S)
+
+    assert counts.logged == [("m", "OK")] * 2
+    logs.stop(PATIENCE_S)
+
+
+def test_a_full_queue_drops_and_counts_and_blocks_nobody(tmp_path: Path) -> None:
+    counts = Counts()
+    options = LogOptions(max_records=10, max_bytes=150)
+    logs = RequestLogs(lambda: configured(tmp_path / "log"), counts, options)
+    logs._thread = logs  # type: ignore[assignment] # nobody writes
+    for _ in range(3):
+        observation(nbytes=100).end(b"0123456789", logs)
+
+    assert counts.dropped == ["queue_full"] * 2
+    assert counts.logged == [("m", "RESOURCE_EXHAUSTED")] * 2
+
+
+def test_a_disk_that_fails_is_counted_and_logging_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = tmp_path / "logs"
+    in_the_way.write_text("a file where a folder should be")
+    counts = Counts()
+    logs = RequestLogs(lambda: configured(tmp_path / "logs" / "log"), counts)
+    for _ in range(2):
+        observation().end(b"answer", logs)
+    assert logs.flush(PATIENCE_S)
+    assert counts.logged == [("m", "INTERNAL")] * 2
+    assert len([r for r in caplog.records if "can't be logged" in r.message]) == 1
+
+    in_the_way.unlink()
+    observation().end(b"answer", logs)
+    logs.stop(PATIENCE_S)
+
+    assert counts.logged[-1] == ("m", "OK")
+    (file,) = log_files(tmp_path / "logs" / "log")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(list(read_records(file))) == 1
+
+
+def test_files_are_followed_by_others_and_the_oldest_go(tmp_path: Path) -> None:
+    (tmp_path / "log-of-another.tfrecord").touch()
+    files = RotatingFiles(
+        str(tmp_path / "log"), Rotation(max_file_bytes=60, max_files=3), now=lambda: 0.0
+    )
+    for n in range(20):
+        files.write([frame(b"%020d" % n)])
+    files.close()
+
+    kept = log_files(tmp_path / "log")
+    assert [path.name for path in kept] == [
+        f"log-19700101T000000-{number:05d}.tfrecord" for number in (8, 9, 10)
+    ]
+    assert [list(read_records(path)) for path in kept] == [
+        [b"%020d" % n for n in pair] for pair in ((14, 15), (16, 17), (18, 19))
+    ]
+    assert (tmp_path / "log-of-another.tfrecord").exists()
+
+
+def test_refused_requests_are_not_logged(tmp_path: Path) -> None:
+    counts = Counts()
+    logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
+    observation().end(InvalidArgument("no"), logs)
+    assert logs.flush(PATIENCE_S)
+
+    assert counts.logged == []
+    assert Unobserved().request_ended(observation()) is None  # type: ignore[func-returns-value]
+
+
+def test_a_logging_config_survives_the_way_there_and_back(tmp_path: Path) -> None:
+    (model,) = from_proto(server_config(tmp_path, 0.25))
+
+    assert model.logging == RequestLogging(0.25, str(tmp_path / "logs" / "requests"))
+    assert model_from_proto(to_proto(model)) == model
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"filename_prefix": "relative/path"}, "expected an absolute path"),
+        ({"filename_prefix": "/folder/"}, "expected an absolute path with a name at its end"),
+        ({"filename_prefix": ""}, "expected an absolute path"),
+        ({"type": "kafka"}, "expected type \"file\", got 'kafka'"),
+        ({"rate": 1.5}, "sampling_rate: expected 0 to 1, got 1.5"),
+        ({"rate": float("nan")}, "sampling_rate: expected 0 to 1, got nan"),
+    ],
+)
+def test_a_logging_config_that_can_t_be_followed_is_refused(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    config = server_config(tmp_path, change.pop("rate", 1.0))
+    collector = config.model_config_list.config[0].logging_config.log_collector_config
+    for name, value in change.items():
+        setattr(collector, name, value)
+
+    with pytest.raises(InvalidArgument, match="model m: logging_config") as caught:
+        from_proto(config)
+    assert says in caught.value.message

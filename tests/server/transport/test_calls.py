@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -246,3 +247,32 @@ def test_a_stopping_transport_lets_calls_end(serve: Serve) -> None:
     """The fixture stops the transport, whose grace is long: it must not need all of it."""
     with pytest.raises(grpc.RpcError):
         serve(lambda call: call.refuse(ServingError("no")))(b"", timeout=PATIENCE_S)
+
+
+def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What fails where calls begin would otherwise end gRPC's polling, and so all calls."""
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def wait_for_model(call: Call) -> Handler | None:
+        return echo if call.request == b"wait" else echo(call)
+
+    transport = GrpcioTransport(
+        {"/a/B": Prompt(wait_for_model)}, max_threads=1, max_inflight_bytes=LIMIT
+    )
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadPoolExecutor, "submit", no_room)
+            for request in (bytes(LIMIT), b"wait"):
+                with pytest.raises(grpc.RpcError) as raised:
+                    call(request, timeout=PATIENCE_S)
+                assert refusal(raised.value)[0] == "UNAVAILABLE"
+        assert call(b"small", timeout=PATIENCE_S) == b"small"
+        assert call(bytes(LIMIT), timeout=PATIENCE_S) == bytes(LIMIT), "its bytes were given back"
+    transport.stop(PATIENCE_S)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 from ladle.server.call import Call, Handler, Prompt
-from ladle.server.core.errors import Code, ServingError, Unimplemented
+from ladle.server.core.errors import Code, ServingError, Unavailable, Unimplemented
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.completion_rpc import RECEIVE, CompletionRpc, Pools
 
@@ -64,12 +65,20 @@ class CompletionCall(CompletionRpc):
         if len(message) <= _MAX_INLINE_BYTES:
             self._begin_handling()
         else:
-            self._pools.working.submit(self._begin_handling)
+            self._in_thread(self._pools.working, self._begin_handling)
 
     def _begin_handling(self) -> None:
         blocking = self._handle(self._handler.handle)
         if blocking is not None:
-            self._pools.waiting.submit(self._handle, blocking)
+            self._in_thread(self._pools.waiting, self._handle, blocking)
+
+    def _in_thread(self, pool: Executor, work: Callable[..., object], *arguments: Any) -> None:
+        try:
+            pool.submit(work, *arguments)
+        except RuntimeError as error:
+            # The system has no room for another thread, or the server is stopping. Raised where
+            # calls begin, this would end gRPC's polling, and with it all calls.
+            self.refuse(Unavailable(f"no thread can take the request: {error}; try again"))
 
     def _give_back(self) -> None:
         self._limits.budget.give_back(len(self.request))

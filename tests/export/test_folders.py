@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ladle.export import DataError, load_data
+from ladle.export import DataError, Dataset, load_data
 from ladle.protos.tensorflow_pb import Example
 
 
@@ -135,9 +137,17 @@ def test_labels_that_are_numbers_are_ordered_as_such(tmp_path: Path) -> None:
         (["a,b", "1,2"], "expected a column label or target, got a, b"),
         (["a,label"], "expected a header and rows, got 1 lines"),
         (["a,label", "1,x", "1"], "line 3: expected 2 values, got 1"),
-        (["a,label", "1,x", "nan,y"], "line 3: column \"a\": expected a finite number, got 'nan'"),
-        (["a,label", "1,x", "?,y"], "line 3: column \"a\": expected a finite number, got '?'"),
+        (
+            ["a,label", "1,x", "nan,y", *["1,x"] * 9],
+            "line 3: column \"a\": expected a finite number, got 'nan'",
+        ),
+        (
+            ["a,label", "1,x", "?,y", *["1,x"] * 9],
+            "line 3: column \"a\": expected a finite number, got '?'",
+        ),
         (["a,label", "1,x", "2,y"], "2 rows leave nothing to train on or to measure with"),
+        (["a,label", "1,x", "1e39,y", *["1,x"] * 9], "expected a finite number, got '1e39'"),
+        (["label", *["x"] * 10], "expected columns of numbers beside label"),
         (["a,label", *["1,x"] * 10], "expected at least 2 classes, got 1"),
     ],
 )
@@ -146,6 +156,58 @@ def test_a_table_that_cannot_be_used_is_one_line(
 ) -> None:
     with pytest.raises(DataError, match=message):
         load_data(table(tmp_path / "t.csv", *lines))
+
+
+def peak_bytes(load: Callable[[], Dataset]) -> tuple[int, Dataset]:
+    """Return how much Python and NumPy held at once; what is mapped does not count."""
+    tracemalloc.start()
+    try:
+        dataset = load()
+        return tracemalloc.get_traced_memory()[1], dataset
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_is_never_whole_in_memory(tmp_path: Path) -> None:
+    n_rows, n_columns = 1000, 40
+    row = ",".join(f"{n}.25" for n in range(n_columns))
+    header = ",".join(f"c{n}" for n in range(n_columns)) + ",label"
+    lines = [header, *(f"{row},{'cat' if n % 2 else 'dog'}" for n in range(n_rows))]
+    path = table(tmp_path / "t.csv", *lines)
+    peak, dataset = peak_bytes(lambda: load_data(path))
+    assert isinstance(dataset.x_train, np.memmap)
+    assert len(dataset.x_train) + len(dataset.x_test) == n_rows
+    # Texts alone take three times that; measuring takes float64s of some thousand rows.
+    assert peak < n_rows * n_columns * 16
+
+
+def test_encoded_images_of_a_tfrecord_are_never_all_in_memory(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
+    image = png(noise)
+    made = [example(image, n % 2) for n in range(100)]
+    path = records(tmp_path / "a.tfrecord", *made)
+    load_data(path)  # so that all is imported
+    peak, dataset = peak_bytes(lambda: load_data(path))
+    assert isinstance(dataset.x_train, np.memmap)
+    np.testing.assert_array_equal(dataset.x_train[79, :, :, 0], noise)
+    assert peak < 20 * len(image) < path.stat().st_size / 4
+
+
+def test_a_table_that_changes_while_it_is_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ladle.export import splitting
+
+    path = table(tmp_path / "t.csv", "a,label", *(f"{n},{n % 2}" for n in range(20)))
+    held_out = splitting.every_fifth_of_each
+
+    def change(targets: Any) -> Any:
+        table(path, "a,label", "1,0")
+        return held_out(targets)
+
+    monkeypatch.setattr("ladle.export.tables.every_fifth_of_each", change)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        load_data(path)
 
 
 def records(path: Path, *examples: Example) -> Path:
@@ -182,7 +244,7 @@ def test_tf_examples_are_a_data_set(tmp_path: Path, labels: tuple[Any, Any]) -> 
         ([], "expected at least one tf.Example"),
         ([(None, 1)], "record 0: expected image/encoded and image/class/label"),
         ([(b"image", None)], "record 0: expected image/encoded and image/class/label"),
-        ([(b"image", 1), (b"image", 0)], "record 0: cannot be read as an image"),
+        ([(b"image", n % 2) for n in range(10)], "record 0: cannot be read as an image"),
     ],
 )
 def test_tf_examples_that_cannot_be_used_are_one_line(
@@ -207,7 +269,7 @@ def test_no_room_for_decoded_images_is_one_line(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    with pytest.raises(DataError, match="no room for 360 bytes of decoded images: No space left"):
+    with pytest.raises(DataError, match="no room for 288 bytes of examples: No space left"):
         load_data(pictures)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,26 @@ def test_shuffling_changes_the_batches(small: Dataset) -> None:
     ordered = weights(small, shuffle=False)
     assert not differ(ordered, weights(small, shuffle=False))
     assert differ(ordered, weights(small))
+
+
+def test_each_epoch_has_every_example_once_in_an_order_of_its_own(small: Dataset) -> None:
+    from ladle.export.batches import training_batches
+
+    numbered = replace(small, y_train=np.arange(12), labels=tuple(map(str, range(12))))
+
+    def orders(**options: Any) -> list[list[int]]:
+        batches = training_batches(
+            numbered, TrainingOptions(batch_size=5, **options), None, one_hot=False
+        )
+        if options.get("steps_per_epoch"):
+            targets = [int(n) for _, some in batches.take(5) for n in some]
+            return [targets[:12], targets[12:24]]
+        return [[int(n) for _, some in batches for n in some] for _ in range(2)]
+
+    for found in (orders(), orders(steps_per_epoch=2)):
+        assert [sorted(order) for order in found] == [list(range(12))] * 2
+        assert found[0] != found[1] != list(range(12))
+    assert orders(shuffle=False) == [list(range(12))] * 2
 
 
 def test_the_seed_makes_the_model(small: Dataset) -> None:

@@ -1,7 +1,8 @@
 """Feed a training through tf.data: shuffled, gathered, prepared in the graph, and ahead of time.
 
-What is shuffled are the examples' numbers; a batch's examples are read when it is its turn. So
-arrays larger than memory train, where they are memory maps.
+What is shuffled are the examples' numbers, by a function of each and of the epoch, without a list;
+a batch's examples are read when it is its turn. So arrays larger than memory train, where they are
+memory maps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from ladle.export.dataset import Dataset
 from ladle.export.options import TrainingOptions
 from ladle.export.preparation import Preparation
 
+_NUMBERS_AT_A_TIME = 4096
+
 
 def training_batches(
     dataset: Dataset,
@@ -29,9 +32,10 @@ def training_batches(
     Without those that the validation split keeps aside; endless where an epoch has its own number
     of steps.
     """
-    numbers = tf.data.Dataset.range(n_training(dataset, options))
+    n_examples = n_training(dataset, options)
+    numbers = tf.data.Dataset.range(n_examples)
     if options.shuffle:
-        numbers = numbers.shuffle(n_training(dataset, options), seed=options.seed)
+        numbers = _shuffled(numbers, n_examples, options.seed)
     if options.steps_per_epoch is not None:
         numbers = numbers.repeat()
     return _gathered(
@@ -79,6 +83,21 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
             " leaves none to train on"
         )
     return n_examples
+
+
+def _shuffled(numbers: Any, n_examples: int, seed: int) -> Any:
+    """Return the numbers 0 to n-1 in another order each time that they are gone through."""
+    orders = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+
+    def in_order(order: Any) -> Any:
+        def place(number: Any) -> Any:
+            return tf.random.experimental.index_shuffle(number, [order, order], n_examples - 1)
+
+        return numbers.batch(_NUMBERS_AT_A_TIME).map(place).unbatch()
+
+    # Keras asks how many there are, which flat_map can't tell.
+    count = tf.data.experimental.assert_cardinality(n_examples)
+    return orders.take(1).flat_map(in_order).apply(count)
 
 
 def _gathered(

@@ -23,6 +23,7 @@ ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 WEIGHTS_NAME = "sample_weight"
 BYTE_PIXELS = Normalization(divisor=255.0)
 AS_IT_IS = Normalization()
+_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,10 +208,13 @@ def _check_examples(what: str, examples: Examples) -> None:
 
 
 def _check_finite(what: str, array: NDArray[Any]) -> None:
-    strange = np.argwhere(~np.isfinite(array))
-    if len(strange):
-        where = tuple(int(index) for index in strange[0])
-        raise DataError(f"{what}: expected finite numbers, got {array[where]} at {list(where)}")
+    # Some rows at a time: the array may be mapped, and larger than memory.
+    for start in range(0, len(array), _ROWS_AT_A_TIME):
+        strange = np.argwhere(~np.isfinite(array[start : start + _ROWS_AT_A_TIME]))
+        if len(strange):
+            row, *rest = (int(index) for index in strange[0])
+            where = (start + row, *rest)
+            raise DataError(f"{what}: expected finite numbers, got {array[where]} at {list(where)}")
 
 
 def _check_numbers(what: str, targets: Targets, n_examples: int) -> None:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ladle.export.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.errors import DataError
-from ladle.export.folders import read_csv, read_folder, read_tfrecords
+from ladle.export.folders import read_folder
+from ladle.export.records import read_tfrecords
+from ladle.export.tables import read_csv
 from ladle.protos.model_card import Normalization
 
 _DIGITS_HELD_OUT_EVERY = 5

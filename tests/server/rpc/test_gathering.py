@@ -19,12 +19,23 @@ from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.streaming import predict_stream
 
 
+class Left(FakePending):
+    """A request that tells when it is left."""
+
+    def __init__(self, left: list[None]) -> None:
+        self._left = left
+
+    def leave(self) -> None:
+        self._left.append(None)
+
+
 class Queued(FakeServable):
     """Runs nothing until it is told to; then all that has been submitted, as one batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting: list[tuple[Arrays, Done]] = []
+        self.left: list[None] = []
 
     def submit(
         self,
@@ -36,7 +47,7 @@ class Queued(FakeServable):
         seen: object = None,
     ) -> FakePending:
         self.waiting.append((inputs, done))
-        return FakePending()
+        return Left(self.left)
 
     def run_all(self) -> None:
         waiting, self.waiting = self.waiting, []
@@ -65,7 +76,7 @@ class FakeStream:
         return None
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        pass
+        self.go = callback
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         pass
@@ -184,6 +195,30 @@ def test_half_a_windows_bytes_begin_in_a_thread(stream: FakeStream, model: Queue
     work()
 
     assert [int(inputs["x"][0, 0]) for inputs, _ in model.waiting] == [1, 2, 3, 4, 5]
+
+
+def test_a_caller_who_goes_before_its_requests_begin_has_none_of_them_run(
+    stream: FakeStream, model: Queued
+) -> None:
+    stream.come(1, rows=1 << 16)
+    (work,) = stream.work
+    stream.come(2)
+    stream.go()
+    work()
+
+    assert not model.waiting
+
+
+def test_a_caller_who_goes_while_its_request_begins_leaves_the_queue(
+    stream: FakeStream, model: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.come(1, rows=1 << 16)
+    (work,) = stream.work
+    submit = model.submit
+    monkeypatch.setattr(model, "submit", lambda *given: (stream.go(), submit(*given))[1])
+    work()
+
+    assert len(model.left) == len(model.waiting) == 1
 
 
 def test_what_comes_between_answers_waits_for_the_last_of_them(

@@ -258,7 +258,10 @@ def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
         raise RuntimeError("can't start new thread")
 
     def wait_for_model(call: Call) -> Handler | None:
-        return echo if call.request == b"wait" else echo(call)
+        if call.request == b"wait":
+            return echo
+        echo(call)
+        return None
 
     transport = GrpcioTransport(
         {"/a/B": Prompt(wait_for_model)}, max_threads=1, max_inflight_bytes=LIMIT

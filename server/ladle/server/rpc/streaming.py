@@ -153,7 +153,7 @@ class _PredictStream:
         """Begin what is to begin, one after the other: in one thread at a time."""
         while True:
             with self._lock:
-                if not self._to_begin:
+                if not self._to_begin or self._over:
                     self._beginning = False
                     break
                 slot = self._to_begin.popleft()
@@ -194,8 +194,6 @@ class _PredictStream:
             self._answer(slot, error)
         else:
             self._run(slot, handle, request)
-        if self._over and slot.pending is not None:
-            slot.pending.leave()
         self._go_on()
 
     def _run(self, slot: _Slot, handle: Handle, request: Request) -> None:
@@ -208,6 +206,9 @@ class _PredictStream:
             )
         except Exception as error:
             self._answer(slot, error)
+        else:
+            if self._over:  # the caller went meanwhile, and nobody has told the queue
+                slot.pending.leave()
 
     def _answer(self, slot: _Slot, outcome: Outcome) -> Afterwards:
         """Put an answer in its place; what is returned sends it."""

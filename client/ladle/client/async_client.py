@@ -170,6 +170,24 @@ class AsyncClient(AsyncShell):
         """As `Client.health`."""
         return await self._run(flows.health(service), timeout)
 
+    async def models_everywhere(
+        self, name: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, tuple[ServedModel, ...]]:
+        """As `Client.models_everywhere`."""
+        return await self._everywhere("models", lambda: flows.models(name or ""), timeout)
+
+    async def reload_everywhere(
+        self, configs: ModelConfigs, *, timeout: float | None = None
+    ) -> dict[str, None]:
+        """As `Client.reload_everywhere`."""
+        return await self._everywhere("reload", lambda: flows.reload(configs), timeout)
+
+    async def health_everywhere(
+        self, service: str = "", *, timeout: float | None = None
+    ) -> dict[str, bool]:
+        """As `Client.health_everywhere`."""
+        return await self._everywhere("health", lambda: flows.health(service), timeout)
+
     async def wait_until_ready(
         self,
         model: str | None = None,

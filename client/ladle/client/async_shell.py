@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +15,7 @@ from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
+from ladle.client.fleet import settle
 from ladle.client.flows import Flow, Pause
 from ladle.client.prediction import Prediction
 
@@ -48,6 +49,21 @@ class AsyncShell(BaseClient):
 
     async def _run(self, flow: Flow[T], timeout: float | None) -> T:
         return await self._finish(self._conversation(flow, timeout))
+
+    async def _everywhere(
+        self, what: str, flow: Callable[[], Flow[T]], timeout: float | None
+    ) -> dict[str, T]:
+        """Run a flow with every server, all at once, and return what each gave."""
+
+        async def ask(index: int) -> T | LadleError:
+            try:
+                return await self._finish(self._conversation(flow(), timeout, only=index))
+            except LadleError as error:
+                return error
+
+        addresses = self._fleet.addresses
+        outcomes = await asyncio.gather(*(ask(index) for index in range(len(addresses))))
+        return settle(what, dict(zip(addresses, outcomes, strict=True)))
 
     async def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
         try:

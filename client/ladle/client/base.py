@@ -135,13 +135,22 @@ class BaseClient:
         """Make what the kind of client needs beside."""
 
     def _conversation(
-        self, flow: Flow[T], timeout: float | None, *, patient: bool = False
+        self,
+        flow: Flow[T],
+        timeout: float | None,
+        *,
+        patient: bool = False,
+        only: int | None = None,
     ) -> calls.Conversation[T]:
-        """Return what gets `flow` to its result; its deadline counts from now."""
+        """Return what gets `flow` to its result; its deadline counts from now.
+
+        `only` is the index of the one address that may be asked.
+        """
         if self._is_closed:
             raise ValueError(f"{self}: a closed client makes no calls")
         deadline = self._now() + self._timeout_s(timeout)
-        return calls.conversation(flow, self._fleet, deadline, self._now, patient=patient)
+        fleet = self._fleet if only is None else self._fleet.only(only)
+        return calls.conversation(flow, fleet, deadline, self._now, patient=patient)
 
     def _timeout_s(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)

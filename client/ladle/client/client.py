@@ -262,6 +262,8 @@ class Client(Shell):
     ) -> tuple[ServedModel, ...]:
         """Ask a ladle server which models it is to serve, or only about the one of that name.
 
+        Of several servers one is asked; `models_everywhere` asks all.
+
         Raises:
             Unimplemented: The server is not ladle's; `status` tells of one model there.
             LadleError: Another cause; see `ladle.client.errors`.
@@ -272,7 +274,8 @@ class Client(Shell):
         """Have the server serve these models instead of its own, and wait until it does.
 
         `configs` gives each model's base path by its name, as the server sees it, or is TensorFlow
-        Serving's ModelServerConfig. Models left out are unloaded. Of several servers one is told.
+        Serving's ModelServerConfig. Models left out are unloaded. Of several servers one is told;
+        `reload_everywhere` tells all.
 
         Raises:
             LadleError: The server refused, or a model couldn't be loaded; the message says why.
@@ -280,7 +283,9 @@ class Client(Shell):
         self._run(flows.reload(configs), timeout)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
-        """Ask whether the server takes calls, or one of its services; of several servers, one.
+        """Ask whether the server takes calls, or one of its services.
+
+        Of several servers one is asked; `health_everywhere` asks all.
 
         Raises:
             NotFound: The server knows no such service.
@@ -288,6 +293,42 @@ class Client(Shell):
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.health(service), timeout)
+
+    def models_everywhere(
+        self, name: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, tuple[ServedModel, ...]]:
+        """Ask the server at every address as `models` does; results come by address.
+
+        They are asked all at once, and `timeout` is for each. An address that stands for several
+        servers counts as one.
+
+        Raises:
+            FleetError: Some failed; it has their errors, and what the others answered.
+        """
+        return self._everywhere("models", lambda: flows.models(name or ""), timeout)
+
+    def reload_everywhere(
+        self, configs: ModelConfigs, *, timeout: float | None = None
+    ) -> dict[str, None]:
+        """Tell the server at every address what `reload` tells one; as `models_everywhere`.
+
+        Those that could do it have done it, whatever became of others.
+
+        Raises:
+            FleetError: Some failed; it has their errors, and who succeeded in its results.
+        """
+        return self._everywhere("reload", lambda: flows.reload(configs), timeout)
+
+    def health_everywhere(
+        self, service: str = "", *, timeout: float | None = None
+    ) -> dict[str, bool]:
+        """Ask the server at every address as `health` does; as `models_everywhere`.
+
+        Raises:
+            FleetError: Some can't be reached, or can't tell; it has their errors, and what the
+                others answered.
+        """
+        return self._everywhere("health", lambda: flows.health(service), timeout)
 
     def wait_until_ready(
         self,

@@ -12,6 +12,7 @@
     ├── Unavailable           the server can't be reached, or is going away
     ├── DeadlineExceeded      the timeout passed
     ├── Cancelled             the call was given up, as by `Client.close()`
+    ├── FleetError            some of all servers failed, each for a cause of its own
     └── ServerError           the server failed
         └── InvalidAnswer     its answer can't be read
 
@@ -20,7 +21,8 @@ Mistakes in the program itself, such as a negative timeout, are ValueError and T
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import grpc
 
@@ -107,6 +109,23 @@ class Cancelled(LadleError):
     """The call was given up before its answer came."""
 
     default_code = grpc.StatusCode.CANCELLED
+
+
+class FleetError(LadleError):
+    """Some of all servers that were asked failed; its code is theirs where they have one code."""
+
+    results: Mapping[str, Any]
+    """What the others answered, by address."""
+    errors: Mapping[str, LadleError]
+    """What was wrong, by address."""
+
+    def __init__(
+        self, message: str, *, results: Mapping[str, Any], errors: Mapping[str, LadleError]
+    ) -> None:
+        codes = {error.code for error in errors.values()}
+        super().__init__(message, code=codes.pop() if len(codes) == 1 else None)
+        self.results = results
+        self.errors = errors
 
 
 class ServerError(LadleError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +15,7 @@ from ladle.client.base import BaseClient, failure
 from ladle.client.calls import Conversation, Failure, Outcome, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
+from ladle.client.fleet import settle
 from ladle.client.flows import Flow, Pause
 from ladle.client.prediction import Prediction
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ladle.client.streams import Scope
 
 T = TypeVar("T")
+
+_MOST_AT_ONCE = 32
+"""How many servers are asked at once, where all are."""
 
 
 class Shell(BaseClient):
@@ -64,6 +68,27 @@ class Shell(BaseClient):
 
     def _run(self, flow: Flow[T], timeout: float | None) -> T:
         return self._finish(self._conversation(flow, timeout))
+
+    def _everywhere(
+        self, what: str, flow: Callable[[], Flow[T]], timeout: float | None
+    ) -> dict[str, T]:
+        """Run a flow with every server, all at once up to a bound, and return what each gave."""
+        from concurrent.futures import ThreadPoolExecutor
+        from contextvars import copy_context
+
+        def ask(index: int) -> T | LadleError:
+            try:
+                return self._finish(self._conversation(flow(), timeout, only=index))
+            except LadleError as error:
+                return error
+
+        addresses = self._fleet.addresses
+        with ThreadPoolExecutor(min(len(addresses), _MOST_AT_ONCE)) as executor:
+            asked = [
+                executor.submit(copy_context().run, ask, index) for index in range(len(addresses))
+            ]
+            outcomes = [future.result() for future in asked]
+        return settle(what, dict(zip(addresses, outcomes, strict=True)))
 
     def _finish(self, conversation: Conversation[T], scope: Scope | None = None) -> T:
         try:

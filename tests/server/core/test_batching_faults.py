@@ -83,7 +83,7 @@ def test_a_request_that_was_cut_and_turns_out_unbatchable_is_counted_out_once() 
     assert batching._queues == {}
 
 
-def test_an_observer_that_fails_takes_no_thread_with_it() -> None:
+def test_an_observer_that_fails_takes_no_answer_with_it() -> None:
     class Failing(Unobserved):
         def run_ended(self, run: Run) -> None:
             raise RuntimeError("observer")
@@ -91,8 +91,7 @@ def test_an_observer_that_fails_takes_no_thread_with_it() -> None:
     batching = BatchingServable(FakeServable(), BatchOptions(), max_threads=1, observer=Failing())
 
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="observer"):
-            send(batching, 1).result(PATIENCE_S)
+        assert send(batching, 1).result(PATIENCE_S)["y"].tolist() == [[0, 2]]
     batching.close()
     assert batching.load == Load()
 

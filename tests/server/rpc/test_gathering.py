@@ -14,6 +14,7 @@ from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.server.core.errors import ResourceExhausted, ServingError
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import Arrays, Done, Servable, Signature
+from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.gathering import Gathering, Window
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.streaming import predict_stream
@@ -147,15 +148,19 @@ def model() -> Queued:
 
 
 @pytest.fixture
-def stream(model: Queued) -> FakeStream:
-    """A stream with a window of 8 requests, or 1 MiB, that has begun."""
-
+def manager(model: Queued) -> Manager:
     def load(_id: object, _path: Path) -> Servable:
         return model
 
     manager = Manager(load)
     manager.aspire("m", {1: Path("/m/1")})
     assert manager.wait_until_settled(["m"], PATIENCE_S)
+    return manager
+
+
+@pytest.fixture
+def stream(manager: Manager) -> FakeStream:
+    """A stream with a window of 8 requests, or 1 MiB, that has begun."""
     stream = FakeStream()
     predict = Predict(manager, tensor_content=True)
     predict_stream(predict, Window(requests=8, nbytes=1 << 20)).handle(stream)
@@ -300,3 +305,17 @@ def test_a_gathering_counts_requests_and_bytes() -> None:
     assert gathering.take() == (["a", "b"], 20)
     assert not gathering
     assert gathering.add("c", 50)
+
+
+def test_a_large_request_for_chunks_is_read_in_a_thread(manager: Manager, model: Queued) -> None:
+    stream = FakeStream()
+    predict_in_chunks(Predict(manager, tensor_content=True)).handle(stream)
+    message = PredictStreamRequest.FromString(request(1, rows=1 << 16)).request
+    receiver, stream.receiver = stream.receiver, None
+    assert receiver is not None
+    receiver(message.SerializeToString())
+    assert not model.waiting
+    (work,) = stream.work
+    work()
+
+    assert len(model.waiting) == 1

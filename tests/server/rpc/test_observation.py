@@ -266,3 +266,20 @@ def assert_waiting(served: Served, requests: int) -> None:
         done.wait(0.005)
         deadline -= 0.005
     assert served.batching.load.requests == requests
+
+
+@pytest.mark.parametrize("method", [PREDICT, STATUS])
+def test_an_observer_that_fails_keeps_no_answer_from_its_caller(
+    served: Served, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(_: Observation) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(served.seen, "request_ended", fail)
+    status = GetModelStatusRequest()
+    status.model_spec.name = "m"
+
+    assert served.call(method, request() if method == PREDICT else status.SerializeToString())
+    with pytest.raises(grpc.RpcError) as raised:
+        served.call(PREDICT, request(fill=float("nan")))
+    assert refusal(raised.value)[1] == "x: expected numbers, got NaN"

@@ -6,6 +6,7 @@ those of it. Times are seconds of the monotonic clock; what has not been reached
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from ladle.server.core.errors import Code, ServingError
 
 if TYPE_CHECKING:
     from ladle.server.core.servable import ServableId
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
@@ -109,7 +112,10 @@ class Observation:
             if self.response is None:
                 self.response = outcome
             self.response_bytes += len(outcome)
-        observer.request_ended(self)
+        try:
+            observer.request_ended(self)
+        except Exception:  # the caller waits for an answer, whoever else hears of it
+            logger.exception("an observer failed on a request's end")
         self.request = self.response = self.metadata = self.span = None
 
 
@@ -171,12 +177,15 @@ class Run:
     def end(self, now: float, observer: Observer) -> None:
         """Note the end, tell the observer, and let go of the requests."""
         self.ended = now
-        observer.run_ended(self)
+        try:
+            observer.run_ended(self)
+        except Exception:
+            logger.exception("an observer failed on a run's end")
         self.requests = ()
 
 
 class Observer(Protocol):
-    """Who is told. Any thread calls; nothing may block, or raise."""
+    """Who is told. Any thread calls; nothing may block. What is raised is logged."""
 
     def request_ended(self, request: Observation) -> None:
         """A request was answered or refused."""

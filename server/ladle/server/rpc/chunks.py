@@ -23,6 +23,7 @@ from ladle.server.rpc.predict import (
 )
 from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.status import as_status
+from ladle.server.rpc.streaming import MAX_INLINE_BYTES
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
 # What clients take unless told otherwise is 4 MiB; the rest is for names and headers.
@@ -91,6 +92,16 @@ class _Chunks:
             if message is None:
                 raise InvalidArgument("expected one PredictRequest, got none")
             self._stream.reserve(len(message))
+        except Exception as error:
+            self._fail(error)
+            return
+        if len(message) <= MAX_INLINE_BYTES:
+            self._read(message, seen)
+        else:
+            self._stream.in_thread(lambda: self._read(message, seen))
+
+    def _read(self, message: bytes, seen: Observation) -> None:
+        try:
             request = read_request(message)
             seen.model = request.message.model_spec.name
             handle = acquire_at_once(self._predict.manager, request.message.model_spec)

@@ -20,7 +20,7 @@ from ladle.server.rpc.status import as_status
 _PATH = "/ladle.v1.StreamingPrediction/PredictStream"
 
 # More is read by a thread of the pool, so that it holds up nobody else.
-_MAX_INLINE_BYTES = 256 << 10
+MAX_INLINE_BYTES = 256 << 10
 
 
 def predict_stream(
@@ -144,7 +144,7 @@ class _PredictStream:
             if self._beginning:
                 return
             self._beginning = True
-        if nbytes <= _MAX_INLINE_BYTES:
+        if nbytes <= MAX_INLINE_BYTES:
             self._begin_next()
         else:
             self._stream.in_thread(self._begin_next)

@@ -306,6 +306,11 @@ class Server:
             more_routes=[metrics_route(metrics_path, self.exposition)] if metrics_path else [],
             access=self._access,
             observer=observer,
+            names=lambda: self._models.models.keys(),
+            load=lambda: {
+                name: asdict(model)
+                for name, model in snapshot(self.metrics, self._manager).items()
+            },
             is_ready=lambda: self._transport.health.serves(""),
             max_threads=config.rest_api_num_threads,
             max_waiting=_MAX_WAITING_REQUESTS + 1,

@@ -158,7 +158,7 @@ function versionTable(versions) {
   for (const version of versions) {
     const failed = version.error_code !== "OK";
     const state = element("td", "", badge(version.state, failed ? "bad" : STATES[version.state]));
-    const told = element("td", "wide");
+    const told = element("td", "");
     if (failed) told.append(element("p", "alert small", `${version.error_code}: ${version.error}`));
     if (version.accuracy !== null) {
       told.append(element("p", "dim small", `accuracy ${(100 * version.accuracy).toFixed(1)} %`));

@@ -62,7 +62,7 @@ def opened(browser: Any, server: Server) -> Iterator[Any]:
         lambda line: complaints.append(line.text) if "Content Security" in line.text else None,
     )
     page.goto(f"http://127.0.0.1:{server.addresses[-1].rpartition(':')[2]}/")
-    page.wait_for_function("document.getElementById('ready').textContent !== 'connecting…'")
+    page.wait_for_selector("#ready:not(:has-text('connecting'))")
     try:
         yield page
         assert complaints == []
@@ -96,7 +96,8 @@ def shown_pixels(page: Any) -> NDArray[np.float32]:
         }"""
     )
     height, width = grey[:2]
-    return np.array(grey[2:], np.float32).reshape(height, width) / 255
+    pixels: NDArray[np.float32] = np.array(grey[2:], np.float32).reshape(height, width)
+    return pixels / np.float32(255)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -143,6 +144,8 @@ def test_a_drawn_digit_is_classified(browser: Any, served_digits: Server) -> Non
             raw = np.round(shown_pixels(page)[None] * 16).astype(np.uint8)
             outputs = client.predict("digits", raw, signature="serving_uint8")
             assert chart[answer] == pytest.approx(100 * outputs["probabilities"][0, 0], abs=0.06)
+        # And it was counted.
+        page.wait_for_selector(".tile:has-text('median latency') b:has-text('ms')")
         page.click("#clear")
         assert page.locator(".bar").count() == 0
 

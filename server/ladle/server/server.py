@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -308,8 +309,7 @@ class Server:
             observer=observer,
             names=lambda: self._models.models.keys(),
             load=lambda: {
-                name: asdict(model)
-                for name, model in snapshot(self.metrics, self._manager).items()
+                name: asdict(model) for name, model in snapshot(self.metrics, self._manager).items()
             },
             is_ready=lambda: self._transport.health.serves(""),
             max_threads=config.rest_api_num_threads,

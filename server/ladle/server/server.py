@@ -308,9 +308,7 @@ class Server:
             access=self._access,
             observer=observer,
             names=lambda: self._models.models.keys(),
-            load=lambda: {
-                name: asdict(model) for name, model in snapshot(self.metrics, self._manager).items()
-            },
+            load=lambda: {name: asdict(model) for name, model in self.snapshot().items()},
             is_ready=lambda: self._transport.health.serves(""),
             max_threads=config.rest_api_num_threads,
             max_waiting=_MAX_WAITING_REQUESTS + 1,

@@ -33,6 +33,7 @@ from ladle.server.core.observation import (
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
+from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.config import read_path
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.log_files import Rotation
@@ -112,7 +113,15 @@ class Server:
                 )
             ),
         )
-        observer = Fanout([observer or Unobserved(), self._request_logs, self.metrics])
+        self._access_log = _access_log(config, self.metrics)
+        observer = Fanout(
+            [
+                observer or Unobserved(),
+                *([self._access_log] if self._access_log else []),
+                self._request_logs,
+                self.metrics,
+            ]
+        )
         load = _warmed(
             load or _saved_model_loader(config),
             config,
@@ -269,6 +278,8 @@ class Server:
         remaining_s = grace_s - (time.monotonic() - started)
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
         self._request_logs.stop(_UNLOAD_S)
+        if self._access_log is not None:
+            self._access_log.stop(_UNLOAD_S)
         if not unloaded:
             logger.warning("something still runs after the %g s of the grace", grace_s)
         return unloaded
@@ -350,6 +361,18 @@ def _credentials(config: Config) -> grpc.ServerCredentials | None:
         return read_credentials(Path(config.ssl_config_file))
     except CredentialsError as error:
         raise StartupError(str(error)) from error
+
+
+def _access_log(config: Config, metrics: Metrics) -> AccessLog | None:
+    if not config.access_log:
+        return None
+    try:
+        return AccessLog(config.access_log, config.log_format, metrics)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartupError(
+            f"--access_log: {config.access_log} can't be written: {reason}"
+        ) from None
 
 
 def _metrics_path(config: Config) -> str | None:

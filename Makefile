@@ -1,11 +1,12 @@
-# `make demo` and `make test` set everything up by themselves; they need Python with venv, and make.
+# `make demo`, `make test` and `make docs` set everything up by themselves; they need Python with
+# venv, and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
 BUILD_INPUTS := pyproject.toml protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
 
-.PHONY: help bench compare demo test lint fmt types unit e2e install protos clean
+.PHONY: help bench compare demo docs test lint fmt types unit e2e install protos clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +57,15 @@ bench: install ## measure what a request costs; needs h2load (apt-get install ng
 
 compare: install ## ladle beside KServe, MLServer, mosec and Ray Serve; installs them into ~/.cache
 	$(BIN)/python benchmarks/compare.py
+
+docs: $(VENV)/.docs ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Needs nothing but its own tools: what it tells of the code it reads from the sources.
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
 
 protos: install ## compile protos/ again
 	$(BIN)/python protos/build_hook.py

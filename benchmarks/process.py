@@ -1,7 +1,7 @@
 """A server in a process of its own, pinned to one core, that tells what it has used.
 
-Run as a script it is that process: `process.py ladle BASE_PATH` or `process.py echo FILE`. It
-prints its port, and then answers each line on stdin with one line of JSON.
+Run as a script it is that process: `process.py ladle BASE_PATH [FLAGS]` or `process.py echo FILE`.
+It prints its port, and then answers each line on stdin with one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,13 @@ def _serve_echo(answer: bytes) -> None:
         print(json.dumps({"cpu_s": time.process_time(), "batches": {}}), flush=True)
 
 
-def _serve_ladle(base_path: str) -> None:
+def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
     import numpy as np
 
     from ladle.protos import dtypes
     from ladle.server.config import Config
     from ladle.server.core.servable import Model, ServableId
+    from ladle.server.flags import parser
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
     from ladle.server.server import Server
 
@@ -139,12 +140,14 @@ def _serve_ladle(base_path: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
         file.write(f"model_config_list {{ {models} }}")
         file.flush()
-        config = Config(
-            port=None,
-            model_config_file=file.name,
-            enable_serialization_as_tensor_content=True,
-            file_system_poll_wait_seconds=0.1,
-        )
+        arguments = [
+            "--port=auto",
+            f"--model_config_file={file.name}",
+            "--enable_serialization_as_tensor_content",
+            "--file_system_poll_wait_seconds=0.1",
+            *flags,
+        ]
+        config = Config(**vars(parser("ladle serve").parse_args(arguments)))
         server = Server(config, load=load)
         server.start()
     print(server.addresses[0].rpartition(":")[2], flush=True)
@@ -171,4 +174,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "echo":
         _serve_echo(Path(sys.argv[2]).read_bytes())
     else:
-        _serve_ladle(sys.argv[2])
+        _serve_ladle(sys.argv[2], sys.argv[3:])

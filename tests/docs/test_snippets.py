@@ -1,0 +1,295 @@
+"""Every command and snippet of the README and the documentation, run.
+
+They run as they stand, but for what a test has to put in the place of: `HOST:8500` and `HOST:8501`
+are a server's of the test's own, and `ladle serve` takes free ports and stops once it serves.
+Before each block the folder `models`, or `/models`, holds `digits` in versions 1 and 2, the first
+of them published by the quickstart's `ladle export`, with two epochs; after that, exports go as
+far as the training. The name `images` stands for two images, `photo.png` and `images.parquet` are
+there. Blocks of a page share names and files. What needs the internet or a container engine is
+checked for naming what there is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pytest
+import yaml
+from docs.blocks import Block, blocks, commands
+from fakes import PATIENCE_S
+from PIL import Image
+from pyarrow import parquet
+
+from ladle import cli
+from ladle.client import Client
+from ladle.server import Config, Server
+from ladle.server.flags import parser
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = {"python", "sh"}
+DATA = {"", "text", "json", "yaml", "toml"}
+# Run by a shell, as they stand.
+PROGRAMS = {"curl", "echo", "openssl", "python", "printf"}
+MOST_NOT_RUN = 3
+
+
+class Setting(NamedTuple):
+    """A server on the model of the quickstart, and what publishing it came to."""
+
+    folder: Path
+    exported: Any
+    server: Server
+
+    def port(self, at: int) -> str:
+        """The port of one of the server's addresses: gRPC's first, then HTTP's."""
+        return self.server.addresses[at].rpartition(":")[2]
+
+    def here(self, text: str) -> str:
+        """The text with what there is in the place of the addresses and folders that it names."""
+        text = text.replace('"/models/', f'"{Path.cwd()}/models/')
+        text = re.sub(r"[\w.-]+:8500\b", f"127.0.0.1:{self.port(0)}", text)
+        return re.sub(r"[\w.-]+:8501\b", f"127.0.0.1:{self.port(1)}", text)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    from ladle.export import pipeline
+
+    folder = tmp_path_factory.mktemp("docs")
+    made: list[Any] = []
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        made.append(real(*args, **kwargs))
+        return made[-1]
+
+    real = pipeline.export_classifier
+    quickstart = "ladle export models/digits --data digits"
+    assert any(quickstart in block.text for block in blocks(ROOT / "docs" / "quickstart.md"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(pipeline, "export_classifier", export)
+        assert cli.main([*shlex.split(quickstart)[1:], "--epochs=2", "--quiet"]) == 0
+    config = Config(
+        port=None,
+        rest_api_port=None,
+        model_name="digits",
+        model_base_path=str(folder / "models" / "digits"),
+        drain_grace_seconds=0,
+    )
+    server = Server(config)
+    server.start()
+    yield Setting(folder, made[0], server)
+    server.stop(notice=False)
+
+
+@pytest.fixture
+def page_folder(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The folder in which a page's blocks run; exports end before they train."""
+    from ladle.export import pipeline, sources
+
+    real = inspect.signature(pipeline.export_classifier)
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        real.bind(*args, **kwargs)
+        return setting.exported
+
+    monkeypatch.setattr(pipeline, "export_classifier", export)
+    digits = sources.load_data("digits")
+    monkeypatch.setattr(sources, "load_data", lambda *args, **options: digits)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    Image.new("L", (8, 8)).save("photo.png")
+    rows = [[0] * 64] * 3
+    parquet.write_table(
+        pyarrow.table({"images": pyarrow.array(rows, pyarrow.list_(pyarrow.uint8()))}),
+        "images.parquet",
+    )
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+    with Client(f"127.0.0.1:{setting.port(0)}") as client:  # whatever the page has done to it
+        client.reload({"digits": str(setting.folder / "models" / "digits")})
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_a_page_says_runs(path: Path, setting: Setting, page_folder: Path) -> None:
+    from ladle.export.own_signatures import own_endpoints
+
+    names: dict[str, Any] = {"images": np.zeros((2, 8, 8), np.uint8), "__name__": "page"}
+    for block in blocks(path):
+        assert block.language in RUN | DATA, f"{block.place}: {block.language}"
+        if block.title:
+            (page_folder / block.title).parent.mkdir(exist_ok=True)
+            (page_folder / block.title).write_text(setting.here(block.text))
+        if block.not_run:
+            continue
+        shutil.rmtree(page_folder / "models", ignore_errors=True)
+        for version in "1", "2":
+            shutil.copytree(
+                setting.folder / "models" / "digits" / "1",
+                page_folder / "models" / "digits" / version,
+            )
+        if block.language == "python":
+            code = compile(setting.here(block.text), block.place, "exec")
+            exec(code, names)
+        elif block.language == "sh":
+            for command in commands(block.text):
+                run(command, setting, block)
+        elif block.language == "json":
+            json.loads(block.text)
+        elif block.language == "yaml":
+            yaml.safe_load(block.text)
+    if "make" in names:  # a model and signatures of one's own, which no export has come to
+        model = names["make"]((8, 8), 10)
+        assert own_endpoints(names["signatures"], model).keys() == {"best"}
+    for name in "client", "fleet":
+        if name in names:
+            names[name].close()
+
+
+def run(command: str, setting: Setting, block: Block) -> None:
+    """Run a command, or check it where that is all that can be done."""
+    words = shlex.split(os.path.expandvars(command), comments=True)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        del words[0]
+    program, *arguments = words
+    if program in PROGRAMS:
+        ended = subprocess.run(
+            ["sh", "-c", f"set -e; {setting.here(command)}"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{block.place}: {command}: {ended.stderr}"
+        assert '"error"' not in ended.stdout, f"{block.place}: {ended.stdout}"
+        return
+    known = HANDLERS.get(program)
+    assert known is not None, f"{block.place}: nobody knows how to run {program}"
+    known([setting.here(argument) for argument in arguments])
+
+
+def ladle(arguments: list[str]) -> None:
+    if arguments[0] == "serve":
+        serve(arguments[1:])
+    else:
+        assert cli.main(arguments) == 0, arguments
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve by these flags, on free ports, until the models are there."""
+    settings = vars(parser("ladle serve").parse_args(arguments))
+    settings |= {"port": None, "drain_grace_seconds": 0}
+    if settings["rest_api_port"]:
+        settings["rest_api_port"] = None
+    server = Server(Config(**settings))
+    server.start()
+    try:
+        assert all(map(server._manager.is_available, server._models.models))
+    finally:
+        server.stop(notice=False)
+
+
+def pip(arguments: list[str]) -> None:
+    known = metadata("ladle").get_all("Provides-Extra") or []
+    assert arguments[0] == "install"
+    for wanted in arguments[1:]:
+        name, _, extras = wanted.removesuffix("]").partition("[")
+        assert name == "ladle"
+        assert set(filter(None, extras.split(","))) <= set(known)
+
+
+def make(arguments: list[str]) -> None:
+    for target in arguments:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def kubectl(arguments: list[str]) -> None:
+    verb, option, path = arguments
+    assert (verb, option) == ("apply", "-f")
+    assert (ROOT / path).exists()
+
+
+def docker(arguments: list[str]) -> None:
+    wanted = {"build": "Dockerfile", "run": "Dockerfile", "compose": "compose.yaml"}
+    assert (ROOT / wanted[arguments[0]]).exists()
+
+
+HANDLERS: Mapping[str, Callable[[list[str]], None]] = {
+    "ladle": ladle,
+    "tensorflow_model_server": serve,
+    "pip": pip,
+    "make": make,
+    "kubectl": kubectl,
+    "docker": docker,
+}
+
+
+def test_few_blocks_are_left_out_and_each_for_a_reason() -> None:
+    left_out = [block for path in PAGES for block in blocks(path) if block.not_run]
+    assert len(left_out) <= MOST_NOT_RUN, [block.place for block in left_out]
+
+
+def test_blocks_are_found_with_what_is_said_of_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Title\n\n```sh\nladle a \\\n  b\n\n# why\nladle c\n```\n\n<!-- not run: why -->\n\n"
+        '````text title="x.config"\n```\n````\n'
+    )
+    first, second = blocks(page)
+    assert (first.place, first.language, first.not_run, first.title) == ("page.md:3", "sh", "", "")
+    assert commands(first.text) == ["ladle a    b", "ladle c"]
+    assert (second.not_run, second.title, second.text) == ("why", "x.config", "```\n")
+
+
+def test_what_servers_are_said_to_say_is_what_they_say() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
+    said = re.sub(r'"\s*\n?\s*f?"', "", sources)  # literals that go on in the next line
+    table = (ROOT / "docs" / "errors.md").read_text().partition("## What servers say")[2]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) >= 10
+    for message in messages:
+        assert message in said, message
+
+
+def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """In running text as well as in commands."""
+    helps = [
+        ["serve"],
+        ["export"],
+        ["health"],
+        ["predict"],
+        *(["models", c] for c in MODELS_COMMANDS),
+    ]
+    for command in helps:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([*command, "--help"])
+    known = set(re.findall(r"--[a-z][a-z_-]+", capsys.readouterr().out)) | OTHERS_FLAGS
+    for path in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", path.read_text()))
+        assert named <= known, f"{path.name}: {named - known}"
+
+
+MODELS_COMMANDS = ("list", "show", "compare", "report", "label", "check", "rollback", "prune")
+# Of docker, openssl and Compose.
+OTHERS_FLAGS = {"--tag", "--health-cmd"}

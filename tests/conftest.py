@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import saved_models
@@ -32,3 +35,30 @@ def written_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_models.write_misfits(folder / "misfits" / "1")
     saved_models.write_oddities(folder / "tagged" / "1", "serve", "odd")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, which asks nobody on the network for anything by itself."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        reason = "no chromium: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)  # CI that skips this would guard nothing
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",  # as root it has none
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()

@@ -26,6 +26,7 @@ from ladle.client import (
     TensorSpec,
     Unavailable,
 )
+from ladle.client import coalescers, coalescing
 from ladle.client.coalescing import MAX_MEMBERS, Gathering, merge, mould, rows_of, settle
 from ladle.client.errors import InvalidInput, MessageTooLarge, NotFound, ServerError
 from ladle.client.flows import Wanted
@@ -243,9 +244,74 @@ def test_a_failure_that_is_nobodys_fault_reaches_all_after_one_request(by: By) -
 
 @both
 def test_the_timeout_holds_while_others_are_waited_for(by: By) -> None:
-    with listening(FakeServing({1: image_version(255)})) as address:
-        results = by(address, [1, 2], timeout=0.05)
+    class OnlyTheFirst(FakeServing):
+        stopped = threading.Event()
+
+        def predict(self, request: Any) -> Any:
+            if self.predicted:
+                self.stopped.wait(60)
+            return super().predict(request)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    with listening(OnlyTheFirst({1: image_version(255)})) as address:
+        results = by(address, [1, 2], timeout=0.1)
     assert [type(result) for result in results] == [DeadlineExceeded] * 2
+
+
+CALLERS = 64
+
+
+class TestAsFewRequestsAsCan:
+    """A full group leaves at once; here it is full with all callers, who would wait for minutes."""
+
+    GATHER_S = 600.0
+
+    @pytest.fixture(autouse=True)
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (coalescers, coalescing):
+            monkeypatch.setattr(module, "MAX_MEMBERS", CALLERS)
+
+    def test_64_threads_send_one_request(self) -> None:
+        requests: list[int] = []
+
+        def predict(wanted: Wanted, timeout_s: float) -> Prediction:
+            assert isinstance(wanted.given, np.ndarray)
+            requests.append(len(wanted.given))
+            return Prediction({"out": wanted.given[:, 0]}, "m", 1, "serving_default")
+
+        coalescer = coalescers.Coalescer(predict, self.GATHER_S)
+
+        def one(value: int) -> float:
+            row = wanted(np.full((1, 3), value, np.float32))
+            return float(coalescer.predict(row, "mould", 60)["out"][0])
+
+        with ThreadPoolExecutor(CALLERS) as executor:
+            for _ in range(3):
+                assert [*executor.map(one, range(CALLERS))] == [*range(CALLERS)]
+        assert requests == [CALLERS] * 3
+
+    def test_64_tasks_send_one_request(self) -> None:
+        requests: list[int] = []
+
+        async def predict(wanted: Wanted, timeout_s: float) -> Prediction:
+            assert isinstance(wanted.given, np.ndarray)
+            requests.append(len(wanted.given))
+            return Prediction({"out": wanted.given[:, 0]}, "m", 1, "serving_default")
+
+        async def main() -> None:
+            coalescer = coalescers.AsyncCoalescer(predict, self.GATHER_S)
+
+            async def one(value: int) -> float:
+                row = wanted(np.full((1, 3), value, np.float32))
+                return float((await coalescer.predict(row, "mould", 60))["out"][0])
+
+            for _ in range(3):
+                assert await asyncio.gather(*map(one, range(CALLERS))) == [*range(CALLERS)]
+
+        asyncio.run(main())
+        assert requests == [CALLERS] * 3
 
 
 @both
@@ -277,6 +343,31 @@ def test_a_cancelled_task_leaves_the_others_alone() -> None:
     with listening(server) as address:
         assert asyncio.run(main(address)) == pytest.approx(0.6)
     assert len(server.predicted) == 2
+
+
+def test_a_cancellation_is_not_lost_to_an_answer_that_comes_with_it() -> None:
+    async def main(address: str) -> None:
+        async with AsyncClient(address, coalesce_ms=5) as client:
+            await client.predict("m", image(0))
+            coalescer = client._coalescer
+            assert coalescer is not None
+            settled = asyncio.Event()
+            lead = coalescer._lead
+
+            async def leading(group: Any) -> None:
+                await lead(group)
+                settled.set()  # and nobody has woken yet
+
+            coalescer._lead = leading  # type: ignore[method-assign]
+            tasks = [asyncio.ensure_future(client.predict("m", image(51))) for _ in range(2)]
+            await settled.wait()
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+
+    with listening(FakeServing({1: image_version(255)})) as address:
+        asyncio.run(main(address))
 
 
 @pytest.mark.parametrize("coalesce_ms", [-1, 1001, float("nan")])

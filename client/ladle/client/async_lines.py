@@ -60,7 +60,7 @@ class _Line:
         self._ledger: Ledger[asyncio.Future[Answered]] = Ledger(self._asked)
         self._end: Answered = None
         self._is_silent = False
-        self._may_send = asyncio.Event()
+        self._begun: asyncio.Future[None] = asyncio.Future()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
@@ -72,9 +72,9 @@ class _Line:
 
     async def ask(self, body: bytes, timeout_s: float) -> Answered:
         deadline = time.monotonic() + timeout_s
-        try:
-            await asyncio.wait_for(self._may_send.wait(), start_patience_s(timeout_s))
-        except asyncio.TimeoutError:
+        # wait_for would take a cancellation for nothing where what it waits for comes with it.
+        await asyncio.wait({self._begun}, timeout=start_patience_s(timeout_s))
+        if not self._begun.done():
             self._is_silent = True
             self._on_unable()
             self._call.cancel()
@@ -85,8 +85,9 @@ class _Line:
         request_id = self._ledger.add(answered)
         self._outbox.put_nowait(encode(request_id, body))
         try:
-            return await asyncio.wait_for(answered, max(deadline - time.monotonic(), 0.0))
-        except asyncio.TimeoutError:
+            await asyncio.wait({answered}, timeout=max(deadline - time.monotonic(), 0.0))
+            if answered.done():
+                return answered.result()
             # What is still at work there would take from what the server has at once.
             self.is_open = False
             return Failure(
@@ -130,13 +131,17 @@ class _Line:
             for answered in self._ledger.end():
                 if not answered.done():
                     answered.set_result(self._end)
-            self._may_send.set()
+            self._begin()
             self._writer.cancel()
 
     def _take(self, message: bytes) -> None:
         delivered = self._ledger.read(message)
-        self._may_send.set()
+        self._begin()
         if delivered is not None:
             answered, outcome = delivered
             if not answered.done():
                 answered.set_result(outcome)
+
+    def _begin(self) -> None:
+        if not self._begun.done():
+            self._begun.set_result(None)

@@ -88,6 +88,8 @@ class _Task:
     def __init__(self, wanted: Wanted, deadline: float) -> None:
         self.wanted, self.deadline = wanted, deadline
         self.outcome: asyncio.Future[Prediction | Exception | None] = asyncio.Future()
+        self.is_full = asyncio.Event()
+        """Set for the first of a group that takes nobody any more."""
 
 
 class AsyncCoalescer:
@@ -112,10 +114,16 @@ class AsyncCoalescer:
             leading = asyncio.create_task(self._lead(group))
             self._leading.add(leading)  # an event loop holds its tasks but weakly
             leading.add_done_callback(self._leading.discard)
+        if len(group.members) == MAX_MEMBERS:
+            group.members[0].is_full.set()
         try:
-            outcome = await asyncio.wait_for(member.outcome, timeout_s)
-        except asyncio.TimeoutError:
-            raise _too_late(wanted) from None
+            # wait_for would take a cancellation for nothing where the outcome comes with it.
+            await asyncio.wait({member.outcome}, timeout=timeout_s)
+        finally:
+            member.outcome.cancel()  # does nothing where it is there
+        if member.outcome.cancelled():
+            raise _too_late(wanted)
+        outcome = member.outcome.result()
         if outcome is None:
             return await self._predict(wanted, _left_s(wanted, member.deadline))
         if isinstance(outcome, Exception):
@@ -124,7 +132,9 @@ class AsyncCoalescer:
 
     async def _lead(self, group: Group[_Task]) -> None:
         try:
-            await asyncio.sleep(self._gather_s)
+            await asyncio.wait_for(group.members[0].is_full.wait(), self._gather_s)
+        except asyncio.TimeoutError:
+            pass
         finally:
             self._gathering.close(group)
         # Who has been cancelled meanwhile, or came too late, is not asked for.

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import parser
+from ladle.server.monitoring.logs import configure
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = Config(**vars(arguments))
     except ValueError as error:
         return _fail(str(error), code=2)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    configure(config.log_format, sys.stderr)
     _quiet_tensorflow()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)

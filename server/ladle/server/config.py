@@ -93,6 +93,12 @@ class Config:
         "which path; without a file they are, at /monitoring/prometheus/metrics",
     )
 
+    log_format: str = _flag(
+        "text", "how the log is written: text, or json, a line each", choices=("text", "json")
+    )
+    access_log: str = _flag(
+        "", "write a line for each request to this file, or with - to the standard error"
+    )
     request_log_max_file_bytes: int = _flag(
         64 << 20, "size from which a model's request log goes on in another file", least=1
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ladle.server.call import Methods
@@ -13,8 +13,10 @@ from ladle.server.core.observation import Observer
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.models import Models
+from ladle.server.rest.overview import Load
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route
+from ladle.server.rest.status_page import StatusPage
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.http import HttpTransport
 
@@ -28,7 +30,9 @@ class HttpServer:
         methods: Methods,
         *,
         limits: Limits,
+        names: Callable[[], Collection[str]],
         is_ready: Callable[[], bool],
+        load: Load = dict,
         max_threads: int = 8,
         max_waiting: int = 256,
         options: AppOptions | None = None,
@@ -43,7 +47,9 @@ class HttpServer:
             manager: where the models are.
             methods: the services, which answer here as they do over gRPC.
             limits: what requests may take; shared with the gRPC transport.
+            names: returns the models that are configured.
             is_ready: whether the server as a whole is to get requests.
+            load: returns how the models do, for the status page.
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
@@ -55,7 +61,13 @@ class HttpServer:
         self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         services = Services(methods, Pools(working=self._working, waiting=self._waiting))
-        routes = [*Models(manager, services).routes, *probes(is_ready), *more_routes]
+        page = StatusPage(manager, services, names, is_ready=is_ready, load=load)
+        routes = [
+            *Models(manager, services).routes,
+            *probes(is_ready),
+            *page.routes,
+            *more_routes,
+        ]
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(self.app, tls=tls)

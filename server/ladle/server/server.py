@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -32,6 +33,7 @@ from ladle.server.core.observation import (
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
 from ladle.server.core.source import Check, FileSystemSource
+from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.config import read_path
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.log_files import Rotation
@@ -111,7 +113,15 @@ class Server:
                 )
             ),
         )
-        observer = Fanout([observer or Unobserved(), self._request_logs, self.metrics])
+        self._access_log = _access_log(config, self.metrics)
+        observer = Fanout(
+            [
+                observer or Unobserved(),
+                *([self._access_log] if self._access_log else []),
+                self._request_logs,
+                self.metrics,
+            ]
+        )
         load = _warmed(
             load or _saved_model_loader(config),
             config,
@@ -268,6 +278,8 @@ class Server:
         remaining_s = grace_s - (time.monotonic() - started)
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
         self._request_logs.stop(_UNLOAD_S)
+        if self._access_log is not None:
+            self._access_log.stop(_UNLOAD_S)
         if not unloaded:
             logger.warning("something still runs after the %g s of the grace", grace_s)
         return unloaded
@@ -306,6 +318,8 @@ class Server:
             more_routes=[metrics_route(metrics_path, self.exposition)] if metrics_path else [],
             access=self._access,
             observer=observer,
+            names=lambda: self._models.models.keys(),
+            load=lambda: {name: asdict(model) for name, model in self.snapshot().items()},
             is_ready=lambda: self._transport.health.serves(""),
             max_threads=config.rest_api_num_threads,
             max_waiting=_MAX_WAITING_REQUESTS + 1,
@@ -347,6 +361,18 @@ def _credentials(config: Config) -> grpc.ServerCredentials | None:
         return read_credentials(Path(config.ssl_config_file))
     except CredentialsError as error:
         raise StartupError(str(error)) from error
+
+
+def _access_log(config: Config, metrics: Metrics) -> AccessLog | None:
+    if not config.access_log:
+        return None
+    try:
+        return AccessLog(config.access_log, config.log_format, metrics)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartupError(
+            f"--access_log: {config.access_log} can't be written: {reason}"
+        ) from None
 
 
 def _metrics_path(config: Config) -> str | None:

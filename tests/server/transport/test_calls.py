@@ -279,3 +279,38 @@ def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
         assert call(b"small", timeout=PATIENCE_S) == b"small"
         assert call(bytes(LIMIT), timeout=PATIENCE_S) == bytes(LIMIT), "its bytes were given back"
     transport.stop(PATIENCE_S)
+
+
+def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    held: list[Call] = []
+    both = threading.Event()
+
+    def hold(call: Call) -> None:
+        held.append(call)
+        both.wait(PATIENCE_S)
+        call.answer(b"")
+
+    transport = GrpcioTransport({"/a/B": hold, "/a/C": echo}, max_threads=4)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        slow: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        quick: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/C", None, None)
+        check = "/grpc.health.v1.Health/Check"
+        health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(check, None, None)
+        assert quick(b"1", timeout=PATIENCE_S) == b"1"
+        first = slow.future(b"", timeout=PATIENCE_S)
+        monkeypatch.setattr(threading.Thread, "start", no_room)
+        later = [quick.future(b"2", timeout=PATIENCE_S) for _ in range(3)]
+        assert health(b"", timeout=PATIENCE_S)
+        both.set()
+
+        assert first.result() == b""
+        assert [each.result() for each in later] == [b"2"] * 3
+        monkeypatch.undo()
+    transport.stop(PATIENCE_S)

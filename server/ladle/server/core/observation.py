@@ -6,7 +6,10 @@ those of it. Times are seconds of the monotonic clock; what has not been reached
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,15 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_numbers = itertools.count(1)
+# Tells the requests of this process from those of others.
+_PREFIX = secrets.token_hex(4)
+
+
+def _new_request_id() -> str:
+    return f"{_PREFIX}-{next(_numbers):x}"
+
 
 class Observation:
     """One request, from the moment that a method takes it until its answer or its refusal.
@@ -29,6 +41,7 @@ class Observation:
     """
 
     __slots__ = (
+        "_request_id",
         "api",
         "began",
         "encoding",
@@ -88,11 +101,21 @@ class Observation:
         """Why it was refused; None if it was answered."""
         self.span: object = None
         """Whatever an observer keeps with the request."""
+        self._request_id = ""
 
     @property
     def code(self) -> Code:
         """The status that the request ended with."""
         return Code.OK if self.error is None else self.error.code
+
+    @property
+    def request_id(self) -> str:
+        """The caller's `x-request-id`, if that is one short word, and else one made here."""
+        if not self._request_id:
+            given = self.metadata("x-request-id") if self.metadata else None
+            is_safe = given and _REQUEST_ID.fullmatch(given)
+            self._request_id = given if given and is_safe else _new_request_id()
+        return self._request_id
 
     def served_by(self, servable_id: ServableId) -> None:
         """Note which version the request goes to."""

@@ -83,7 +83,7 @@ class App:
             if seen.api:
                 seen.end(bytes(response.body), self._observer)
         except Exception as error:
-            status = as_status(error, scope["path"])
+            status = as_status(error, scope["path"], seen)
             if seen.api or scope["path"][:4].lower() == "/v1/":
                 seen.end(status, self._observer)
             response = error_response(status)

@@ -138,8 +138,8 @@ class _Chunks:
         self._seen.end(Cancelled("the caller went away"), self._observer)
 
     def _fail(self, error: Exception) -> None:
-        status = as_status(error, _PATH)
         assert self._seen is not None
+        status = as_status(error, _PATH, self._seen)
         self._seen.end(status, self._observer)
         self._stream.end(status)
 

@@ -179,7 +179,7 @@ class Predict:
     def _answer(self, call: ObservedCall, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
-                call.refuse(as_status(outcome, "Predict"))
+                call.refuse(as_status(outcome, "Predict", call.seen))
             else:
                 call.answer(outcome)
 

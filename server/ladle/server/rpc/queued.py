@@ -82,7 +82,7 @@ class QueuedMethod(Generic[R]):
                     call.seen.encoding = time.monotonic()
                     call.answer(respond(outcome, handle.id))
                 except Exception as error:
-                    call.refuse(as_status(error, self._name))
+                    call.refuse(as_status(error, self._name, call.seen))
                 finally:
                     handle.release()
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ladle.server.call import Call, Handler, Prompt
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.observation import Observer, Unobserved
+from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.rpc.observed import ObservedCall
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Edge:
             try:
                 response = method(observed)
             except Exception as error:
-                observed.refuse(as_status(error, path))
+                observed.refuse(as_status(error, path, observed.seen))
             else:
                 observed.answer(response)
 
@@ -51,7 +51,7 @@ class Edge:
             try:
                 blocking = method(observed)
             except Exception as error:
-                observed.refuse(as_status(error, path))
+                observed.refuse(as_status(error, path, observed.seen))
                 return None
             return blocking and guarded(blocking, observed)
 
@@ -60,7 +60,7 @@ class Edge:
                 try:
                     blocking(observed)
                 except Exception as error:
-                    observed.refuse(as_status(error, path))
+                    observed.refuse(as_status(error, path, observed.seen))
 
             return handle
 
@@ -70,12 +70,13 @@ class Edge:
         return ObservedCall(call, path.rpartition("/")[2], self.observer)
 
 
-def as_status(error: Exception, path: str) -> ServingError:
+def as_status(error: Exception, path: str, seen: Observation | None = None) -> ServingError:
     """Return what is sent for an exception; one that is a fault of ours is logged."""
     if isinstance(error, ServingError):
         error.message = bounded(error.message)
         return error
-    logger.error("request failed method=%s", path, exc_info=error)
+    request_id = seen.request_id if seen is not None else ""
+    logger.error("request failed method=%s request_id=%s", path, request_id, exc_info=error)
     return ServingError("the server failed on this request; its log has the reason", Code.INTERNAL)
 
 

@@ -213,7 +213,7 @@ class _PredictStream:
     def _answer(self, slot: _Slot, outcome: Outcome) -> Afterwards:
         """Put an answer in its place; what is returned sends it."""
         if isinstance(outcome, Exception):
-            error = as_status(outcome, _PATH)
+            error = as_status(outcome, _PATH, slot.seen)
             slot.seen.end(error, self._observer)
             answer = PredictStreamResponse(id=slot.id)
             answer.error.error_code = int(error.code)

@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,6 +19,7 @@ from ladle.server.transport.completion_stream import CompletionStream
 from ladle.server.transport.health import Health
 from ladle.server.transport.interceptor import GateInterceptor
 from ladle.server.transport.reflection import Reflection
+from ladle.server.transport.threads import SteadyPool
 
 Streams: TypeAlias = "weakref.WeakSet[CompletionStream]"
 
@@ -66,10 +66,10 @@ class GrpcioTransport:
             refused: hears of each request that is refused for its size, before any handler.
         """
         self._credentials = credentials
-        self._executor = ThreadPoolExecutor(max_threads, thread_name_prefix="grpc")
+        self._executor = SteadyPool(max_threads, "grpc")
         limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes), refused)
         """What requests may take; another transport can share it."""
-        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="waiting")
+        self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
         self._server = grpc.server(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from ladle.server.transport.threads import SteadyPool
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -23,7 +25,7 @@ class Health:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="health")
+        self._pool = SteadyPool(_THREADS, "health")
         self._servicer = _Servicer(self._pool)
         self._servicer.set("", _Status.NOT_SERVING)
 
@@ -54,7 +56,7 @@ class Health:
 class _Servicer(health.HealthServicer):  # type: ignore[misc]
     """The package's own, which keeps what nobody watches any more, and tells what is not new."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: Executor) -> None:
         super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
         # grpcio looks for the pool on the function, as the package does with Watch.
         vars(_Servicer)["Check"].experimental_thread_pool = pool

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
 from ladle.protos.services import pool
+from ladle.server.transport.threads import SteadyPool
 
 # Both versions have the same messages on the wire. Tools ask for v1 first, and fall back.
 _SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -27,7 +27,7 @@ class Reflection:
         """`services`: full names of what is served, each known to the pool."""
         self._servicer = ReflectionServicer(services, pool=pool())
         self._free = threading.Semaphore(_MAX_STREAMS)
-        self._threads = ThreadPoolExecutor(_MAX_STREAMS + 1, thread_name_prefix="reflection")
+        self._threads = SteadyPool(_MAX_STREAMS + 1, "reflection")
 
     def register(self, server: grpc.Server) -> None:
         """Make `server` answer ServerReflectionInfo."""

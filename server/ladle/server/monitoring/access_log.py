@@ -1,0 +1,151 @@
+"""`--access_log`: a line for each request, written by a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import NamedTuple
+
+from ladle.server.core.observation import Observation, Run
+from ladle.server.core.servable import ServableId
+from ladle.server.monitoring.logs import pairs, utc
+from ladle.server.monitoring.request_log import Counting
+
+_MAX_PENDING = 8192
+# Lines are written together: a thread that woke for each would cost more than the request's.
+_PAUSE_S = 0.1
+_MAX_FILE_BYTES = 64 << 20
+_MAX_OLD_FILES = 4
+
+
+class _Entry(NamedTuple):
+    time: float
+    request_id: str
+    seen: Observation
+
+
+class AccessLog:
+    """An Observer that writes lines; what the writer is behind with is dropped, and counted.
+
+    Thread-safe. Order of calls: anything, then `stop`.
+    """
+
+    def __init__(
+        self, path: str, log_format: str, counting: Counting, *, max_pending: int = _MAX_PENDING
+    ) -> None:
+        """Take where to write, `-` for the standard error, and `text` or `json`.
+
+        Files are followed by others at 64 MiB; four old ones stay, as `PATH.1` to `PATH.4`.
+
+        Raises:
+            OSError: The file can't be opened.
+        """
+        self._handler: logging.Handler = (
+            logging.StreamHandler()
+            if path == "-"
+            else RotatingFileHandler(
+                path, maxBytes=_MAX_FILE_BYTES, backupCount=_MAX_OLD_FILES, encoding="utf-8"
+            )
+        )
+        # By itself it would print a traceback for each line that a full disk has no room for.
+        self._handler.handleError = self._write_failed  # type: ignore[method-assign]
+        self._json = log_format == "json"
+        self._counting = counting
+        self._max_pending = max_pending
+        self._pending: deque[_Entry] = deque()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+        self._thread.start()
+
+    def request_ended(self, request: Observation) -> None:
+        """Note the request; never blocks."""
+        if len(self._pending) >= self._max_pending:
+            self._counting.log_dropped("access", "queue_full")
+            return
+        self._pending.append(_Entry(time.time(), request.request_id, request))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def run_ended(self, run: Run) -> None:
+        """Do nothing."""
+
+    def load_ended(
+        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
+    ) -> None:
+        """Do nothing."""
+
+    def warmup_ended(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        took_s: float,
+        records: int,
+        error: Exception | None,
+    ) -> None:
+        """Do nothing."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Write what waits, within `timeout_s`."""
+        self._stopped.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _write_failed(self, record: logging.LogRecord) -> None:
+        self._counting.log_dropped("access", "write_failed")
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            self._write()
+            self._stopped.wait(_PAUSE_S)
+        self._write()
+        self._handler.close()
+
+    def _write(self) -> None:
+        for _ in range(len(self._pending)):
+            line = self._line(self._pending.popleft())
+            self._handler.handle(logging.LogRecord("access", 20, "", 0, line, None, None))
+
+    def _line(self, entry: _Entry) -> str:
+        fields = fields_of(entry)
+        return json.dumps(fields) if self._json else pairs(fields)
+
+
+def fields_of(entry: _Entry) -> dict[str, object]:
+    """Return what is told of a request."""
+    seen = entry.seen
+    fields: dict[str, object] = {
+        "time": utc(entry.time),
+        "request_id": entry.request_id,
+        "entrypoint": seen.entrypoint,
+        "method": seen.api,
+        "code": seen.code.name,
+        "took_ms": _ms(seen.began, seen.ended),
+        "request_bytes": seen.request_bytes,
+        "response_bytes": seen.response_bytes,
+    }
+    if seen.model:
+        fields["model"] = seen.model[:256]
+    if seen.version is not None:
+        fields["version"] = seen.version
+    if seen.signature:
+        fields["signature"] = seen.signature.replace("\0", ",")[:256]
+    if seen.rows:
+        fields["rows"] = seen.rows
+    if seen.run is not None and seen.queued is not None:
+        fields["queue_ms"] = _ms(seen.queued, seen.run.started)
+        fields["compute_ms"] = _ms(seen.run.assembled, seen.run.computed)
+    if seen.error is not None:
+        fields["error"] = seen.error.message[:512]
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _ms(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round((end - start) * 1000, 3)

@@ -1,0 +1,91 @@
+"""What the status page shows of the server: models, versions, and how they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from ladle.protos import dtypes
+from ladle.protos.model_card import ModelCard
+from ladle.server.core.errors import NotFound
+from ladle.server.core.lifecycle import State
+from ladle.server.core.manager import Manager, VersionStatus
+from ladle.server.core.servable import Servable, TensorSpec
+from ladle.server.rpc.status import bounded
+
+Load: TypeAlias = "Callable[[], Mapping[str, Mapping[str, float | None]]]"
+"""Returns how each model does at this moment, by name; blocks a little."""
+
+
+def overview(manager: Manager, names: list[str], load: Load) -> list[dict[str, Any]]:
+    """Return each model as JSON's own types, in the order of `names`."""
+    loads = load()
+    return [
+        {
+            "name": name,
+            "available": manager.is_available(name),
+            "problem": bounded(manager.problem(name) or ""),
+            "load": loads.get(name),
+            "versions": [
+                _version(manager, name, status, manager.labels(name))
+                for status in manager.status(name)
+            ],
+        }
+        for name in names
+    ]
+
+
+def _version(
+    manager: Manager, name: str, status: VersionStatus, labels: Mapping[str, int]
+) -> dict[str, Any]:
+    version, state, error = status
+    told: dict[str, Any] = {
+        "version": str(version),  # JavaScript's numbers end at 2**53
+        "state": state.name,
+        "error_code": error.code.name if error else "OK",
+        "error": bounded(error.message) if error else "",
+        "labels": sorted(label for label, of in labels.items() if of == version),
+        "signatures": {},
+        "classes": [],
+        "normalization": None,
+        "accuracy": None,
+    }
+    if state is State.AVAILABLE:
+        try:
+            with manager.acquire(name, version) as handle:
+                told["signatures"] = _signatures(handle.servable)
+                told |= _card(handle.servable.card_json)
+        except NotFound:
+            pass  # it went out of service just now
+    return told
+
+
+def _signatures(servable: Servable) -> dict[str, Any]:
+    return {
+        name: {
+            "inputs": {alias: _tensor(spec) for alias, spec in signature.inputs.items()},
+            "outputs": {alias: _tensor(spec) for alias, spec in signature.outputs.items()},
+        }
+        for name, signature in sorted(servable.signatures.items())
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    shape = None if spec.shape is None else list(spec.shape)
+    return {"dtype": dtypes.name(spec.data_type), "shape": shape}
+
+
+@lru_cache(maxsize=64)
+def _card(text: str | None) -> Mapping[str, Any]:
+    """Return what the page needs of a model card."""
+    try:
+        card = ModelCard.from_json(text or "")
+    except ValueError:
+        return {}
+    scaling = card.normalization
+    return {
+        "classes": list(card.labels),
+        "normalization": scaling and {"offset": scaling.offset, "divisor": scaling.divisor},
+        "accuracy": card.metrics.get("accuracy"),
+    }

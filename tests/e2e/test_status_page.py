@@ -1,0 +1,265 @@
+"""The status page, as a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import PATIENCE_S, FakeLoader
+from numpy.typing import NDArray
+
+from ladle.client import Client
+from ladle.export import load_data
+from ladle.server import Config, Server
+
+pytestmark = pytest.mark.e2e
+
+EVIL = "<img src=x onerror=document.title='run'>"
+
+
+@contextmanager
+def serving(config: Path, *models: tuple[str, Path], **settings: Any) -> Iterator[Server]:
+    """A server on models by name and base path."""
+    listed = "".join(
+        f"config {{ name: {json.dumps(name)} base_path: {json.dumps(str(path))} "
+        'model_platform: "tensorflow" }\n'
+        for name, path in models
+    )
+    config.write_text(f"model_config_list {{ {listed} }}")
+    load = settings.pop("load", None)
+    defaults = {
+        "port": None,
+        "rest_api_port": None,
+        "model_config_file": str(config),
+        "file_system_poll_wait_seconds": 0.05,
+        "max_num_load_retries": 0,
+        "drain_grace_seconds": 0,
+    }
+    server = Server(Config(**defaults | settings), load=load)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(notice=False)
+
+
+@contextmanager
+def opened(browser: Any, server: Server) -> Iterator[Any]:
+    """The server's page, once it has heard from the server; it may throw or log no error."""
+    complaints: list[str] = []
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda line: complaints.append(line.text) if "Content Security" in line.text else None,
+    )
+    page.goto(f"http://127.0.0.1:{server.addresses[-1].rpartition(':')[2]}/")
+    page.wait_for_selector("#ready:not(:has-text('connecting'))")
+    try:
+        yield page
+        assert complaints == []
+        assert page.title() == "ladle"
+    finally:
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def served_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("page") / "models", ("digits", digits)) as server:
+        yield server
+
+
+def bars(page: Any) -> dict[str, float]:
+    """The classes of the chart, with their percentages."""
+    page.wait_for_selector(".bar")
+    names = page.locator(".bar .name").all_inner_texts()
+    values = page.locator(".bar .value").all_inner_texts()
+    return {n: float(v.rstrip(" %")) for n, v in zip(names, values, strict=True)}
+
+
+def shown_pixels(page: Any) -> NDArray[np.float32]:
+    """What the page says that the model gets, [height, width], 0 to 1."""
+    grey = page.evaluate(
+        """() => {
+          const { width, height } = document.getElementById("preview");
+          const context = document.getElementById("preview").getContext("2d");
+          const { data } = context.getImageData(0, 0, width, height);
+          return [height, width, ...data.filter((_, i) => i % 4 === 0)];
+        }"""
+    )
+    height, width = grey[:2]
+    pixels: NDArray[np.float32] = np.array(grey[2:], np.float32).reshape(height, width)
+    return pixels / np.float32(255)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey image as a file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_drawn_digit_is_classified(browser: Any, served_digits: Server) -> None:
+    with opened(browser, served_digits) as page:
+        canvas = page.locator("#canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        angles = np.linspace(0, 2 * np.pi, 30)
+        points = [
+            (
+                box["x"] + box["width"] * (0.5 + 0.22 * np.sin(angle)),
+                box["y"] + box["height"] * (0.5 - 0.35 * np.cos(angle)),
+            )
+            for angle in angles
+        ]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*point)
+        page.mouse.up()
+        chart = bars(page)
+        assert list(chart) == [str(digit) for digit in range(10)]
+        assert sum(chart.values()) == pytest.approx(100, abs=1)
+        answer = page.locator(".answer").inner_text()
+        assert answer == "0"
+        assert chart[answer] == max(chart.values())
+        # The same pixels over gRPC are the same digit.
+        port = served_digits.addresses[0].rpartition(":")[2]
+        with Client(f"127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            raw = np.round(shown_pixels(page)[None] * 16).astype(np.uint8)
+            outputs = client.predict("digits", raw, signature="serving_uint8")
+            assert chart[answer] == pytest.approx(100 * outputs["probabilities"][0, 0], abs=0.06)
+        # And it was counted.
+        page.wait_for_selector(".tile:has-text('median latency') b:has-text('ms')")
+        page.click("#clear")
+        assert page.locator(".bar").count() == 0
+
+
+def test_a_picture_that_is_chosen_is_classified(browser: Any, served_digits: Server) -> None:
+    held_out = load_data("digits")
+    port = served_digits.addresses[0].rpartition(":")[2]
+    with Client(f"127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+        expected = client.predict("digits", held_out.x_test[:1], signature="serving_uint8")
+    picture = png((held_out.x_test[0].astype(int) * 255 // 16).astype(np.uint8))
+    with opened(browser, served_digits) as page:
+        file = {"name": "digit.png", "mimeType": "image/png", "buffer": picture}
+        page.set_input_files("#file", file)
+        assert bars(page)
+        assert int(page.locator(".answer").inner_text()) == int(expected["class_id"][0])
+        page.set_input_files("#file", file | {"buffer": b"no picture"})
+        page.wait_for_selector("#picture-result .alert")
+        told = page.locator("#picture-result .alert").inner_text()
+        assert told == "digit.png is no picture that this browser can read"
+
+
+def test_json_can_be_sent_to_any_signature(browser: Any, served_digits: Server) -> None:
+    with opened(browser, served_digits) as page:
+        page.click("#tab-json")
+        page.select_option("#signature", "serving_default")
+        page.click("#send")
+        page.wait_for_selector("#json-result pre")
+        answer = json.loads(page.locator("#json-result pre").inner_text())
+        assert len(answer["outputs"]["probabilities"][0]) == 10
+        page.fill("#body", '{"instances": [')
+        page.click("#send")
+        page.wait_for_selector("#json-result .alert")
+        assert "JSON Parse error" in page.locator("#json-result .alert").inner_text()
+
+
+def test_the_model_is_described(browser: Any, served_digits: Server) -> None:
+    with opened(browser, served_digits) as page:
+        card = page.locator("article")
+        assert card.locator("h3").inner_text() == "digits"
+        assert card.locator("td.number").inner_text() == "1"
+        assert card.locator("td .badge").first.inner_text() == "AVAILABLE"
+        assert "accuracy" in card.inner_text()
+        card.locator("summary").click()
+        signatures = card.locator("details").inner_text()
+        assert "serving_uint8: images uint8 [-1, 8, 8] → " in signatures
+        assert page.locator("#ready").inner_text() == "ready"
+
+
+def test_a_server_without_models_says_so(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "models", load=FakeLoader()) as server, opened(browser, server) as page:
+        page.wait_for_selector("#no-models", state="visible")
+        assert page.locator("#try").is_hidden()
+        assert page.locator("#ready").inner_text() == "not ready"
+
+
+def test_a_failed_model_says_why_beside_one_that_is_well(browser: Any, tmp_path: Path) -> None:
+    for name in "good", "bad":
+        (tmp_path / name / "1").mkdir(parents=True)
+    loader = FakeLoader()
+
+    def load(servable_id: Any, path: Path) -> Any:
+        if path.parent.name == "bad":
+            raise ValueError(EVIL)
+        return loader(servable_id, path)
+
+    models = (EVIL, tmp_path / "bad"), ("good", tmp_path / "good")
+    with (
+        serving(tmp_path / "models", *models, load=load) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("article >> nth=1")
+        bad, good = page.locator("article").all()
+        assert bad.locator("h3").inner_text() == EVIL
+        assert bad.locator("td .badge").inner_text() == "END"
+        assert bad.locator("td .alert").is_visible()
+        assert good.locator("td .badge").first.inner_text() == "AVAILABLE"
+        # Without a model card there is nothing to draw for.
+        assert page.locator("#tab-picture").is_disabled()
+        page.fill("#body", '{"instances": [[1, 2.5]]}')
+        page.click("#send")
+        page.wait_for_selector("#json-result pre")
+        assert page.locator("#json-result pre").inner_text() == '{"predictions":[[2.0,5.0]]}'
+
+
+def test_the_page_follows_what_changes(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    models = ("m", tmp_path / "m")
+    with (
+        serving(tmp_path / "models", models, load=FakeLoader()) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("td.number:has-text('1')")
+        (tmp_path / "m" / "2").mkdir()
+        page.wait_for_selector("td.number:has-text('2')")
+        server.stop(notice=False)
+        page.wait_for_selector("#problem", state="visible")
+        assert page.locator("#problem").inner_text() == "The server does not answer."
+
+
+def test_a_server_with_tokens_asks_for_one(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    tokens = tmp_path / "tokens"
+    tokens.write_text(json.dumps({"token": "a-token-for-everything"}) + "\n")
+    models = ("m", tmp_path / "m")
+    settings = {"load": FakeLoader(), "auth_tokens_file": str(tokens)}
+    with (
+        serving(tmp_path / "models", models, **settings) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("#sign-in", state="visible")
+        assert page.locator("article").count() == 0
+        page.fill("#token", "a-token-for-everything")
+        page.click("#sign-in button")
+        page.wait_for_selector("article")
+        assert page.locator("#sign-in").is_hidden()
+        page.click("#send")
+        page.wait_for_selector("#json-result pre")

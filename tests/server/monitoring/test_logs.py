@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fakes import PATIENCE_S
+from server.monitoring.conftest import PREDICT, Watch, predict_request
+from server.monitoring.test_request_log import Counts, observation
+
+from ladle.server import Config, Server
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.monitoring.access_log import AccessLog
+from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, pairs
+from ladle.server.server import StartupError
+
+EVIL = 'a\n2026 I fake\r\x1b[31m\u2028"b" c=d'
+
+
+def logged(
+    formatter: logging.Formatter, message: str, *arguments: Any, failed: bool = False
+) -> str:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    log = logging.Logger("ladle.test")
+    log.addHandler(handler)
+    try:
+        raise ValueError(EVIL)
+    except ValueError as error:
+        log.warning(message, *arguments, exc_info=error if failed else None)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_an_event_is_one_printable_line_whatever_it_quotes(
+    formatter: logging.Formatter, failed: bool
+) -> None:
+    line = logged(formatter, "loading model=%s version=%d", EVIL, 3, failed=failed)
+
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert ("ValueError" in line) == failed
+
+
+def test_json_has_the_fields_of_a_message_apart() -> None:
+    event = json.loads(logged(JsonFormatter(), "loading %s model=%s load_s=%.2f", "it", EVIL, 1.5))
+
+    assert event["message"].startswith("loading it model=a\n")
+    assert (event["model"], event["load_s"], event["level"]) == (EVIL, 1.5, "warning")
+    assert event["time"].endswith("Z")
+
+
+def test_json_takes_messages_of_any_kind() -> None:
+    assert json.loads(logged(JsonFormatter(), "100% of it"))["message"] == "100% of it"
+    assert json.loads(logged(JsonFormatter(), "%s", {"a": 1}))["message"] == "{'a': 1}"
+
+
+def test_pairs_can_t_be_forged() -> None:
+    line = pairs({"model": EVIL, "plain": "m", "n": 3})
+
+    assert line.isprintable()
+    assert line.startswith('model="a\\n2026')
+    assert line.endswith("plain=m n=3")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_each_request_has_its_line(watch: Watch, tmp_path: Path, log_format: str) -> None:
+    path = tmp_path / "access.log"
+    watched = watch(access_log=str(path), log_format=log_format)
+    call: Any = watched.channel.unary_unary(PREDICT, None, None)
+    call(predict_request(rows=2), metadata=[("x-request-id", "mine-1")], timeout=PATIENCE_S)
+    with pytest.raises(grpc.RpcError):
+        call(
+            predict_request(model="no\nbody"),
+            metadata=[("x-request-id", "no id =")],
+            timeout=PATIENCE_S,
+        )
+    watched.http.post(
+        "/v1/models/m:predict", json={"instances": [[1, 2]]}, headers={"x-request-id": "mine-2"}
+    )
+    watched.server.stop(notice=False)
+
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3
+    if log_format == "text":
+        assert "request_id=mine-1 entrypoint=GRPC method=Predict code=OK" in lines[0]
+        assert r'model="no\nbody"' in lines[1]
+        return
+    answered, refused, over_rest = map(json.loads, lines)
+    assert (answered["request_id"], answered["model"], answered["version"]) == ("mine-1", "m", 1)
+    assert (answered["rows"], answered["code"]) == (2, "OK")
+    assert answered["took_ms"] >= answered["compute_ms"] >= 0
+    assert refused["request_id"] not in ("", "no id =")
+    assert (refused["code"], refused["model"]) == ("NOT_FOUND", "no\nbody")
+    assert "Servable not found" in refused["error"]
+    assert (over_rest["request_id"], over_rest["entrypoint"]) == ("mine-2", "REST")
+
+
+def test_what_the_writer_is_behind_with_is_dropped_and_counted(tmp_path: Path) -> None:
+    counts = Counts()
+    log = AccessLog(str(tmp_path / "log"), "text", counts, max_pending=2)
+    log._wake.wait = lambda timeout=None: log._stopped.wait()  # type: ignore[method-assign]
+    written = 0
+    while not counts.dropped:  # the writer may take what came before it stopped
+        observation().end(b"", log)
+        written += 1
+    log.stop(PATIENCE_S)
+
+    assert counts.dropped == ["queue_full"]
+    assert len((tmp_path / "log").read_text().splitlines()) == written - 1
+
+
+def test_a_fault_of_ours_is_logged_with_the_request_s_id(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = watch()
+    watched.model._function = lambda inputs: {}  # lacks the output that is asked for
+    call: Any = watched.channel.unary_unary(PREDICT, None, None)
+    with pytest.raises(grpc.RpcError):
+        call(predict_request(), metadata=[("x-request-id", "abc")], timeout=PATIENCE_S)
+
+    (record,) = [r for r in caplog.records if "request failed" in r.message]
+    assert "request_id=abc" in record.message
+
+
+def test_ids_that_are_made_here_differ() -> None:
+    seen = [observation() for _ in range(3)]
+
+    assert len({s.request_id for s in seen}) == 3
+    assert seen[0].request_id == seen[0].request_id
+    assert InvalidArgument("x").reason == ""
+
+
+def test_an_access_log_that_can_t_be_written_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"--access_log: .* can't be written: Is a"):
+        Server(Config(model_base_path=str(tmp_path), access_log=str(tmp_path)))

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -144,7 +145,7 @@ def test_a_server_that_takes_smaller_requests_gets_them(
 ) -> None:
     def refuse(rows: int) -> None:
         if rows > 16:
-            raise ServerError("too many", code=__import__("grpc").StatusCode.INVALID_ARGUMENT)
+            raise ServerError("too many", code=grpc.StatusCode.INVALID_ARGUMENT)
 
     model.before = refuse
     out = tmp_path / "out"
@@ -231,7 +232,7 @@ def begin(predict: Predict, model: Model, npy: Path, out: Path) -> None:
 
     def stop(rows: int) -> None:
         if sum(model.rows) > 450:
-            raise ServerError("enough", code=__import__("grpc").StatusCode.NOT_FOUND)
+            raise ServerError("enough", code=grpc.StatusCode.NOT_FOUND)
 
     model.before = stop
     arguments = ("--input", npy, "--output", out, "--rows-per-request", 50, "--shard-rows", 200)

@@ -91,6 +91,8 @@ def main(argv: list[str]) -> int:
 
     try:
         return _predict_all(args) if args.output is not None else _show(args)
+    except ModuleNotFoundError:
+        raise  # `ladle` itself says what to install
     except (BatchError, LadleError, ValueError, ImportError, MemoryError) as error:
         return _fail(str(error) or type(error).__name__)
     except OSError as error:

@@ -136,8 +136,12 @@ def _from(rows: Rows, start: int, share: float) -> Rows:
 def _header(path: Path) -> tuple[str, ...]:
     try:
         with path.open("rb") as file:
-            options = pyarrow.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES)
-            return tuple(pyarrow.csv.open_csv(file, read_options=options).schema.names)
+            opened = pyarrow.csv.open_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
+                parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
+            )
+            return tuple(opened.schema.names)
     except pa.ArrowInvalid as error:
         raise BatchError(
             f"{path}: it can't be read as CSV: {' '.join(str(error).split())}"

@@ -16,6 +16,7 @@ from ladle.batch.rows import Rows
 # Column chunks are read through a buffer of this size: whole, they are as large as their row group,
 # which may be as large as the file.
 _BUFFER_BYTES = 1 << 20
+_PROBE_ROWS = 64
 
 
 class ParquetReader:
@@ -63,20 +64,15 @@ class ParquetReader:
 def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with _open(path) as file:
         groups: list[int] = []
-        size = rows = 0
         for index in range(file.metadata.num_row_groups):
-            group = file.metadata.row_group(index)
-            if not groups and skipped >= group.num_rows:
-                skipped -= group.num_rows
-                continue
-            groups.append(index)
-            rows += group.num_rows
-            for column in range(group.num_columns):
-                if group.column(column).path_in_schema.partition(".")[0] in wanted:
-                    size += group.column(column).total_uncompressed_size
+            rows = file.metadata.row_group(index).num_rows
+            if not groups and skipped >= rows:
+                skipped -= rows
+            else:
+                groups.append(index)
         try:
             for batch in file.iter_batches(
-                chunk_rows(size / max(rows, 1)),
+                _chunk_rows(file, groups, wanted),
                 row_groups=groups,
                 columns=list(wanted),
                 use_threads=False,
@@ -87,6 +83,16 @@ def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.Record
                     yield whole
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise BatchError(f"{path}: {_line(error)}") from None
+
+
+def _chunk_rows(file: pq.ParquetFile, groups: list[int], wanted: Sequence[str]) -> int:
+    """Return how many rows to read at a time.
+
+    The sizes in the metadata say little: a value that is repeated is in the file once.
+    """
+    probe = file.iter_batches(_PROBE_ROWS, row_groups=groups[:1], columns=list(wanted))
+    first = next(probe, None)
+    return chunk_rows(first.nbytes / first.num_rows if first is not None and first.num_rows else 1)
 
 
 def _open(path: Path) -> pq.ParquetFile:

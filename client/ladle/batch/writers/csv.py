@@ -23,17 +23,25 @@ class CsvShard:
         """Take over some rows."""
         rows = _as_text(scalar_columns(table(answered)))
         if self._writer is None:
+            self._schema = rows.schema
             self._writer = pyarrow.csv.CSVWriter(self._open_file(".csv"), rows.schema)
-        try:
-            self._writer.write_table(rows)
-        except (pa.ArrowInvalid, ValueError) as error:
-            told = " ".join(str(error).split())
-            raise BatchError(f"rows are of another type than those before: {told}") from None
+        if rows.schema != self._schema:  # which pyarrow itself doesn't look at
+            raise BatchError(
+                f"rows are of another type than those before: expected {_told(self._schema)}, "
+                f"got {_told(rows.schema)}"
+            )
+        self._writer.write_table(rows)
 
     def close(self) -> None:
         """Write what is kept."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _told(schema: pa.Schema) -> str:
+    fields = [f"{field.name} {field.type}" for field in schema]
+    shown = ", ".join(fields[:8])
+    return f"{shown} and {len(fields) - 8} more" if len(fields) > 8 else shown
 
 
 def _as_text(rows: pa.Table) -> pa.Table:

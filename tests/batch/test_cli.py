@@ -1,0 +1,71 @@
+"""What `ladle predict` makes of its arguments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ladle.batch import cli
+
+SERVER = ["--server", "h:1", "--model", "m"]
+
+
+def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--help"])
+    assert exit_.value.code == 0
+    told = capsys.readouterr().out
+    for part in ("--map images='pixel*':uint8", "--plot chart.png", "Exit status", "--restart"):
+        assert part in told
+    assert max(map(len, told.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --server, --model, --input"),
+        ([*SERVER, "--input", "x", "--map", "x"], "--map: expected TENSOR=COLUMN"),
+        ([*SERVER, "--input", "x", "--restart"], "--restart: there is no --output"),
+        ([*SERVER, "--input", "x", "--output", "o", "--plot", "p"], "--plot: a chart is for"),
+        ([*SERVER, "--input", "x", "--shard-rows", "0"], "--shard-rows: expected 1 or more"),
+        ([*SERVER, "--input", "x", "--timeout", "nan"], "--timeout: expected seconds"),
+        ([*SERVER, "--input", "x", "--max-failed", "-1"], "--max-failed"),
+        (["--server", "a,,b", "--model", "m", "--input", "x"], "names with commas between"),
+        ([*SERVER, "--input", "x", "--key", "k"], "--certificate and --key: expected both"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_an_input_that_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SERVER, "--input", "/nowhere/x.npy", "--output", "/nowhere/out"]) == 1
+    assert capsys.readouterr().err == ("ladle predict: /nowhere/x.npy: no such file or folder\n")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom ladle.cli import main\n"
+        "try:\n    main(['predict', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'grpc', 'pyarrow', 'google.protobuf', 'ladle.client'} & {*sys.modules}\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_npy_to_json_lines_takes_no_pyarrow() -> None:
+    code = (
+        "import sys\nsys.modules['pyarrow'] = None\n"
+        "import ladle.batch.job, ladle.batch.single, ladle.batch.readers.npy\n"
+        "import ladle.batch.readers.jsonl, ladle.batch.writers.jsonl, ladle.batch.writers.npy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -428,3 +428,50 @@ def test_an_empty_input_makes_an_empty_output(predict: Predict, tmp_path: Path) 
     np.save(tmp_path / "x.npy", np.empty((0, 4), np.uint8))
     assert predict("--input", tmp_path / "x.npy", "--output", tmp_path / "out") == 0
     assert read(tmp_path / "out")["row"] == []
+
+
+def test_of_two_servers_one_may_die(
+    predict: Predict,
+    model: Model,
+    server: FunctionServer,
+    npy: Path,
+    x: NDArray[Any],
+    tmp_path: Path,
+) -> None:
+    def die(rows: int) -> None:
+        if sum(model.rows) > 400:
+            threading.Thread(target=server.stop).start()
+
+    other = Model()
+    model.before = die
+    with FunctionServer({"m": function_model(other)}) as second:
+        both = ("--server", f"{server.address},{second.address}")
+        arguments = ("--input", npy, "--output", tmp_path / "out", "--rows-per-request", 20)
+        assert predict(*arguments, *both) == 0
+    assert_whole(tmp_path / "out", x)
+    assert sum(model.rows) > 400
+    assert sum(other.rows) > 400
+
+
+def test_an_interruption_leaves_what_is_done_and_says_how_to_go_on(
+    predict: Predict,
+    model: Model,
+    npy: Path,
+    x: NDArray[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(progress: object, state: Any) -> None:
+        if state.rows >= 400:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ladle.batch.progress.Progress.tell", interrupt)
+    arguments = ("--input", npy, "--output", tmp_path / "out", "--shard-rows", 200)
+    with pytest.raises(KeyboardInterrupt):
+        predict(*arguments, "--rows-per-request", 50)
+    assert capsys.readouterr().err == ("ladle predict: the same command goes on where this ends\n")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("predict")]
+    monkeypatch.undo()
+    assert predict(*arguments) == 0
+    assert_whole(tmp_path / "out", x)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -24,6 +26,8 @@ from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.peer import is_loopback
+
+T = TypeVar("T")
 
 # Smaller answers fit into a packet or three as they are.
 _LEAST_COMPRESSED_BYTES = 4 << 10
@@ -152,9 +156,8 @@ class App:
         self, headers: Headers, receive: Receive, room: bodies.Room, deadline: float
     ) -> bytes:
         encoding = bodies.encoding(headers)
-        remaining_s = deadline - time.monotonic()
         try:
-            body = await asyncio.wait_for(bodies.read(receive, headers, room), remaining_s)
+            body = await _by(deadline, bodies.read(receive, headers, room))
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 "the request did not come in time (--rest_api_timeout_in_ms)"
@@ -178,6 +181,15 @@ class App:
             response.headers["content-encoding"] = "gzip"
             response.headers["content-length"] = str(len(response.body))
         return response
+
+
+async def _by(deadline: float, awaitable: Coroutine[Any, Any, T]) -> T:
+    """Return what is awaited; raises TimeoutError at the deadline."""
+    if sys.version_info >= (3, 11):
+        # Without a task of its own: most bodies are there already.
+        async with asyncio.timeout_at(deadline):
+            return await awaitable
+    return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
 def _preflight(headers: Headers) -> Response:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ladle.server.call import Methods, Prompt, Streaming
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
@@ -114,17 +114,21 @@ class RestCall:
         Raises:
             ServingError: The call was refused, its deadline passed, or its caller went away.
         """
+        # One future settled by whatever comes first: waiting for several costs twice as much.
         assert self.deadline is not None
-        waited_for: set[asyncio.Future[Any]] = {self._answer}
+        timer = self._loop.call_later(
+            self.deadline - time.monotonic(),
+            self._give_up,
+            DeadlineExceeded("the answer was not there in time (--rest_api_timeout_in_ms)"),
+        )
         if self._gone is not None:
-            waited_for.add(self._gone)
-        remaining_s = max(0.0, self.deadline - time.monotonic())
-        await asyncio.wait(waited_for, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._answer.done():
-            return self._answer.result()
-        if self._gone is not None and self._gone.done():
-            raise Cancelled("the caller went away")
-        raise DeadlineExceeded("the answer was not there in time (--rest_api_timeout_in_ms)")
+            self._gone.add_done_callback(self._caller_left)
+        try:
+            return await self._answer
+        finally:
+            timer.cancel()
+            if self._gone is not None:
+                self._gone.remove_done_callback(self._caller_left)
 
     def end(self) -> None:
         """Say that nobody waits any more; called in the loop's thread."""
@@ -133,6 +137,13 @@ class RestCall:
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             callback()
+
+    def _caller_left(self, _: asyncio.Future[None]) -> None:
+        self._give_up(Cancelled("the caller went away"))
+
+    def _give_up(self, error: ServingError) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(error)
 
     def _settle(self, settle: Callable[[], None]) -> None:
         def settle_once() -> None:

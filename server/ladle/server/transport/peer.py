@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ def is_local(peer: str) -> bool:
     return is_loopback(unquote(rest).rpartition(":")[0].removeprefix("[").removesuffix("]"))
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether an address without a port is this machine's own; what is no address is not."""
     try:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from ladle.server.config import Config
 from ladle.server.flags import parser
 from ladle.server.monitoring.logs import configure
+from ladle.server.monitoring.tracing import TracingError, configure_from_environment
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), code=2)
     configure(config.log_format, sys.stderr)
+    try:
+        configure_from_environment()
+    except TracingError as error:
+        return _fail(str(error), code=2)
     _quiet_tensorflow()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)

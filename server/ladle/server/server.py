@@ -40,6 +40,7 @@ from ladle.server.monitoring.log_files import Rotation
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.request_log import LogOptions, RequestLogs
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
+from ladle.server.monitoring.tracing import Tracing, configured_tracer
 from ladle.server.readiness import Readiness
 from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
@@ -117,6 +118,7 @@ class Server:
         observer = Fanout(
             [
                 observer or Unobserved(),
+                *([Tracing(tracer)] if (tracer := configured_tracer()) else []),
                 *([self._access_log] if self._access_log else []),
                 self._request_logs,
                 self.metrics,

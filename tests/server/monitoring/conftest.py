@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,16 @@ def predict_request(rows: int = 1, model: str = "m", fill: float = 1.0) -> bytes
     message.model_spec.name = model
     message.inputs["x"].CopyFrom(tensors.to_proto(np.full((rows, 2), fill, np.float32)))
     return message.SerializeToString()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads bring about."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE_S / 0.005)):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it did not come about")
 
 
 Watch = Callable[..., Watched]

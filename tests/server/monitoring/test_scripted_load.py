@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from fakes import PATIENCE_S
-from server.monitoring.conftest import PREDICT, Samples, Watch, Watched, predict_request
+from server.monitoring.conftest import (
+    PREDICT,
+    Samples,
+    Watch,
+    Watched,
+    predict_request,
+    wait_until,
+)
 
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import GetModelStatusRequest, PredictRequest
@@ -21,16 +26,6 @@ STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 COUNT = ":tensorflow:serving:request_count"
 NAN = float("nan")
 ROWS = {"instances": [[1.0, 2.0]]}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads bring about."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.005)):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("it did not come about")
 
 
 def refused(watched: Watched, path: str, message: bytes) -> None:

@@ -189,7 +189,8 @@ async def _by(deadline: float, awaitable: Coroutine[Any, Any, T]) -> T:
         # Without a task of its own: most bodies are there already.
         async with asyncio.timeout_at(deadline):
             return await awaitable
-    return await asyncio.wait_for(awaitable, deadline - time.monotonic())
+    else:
+        return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
 def _preflight(headers: Headers) -> Response:

@@ -14,6 +14,7 @@ from pathlib import Path
 from process import SERVER_CPU
 
 _MAX_CONNECTIONS = 4
+_LONGEST_S = 600
 _GRPC = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 _HTTP1 = ("--h1", "-H", "content-type: application/octet-stream")
 
@@ -105,8 +106,15 @@ class Sending:
         return self._process.poll() is not None
 
     def result(self) -> Load:
-        """Wait for its end, and return what came of it."""
-        said = self._process.communicate()[0]
+        """Wait for its end, and return what came of it.
+
+        Raises:
+            Failed: A request failed, or it takes too long.
+        """
+        try:
+            said = self._process.communicate(timeout=_LONGEST_S)[0]
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the load was not answered within {_LONGEST_S} s") from None
         if " 0 failed" not in said or " 0 succeeded" in said:
             raise Failed(f"h2load failed:\n{said}")
         lines = [line.split("\t") for line in self._log.read_text().splitlines()]

@@ -126,7 +126,7 @@ def test_errors_are_told_as_of_other_predictions(by: By) -> None:
     for chunk_rows in (50, None):
         with listening(serving(chunk_rows)) as address:
             with pytest.raises(InvalidInput, match=r"expected uint8 \[-1, 2, 2\]"):
-                by(address, np.zeros((1, 9, 9), np.uint8))
+                by(address, np.zeros((1, 9), np.uint8))
             with pytest.raises(NotFound):
                 by(address, PIXELS, version=9)
 

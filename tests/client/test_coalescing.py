@@ -25,8 +25,9 @@ from ladle.client import (
     Signature,
     TensorSpec,
     Unavailable,
+    coalescers,
+    coalescing,
 )
-from ladle.client import coalescers, coalescing
 from ladle.client.coalescing import MAX_MEMBERS, Gathering, merge, mould, rows_of, settle
 from ladle.client.errors import InvalidInput, MessageTooLarge, NotFound, ServerError
 from ladle.client.flows import Wanted

@@ -21,6 +21,7 @@ from ladle.client.errors import (
 from ladle.client.models import VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import servable
+from ladle.client.steps import Normalize
 from ladle.protos import tensors
 from ladle.protos.model_card import ModelCard, Normalization
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
@@ -44,7 +45,7 @@ class Caller:
         label: str | None = None,
         signature: str = "",
         outputs: tuple[str, ...] = (),
-        normalize: inputs.Normalize = "client",
+        normalize: Normalize = "client",
     ) -> Prediction:
         wanted = flows.Wanted(
             asked=servable("m", version, label),
@@ -86,7 +87,7 @@ class TestWhoNormalises:
         ("normalize", "signature"),
         [("auto", "serving_uint8"), ("server", "serving_uint8"), ("client", "serving_default")],
     )
-    def test_the_answers_are_the_same(self, normalize: inputs.Normalize, signature: str) -> None:
+    def test_the_answers_are_the_same(self, normalize: Normalize, signature: str) -> None:
         caller = Caller(FakeServing({1: image_version(255)}))
         prediction = caller.predict(normalize=normalize)
         assert prediction.signature == signature
@@ -201,11 +202,11 @@ class TestAnotherVersionAnswers:
     def test_another_shape_is_not_refused_for_the_old_ones_sake(self) -> None:
         server = FakeServing({1: image_version(255)})
         caller = Caller(server)
-        caller.predict()
+        caller.predict(np.zeros((1, 2, 2), np.float32))
         server.versions[2] = image_version(255, size=3)
-        assert caller.predict(np.zeros((1, 3, 3), np.uint8)).version == 2
+        assert caller.predict(np.zeros((1, 3, 3), np.float32)).version == 2
         with pytest.raises(InvalidInput, match=r"version 2: expected float32 \[-1, 3, 3\]"):
-            caller.predict()
+            caller.predict(np.zeros((1, 2, 2), np.float32))
 
     def test_another_input_name_makes_the_call_anew(self) -> None:
         server = FakeServing({1: Version()})
@@ -272,7 +273,7 @@ class TestErrors:
     def test_a_refusal_under_fresh_metadata_is_final(self) -> None:
         server = FakeServing({1: image_version(255)})
         with pytest.raises(InvalidInput, match="got uint8"):
-            Caller(server).predict(np.zeros((1, 5, 5), np.uint8))
+            Caller(server).predict(np.zeros((1, 5), np.uint8))
         assert len(server.metadata_asked) == 1
         assert not server.predicted
 
@@ -281,7 +282,7 @@ class TestErrors:
         caller = Caller(server)
         caller.predict()
         with pytest.raises(InvalidInput, match="got uint8"):
-            caller.predict(np.zeros((1, 5, 5), np.uint8))
+            caller.predict(np.zeros((1, 5), np.uint8))
         assert len(server.metadata_asked) == 2
 
     def test_what_the_server_refuses_is_told_in_its_words(self) -> None:

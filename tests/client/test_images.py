@@ -10,13 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client.fakes import FakeServing, Version, image_version, listening, signature_def, tensor_info
+from client.fakes import (
+    FakeServing,
+    Version,
+    image_signature,
+    image_version,
+    listening,
+    signature_def,
+    tensor_info,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
 from ladle.client import Client, InvalidInput, Normalization
 from ladle.client.images import Pixels, load, wanted_of
-from ladle.client.inputs import Inputs, Normalize, Picture
+from ladle.client.inputs import Inputs, Picture
+from ladle.client.steps import Normalize
 
 GREY = Image.fromarray(np.array([[0, 255], [51, 102]], np.uint8))
 COLOUR = Image.fromarray(np.full((2, 2, 3), (255, 0, 51), np.uint8))
@@ -135,6 +144,67 @@ class TestPredicting:
             assert client.predict("m", GREY, normalize=None)["scores"][0, 0] == 102
             with pytest.raises(InvalidInput, match="no normalisation is recorded"):
                 client.predict("m", GREY)
+
+    def test_arrays_of_other_sizes_and_colours_are_what_the_same_pictures_are(self) -> None:
+        small = np.asarray(GREY)
+        large = np.asarray(GREY.resize((9, 5)))
+        coloured = np.asarray(COLOUR.resize((9, 5)))
+        modes: list[Normalize] = ["auto", "client", "server", Normalization(divisor=255)]
+        with (
+            listening(FakeServing({1: image_version(255)})) as address,
+            Client(address) as client,
+        ):
+            for normalize in modes:
+                for array in (small, large, coloured, large[..., None]):
+                    grey = Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+                    as_array = client.predict("m", array[None].repeat(3, 0), normalize=normalize)
+                    as_picture = client.predict("m", grey, normalize=normalize)
+                    assert as_array["scores"].shape == (3, 2)
+                    assert as_array["scores"][1].tolist() == as_picture["scores"][0].tolist()
+
+    @pytest.mark.parametrize(
+        ("array", "normalize"),
+        [
+            (np.zeros((2, 5, 5), np.float32), "auto"),
+            (np.zeros((2, 5, 5), np.uint8), None),
+            (np.zeros((2, 5, 3), np.uint8), "auto"),
+            (np.zeros((0, 5, 5), np.uint8), "auto"),
+            (np.zeros((2, 5), np.uint8), "auto"),
+            (np.zeros((2, 5, 5, 2), np.uint8), "auto"),
+        ],
+    )
+    def test_what_may_be_something_else_is_refused(self, array: Any, normalize: Any) -> None:
+        with (
+            listening(FakeServing({1: image_version(255)})) as address,
+            Client(address) as client,
+            pytest.raises(InvalidInput, match=r'input "images" .*expected .*, got .*'),
+        ):
+            client.predict("m", array, normalize=normalize)
+
+    def test_numbers_of_a_model_without_normalisation_are_no_images(self) -> None:
+        version = Version(signatures={"serving_default": image_signature("uint8")})
+        with (
+            listening(FakeServing({1: version})) as address,
+            Client(address) as client,
+            pytest.raises(
+                InvalidInput, match=r"expected uint8 \[-1, 2, 2\], got uint8 \[2, 5, 5\]"
+            ),
+        ):
+            client.predict("m", np.zeros((2, 5, 5), np.uint8))
+
+    def test_without_pillow_sizes_have_to_be_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "PIL", None)
+        with (
+            listening(FakeServing({1: image_version(255)})) as address,
+            Client(address) as client,
+        ):
+            assert client.predict("m", np.zeros((2, 2, 2), np.uint8))["scores"].shape == (2, 2)
+            with pytest.raises(
+                InvalidInput,
+                match=r'input "images": expected images of \[2, 2\], got \[5, 5\]; they are made '
+                r"to fit where Pillow is installed: pip install 'ladle\[images\]'",
+            ):
+                client.predict("m", np.zeros((2, 5, 5), np.uint8))
 
     def test_a_model_that_takes_encoded_images_gets_the_bytes(self) -> None:
         version = Version(

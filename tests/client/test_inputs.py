@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ladle.client import inputs
 from ladle.client.errors import FailedPrecondition, InvalidInput
-from ladle.client.inputs import Normalize
 from ladle.client.models import ModelMetadata, Signature, TensorSpec
+from ladle.client.steps import Normalize
 from ladle.protos import dtypes
 from ladle.protos.model_card import ModelCard, Normalization
 

@@ -24,9 +24,10 @@ from ladle.batch.rows import Part
 from ladle.batch.run import Options, run
 from ladle.client import Client, inputs
 from ladle.client.errors import FailedPrecondition, InvalidInput, Unimplemented
-from ladle.client.inputs import DEFAULT_SIGNATURE, Normalize
+from ladle.client.inputs import DEFAULT_SIGNATURE
 from ladle.client.models import ModelMetadata, Signature
 from ladle.client.prediction import Prediction
+from ladle.client.steps import Normalize
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl", "csv", "npy"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("parquet", "jsonl", "csv", "npy")

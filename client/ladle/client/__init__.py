@@ -31,7 +31,6 @@ from ladle.client.errors import (
     Unimplemented,
 )
 from ladle.client.examples import Classification, Regression
-from ladle.client.inputs import Normalize
 from ladle.client.models import (
     ModelMetadata,
     ServedModel,
@@ -42,6 +41,7 @@ from ladle.client.models import (
 )
 from ladle.client.prediction import Prediction, Scored
 from ladle.client.retry import Hedge, Retry
+from ladle.client.steps import Normalize
 from ladle.protos.model_card import ModelCard, Normalization
 
 __all__ = [

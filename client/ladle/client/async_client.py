@@ -9,10 +9,11 @@ from ladle.client import flows, requests
 from ladle.client.async_shell import AsyncShell
 from ladle.client.coalescing import mould
 from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.inputs import Inputs, Normalize
+from ladle.client.inputs import Inputs
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
+from ladle.client.steps import Normalize
 from ladle.client.window import OnError, Window
 
 

@@ -18,8 +18,9 @@ from ladle.client.errors import DeadlineExceeded, from_rpc_error
 from ladle.client.examples import Examples, Features
 from ladle.client.fleet import Fleet
 from ladle.client.flows import Flow
-from ladle.client.inputs import Inputs, Normalize, as_given
+from ladle.client.inputs import Inputs, as_given
 from ladle.client.retry import Hedge, Retry
+from ladle.client.steps import Normalize
 
 T = TypeVar("T")
 

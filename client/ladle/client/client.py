@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from ladle.client import flows, requests
 from ladle.client.coalescing import mould
 from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.inputs import Inputs, Normalize
+from ladle.client.inputs import Inputs
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import ModelConfigs, Task
 from ladle.client.shell import Shell
+from ladle.client.steps import Normalize
 from ladle.client.window import OnError, Window
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class Client(Shell):
         """Run a model on `inputs`: a dict of arrays by name, or the array of the only input.
 
         For images, pictures do as well, one or a list: PIL images, image files' bytes, or paths,
-        as text too. They are turned as the camera was, greyed or coloured, and resized. That takes
-        Pillow: `pip install 'ladle[images]'`.
+        as text too. They are turned as the camera was, greyed or coloured, and resized; and so are
+        uint8 arrays of images, [batch, height, width(, channels)], that are not as the model wants
+        them. That takes Pillow: `pip install 'ladle[images]'`.
 
         The version is the one given, the one with that label, or the server's choice; `signature`
         defaults to `serving_default` and `outputs` to all. `timeout` is for the whole prediction,

@@ -26,6 +26,7 @@ from ladle.client.examples import Classification, Examples, Features, Regression
 from ladle.client.models import ModelMetadata, ServedModel, VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.client.requests import Request, Servable
+from ladle.client.steps import Normalize
 from ladle.protos.model_card import CARD_METADATA_FIELD
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Wanted:
     """Empty for the default one."""
     outputs: tuple[str, ...] = ()
     """Empty for all."""
-    normalize: inputs.Normalize = "auto"
+    normalize: Normalize = "auto"
     in_chunks: bool = False
     """Whether the answer is to come in as many messages as it takes."""
     max_bytes: int = requests.MAX_MESSAGE_BYTES

@@ -30,6 +30,10 @@ class Pixels(NamedTuple):
     channels: int | None
     """None for grey without a dimension for it; -1 for any, which is taken for colour."""
 
+    def __str__(self) -> str:
+        sizes = (self.height, self.width, self.channels)
+        return str([size for size in sizes if size is not None])
+
 
 def wanted_of(shape: tuple[int, ...] | None) -> Pixels | None:
     """Return what an input of this shape wants; None if it isn't `[batch, height, width(, c)]`."""
@@ -37,6 +41,16 @@ def wanted_of(shape: tuple[int, ...] | None) -> Pixels | None:
         return None
     channels = shape[3] if len(shape) == 4 else None
     return Pixels(shape[1], shape[2], channels) if channels in _MODES else None
+
+
+def are_images(shape: tuple[int, ...]) -> bool:
+    """Tell whether an array of this shape is a batch of images, of any size and any channels.
+
+    `[h, w, 3]` might be one image in colour as well as `h` grey ones, and so it is neither.
+    """
+    if len(shape) == 3:
+        return 0 not in shape and shape[2] not in (1, 3, 4)
+    return len(shape) == 4 and 0 not in shape and shape[3] in (1, 3, 4)
 
 
 def is_picture(value: object) -> bool:
@@ -63,6 +77,27 @@ def load(pictures: NDArray[Any], wanted: Pixels) -> NDArray[np.uint8]:
         except (OSError, ValueError, SyntaxError, TypeError) as error:
             about = f' "{picture}"' if isinstance(picture, str | os.PathLike) else ""
             raise InvalidInput(f"picture {index}{about}: {error}") from error
+    return _batch(arrays)
+
+
+def resize(images: NDArray[np.uint8], wanted: Pixels) -> NDArray[np.uint8]:
+    """Return images, of shape `[batch, height, width(, channels)]`, as `load` returns pictures.
+
+    Raises:
+        InvalidInput: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise InvalidInput(
+            f"expected images of {wanted}, got {list(images.shape[1:])}; they are made to fit "
+            "where Pillow is installed: pip install 'ladle[images]'"
+        ) from None
+    flat = images[..., 0] if images.shape[3:] == (1,) else images
+    return _batch([_fitted(Image.fromarray(image), wanted) for image in flat])
+
+
+def _batch(arrays: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     sizes = {array.shape for array in arrays}
     if len(sizes) > 1:
         raise InvalidInput(
@@ -80,11 +115,18 @@ def _pixels(picture: object, wanted: Pixels) -> NDArray[np.uint8]:
     try:
         with _opened(picture) as image:
             upright = ImageOps.exif_transpose(image)
-            converted = _converted(upright, _MODES[wanted.channels])
+            return _fitted(upright, wanted)
     except UnidentifiedImageError:
         raise ValueError("it is no image of a format that Pillow reads") from None
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
+
+
+def _fitted(image: Image.Image, wanted: Pixels) -> NDArray[np.uint8]:
+    """Return an image with the channels and the size that are wanted."""
+    from PIL import Image
+
+    converted = _converted(image, _MODES[wanted.channels])
     width = converted.width if wanted.width == -1 else wanted.width
     height = converted.height if wanted.height == -1 else wanted.height
     if (width, height) != converted.size:

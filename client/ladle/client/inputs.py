@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ladle.client.errors import FailedPrecondition, InvalidInput
-from ladle.client.images import Pixels, is_picture, load, wanted_of
+from ladle.client.images import is_picture
 from ladle.client.models import ModelMetadata, Signature, TensorSpec
+from ladle.client.steps import Normalize, Step, about, kind_of, step_for, take
 from ladle.protos import dtypes
 from ladle.protos.model_card import Normalization
 
 DEFAULT_SIGNATURE = "serving_default"
 RAW_SIGNATURE = "serving_uint8"
 """Where ladle's exporter puts the same function over raw pixels, normalised in the graph."""
-
-Normalize: TypeAlias = "Literal['auto', 'client', 'server'] | Normalization | None"
-"""What becomes of raw pixels, uint8 arrays or pictures for an input of floats: normalised as the
-model's card says, here ("client") or by the model's own signature for raw pixels ("server"), or
-there if it has one and else here ("auto"); normalised here as the caller says; or sent as the
-numbers that they are (None)."""
 
 
 class PILImage(Protocol):
@@ -52,27 +47,6 @@ Given: TypeAlias = "NDArray[Any] | dict[str, NDArray[Any]]"
 """The inputs by name, or the only one."""
 
 _MODES = ("auto", "client", "server", None)
-# From which kind of dtype to which other values are taken over.
-_CASTS = {
-    ("float", "float"),
-    ("integer", "integer"),
-    ("integer", "float"),
-    ("complex", "complex"),
-}
-# The largest magnitude up to which every integer has a float of its own.
-_EXACT_UP_TO = {"bfloat16": 1 << 8, "float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}
-_EXACT_UP_TO_AT_LEAST = 1 << 3  # float8_e5m2
-
-
-class Step(NamedTuple):
-    """What is done to one input before it is sent."""
-
-    dtype: np.dtype[Any] | None = None
-    """What its values become; None leaves them alone."""
-    normalization: Normalization | None = None
-    """Applied before, where the input is raw pixels."""
-    pixels: Pixels | None = None
-    """What pictures are made into before all else."""
 
 
 class Plan(NamedTuple):
@@ -123,17 +97,17 @@ def plan(metadata: ModelMetadata, signature: str, given: Given, normalize: Norma
         declared = _signature(metadata, signature)
         if normalize == "server" and not any(_takes_raw(s) for s in declared.inputs.values()):
             raise FailedPrecondition(
-                f'{_about(metadata)}: normalize="server" needs a signature that takes raw pixels, '
+                f'{about(metadata)}: normalize="server" needs a signature that takes raw pixels, '
                 f"uint8; expected one of {_names(metadata.signatures)} to"
             )
-        arrays = _by_name(declared, given, _about(metadata))
+        arrays = _by_name(declared, given, about(metadata))
         steps = {
-            name: _step(name, array, declared.inputs[name], metadata, normalize)
+            name: step_for(name, array, declared.inputs[name], metadata, normalize)
             for name, array in arrays.items()
         }
     if isinstance(normalize, Normalization) and not any(s.normalization for s in steps.values()):
         raise InvalidInput(
-            f"{_about(metadata)}: normalize applies to raw pixels, uint8 arrays for an input of "
+            f"{about(metadata)}: normalize applies to raw pixels, uint8 arrays for an input of "
             "floats, and none of the inputs is that"
         )
     return Plan(signature, steps)
@@ -147,7 +121,7 @@ def carry_out(plan: Plan, given: Given) -> dict[str, NDArray[Any]]:
             number of channels.
     """
     arrays = given if isinstance(given, dict) else dict.fromkeys(plan.steps, given)
-    return {name: _take(name, step, arrays[name]) for name, step in plan.steps.items()}
+    return {name: take(name, step, arrays[name]) for name, step in plan.steps.items()}
 
 
 def check_outputs(metadata: ModelMetadata, signature: str, outputs: tuple[str, ...]) -> None:
@@ -163,7 +137,7 @@ def check_outputs(metadata: ModelMetadata, signature: str, outputs: tuple[str, .
     for name in outputs:
         if name not in declared:
             raise InvalidInput(
-                f'{_about(metadata)}: output "{name}": expected one of {_names(declared)}'
+                f'{about(metadata)}: output "{name}": expected one of {_names(declared)}'
             )
 
 
@@ -200,7 +174,7 @@ def _is_for_raw(metadata: ModelMetadata, given: Given) -> bool:
     arrays = given if isinstance(given, dict) else dict.fromkeys(default.inputs, given)
     return default.outputs.keys() <= raw.outputs.keys() and all(
         name in arrays
-        and (arrays[name].dtype == np.uint8 or _kind(arrays[name].dtype) == "string")
+        and (arrays[name].dtype == np.uint8 or kind_of(arrays[name].dtype) == "string")
         and _takes_raw(spec)
         and spec.shape == default.inputs[name].shape
         for name, spec in raw.inputs.items()
@@ -214,7 +188,7 @@ def _takes_raw(spec: TensorSpec) -> bool:
 def _plan_unchecked(metadata: ModelMetadata, given: Given, normalize: Normalize) -> dict[str, Step]:
     if not isinstance(given, dict):
         raise InvalidInput(
-            f"{_about(metadata)}: the server doesn't tell the model's signatures, so the input "
+            f"{about(metadata)}: the server doesn't tell the model's signatures, so the input "
             "needs its name: give a dict, {name: array}"
         )
     own = normalize if isinstance(normalize, Normalization) else None
@@ -230,149 +204,24 @@ def _signature(metadata: ModelMetadata, signature: str) -> Signature:
         return metadata.signatures[name]
     except KeyError:
         raise FailedPrecondition(
-            f'{_about(metadata)}: signature "{name}": expected one of {_names(metadata.signatures)}'
+            f'{about(metadata)}: signature "{name}": expected one of {_names(metadata.signatures)}'
         ) from None
 
 
-def _by_name(declared: Signature, given: Given, about: str) -> dict[str, NDArray[Any]]:
+def _by_name(declared: Signature, given: Given, whose: str) -> dict[str, NDArray[Any]]:
     expected = _listing(declared.inputs)
     if not isinstance(given, dict):
         if len(declared.inputs) != 1:
             raise InvalidInput(
-                f"{about}: one array can't stand for {len(declared.inputs)} inputs; "
+                f"{whose}: one array can't stand for {len(declared.inputs)} inputs; "
                 f"expected a dict with {expected}"
             )
         return dict.fromkeys(declared.inputs, given)
     unknown = given.keys() - declared.inputs.keys()
     missing = declared.inputs.keys() - declared.optional - given.keys()
     if unknown or missing:
-        raise InvalidInput(f"{about}: expected inputs {expected}, got {_names(given)}")
+        raise InvalidInput(f"{whose}: expected inputs {expected}, got {_names(given)}")
     return given
-
-
-def _step(
-    name: str, array: NDArray[Any], spec: TensorSpec, metadata: ModelMetadata, normalize: Normalize
-) -> Step:
-    def refuse(advice: str = "") -> InvalidInput:
-        given = f"{array.dtype} {list(array.shape)}"
-        message = f'input "{name}" of {_about(metadata)}: expected {spec}, got {given}'
-        return InvalidInput(f"{message}; {advice}" if advice else message)
-
-    source = _kind(array.dtype)
-    pixels = wanted_of(spec.shape) if source == "string" and array.ndim <= 1 else None
-    if pixels is not None and spec.data_type != dtypes.STRING:
-        if not array.size:
-            raise refuse()
-        # What they will be, as far as checks go; it takes no memory.
-        seen = np.broadcast_to(np.uint8(0), (array.size, *_sizes(pixels)))
-        return _step(name, seen, spec, metadata, normalize)._replace(pixels=pixels)
-    if spec.shape is not None and not _fits(array.shape, spec.shape):
-        single = _fits((1, *array.shape), spec.shape)
-        raise refuse("make a batch of the single example: array[None]" if single else "")
-    try:
-        declared = spec.dtype
-    except dtypes.UnsupportedDtype:
-        return Step()  # nothing that this client could make of it; the server decides
-    if array.dtype == declared:
-        return Step()
-    target = _kind(declared)
-    if source == target == "string":
-        return Step()
-    if (source, target) == ("integer", "float") and normalize is not None:
-        recorded = metadata.card.normalization if metadata.card else None
-        if array.dtype == np.uint8:
-            normalization = recorded if isinstance(normalize, str) else normalize
-            if normalization is None:
-                raise refuse(_no_normalization(metadata))
-            return Step(declared, normalization)
-        if isinstance(normalize, str) and recorded is not None:
-            raise refuse(
-                "pass raw pixels as uint8, normalised ones as floats, "
-                "or normalize=None to send the numbers as they are"
-            )
-    if (source, target) not in _CASTS:
-        raise refuse()
-    return Step(declared)
-
-
-def _sizes(pixels: Pixels) -> tuple[int, ...]:
-    """Return the shape of one picture made so, 0 where it isn't known; good for checks alone."""
-    sizes = (max(pixels.height, 0), max(pixels.width, 0))
-    return sizes if pixels.channels is None else (*sizes, max(pixels.channels, 0))
-
-
-def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    return len(given) == len(declared) and all(
-        size in (-1, actual) for actual, size in zip(given, declared, strict=True)
-    )
-
-
-def _kind(dtype: np.dtype[Any]) -> str:
-    if dtype.kind in "iu":
-        return "integer"
-    if dtype.kind in "OSU":
-        return "string"
-    if dtype.kind == "c":
-        return "complex"
-    # numpy counts only some of ml_dtypes' types as floats, but all tell by their names.
-    return "float" if dtype.name.startswith(("float", "bfloat")) else dtype.name
-
-
-def _take(name: str, step: Step, array: NDArray[Any]) -> NDArray[Any]:
-    if step.pixels is not None:
-        try:
-            array = load(array, step.pixels)
-        except InvalidInput as error:
-            raise InvalidInput(f'input "{name}": {error}') from error.__cause__
-    if step.normalization is not None:
-        try:
-            array = step.normalization.apply(array)
-        except ValueError as error:
-            raise InvalidInput(
-                f'input "{name}": {step.normalization} does not apply to shape '
-                f"{list(array.shape)}: {error}"
-            ) from error
-    if step.dtype is None or array.dtype == step.dtype:
-        return array
-    if _kind(array.dtype) == "integer":
-        _check_range(name, array, step.dtype)
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(step.dtype)
-    except FloatingPointError as error:
-        raise InvalidInput(f'input "{name}": values too large for {step.dtype}') from error
-
-
-def _check_range(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    if not array.size or np.can_cast(array.dtype, dtype, "safe"):
-        return
-    if _kind(dtype) == "integer":
-        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    else:
-        high = _EXACT_UP_TO.get(dtype.name, _EXACT_UP_TO_AT_LEAST)
-        low = -high
-    least, most = int(array.min()), int(array.max())
-    if least < low or most > high:
-        raise InvalidInput(
-            f'input "{name}": expected {dtype}, which holds integers from {low} to {high} exactly, '
-            f"got {array.dtype} from {least} to {most}"
-        )
-
-
-def _no_normalization(metadata: ModelMetadata) -> str:
-    if metadata.card_error:
-        why = f"its card can't be read ({metadata.card_error})"
-    else:
-        why = "no normalisation is recorded with the model"
-    return (
-        f"{why}: pass normalize=Normalization(divisor=255), or whatever the training did, "
-        "send what the signature takes, or pass normalize=None to send the numbers as they are"
-    )
-
-
-def _about(metadata: ModelMetadata) -> str:
-    version = f" version {metadata.version}" if metadata.version is not None else ""
-    return f'model "{metadata.model}"{version}'
 
 
 def _listing(specs: Mapping[str, TensorSpec]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ BASE_PATH/N is one of them.
   ladle models compare models/digits 2 3    what changed
   ladle models report models/digits/3       a page to look at: curves, confusion matrix, examples
   ladle models check models/digits          load it again, and run its warm-up requests
+  ladle models warmup models/digits --from /logs/digits   its warm-up requests, of a request log
   ladle models label models/digits stable 3
   ladle models rollback models/digits       take the newest version out of servers' sight
   ladle models rollback models/digits --restore
@@ -98,6 +100,22 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     check = add("check", _check, "load a version again and run its requests", "BASE_PATH[/N]")
     check.add_argument("--allow-op", action="append", default=[], metavar="NAME")
+    warmup = add(
+        "warmup", _warmup, "make a version's warm-up file of a request log", "BASE_PATH[/N]"
+    )
+    warmup.add_argument(
+        "--from",
+        dest="logs",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="LOG",
+        help="files of a server's request log, or their filename_prefix",
+    )
+    warmup.add_argument(
+        "--records", type=_records, default=1000, metavar="N", help="at most (default 1000)"
+    )
+    warmup.add_argument("--model", default="", help="take requests to this model only")
     label = add("label", _label, "give a version a label, or show or remove labels")
     label.add_argument("label", metavar="LABEL", nargs="?")
     label.add_argument("version", metavar="N", nargs="?", type=_number)
@@ -116,6 +134,12 @@ def _number(text: str) -> int:
     if number is None:
         raise argparse.ArgumentTypeError(f"expected a version number, got {text!r}")
     return number
+
+
+def _records(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"expected 1 to 1000, got {text!r}")
+    return int(text)
 
 
 def _keep(text: str) -> int:
@@ -223,6 +247,28 @@ def _check(args: argparse.Namespace) -> tuple[Any, str]:
     told = {"version": version.version, "path": str(version.path), "signatures": signatures}
     ran = ", ".join(signatures) or "no warm-up file, none"
     return told, f"Version {version.version} loads; signatures that ran: {ran}"
+
+
+def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
+    with quiet_import():
+        from ladle.export.warmup_from_log import write_warmup_from_logs
+
+    version = _find(args.path)
+    written = write_warmup_from_logs(
+        version.path, args.logs, records=args.records, model=args.model
+    )
+    told = {"version": version.version, "path": str(version.path), **asdict(written)}
+    left_out = (
+        f"; {written.without_signature} were to signatures that it has not"
+        if written.without_signature
+        else ""
+    )
+    cut_off = f"; cut off in the middle of a record: {', '.join(written.damaged)}"
+    return told, (
+        f"Version {version.version} warms up with {written.records} requests to "
+        f"{', '.join(written.signatures)}, of {written.read} in the log{left_out}"
+        f"{cut_off if written.damaged else ''}"
+    )
 
 
 def _label(args: argparse.Namespace) -> tuple[Any, str]:

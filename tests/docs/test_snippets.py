@@ -62,7 +62,8 @@ class Setting(NamedTuple):
 
     def here(self, text: str) -> str:
         """The text with what there is in the place of the addresses and folders that it names."""
-        text = text.replace('"/models/', f'"{Path.cwd()}/models/')
+        for folder in "/models/", "/var/log/":
+            text = text.replace(f'"{folder}', f'"{Path.cwd()}{folder}')
         text = re.sub(r"[\w.-]+:8500\b", f"127.0.0.1:{self.port(0)}", text)
         return re.sub(r"[\w.-]+:8501\b", f"127.0.0.1:{self.port(1)}", text)
 
@@ -114,6 +115,7 @@ def page_folder(
     monkeypatch.setattr(pipeline, "export_classifier", export)
     digits = sources.load_data("digits")
     monkeypatch.setattr(sources, "load_data", lambda *args, **options: digits)
+    (tmp_path / "var" / "log").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)

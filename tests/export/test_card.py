@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ladle.export import Dataset, TrainingOptions
+from ladle.export import Dataset, ExportError, TrainingOptions
 from ladle.export.card import git_commit, provenance, write_card
 from ladle.protos.model_card import ModelCard
 
@@ -62,3 +62,10 @@ def test_the_card_lies_where_servers_look_for_it(tmp_path: Path) -> None:
     card = ModelCard(labels=("cat", "dog"), metrics={"accuracy": 0.5})
     write_card(card, tmp_path)
     assert ModelCard.from_json((tmp_path / "assets.extra" / "ladle.json").read_bytes()) == card
+
+
+def test_a_card_larger_than_servers_take_is_refused(tmp_path: Path) -> None:
+    card = ModelCard(labels=tuple("x" * 200 for _ in range(6000)))
+    with pytest.raises(ExportError, match=r"expected at most 1048576 bytes, got 1.*: 6000 labels"):
+        write_card(card, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -119,6 +119,12 @@ def test_a_table_is_brought_to_mean_0_and_deviation_1(tmp_path: Path) -> None:
     assert len(dataset.sample_weight) == 16
 
 
+def test_blank_lines_of_a_table_are_passed_over(tmp_path: Path) -> None:
+    rows = [f"{n},{n % 2}" for n in range(20)]
+    path = table(tmp_path / "t.csv", "a,label", *rows[:10], "", *rows[10:], "", "")
+    assert load_data(path).x_test[:, 0].tolist() == [8, 9, 18, 19]
+
+
 def test_a_table_of_numbers_to_predict(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "a,target", *(f"{n},{n * 2.5}" for n in range(10)))
     dataset = load_data(path, regression=True)

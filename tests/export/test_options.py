@@ -11,6 +11,7 @@ from ladle.export.options import TrainingOptions
     ("name", "value", "message"),
     [
         ("epochs", 0, "epochs: expected at least 1, got 0"),
+        ("batch_size", 2**31, "batch size: expected at most 2147483647, got 2147483648"),
         ("batch_size", -3, "batch size: expected at least 1, got -3"),
         ("initial_epoch", -1, "initial epoch: expected at least 0, got -1"),
         ("steps_per_epoch", 0, "steps per epoch: expected at least 1, got 0"),

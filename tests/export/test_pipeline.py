@@ -245,3 +245,10 @@ def test_another_keras_backend_is_refused(
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ExportError, match="expected the backend tensorflow, got jax"):
         export_classifier(tmp_path, small)
+
+
+def test_a_model_that_diverged_is_not_published(tmp_path: Path, small: Dataset) -> None:
+    options = replace(ONE_EPOCH, optimizer="sgd", learning_rate=1e30, batch_size=2)
+    with pytest.raises(CheckError, match=r"answers failed: .* not finite; a smaller learning rate"):
+        export_classifier(tmp_path, small, options=options)
+    assert list(tmp_path.iterdir()) == []

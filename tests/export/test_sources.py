@@ -150,6 +150,10 @@ def test_sample_weights_are_read_where_there_are_some(tmp_path: Path, arrays: Ar
     np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="sample_weight: expected weights from 0, got -1"):
         load_data(tmp_path / "w.npz")
+    arrays["sample_weight"][:] = 0
+    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="sample_weight: expected a weight above 0"):
+        load_data(tmp_path / "w.npz")
 
 
 def test_mnist_that_cannot_be_downloaded_says_why_and_what_to_do(

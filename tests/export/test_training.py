@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Lock, Semaphore
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import PATIENCE_S
 from numpy.typing import NDArray
 
-from ladle.export import DataError, Dataset, TrainingOptions
+from ladle.export import DataError, Dataset, ExportError, TrainingOptions
 from ladle.export.recipes import RECIPES
 
 Weights = list[NDArray[np.float32]]
@@ -159,7 +162,7 @@ def test_each_epoch_has_every_example_once_in_an_order_of_its_own(small: Dataset
             numbered, TrainingOptions(batch_size=5, **options), None, one_hot=False
         )
         if options.get("steps_per_epoch"):
-            targets = [int(n) for _, some in batches.take(5) for n in some]
+            targets = [int(n) for _, some in batches.take(6) for n in some]
             return [targets[:12], targets[12:24]]
         return [[int(n) for _, some in batches for n in some] for _ in range(2)]
 
@@ -204,10 +207,51 @@ def test_sample_weights_come_with_the_data(small: Dataset, arrays: dict[str, NDA
     assert differ(weights(small), weights(weighted))
 
 
-def test_steps_per_execution_and_eager_runs_reach_keras(small: Dataset) -> None:
-    model = fit(small, steps_per_execution=3, run_eagerly=False).model
-    assert model.steps_per_execution == 3
-    assert fit(small, run_eagerly=True).model.run_eagerly
+def test_steps_of_an_execution_run_without_coming_back_to_python(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    returns: list[int] = []
+
+    def count(self: Any, batch: int, logs: Any = None) -> None:
+        returns.append(batch)
+
+    monkeypatch.setattr(keras.callbacks.History, "on_train_batch_end", count)
+    fit(small, steps_per_execution=3, run_eagerly=False)
+    assert returns == [2]  # three batches, told of with the last one
+    returns.clear()
+    fit(small)
+    assert returns == [0, 1, 2]
+
+
+@pytest.mark.parametrize("recipe", ["mlp-plain", "lenet"])
+def test_each_step_runs_as_python_only_eagerly(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    import tensorflow as tf
+
+    sized = small.resized(10, 10)
+    build = RECIPES[recipe].build
+    eager: list[bool] = []
+
+    def build_watched(*arguments: Any) -> Any:
+        model = build(*arguments)
+        call = model.call
+
+        def watched(*inputs: Any, **options: Any) -> Any:
+            eager.append(tf.executing_eagerly())
+            return call(*inputs, **options)
+
+        monkeypatch.setattr(model, "call", watched)
+        return model
+
+    monkeypatch.setattr(RECIPES[recipe], "build", build_watched)
+    fit(sized, recipe, epochs=2, run_eagerly=True)
+    assert sum(eager) == 6  # two epochs of three steps
+    eager.clear()
+    fit(sized, recipe, epochs=2, run_eagerly=False)
+    assert not any(eager)
 
 
 @pytest.mark.parametrize("recipe", ["mlp-plain", "lenet"])
@@ -260,23 +304,82 @@ def test_a_stopped_training_goes_on_from_its_last_epoch(
     assert len(anew.history["loss"]) == 4
 
 
-@pytest.mark.parametrize("verbose", [0, 1, 2])
 @pytest.mark.parametrize("recipe", ["mlp-plain", "lenet"])
-def test_verbosity_is_silence_or_progress(
-    small: Dataset, capsys: pytest.CaptureFixture[str], verbose: int, recipe: str
+def test_verbosity_is_silence_or_a_bar_or_a_line_an_epoch(
+    small: Dataset, capsys: pytest.CaptureFixture[str], recipe: str
 ) -> None:
-    fit(small.resized(10, 10), recipe, verbose=verbose)
-    printed = capsys.readouterr().out
-    assert bool(re.search("Epoch 1/1", printed) or "1/1" in printed or printed) == bool(verbose)
+    sized = small.resized(10, 10)
+    fit(sized, recipe, verbose=0)
+    assert capsys.readouterr().out == ""
+    fit(sized, recipe, verbose=2, epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("Epoch")] == ["Epoch 1/2", "Epoch 2/2"]
+    assert len([line for line in lines if "3/3 - " in line and "loss: " in line]) == 2
+    fit(sized, "mlp-plain", verbose=1)
+    assert "━" in capsys.readouterr().out
 
 
-def test_data_are_prepared_in_parallel_and_ahead_as_asked(small: Dataset) -> None:
+class WatchedReads(np.ndarray[Any, Any]):
+    """An array that notes each batch that is read of it, and may hold the readers up."""
+
+    before: Callable[[int], None]
+
+    def __getitem__(self, chosen: Any) -> Any:
+        """Read as any array does, but tell first how many rows."""
+        if isinstance(chosen, np.ndarray):
+            self.before(len(chosen))
+        return np.asarray(self)[chosen]
+
+
+def watched(dataset: Dataset, before: Callable[[int], None]) -> Dataset:
+    examples = dataset.x_train.view(WatchedReads)
+    examples.before = before
+    return replace(dataset, x_train=examples)
+
+
+def batches_of(dataset: Dataset, **options: Any) -> Any:
     from ladle.export.batches import training_batches
 
-    options = TrainingOptions(data_workers=3, prefetch=5)
-    batches = training_batches(small, options, None, one_hot=False)
-    assert batches._buffer_size.numpy() == 5
-    assert batches._input_dataset._num_parallel_calls.numpy() == 3
+    return training_batches(dataset, TrainingOptions(**options), None, one_hot=False)
+
+
+def test_as_many_batches_are_read_at_once_as_there_are_workers(small: Dataset) -> None:
+    """Three readers meet: with fewer at once none would get past the barrier."""
+    meeting = Barrier(3)
+    data = watched(small, lambda _: (meeting.wait(PATIENCE_S), None)[1])
+    batches = batches_of(data, batch_size=2, data_workers=3, prefetch=0)
+    assert sum(len(targets) for _, targets in batches) == 12
+
+    most, now, lock = [0], [0], Lock()
+
+    def count(_: int) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        with lock:
+            now[0] -= 1
+
+    for _ in batches_of(watched(small, count), batch_size=1, data_workers=1, prefetch=4):
+        pass
+    assert most == [1]
+
+
+def test_batches_are_read_ahead_as_asked(small: Dataset) -> None:
+    """While the first of twelve is used, as many as asked for are read, and no other is asked."""
+    ahead = Semaphore(0)
+    batches = batches_of(
+        watched(small, lambda _: ahead.release()), batch_size=1, data_workers=1, prefetch=8
+    )
+    first = iter(batches)
+    next(first)
+    for _ in range(9):
+        assert ahead.acquire(timeout=PATIENCE_S)
+
+
+def test_no_read_is_larger_than_a_batch(small: Dataset) -> None:
+    reads: list[int] = []
+    fit(watched(small, reads.append), batch_size=5, epochs=2)
+    assert sorted(reads) == [2, 2, 5, 5, 5, 5]
 
 
 def test_memory_maps_train_and_are_read_batch_by_batch(
@@ -317,6 +420,7 @@ def test_lenet_measures_on_held_out_data_after_every_epoch(small: Dataset) -> No
         ("mlp", {"loss": "crossness"}, "loss: expected one of Keras's, got crossness"),
         ("mlp", {"loss": "mse"}, "loss: mse does not suit targets that are classes"),
         ("mlp", {"metrics": ("luck",)}, "metrics: expected those of Keras, got luck"),
+        ("mlp", {"metrics": ("mean_io_u",)}, "metrics: mean_io_u takes more than its name"),
         ("mlp", {"class_weights": "cat=2"}, "LABEL=WEIGHT,... with labels such as 0, got 'cat=2'"),
         ("mlp", {"class_weights": "0=many"}, "expected a number for 0, got many"),
         ("mlp", {"class_weights": "0=-1"}, "expected numbers from 0, got 0=-1"),
@@ -330,3 +434,15 @@ def test_what_does_not_fit_is_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         fit(small.resized(10, 10), recipe, **options)
+
+
+def test_checkpoints_that_cannot_be_written_are_one_line(small: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"checkpoint dir: cannot write into .*: File exists"):
+        fit(small, checkpoint_dir=str(tmp_path / "file"))
+
+
+def test_weights_may_be_of_any_float(small: Dataset) -> None:
+    weights_64 = replace(small, sample_weight=np.linspace(0, 1, 12))  # type: ignore[arg-type]
+    weights_32 = replace(small, sample_weight=np.linspace(0, 1, 12, dtype=np.float32))
+    assert not differ(weights(weights_64), weights(weights_32))

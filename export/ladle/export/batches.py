@@ -17,8 +17,6 @@ from ladle.export.dataset import Dataset
 from ladle.export.options import TrainingOptions
 from ladle.export.preparation import Preparation
 
-_NUMBERS_AT_A_TIME = 4096
-
 
 def training_batches(
     dataset: Dataset,
@@ -33,7 +31,7 @@ def training_batches(
     of steps.
     """
     n_examples = n_training(dataset, options)
-    numbers = tf.data.Dataset.range(n_examples)
+    numbers = tf.data.Dataset.range(n_examples).batch(options.batch_size)
     if options.shuffle:
         numbers = _shuffled(numbers, n_examples, options.seed)
     if options.steps_per_epoch is not None:
@@ -47,12 +45,13 @@ def validation_batches(dataset: Dataset, options: TrainingOptions, *, one_hot: b
     """Return the batches to measure on after every epoch; None where that is not asked for."""
     if options.validation == "held-out":
         arrays = (dataset.x_test, dataset.y_test)
-        numbers = tf.data.Dataset.range(len(dataset.x_test))
+        first, last = 0, len(dataset.x_test)
     elif options.validation_split:
         arrays = (dataset.x_train, dataset.y_train)
-        numbers = tf.data.Dataset.range(n_training(dataset, options), len(dataset.x_train))
+        first, last = n_training(dataset, options), len(dataset.x_train)
     else:
         return None
+    numbers = tf.data.Dataset.range(first, last).batch(options.batch_size)
     return _gathered(numbers, dataset, options, arrays, None, one_hot)
 
 
@@ -86,17 +85,17 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
 
 
 def _shuffled(numbers: Any, n_examples: int, seed: int) -> Any:
-    """Return the numbers 0 to n-1 in another order each time that they are gone through."""
+    """Return batches of the numbers 0 to n-1 in another order each time that they are gone over."""
     orders = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
 
     def in_order(order: Any) -> Any:
-        def place(number: Any) -> Any:
-            return tf.random.experimental.index_shuffle(number, [order, order], n_examples - 1)
+        def places(some: Any) -> Any:
+            return tf.random.experimental.index_shuffle(some, [order, order], n_examples - 1)
 
-        return numbers.batch(_NUMBERS_AT_A_TIME).map(place).unbatch()
+        return numbers.map(places)
 
     # Keras asks how many there are, which flat_map can't tell.
-    count = tf.data.experimental.assert_cardinality(n_examples)
+    count = tf.data.experimental.assert_cardinality(numbers.cardinality())
     return orders.take(1).flat_map(in_order).apply(count)
 
 
@@ -125,7 +124,12 @@ def _gathered(
         wanted = tf.one_hot(classes, len(dataset.labels)) if one_hot else classes
         return (prepared, wanted) if weights is None else (prepared, wanted, counts)
 
-    batches = numbers.batch(options.batch_size)
     workers = tf.data.AUTOTUNE if options.data_workers is None else options.data_workers
     ahead = tf.data.AUTOTUNE if options.prefetch is None else options.prefetch
-    return batches.map(gather, num_parallel_calls=workers, deterministic=True).prefetch(ahead)
+    prepared = numbers.map(gather, num_parallel_calls=workers, deterministic=True).prefetch(ahead)
+    if options.data_workers is None:
+        return prepared
+    # The threads that all share are as many as the cores; these may wait for a disk, too.
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = options.data_workers
+    return prepared.with_options(threads)

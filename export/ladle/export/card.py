@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ladle.export.dataset import Dataset
+from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
-from ladle.protos.model_card import CARD_PATH, ModelCard
+from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 
 _PACKAGES = ("ladle", "tensorflow", "keras", "numpy", "scikit-learn")
 _GIT_TIMEOUT_S = 10
@@ -54,10 +55,20 @@ def git_commit(folder: Path) -> str | None:
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
-    """Write `card` where servers and clients look for it in the version `folder`."""
+    """Write `card` where servers and clients look for it in the version `folder`.
+
+    Raises:
+        ExportError: It is larger than they take.
+    """
+    text = card.to_json().encode()
+    if len(text) > MAX_CARD_BYTES:
+        raise ExportError(
+            f"model card: expected at most {MAX_CARD_BYTES} bytes, got {len(text)}:"
+            f" {len(card.labels)} labels may be too many or too long"
+        )
     path = folder / CARD_PATH
     path.parent.mkdir(exist_ok=True)
-    path.write_text(card.to_json(), encoding="utf-8")
+    path.write_bytes(text)
 
 
 def read_card(folder: Path) -> ModelCard | None:

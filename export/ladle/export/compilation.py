@@ -78,6 +78,8 @@ def check_metrics(names: tuple[str, ...]) -> None:
             keras.metrics.get(name)
         except ValueError:
             raise ValueError(f"metrics: expected those of Keras, got {name}") from None
+        except TypeError as error:
+            raise ValueError(f"metrics: {name} takes more than its name: {error}") from None
 
 
 def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.float32] | None:
@@ -88,13 +90,16 @@ def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.fl
     Raises:
         ValueError: There are weights for classes that there are not, or for a regression.
     """
+    of_examples = dataset.sample_weight
+    if of_examples is not None:
+        of_examples = of_examples.astype(np.float32)
     if options.class_weights is None:
-        return dataset.sample_weight
+        return of_examples
     if dataset.is_regression:
         raise ValueError("class weights: a regression has no classes")
     by_class = _class_weights(options.class_weights, dataset)
     weights = by_class[dataset.y_train.astype(np.int64)]
-    return weights if dataset.sample_weight is None else weights * dataset.sample_weight
+    return weights if of_examples is None else weights * of_examples
 
 
 def _class_weights(text: str, dataset: Dataset) -> NDArray[np.float32]:

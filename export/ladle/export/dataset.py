@@ -229,6 +229,8 @@ def _check_weights(what: str, weights: NDArray[Any], n_examples: int) -> None:
     _check_numbers(what, weights, n_examples)
     if weights.min() < 0:
         raise DataError(f"{what}: expected weights from 0, got {weights.min():g}")
+    if not weights.any():
+        raise DataError(f"{what}: expected a weight above 0, or nothing is learnt; all are 0")
 
 
 def _check_targets(what: str, targets: Targets, n_examples: int, n_classes: int) -> None:

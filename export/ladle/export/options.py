@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 _USUAL_EPOCHS = 5
 _MAX_DEFAULT_EPOCHS = 50
 _MIN_EXAMPLES_SEEN = 43_000
+_LARGEST = 2**31 - 1
 
 # Losses on numbers rather than classes: with one of these the model is a regression.
 REGRESSION_LOSSES = frozenset(
@@ -162,6 +163,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{_spoken(name)}: expected at least {least}, got {value}")
+            if value is not None and value > _LARGEST:
+                raise ValueError(f"{_spoken(name)}: expected at most {_LARGEST}, got {value}")
         for name in ("learning_rate", "loss_weight"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ladle.export.card import provenance, write_card
 from ladle.export.checks import check_accuracy, check_answers, check_regression
 from ladle.export.dataset import Dataset
+from ladle.export.errors import CheckError
 from ladle.export.evaluation import evaluate, recorded_history, write_evaluation
 from ladle.export.fresh import run_in_fresh_process
 from ladle.export.history import now_serving
@@ -129,6 +130,11 @@ def export_classifier(
         trained, epochs = Trained(own, is_regression=dataset.is_regression), 0
     own_signatures = own_endpoints(signatures, trained.model)
     answers = trained.answers(dataset.x_test, dataset.preparation)
+    if not np.isfinite(answers).all():
+        raise CheckError(
+            "answers",
+            "the trained model gives numbers that are not finite; a smaller learning rate may help",
+        )
     metrics = _measure(answers, dataset)
     evaluation = evaluate(dataset, answers)
     history = recorded_history(trained.history, trained.first_epoch)

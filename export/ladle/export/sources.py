@@ -60,6 +60,8 @@ def load_data(
     if named is not None:
         return named(regression)
     path = Path(source)
+    if not str(source):
+        raise DataError("data: expected a name or a path, got nothing")
     match path.suffix.lower():
         case ".npz":
             return _npz(path, regression)

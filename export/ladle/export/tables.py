@@ -79,12 +79,13 @@ def read_csv(path: Path, *, regression: bool = False) -> Dataset:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row with the number of its line, the header with 1."""
+    """Yield each row that is not blank with the number of its line, the header with 1."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for row in reader:
-                yield reader.line_num, row
+                if row:
+                    yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from error

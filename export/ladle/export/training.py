@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -104,11 +105,14 @@ def train(
     seed gives one model on one machine.
 
     Raises:
-        ExportError: Keras runs on another backend than TensorFlow, which no SavedModel comes from.
+        ExportError: Keras runs on another backend than TensorFlow, which no SavedModel comes from;
+            or checkpoints cannot be written where they shall be.
         MemoryError: The model or the images do not fit.
         ValueError: An option does not suit the data, the recipe or Keras; the message names it.
     """
     check_backend()
+    if options.checkpoint_dir is not None:
+        _prepare_checkpoints(options.checkpoint_dir)
     if options.loss is not None and options.is_regression != dataset.is_regression:
         kind = "numbers" if dataset.is_regression else "classes"
         raise ValueError(f"loss: {options.loss} does not suit targets that are {kind}")
@@ -187,10 +191,20 @@ def _fit(
     return measured, 1 + min(history.epoch, default=0)
 
 
+def _prepare_checkpoints(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"checkpoint dir: cannot write into {folder}: {error.strerror or error}"
+        ) from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ExportError(f"checkpoint dir: no permission to write into {folder}")
+
+
 def _callbacks(options: TrainingOptions, *, validated: bool) -> list[Any]:
     callbacks = []
     if options.checkpoint_dir is not None:
-        Path(options.checkpoint_dir).mkdir(parents=True, exist_ok=True)
         callbacks.append(keras.callbacks.BackupAndRestore(options.checkpoint_dir))
     if options.early_stopping is not None:
         callbacks.append(

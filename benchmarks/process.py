@@ -59,6 +59,11 @@ class ServerProcess:
         self._process.kill()
         self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def used(self) -> Used:
         """Return what it has used so far."""
         told = self._ask({})

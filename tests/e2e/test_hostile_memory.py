@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from e2e.memory import resident
 from e2e.serving import ServerProcess
 from fakes import PATIENCE_S, refusal
 
@@ -125,12 +126,6 @@ CORPUS: dict[str, list[Callable[[], bytes]]] = {
     "Classify": [a_context_for_each_of_many, empty_examples],
     "MultiInference": [tasks],
 }
-
-
-def resident(pid: int, field: str) -> int:
-    """Return bytes of a process's memory: VmRSS now, or VmHWM at the most so far."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

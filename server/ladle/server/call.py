@@ -39,6 +39,9 @@ class Call(Protocol):
         where that has happened already. The callback must not block.
         """
 
+    def let_go(self) -> None:
+        """Let go of the request message, which nobody will read again: it may be large."""
+
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""
 

@@ -100,6 +100,10 @@ class RestCall:
                 return
         callback()
 
+    def let_go(self) -> None:
+        """Let go of the request message."""
+        self.request = b""
+
     def answer(self, response: bytes) -> None:
         """Hand the response message over; never blocks."""
         self._settle(lambda: self._answer.set_result(response))

@@ -40,6 +40,12 @@ class ObservedCall:
         """The monotonic time at which the caller stops waiting; None if it never does."""
         return self._call.deadline
 
+    def let_go(self) -> None:
+        """Let go of the request message, which nobody will read again: it may be large."""
+        self._call.let_go()
+        self.request = b""
+        self.seen.request = None
+
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""
         # Noted first: who has the answer finds it counted.

@@ -17,6 +17,7 @@ from ladle.protos.lifting import lift
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.server.call import Stream
+from ladle.server.core import heap
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import (
     Code,
@@ -159,11 +160,15 @@ class Predict:
             if seen is not None:
                 seen.signature = run.signature.name
 
+            is_large = request.nbytes >= heap.LARGE_BYTES  # without holding on to the request
+
             def ended(outcome: RawOutcome) -> Afterwards:
                 try:
-                    return done(outcome, handle.id, run.signature.name)
+                    then = done(outcome, handle.id, run.signature.name)
                 finally:
                     handle.release()
+                # So that the next large one finds the heap as this one has.
+                return then or (heap.trim if is_large else None)
 
             return handle.servable.submit(*run, ended, deadline, seen)
         except BaseException:
@@ -184,7 +189,10 @@ class Predict:
                 call.answer(outcome)
 
         typed = self.is_typed(call)
-        call.on_end(self.begin(handle, request, call.deadline, done, typed, call.seen).leave)
+        pending = self.begin(handle, request, call.deadline, done, typed, call.seen)
+        if request.nbytes >= heap.LARGE_BYTES:
+            call.let_go()
+        call.on_end(pending.leave)
 
 
 def read_request(data: bytes) -> Request:
@@ -193,6 +201,8 @@ def read_request(data: bytes) -> Request:
     Raises:
         InvalidArgument: The bytes are no PredictRequest, or name no model.
     """
+    if len(data) >= heap.LARGE_BYTES:
+        heap.trim()  # of the pieces that the transport got it in
     rest, contents = lift(data)
     message = parse(PredictRequest, rest)
     require_model_spec(message)
@@ -261,6 +271,8 @@ def read_inputs(
                 f"input {alias!r}: expected {spec}, "
                 f"got {dtypes.name(proto.dtype)} {list(array.shape)}"
             )
+        if array.nbytes >= heap.LARGE_BYTES:
+            array = heap.aligned(array)  # a copy, and the message can go
         arrays[alias] = array
     return arrays
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-from collections.abc import Callable
 from functools import cache
+
+from ladle.server.core import heap
 
 
 @cache
@@ -25,18 +25,8 @@ def give_back() -> None:
     Holds up requests for some milliseconds. The graph of a closed session is garbage that refers
     to itself in circles, and holds memory of TensorFlow's that the collector does not know of.
 
-    Only glibc's heap needs to be told, and can be. Without all of this a process that loads and
-    unloads a model of 400 variables, 100 MB in all, has doubled after a dozen times, and with it
-    stays as it is (benchmarks/memory.py).
+    Without all of this a process that loads and unloads a model of 400 variables, 100 MB in all,
+    has doubled after a dozen times, and with it stays as it is (benchmarks/memory.py).
     """
     gc.collect()
-    _trim()(0)
-
-
-@cache
-def _trim() -> Callable[[int], object]:
-    try:
-        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return lambda _: None
-    return trim
+    heap.trim()

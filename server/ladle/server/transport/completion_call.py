@@ -21,7 +21,7 @@ _MAX_INLINE_BYTES = 256 << 10
 class CompletionCall(CompletionRpc):
     """A Call that holds no thread."""
 
-    __slots__ = ("_handler", "_limits", "_pools", "request")
+    __slots__ = ("_handler", "_limits", "_nbytes", "_pools", "request")
 
     def __init__(
         self, event: Any, state: Any, handler: Prompt, pools: Pools, limits: Limits
@@ -29,12 +29,17 @@ class CompletionCall(CompletionRpc):
         super().__init__(event, state)
         self._handler = handler
         self._limits = limits
+        self._nbytes = 0
         self._pools = pools
         self.request = b""
 
     def begin(self) -> None:
         """Ask for the request message."""
         self.start_receiving(self._received)
+
+    def let_go(self) -> None:
+        """Let go of the request message."""
+        self.request = b""
 
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""
@@ -61,6 +66,7 @@ class CompletionCall(CompletionRpc):
             self.refuse(error)
             return
         self.request = message
+        self._nbytes = len(message)
         self.on_end(self._give_back)
         if len(message) <= _MAX_INLINE_BYTES:
             self._begin_handling()
@@ -81,7 +87,7 @@ class CompletionCall(CompletionRpc):
             self.refuse(Unavailable(f"no thread can take the request: {error}; try again"))
 
     def _give_back(self) -> None:
-        self._limits.budget.give_back(len(self.request))
+        self._limits.budget.give_back(self._nbytes)
 
     def _handle(self, handler: Callable[[Call], Handler | None]) -> Handler | None:
         try:

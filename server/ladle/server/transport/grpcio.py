@@ -269,6 +269,9 @@ class _GrpcioCall:
         if not self._context.add_callback(callback):
             callback()
 
+    def let_go(self) -> None:
+        self.request = b""
+
     def answer(self, response: bytes) -> None:
         self._response = response
         self._answered.release()

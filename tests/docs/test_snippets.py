@@ -292,6 +292,16 @@ def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> 
         assert named <= known, f"{path.name}: {named - known}"
 
 
-MODELS_COMMANDS = ("list", "show", "compare", "report", "label", "check", "rollback", "prune")
+MODELS_COMMANDS = (
+    "list",
+    "show",
+    "compare",
+    "report",
+    "label",
+    "check",
+    "rollback",
+    "prune",
+    "warmup",
+)
 # Of docker, openssl and Compose.
 OTHERS_FLAGS = {"--tag", "--health-cmd"}

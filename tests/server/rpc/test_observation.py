@@ -283,3 +283,16 @@ def test_an_observer_that_fails_keeps_no_answer_from_its_caller(
     with pytest.raises(grpc.RpcError) as raised:
         served.call(PREDICT, request(fill=float("nan")))
     assert refusal(raised.value)[1] == "x: expected numbers, got NaN"
+
+
+def test_what_is_kept_of_a_refused_request_does_not_hold_the_request(served: Served) -> None:
+    with pytest.raises(grpc.RpcError):
+        served.call(PREDICT, request(model="absent"))
+    with pytest.raises(grpc.RpcError):
+        served.call(PREDICT, request(fill=float("nan")))
+
+    for seen in (served.seen.next(), served.seen.next()):
+        error = seen.error
+        assert error is not None
+        assert seen.request is None
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -108,13 +108,25 @@ def predict(port: int, data: Path, out: Path) -> tuple[float, float, float]:
     command += ["--output", str(out), "--json", "--quiet"]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    peak_mb = 0.0
+    while process.poll() is None:
+        peak_mb = max(peak_mb, _peak_mb(process.pid))
+        time.sleep(0.02)
+    seconds = time.perf_counter() - began
     assert process.stdout is not None
     told = json.loads(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, told
-    seconds = time.perf_counter() - began
-    return told["rows_now"] / told["seconds"], usage.ru_maxrss / 1024, seconds
+    return told["rows_now"] / told["seconds"], peak_mb, seconds
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the most memory that a process has had; rusage would count this one's as well."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except ProcessLookupError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _parser() -> argparse.ArgumentParser:

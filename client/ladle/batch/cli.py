@@ -274,10 +274,10 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--max-in-flight",
         type=_count,
-        default=32,
+        default=16,
         metavar="N",
         help="requests at most at a time; how many there are grows slowly, and is halved when the"
-        " server has too much to do (default: 32)",
+        " server has too much to do (default: 16)",
     )
     add("--shard-rows", type=_count, default=1 << 16, metavar="N", help="(default: 65536)")
     add("--timeout", type=_seconds, default=30.0, metavar="S", help="of a request (default: 30)")

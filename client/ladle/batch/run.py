@@ -46,7 +46,7 @@ class Options:
 
     request_rows: int | None = None
     """The most rows in a request; None for as many as make about a megabyte, up to 512."""
-    max_in_flight: int = 32
+    max_in_flight: int = 16
     """The most requests at a time."""
     shard_rows: int = 1 << 16
     """A shard ends at multiples of this."""

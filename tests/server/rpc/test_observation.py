@@ -295,4 +295,14 @@ def test_what_is_kept_of_a_refused_request_does_not_hold_the_request(served: Ser
         error = seen.error
         assert error is not None
         assert seen.request is None
-        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+        assert error.__traceback__ is None
+        assert error.__cause__ is None
+        assert error.__context__ is None
+
+
+def test_a_long_name_of_a_model_is_cut(served: Served) -> None:
+    """It is the caller's, and may be as long as a request."""
+    with pytest.raises(grpc.RpcError):
+        served.call(PREDICT, request(model="m" * 1_000_000))
+
+    assert served.seen.next().model == "m" * 1024

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
+# What names a model in a request is the caller's, and may be as long as the request.
+_MAX_NAME = 1024
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _numbers = itertools.count(1)
 # Tells the requests of this process from those of others.
@@ -129,6 +132,7 @@ class Observation:
         if self.ended is not None:
             return
         self.ended = time.monotonic()
+        self.model = self.model[:_MAX_NAME]
         if isinstance(outcome, ServingError):
             self.error = outcome
         else:

@@ -19,12 +19,8 @@ from pathlib import Path
 
 import load
 import model
-import numpy as np
 from charts import Chart
 from process import ServerProcess
-
-from ladle.protos import tensors
-from ladle.protos.serving_pb import PredictRequest
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 MEASURED = IMAGES / "batching.json"
@@ -89,7 +85,7 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
 def measure(runs: int) -> Figures:
     """Return what was seen in so many rounds, after one to warm up."""
-    request = _request()
+    request = model.one_image()
     seen: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         model.publish(Path(folder, "model", "1"))
@@ -131,13 +127,6 @@ def _once(server: ServerProcess, request: bytes, in_flight: int) -> dict[str, fl
 
 def _median(values: Iterable[float]) -> float:
     return float(statistics.median(values))
-
-
-def _request() -> bytes:
-    request = PredictRequest()
-    request.model_spec.name = "bench"
-    request.inputs["image"].CopyFrom(tensors.to_proto(np.zeros((1, 28, 28), np.float32)))
-    return request.SerializeToString()
 
 
 if __name__ == "__main__":

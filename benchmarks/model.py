@@ -6,6 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from ladle.protos import tensors
+from ladle.protos.serving_pb import PredictRequest
+
+
+def one_image() -> bytes:
+    """Return the serialized PredictRequest for one float32 image of the model `bench`."""
+    request = PredictRequest()
+    request.model_spec.name = "bench"
+    request.inputs["image"].CopyFrom(tensors.to_proto(np.zeros((1, 28, 28), np.float32)))
+    return request.SerializeToString()
+
 
 def publish(folder: Path) -> None:
     """Write the model as a SavedModel into `folder`; TensorFlow stays out of this process."""

@@ -14,11 +14,8 @@ from pathlib import Path
 
 import load
 import model
-import numpy as np
 from process import ServerProcess
 
-from ladle.protos import tensors
-from ladle.protos.serving_pb import PredictRequest
 from ladle.server.call import Call
 from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Fanout, Observer, Run, Unobserved
@@ -34,7 +31,7 @@ _RUNS = 5
 
 def main() -> None:
     """Measure, and print a line for each load."""
-    request = _request()
+    request = model.one_image()
     print(
         f"{'in flight':>9}{'µs/req':>9}{'batch':>7}{'noting µs':>11}{'metrics µs':>12}{'part':>7}"
     )
@@ -115,13 +112,6 @@ class _Call:
 
     def refuse(self, error: ServingError) -> None:
         pass
-
-
-def _request() -> bytes:
-    request = PredictRequest()
-    request.model_spec.name = "bench"
-    request.inputs["image"].CopyFrom(tensors.to_proto(np.zeros((1, 28, 28), np.float32)))
-    return request.SerializeToString()
 
 
 if __name__ == "__main__":

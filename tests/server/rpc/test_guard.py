@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -326,6 +327,36 @@ def test_without_tokens_only_admin_is_refused_to_other_machines(path: str) -> No
     assert far.answered
     near = SimpleNamespace(local=True, request=b"", metadata=lambda _: None, answer=far.answer)
     cast(Any, method)(near)
+
+
+def own_address() -> str | None:
+    """This machine's address on a network, where it is on one; nothing is sent to find out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address = str(probe.getsockname()[0])
+    return None if address.startswith("127.") else address
+
+
+@pytest.mark.skipif(own_address() is None, reason="this machine is on no network")
+def test_a_caller_from_a_network_is_told_from_one_on_this_machine(tmp_path: Path) -> None:
+    """Also on a server's own machine: an address of a network may be anybody's."""
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    config = Config(
+        port=None, model_name="a", model_base_path=str(tmp_path / "a"), drain_grace_seconds=0
+    )
+    server = Server(config, load=FakeLoader())
+    server.start()
+    port = server.addresses[0].rpartition(":")[2]
+    with Client(f"{own_address()}:{port}") as far:
+        assert far.status("a")
+        with pytest.raises(PermissionDenied, match="from the server's own machine only"):
+            far.reload({"a": str(tmp_path / "a")})
+    with Client(f"127.0.0.1:{port}") as near:
+        near.reload({"a": str(tmp_path / "a")})
+    server.stop(notice=False)
 
 
 def test_a_method_without_a_rule_is_not_served() -> None:

@@ -113,6 +113,9 @@ class _Call:
     def refuse(self, error: ServingError) -> None:
         pass
 
+    def let_go(self) -> None:
+        pass
+
 
 if __name__ == "__main__":
     main()

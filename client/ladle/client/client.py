@@ -129,7 +129,7 @@ class Client(Shell):
         return streams.stream(
             predict,
             inputs,
-            scope=streams.Scope(self._lines()),
+            scope=self._scope(self._lines()),
             window=Window(window, ordered=ordered),
             max_workers=window,
             on_error=on_error,

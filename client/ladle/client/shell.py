@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import grpc
 
@@ -43,6 +44,8 @@ class Shell(BaseClient):
 
             self._coalescer = Coalescer(self._predict, self._gather_s)
         self._closing = Event()
+        self._scopes: WeakSet[Scope] = WeakSet()
+        self._scopes_lock = Lock()
         self._channels = [
             [self._open(address, options) for _ in range(self._connections)]
             for address, options in zip(self._fleet.addresses, self._channel_options, strict=True)
@@ -57,6 +60,10 @@ class Shell(BaseClient):
         """Close the channels; calls that are under way fail as cancelled."""
         self._is_closed = True
         self._closing.set()
+        with self._scopes_lock:
+            scopes = [*self._scopes]
+        for scope in scopes:
+            scope.cancel()
         for channels in self._channels:
             for channel in channels:
                 channel.close()
@@ -148,6 +155,15 @@ class Shell(BaseClient):
     def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
         return self._calls[address][self._connection()][send.request.method]
 
+    def _scope(self, lines: Lines | None = None) -> Scope:
+        """Return a scope that ends with the client, if not before."""
+        from ladle.client.streams import Scope
+
+        scope = Scope(lines)
+        with self._scopes_lock:
+            self._scopes.add(scope)
+        return scope
+
     def _lines(self) -> Lines:
         """Return what carries a stream's predictions, to the servers that take streams."""
         from ladle.client.lines import Lines
@@ -169,11 +185,10 @@ class Shell(BaseClient):
     def _in_chunks(self, wanted: flows.Wanted, timeout_s: float) -> Iterator[Prediction]:
         """Yield a prediction's rows as the server sends them, or as it answers for some of them."""
         from ladle.client.chunking import Chunks, next_part, parts
-        from ladle.client.streams import Scope
 
         deadline = self._now() + timeout_s
         if self._serves_chunks:
-            scope, chunks = Scope(), Chunks(wanted.asked)
+            scope, chunks = self._scope(), Chunks(wanted.asked)
             flow = flows.predict(replace(wanted, in_chunks=True), self._known, chunks.start)
             try:
                 prediction = self._finish(self._conversation(flow, timeout_s), scope)

@@ -95,7 +95,9 @@ class ModelCard:
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
                 provenance=dict(card.get("provenance", {})),
             )
-        except (TypeError, AttributeError, ValueError) as error:
+        except KeyError as error:
+            raise ValueError(f"model card: its normalization has no {error}") from None
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"model card: a field is not of its type: {error}") from None
 
 

@@ -19,6 +19,7 @@ from ladle.batch import cli
 from ladle.client import ModelCard, Normalization
 from ladle.client.examples import to_example
 from ladle.client.testing import FunctionModel, FunctionServer
+from ladle.protos.records import frame
 
 ROWS = 40
 
@@ -40,8 +41,6 @@ def totals(path: Path) -> list[int]:
 def test_every_format_is_read(
     predict: Predict, x: NDArray[np.uint8], tmp_path: Path, input_format: str
 ) -> None:
-    from batch.test_readers import frame
-
     path = tmp_path / f"in.{input_format}"
     arguments: tuple[str, ...] = ()
     match input_format:

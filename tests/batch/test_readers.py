@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +19,7 @@ from ladle.batch.readers import files, jsonl, reader
 from ladle.batch.readers.reader import Reader, chunk_rows, open_reader
 from ladle.batch.rows import FailedRow, Rows
 from ladle.client.examples import to_example
+from ladle.protos.records import frame
 
 X = np.arange(40, dtype=np.int64).reshape(20, 2)
 NAMES = [f"n{index}" for index in range(20)]
@@ -62,16 +61,6 @@ def save_tfrecord(folder: Path) -> list[Path]:
     (folder / "a.tfrecord").write_bytes(b"".join(map(frame, records[:7])))
     (folder / "b.tfrecord").write_bytes(b"".join(map(frame, records[7:])))
     return [folder / "a.tfrecord", folder / "b.tfrecord"]
-
-
-def frame(data: bytes) -> bytes:
-    length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", mask(length)) + data + struct.pack("<I", mask(data))
-
-
-def mask(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return int(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def values(column: Any) -> list[Any]:
@@ -261,7 +250,7 @@ def uneven(folder: Path) -> list[Path]:
         (damaged(save_npy, 5), "the file ends in the middle of an array"),
         (damaged(save_npz, 30), "it is no array of numpy's"),
         (damaged(save_parquet, 5), "it can't be read as Parquet"),
-        (damaged(save_tfrecord, 5), "the record at byte .* is damaged: it has .* are left"),
+        (damaged(save_tfrecord, 5), "the record at byte .* is damaged: expected .* are left"),
         (damaged(save_tfrecord, 0), "the record at byte .* is damaged: its checksum is wrong"),
         (text("what", "a.npy"), "it is no array of numpy's"),
         (text("what", "a.parquet"), "it can't be read as Parquet"),

@@ -1,32 +1,25 @@
-"""Rows of TFRecord files, uncompressed: tf.Examples, whose features are the columns.
-
-A record is its length (uint64), that length's checksum, the data, and the data's checksum, all
-little-endian; the checksums are CRC-32C, rotated and shifted.
-"""
+"""Rows of TFRecord files, uncompressed: tf.Examples, whose features are the columns."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from ladle.batch.errors import BatchError
 from ladle.batch.readers.pieces import BadRow, Pieces
 from ladle.batch.rows import Rows
+from ladle.protos import records
 from ladle.protos.tensorflow_pb import Example, Feature
 
 RECORD = "record"
 """The column with the Example itself, serialized, for models that take those."""
 
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-_MASK_DELTA = 0xA282EAD8
-_UINT32 = 0xFFFFFFFF
+_FRAME_BYTES = 16
+"""What a record takes beside its data."""
 
 
 class TFRecordReader:
@@ -54,7 +47,7 @@ class TFRecordReader:
         done = 0
         for path in self._paths:
             for data in _records(path):
-                done += len(data) + _HEADER.size + _FOOTER.size
+                done += len(data) + _FRAME_BYTES
                 if not pieces.is_wanted:
                     pieces.skip()
                     continue
@@ -94,33 +87,7 @@ def _values(feature: Feature) -> Any:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while header := file.read(_HEADER.size):
-            start = file.tell() - len(header)
-            if len(header) < _HEADER.size:
-                raise _damaged(path, start, "the file ends within its length")
-            length, checksum = _HEADER.unpack(header)
-            if _masked(header[:8]) != checksum:
-                raise _damaged(path, start, "the checksum of its length is wrong")
-            # Asked of the file before memory is taken: a length is only a number.
-            left = size - file.tell()
-            if length + _FOOTER.size > left:
-                raise _damaged(path, start, f"it has {length} bytes, and {left} are left")
-            data = file.read(length)
-            footer = file.read(_FOOTER.size)
-            if len(footer) < _FOOTER.size or _FOOTER.unpack(footer)[0] != _masked(data):
-                raise _damaged(path, start, "its checksum is wrong")
-            yield data
-
-
-def _masked(data: bytes) -> int:
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _UINT32
-
-
-def _damaged(path: Path, start: int, what: str) -> BatchError:
-    return BatchError(
-        f"{path}: the record at byte {start} is damaged: {what}; "
-        "is it an uncompressed TFRecord file?"
-    )
+    try:
+        yield from records.read_records(path)
+    except records.RecordError as error:
+        raise BatchError(str(error)) from None

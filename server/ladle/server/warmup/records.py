@@ -1,24 +1,14 @@
-"""TFRecord files: reads what TensorFlow and everybody's warm-up scripts write.
-
-A record is its length (uint64), that length's checksum, the data, and the data's checksum; all
-little-endian. The checksums are CRC-32C, rotated and shifted so that a checksum of data that holds
-checksums stays a good one.
-"""
+"""TFRecord files as the server reads them: what is wrong with one is a ServingError."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
-
+from ladle.protos import records
+from ladle.protos.records import frame as frame
+from ladle.protos.records import masked_checksum as masked_checksum
 from ladle.server.core.errors import Code, ServingError
-
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-_MASK_DELTA = 0xA282EAD8
-_UINT32 = 0xFFFFFFFF
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -28,42 +18,7 @@ def read_records(path: Path) -> Iterator[bytes]:
         OSError: The file can't be read.
         ServingError: DATA_LOSS, at the first record that is cut off or altered.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while header := file.read(_HEADER.size):
-            start = file.tell() - len(header)
-            if len(header) < _HEADER.size:
-                raise _damaged(path, start, f"expected {_HEADER.size} bytes more of it")
-            length, checksum = _HEADER.unpack(header)
-            if masked_checksum(header[:8]) != checksum:
-                raise _damaged(path, start, "the checksum of its length is wrong")
-            # Asked of the file before memory is taken: a length is only a number.
-            left = size - file.tell()
-            if length + _FOOTER.size > left:
-                raise _damaged(path, start, f"expected {length} bytes and 4, {left} are left")
-            data = file.read(length)
-            footer = file.read(_FOOTER.size)
-            if len(footer) < _FOOTER.size or _FOOTER.unpack(footer)[0] != masked_checksum(data):
-                raise _damaged(path, start, "its checksum is wrong")
-            yield data
-
-
-def frame(data: bytes) -> bytes:
-    """Return the data as one record of a TFRecord file."""
-    length = struct.pack("<Q", len(data))
-    ends = struct.pack("<I", masked_checksum(length)), struct.pack("<I", masked_checksum(data))
-    return length + ends[0] + data + ends[1]
-
-
-def masked_checksum(data: bytes) -> int:
-    """Return the checksum as TFRecord files have it."""
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _UINT32
-
-
-def _damaged(path: Path, start: int, what: str) -> ServingError:
-    return ServingError(
-        f"{path}: the record at byte {start} is damaged: {what}; "
-        "please check that the file is in TFRecord format, uncompressed",
-        Code.DATA_LOSS,
-    )
+    try:
+        yield from records.read_records(path)
+    except records.RecordError as error:
+        raise ServingError(str(error), Code.DATA_LOSS) from None

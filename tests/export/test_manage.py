@@ -33,7 +33,11 @@ def base_path(tmp_path: Path) -> Path:
         (version / "saved_model.pb").write_bytes(b"graph")
         card = ModelCard(
             metrics={"accuracy": number / 10},
-            provenance={"created": f"day {number}", "training": {"epochs": number, "seed": 0}},
+            provenance={
+                "created": f"day {number}",
+                "training": {"epochs": number, "seed": 0},
+                "history": {"epochs": [1], "loss": [1 / number]},
+            },
         )
         write_card(card, version)
     set_label(folder, "stable", 2)
@@ -167,6 +171,11 @@ def test_show_takes_a_base_path_or_a_version(
     assert run(capsys, "show", base_path)["card"]["metrics"] == {"accuracy": 0.4}
     shown = run(capsys, "show", base_path / "2")
     assert (shown["version"], shown["labels"]) == (2, ["stable"])
+    assert main(["show", str(base_path / "2")]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert (rows["version"], rows["labels"]) == ("2", "['stable']")
+    assert rows["card.metrics.accuracy"] == "0.2"
+    assert not any("history" in key for key in rows)
     (base_path.parent / "empty").mkdir()
     assert "expected a version, found none" in refused(capsys, "show", base_path.parent / "empty")
 

@@ -197,10 +197,22 @@ def _show(args: argparse.Namespace) -> tuple[Any, str]:
         from ladle.export.remote import show_served
 
         told = show_served(args.server, *_named(args.path))
-        return told, json.dumps(told, indent=2, sort_keys=True)
+        return told, _told_in_rows(told)
     version = _find(args.path)
     told = _as_dict(version) | {"card": _card(version)}
-    return told, json.dumps(told, indent=2, sort_keys=True)
+    return told, _told_in_rows(told)
+
+
+def _told_in_rows(told: dict[str, Any]) -> str:
+    """Return a table for people, without the numbers of every epoch, which the report draws."""
+    versions = {str(row["version"]): row["state"] for row in told.get("versions", ())}
+    shown = _flat(told | ({"versions": versions} if versions else {}))
+    rows = [
+        (key, _brief(value, 80))
+        for key, value in sorted(shown.items())
+        if not key.startswith("card.provenance.history") and value not in (None, "", [], {})
+    ]
+    return _table(("", told["model"]), rows)
 
 
 def _compare(args: argparse.Namespace) -> tuple[Any, str]:
@@ -214,7 +226,7 @@ def _compare(args: argparse.Namespace) -> tuple[Any, str]:
     differing = {
         key: [side.get(key) for side in sides]
         for key in sorted(sides[0].keys() | sides[1].keys())
-        if sides[0].get(key) != sides[1].get(key)
+        if sides[0].get(key) != sides[1].get(key) and not key.startswith("provenance.history.")
     }
     rows = [(key, *map(_brief, pair)) for key, pair in differing.items()]
     return differing, _table(("", str(args.a), str(args.b)), rows)
@@ -358,9 +370,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, at_most: int = 40) -> str:
     text = "" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

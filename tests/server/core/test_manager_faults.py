@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from ladle.server.core.errors import (
 )
 from ladle.server.core.lifecycle import State, retry_wait_s
 from ladle.server.core.manager import Manager, ManagerOptions
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable import Servable, ServableId
 
 T = TypeVar("T")
 ONE = {1: Path("/m/1")}
@@ -106,6 +107,32 @@ def test_a_problem_names_what_failed_before_what_is_missing(
     assert manager.problem("m") == "no good"
     manager.report("m", "version 2 is not whole", final=True)
     assert manager.problem("m") == "no good; version 2 is not whole"
+
+
+def test_nothing_is_kept_of_a_load_that_failed_but_its_message() -> None:
+    """The error is kept for as long as the version is remembered."""
+
+    class Graph:
+        pass
+
+    loading: list[weakref.ref[Graph]] = []
+
+    def load(_id: ServableId, _path: Path) -> Servable:
+        graph = Graph()
+        loading.append(weakref.ref(graph))
+        try:
+            raise ValueError("no such operation")
+        except ValueError as error:
+            raise InvalidArgument("can't be loaded") from error
+
+    manager = Manager(load, ManagerOptions(max_load_retries=0))
+    manager.aspire("m", ONE)
+    become(manager, {1: State.END})
+
+    assert manager.problem("m") == "can't be loaded"
+    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    wait_for(manager, lambda: not manager._threads)
+    assert loading[0]() is None
 
 
 def test_a_retry_brings_the_version_up(

@@ -83,9 +83,11 @@ class Entry:
         self.state = transition(self.state, to)
 
     def end(self, error: ServingError | None) -> None:
-        """Take the last state, and let go of the servable."""
+        """Take the last state, and let go of the servable, and of what could not become one."""
         self.move(State.END)
         self.error = error
+        if error is not None:
+            error.let_go()
         self.servable = None
 
     def retain(self) -> bool:

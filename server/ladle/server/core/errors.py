@@ -58,6 +58,10 @@ class ServingError(Exception):
         if code is not None:
             self.code = code
 
+    def let_go(self) -> None:
+        """Forget where it came from: the frames hold whatever was being worked on."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class InvalidArgument(ServingError):
     """The request is wrong in itself, whatever the server's state."""

@@ -144,8 +144,7 @@ class Observation:
         except Exception:  # the caller waits for an answer, whoever else hears of it
             logger.exception("an observer failed on a request's end")
         if self.error is not None:
-            # Its frames hold the request, parsed; and observers keep what they count later.
-            self.error.__traceback__ = self.error.__cause__ = self.error.__context__ = None
+            self.error.let_go()  # observers keep what they count later
         self.request = self.response = self.metadata = self.span = None
 
 

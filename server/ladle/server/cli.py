@@ -12,10 +12,13 @@ from typing import NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import parser
+from ladle.server.monitoring import tracing
 from ladle.server.monitoring.logs import configure
-from ladle.server.monitoring.tracing import TracingError, configure_from_environment
 
 logger = logging.getLogger(__name__)
+
+# What sending the last spans may take, after the grace.
+_FLUSH_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), code=2)
     configure(config.log_format, sys.stderr)
     try:
-        configure_from_environment()
-    except TracingError as error:
+        tracing.configure_from_environment()
+    except tracing.TracingError as error:
         return _fail(str(error), code=2)
     _quiet_tensorflow()
     for name, reason in config.without_effect.items():
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pass
     print("ladle: stopping", flush=True)
     server.stop(notice=signals.first is not signal.SIGINT)
+    tracing.flush(_FLUSH_S)
     return _leave(0)
 
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from server.monitoring.conftest import PREDICT, predict_request, wait_until
 
+from ladle.client import Client
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
 from ladle.server.core.manager import Manager
@@ -43,11 +44,12 @@ class Traced:
         manager = Manager(lambda _id, _path: self.batching)
         manager.aspire("m", {1: Path("/m/1")})
         assert manager.wait_until_settled(["m"], PATIENCE_S)
+        self.tracer = made.get_tracer("a caller")
         served = methods(manager, tensor_content=True, observer=tracing)
         self.transport = GrpcioTransport(served, max_threads=2)
-        port = self.transport.listen("127.0.0.1:0")
+        self.address = f"127.0.0.1:{self.transport.listen('127.0.0.1:0')}"
         self.transport.start()
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.channel = grpc.insecure_channel(self.address)
 
     def begin(self, message: bytes, traceparent: str | None = None) -> Any:
         call: Any = self.channel.unary_unary(PREDICT, None, None)
@@ -97,6 +99,18 @@ def test_a_request_is_a_span_in_its_callers_trace_with_a_part_for_each_step(
         assert request.end_time is not None
         assert request.start_time <= part.start_time <= part.end_time
         assert part.end_time <= request.end_time + 1_000_000, "by clocks that are read twice"
+
+
+def test_ladles_own_client_and_server_are_in_one_trace(traced: Traced) -> None:
+    with (
+        traced.tracer.start_as_current_span("caller") as caller,
+        Client(traced.address) as client,
+    ):
+        client.status("m")
+
+    (request,) = traced.named("GetModelStatus")
+    assert request.parent is not None
+    assert request.parent.span_id == caller.get_span_context().span_id
 
 
 def test_a_batch_is_a_span_linked_to_all_its_requests_and_they_to_it(traced: Traced) -> None:

@@ -13,7 +13,7 @@ from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Observation, Run
 from ladle.server.core.servable import ServableId
 from ladle.server.monitoring.catalogue import Own, Upstream, families_of
-from ladle.server.monitoring.families import Family
+from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
 
 T = TypeVar("T")
@@ -55,6 +55,7 @@ class Metrics:
         self._configured = configured
         self._requests: deque[Observation] = deque()
         self._runs: deque[Run] = deque()
+        self._single: deque[tuple[Counters, tuple[str, ...]]] = deque()
         self._versions: dict[str, dict[int, str]] = {}
 
     def request_ended(self, request: Observation) -> None:
@@ -97,20 +98,13 @@ class Metrics:
             self.upstream.warmup_records.add(records, str(path), code)
             self.own.warmup.observe([took_s], servable_id.name, code)
 
-    def refused(self, error: ServingError, model: str = "") -> None:
-        """Count a request that never reached a method."""
-        with self.lock:
-            self._count_rejections([error], self._label(model))
-
     def request_logged(self, model: str, code: Code) -> None:
-        """Count a request that was to be logged, and whether it could be."""
-        with self.lock:
-            self.upstream.request_log_count.add(1, model, code.name)
+        """Note a request that was to be logged, and whether it could be."""
+        self._note(self.upstream.request_log_count, model, code.name)
 
     def log_dropped(self, log: str, reason: str) -> None:
-        """Count a record of a log that was given up."""
-        with self.lock:
-            self.own.dropped_logs.add(1, log, reason)
+        """Note a record of a log that was given up."""
+        self._note(self.own.dropped_logs, log, reason)
 
     def families(self) -> list[Family]:
         """Return all families; hold `lock`, and call `count` before."""
@@ -118,6 +112,8 @@ class Metrics:
 
     def count(self) -> None:
         """Count in all that was noted; the caller holds `lock`."""
+        for counters, labels in _drained(self._single):
+            counters.add(1, *labels)
         for run_key, runs in _grouped(_drained(self._runs), _RUN_KEY):
             self._count_runs(runs, *run_key)
         for key, requests in _grouped(_drained(self._requests), _KEY):
@@ -129,8 +125,13 @@ class Metrics:
             self.count()
             return {f.name: int(f.total) for f in self.families() if f.kind == "counter"}  # type: ignore[union-attr]
 
+    def _note(self, counters: Counters, *labels: str) -> None:
+        self._single.append((counters, labels))
+        if len(self._single) >= _COUNTED_AT_ONCE:
+            self._count_if_nobody_does()
+
     def _count_if_nobody_does(self) -> None:
-        pending = max(len(self._requests), len(self._runs))
+        pending = max(len(self._requests), len(self._runs), len(self._single))
         if self.lock.acquire(blocking=pending >= _MAX_PENDING):
             try:
                 self.count()

@@ -70,6 +70,17 @@ def configured_tracer() -> Tracer | None:
     return provider.get_tracer("ladle") if isinstance(provider, TracerProvider) else None
 
 
+def flush(timeout_s: float) -> None:
+    """Send what spans there are, if this process is set up to; blocks for so long at most."""
+    if configured_tracer() is not None:
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+
+        provider = trace.get_tracer_provider()
+        assert isinstance(provider, TracerProvider)
+        provider.force_flush(int(timeout_s * 1000))
+
+
 class _Spans(NamedTuple):
     """What is kept with a request between its run and its end."""
 

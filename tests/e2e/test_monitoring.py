@@ -1,0 +1,65 @@
+"""A real `ladle serve` tells of itself: logs, access log, request log, traces, metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from e2e.serving import ServerProcess
+
+from ladle.client import Client
+from ladle.export.models_cli import main as models
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_server_tells_of_a_request_in_every_way_it_can(
+    written_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "h" base_path: "{written_models}/half_plus_two" '
+        'model_platform: "tensorflow" logging_config { '
+        f'log_collector_config {{ filename_prefix: "{tmp_path}/requests/h" }} '
+        "sampling_config { sampling_rate: 1 } } } }"
+    )
+    access = tmp_path / "access.log"
+    with ServerProcess(
+        "h",
+        written_models / "half_plus_two",
+        f"--model_config_file={config}",
+        f"--access_log={access}",
+        "--log_format=json",
+        "--rest_api_port=auto",
+    ) as server:
+        assert server._process.stdout is not None
+        http = re.search(r"http://\S+:(\d+)", server._process.stdout.readline())
+        assert http is not None
+        with Client(server.address) as client:
+            client.wait_until_ready()
+            client.predict("h", {"x": np.ones((2, 1), np.float32)})
+        url = f"http://127.0.0.1:{http[1]}/monitoring/prometheus/metrics"
+        with urllib.request.urlopen(url) as response:
+            metrics = response.read().decode()
+        code, log = server.stop()
+        told = server._process.stdout.read()
+
+    assert code == 0
+    assert ':tensorflow:serving:request_count{model_name="h",status="OK"} 1\n' in metrics
+    assert '"name": "Predict"' in told
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    (available,) = [e for e in events if e["message"].startswith("available")]
+    assert (available["model"], available["version"], available["level"]) == ("h", 1, "info")
+    accessed = [json.loads(line) for line in access.read_text().splitlines()]
+    (predicted,) = [e for e in accessed if e["method"] == "Predict"]
+    assert (predicted["model"], predicted["rows"], predicted["code"]) == ("h", 2, "OK")
+    (logged,) = (tmp_path / "requests").iterdir()
+    version = tmp_path / "published" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").symlink_to(written_models / "half_plus_two/1/saved_model.pb")
+    assert models(["warmup", str(version.parent), "--from", str(logged)]) == 0

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fakes import FakeLoader
+
+from ladle.server.core.manager import Manager
+from ladle.server.monitoring.catalogue import Own, Upstream, families_of
+from ladle.server.monitoring.exposition import Exposition
+from ladle.server.monitoring.metrics import Metrics
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+
+
+def test_the_page_on_metrics_lists_each_with_its_kind_and_labels() -> None:
+    exposition = Exposition(Metrics(), Manager(FakeLoader()))
+    families = [
+        *families_of(Upstream()),
+        *families_of(Own()),
+        exposition._build,
+        *exposition._gauges(),
+    ]
+
+    rows = re.findall(r"^\| `([\w:]+)` \| (\w+) \| ([\w, ]*) \|", PAGE.read_text(), re.MULTILINE)
+    assert rows == [(f.name, f.kind, ", ".join(f.labels)) for f in families]
+
+
+def test_every_metric_of_ours_says_what_it_is() -> None:
+    assert all(family.about for family in families_of(Own()))

@@ -76,7 +76,7 @@ def as_status(error: Exception, path: str, seen: Observation | None = None) -> S
         error.message = bounded(error.message)
         # The frames that it came through hold the request and the call, which holds the error: all
         # that would stay until the next collection.
-        error.__traceback__ = error.__context__ = error.__cause__ = None
+        error.let_go()
         return error
     request_id = seen.request_id if seen is not None else ""
     logger.error("request failed method=%s request_id=%s", path, request_id, exc_info=error)

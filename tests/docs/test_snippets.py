@@ -1,11 +1,11 @@
 """Every command and snippet of the README and the documentation, run.
 
-They run as they stand, but for what a test has to put in the place of: `HOST:8500` and `HOST:8501`
-are a server's of the test's own, and `ladle serve` takes free ports and stops once it serves.
-Before each block the folder `models`, or `/models`, holds `digits` in versions 1 and 2, the first
-of them published by the quickstart's `ladle export`, with two epochs; after that, exports go as
-far as the training. The name `images` stands for two images, `photo.png` and `images.parquet` are
-there. Blocks of a page share names and files. What needs the internet or a container engine is
+They run as they stand, but for what a test has to put in the place of: `HOST:8500`, `HOST:8510`
+and `HOST:8501` are a server's of the test's own, and `ladle serve` takes free ports and stops once
+it serves. Before each block the folder `models`, or `/models`, holds `digits` in versions 1 and 2,
+the first of them published by the quickstart's `ladle export`, with two epochs; after that, exports
+go as far as the training. The name `images` stands for two images, `photo.png` and `images.parquet`
+are there. Blocks of a page share names and files. What needs the internet or a container engine is
 checked for naming what there is.
 """
 
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
         """The text with what there is in the place of the addresses and folders that it names."""
         for folder in "/models/", "/var/log/":
             text = text.replace(f'"{folder}', f'"{Path.cwd()}{folder}')
-        text = re.sub(r"[\w.-]+:8500\b", f"127.0.0.1:{self.port(0)}", text)
+        text = re.sub(r"[\w.-]+:85[01]0\b", f"127.0.0.1:{self.port(0)}", text)
         return re.sub(r"[\w.-]+:8501\b", f"127.0.0.1:{self.port(1)}", text)
 
 

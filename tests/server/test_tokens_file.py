@@ -61,7 +61,9 @@ def test_a_line_says_what_its_token_is_good_for() -> None:
         (line(token=ONE, models=[]), "models: expected a list of at least one"),
         (line(token=ONE, models=[1]), "models: expected a list"),
         (line(token=ONE, model=["x"]), r"got \['model'\]"),
-        (line(token=ONE, name=1), "name: expected text"),
+        (line(token=ONE, name=1), "name: expected printable text"),
+        (line(token=ONE, name="a\nb"), "name: expected printable text"),
+        (line(token=ONE, name="x" * 101), "at most 100 characters"),
     ],
 )
 def test_a_wrong_file_is_told_by_its_line_and_never_by_its_tokens(text: str, says: str) -> None:

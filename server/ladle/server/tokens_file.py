@@ -29,6 +29,7 @@ _MAX_BYTES = 1 << 20
 _POLL_WAIT_S = 1.0
 # Shorter ones can be guessed by trying.
 _LEAST_CHARACTERS = 16
+_MOST_NAME_CHARACTERS = 100
 _FIELDS = {"token", "sha256", "name", "models", "kinds"}
 _KINDS = {kind.value: kind for kind in Kind if kind is not Kind.OPEN}
 
@@ -65,8 +66,10 @@ def _entry(line: str, name: str) -> tuple[bytes, Grant]:
     if unknown := entry.keys() - _FIELDS:
         raise InvalidArgument(f"expected {sorted(_FIELDS)}, got {sorted(unknown)}")
     name = entry.get("name", name)
-    if not isinstance(name, str):
-        raise InvalidArgument("name: expected text")
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _MOST_NAME_CHARACTERS:
+        raise InvalidArgument(
+            f"name: expected printable text of at most {_MOST_NAME_CHARACTERS} characters"
+        )
     models = _texts(entry, "models", ["*"])
     kinds = _texts(entry, "kinds", ["predict", "metadata"])
     if unknown := set(kinds) - _KINDS.keys():

@@ -375,7 +375,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     def fill_up(file: Any) -> None:
         nonlocal synced
         synced += 1
-        if synced > 5:
+        if synced > 5:  # the manifest, two shards, each with the manifest after it
             raise OSError(errno.ENOSPC, "No space left on device", file.name)
         sync(file)
 
@@ -383,9 +383,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     arguments = ("--input", npy, "--output", out, "--shard-rows", 200)
     assert predict(*arguments) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"ladle predict: {out}")
-    assert told.endswith("No space left on device\n")
-    assert len(told.splitlines()) == 1
+    assert told == (
+        f"ladle predict: {out}: No space left on device; 400 rows are done, and the same command "
+        "goes on after them\n"
+    )
     monkeypatch.undo()
     assert not list(out.glob(".part*")), "what was begun is removed, to make room"
     assert predict(*arguments) == 0
@@ -475,3 +476,37 @@ def test_an_interruption_leaves_what_is_done_and_says_how_to_go_on(
     monkeypatch.undo()
     assert predict(*arguments) == 0
     assert_whole(tmp_path / "out", x)
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl", "npy"])
+def test_a_run_that_ends_amid_a_shard_leaves_nothing_of_it(
+    predict: Predict,
+    model: Model,
+    npy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    output_format: str,
+) -> None:
+    """Files are closed under writers that have begun to write, and that nobody has ended."""
+
+    def stop(rows: int) -> None:
+        if sum(model.rows) > 700:
+            raise ServerError("enough", code=grpc.StatusCode.NOT_FOUND)
+
+    model.before = stop
+    monkeypatch.setattr("ladle.batch.writers.parquet.ROWS_IN_GROUP", 60)
+    arguments: tuple[object, ...] = (
+        "--input",
+        npy,
+        "--output",
+        tmp_path / "out",
+        "--output-format",
+        output_format,
+    )
+    arguments += ("--rows-per-request", 50, "--shard-rows", 400, "--max-in-flight", 1)
+    assert predict(*arguments) == 1
+    parts = {file.name for file in (tmp_path / "out").iterdir() if file.name[0] != "_"}
+    assert parts
+    assert all(name.startswith("part-00000") for name in parts)
+    assert len(capsys.readouterr().err.splitlines()) == 1

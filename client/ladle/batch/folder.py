@@ -191,6 +191,9 @@ class ShardFiles:
 
     def discard(self) -> None:
         """Close and remove what has been written."""
+        if self._writer is not None:
+            with suppress(OSError, ValueError, BatchError):
+                self._writer.close()  # some would write to their file when they are forgotten
         for name, file in self._files.items():
             with suppress(OSError):  # a full disk can't take what the file still holds
                 file.close()

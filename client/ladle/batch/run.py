@@ -11,6 +11,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
@@ -169,7 +170,8 @@ class _Run:
         is_read = False
         while True:
             self._send(reading)
-            self._write()
+            with self._as_batch_error():
+                self._write()
             is_idle = not (self._under_way or self._ready or self._waiting or self._chunks)
             if is_read and is_idle:
                 break
@@ -184,7 +186,8 @@ class _Run:
                 self._chunks.append(event.part)
             self.tell(self._state())
         assert not self._done, "rows are missing"
-        self._finish_shard()
+        with self._as_batch_error():
+            self._finish_shard()
         return self.manifest
 
     def discard(self) -> None:
@@ -375,6 +378,17 @@ class _Run:
             self.manifest = self.manifest.with_shard(self._shard.finish())
             self._shard = None
             self.folder.save(self.manifest)
+
+    @contextmanager
+    def _as_batch_error(self) -> Iterator[None]:
+        """Say of what can't be written where that was, and what is kept."""
+        try:
+            yield
+        except OSError as error:
+            raise BatchError(
+                f"{self.folder.path}: {error.strerror or error}; {self.manifest.rows:,} rows are "
+                "done, and the same command goes on after them"
+            ) from error
 
     def _state(self) -> State:
         return State(

@@ -42,10 +42,14 @@ class ParquetShard:
 
     def close(self) -> None:
         """Write the last row group and the footer."""
-        if self._rows:
-            self._flush(self._rows)
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._rows:
+                self._flush(self._rows)
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            if self._writer is not None:
+                self._writer.is_open = False  # else it tries again when it is forgotten
 
     def _flush(self, rows: int) -> None:
         try:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -114,6 +115,8 @@ class Wrong(Exception):
 def main() -> None:
     """Measure, and print the table."""
     arguments = _parser().parse_args()
+    # So that a run that is ended ends its servers, which may be standing still.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     runs, seconds = (3, 2) if arguments.quick else (arguments.runs, arguments.seconds)
     kinds = [kind for kind in KINDS if kind.name in arguments.only.split(",") or not arguments.only]
     print(f"{_machine()}\n")
@@ -286,13 +289,12 @@ def _print_table(measured: Mapping[tuple[int, Kind], Sequence[Figures]]) -> None
         ladle = measured.get((in_flight, KINDS[0]), [])
         if kind != KINDS[0] and ladle:
             # Run by run: whatever else the machine did in a round, it did to both.
-            ratios = [
-                ours.requests_per_s / theirs.requests_per_s
-                for ours, theirs in zip(ladle, runs, strict=True)
-            ]
+            pairs = list(zip(ladle, runs, strict=True))
+            ratios = [ours.requests_per_s / theirs.requests_per_s for ours, theirs in pairs]
+            cpu = statistics.median(ours.cpu_us / theirs.cpu_us for ours, theirs in pairs)
             line += (
                 f"   {statistics.median(ratios):.1f} times these"
-                f" ({min(ratios):.1f}-{max(ratios):.1f})"
+                f" ({min(ratios):.1f}-{max(ratios):.1f}), for {cpu:.2f} of the CPU each"
             )
         print(line)
 

@@ -19,5 +19,13 @@ def test_an_aligned_array_holds_the_same_values_and_needs_no_copy_to_be_fed(offs
     assert heap.aligned(aligned) is aligned
 
 
+def test_strings_stay_where_they_are() -> None:
+    strings = np.array([b"a", b"b", b"c"], object)
+
+    for start in range(3):  # at most one of them is aligned
+        array = strings[start:]
+        assert heap.aligned(array) is array
+
+
 def test_the_heap_can_be_trimmed_at_any_time() -> None:
     heap.trim()

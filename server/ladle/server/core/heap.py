@@ -26,8 +26,11 @@ def trim() -> None:
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array where it can be fed to a model without another copy of it."""
-    if array.ctypes.data % _ALIGNMENT == 0:
+    """Return the array where it can be fed to a model without another copy of it.
+
+    Strings are copied one by one in any case, and stay where they are.
+    """
+    if array.dtype.hasobject or array.ctypes.data % _ALIGNMENT == 0:
         return array
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

@@ -43,6 +43,12 @@ class ServerProcess:
             self._close()
             raise AssertionError(f"the server did not start: {line}{log}")
         self.address = f"127.0.0.1:{listening[1]}"
+        self.url = ""
+        """Of the REST interface, where the flags ask for one."""
+        if any(flag.startswith("--rest_api_port") for flag in flags):
+            listening = re.search(r"listening on \S+:(\d+)", self._process.stdout.readline())
+            assert listening is not None
+            self.url = f"http://127.0.0.1:{listening[1]}"
 
     @property
     def pid(self) -> int:

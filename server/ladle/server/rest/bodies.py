@@ -10,8 +10,9 @@ from typing import Any
 from ladle.server.rest.status_codes import HttpError
 from ladle.server.transport.budget import Limits
 
-# JSON grows when it is parsed: a number of four bytes becomes an object of 24 and a pointer to it.
-_PARSED_BYTES_PER_BYTE = 8
+# JSON grows when it is parsed: a number of four bytes becomes an object of 24 and pointers to it,
+# an empty object of two bytes one of 64.
+_PARSED_BYTES_PER_BYTE = 16
 _DEFLATED_AT_ONCE = 64 << 10
 _INFLATED_AT_ONCE = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS

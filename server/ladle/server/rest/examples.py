@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import orjson
 
+from ladle.protos.ladle_pb import ExamplesRequest
 from ladle.protos.serving_pb import (
-    ClassificationRequest,
     ClassificationResponse,
-    Input,
     ModelSpec,
     RegressionResponse,
 )
 from ladle.protos.tensorflow_pb import Example, Feature
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rest.json_tensors import Json, text_bytes, to_json, unb64
+from ladle.server.rest.json_tensors import Json, as_bytes, to_json
 from ladle.server.rest.predict import read_signature_name
 
 
@@ -30,37 +29,43 @@ def to_request(body: Json, spec: ModelSpec) -> bytes:
     listed = body.get("examples")
     if not isinstance(listed, list) or not listed:
         raise InvalidArgument('"examples": expected a list of at least one object')
-    examples = [_example(value, f'"examples", {index}') for index, value in enumerate(listed)]
-    message = Input()
+    # Serialized one by one: together, as messages, small Examples would take 400 times their JSON.
+    message = ExamplesRequest(model_spec=spec)
     if "context" in body:
-        message.example_list_with_context.context.CopyFrom(_example(body["context"], '"context"'))
-        message.example_list_with_context.examples.extend(examples)
+        into = message.input.example_list_with_context.examples
+        message.input.example_list_with_context.context = _example('"context"', body["context"])
     else:
-        message.example_list.examples.extend(examples)
-    return ClassificationRequest(model_spec=spec, input=message).SerializeToString()
+        into = message.input.example_list.examples
+    for index, features in enumerate(listed):
+        into.append(_example('"examples"', features, index))
+    return message.SerializeToString()
 
 
-def _example(features: Json, where: str) -> Example:
-    if not isinstance(features, dict):
-        raise InvalidArgument(f"{where}: expected an object of features")
+def _example(key: str, features: Json, index: int | None = None) -> bytes:
+    """Return the serialized Example of what stands under a key, as its `index`-th where given."""
     example = Example()
-    for name, value in features.items():
-        named = f"{where}, feature {name!r}"
-        key = text_bytes(name, named).decode(errors="replace")
-        _fill(example.features.feature[key], value, named)
-    return example
+    name = None
+    try:
+        if not isinstance(features, dict):
+            raise InvalidArgument("expected an object of features")
+        for name, value in features.items():
+            _fill(example.features.feature[as_bytes(name).decode(errors="replace")], value)
+    except InvalidArgument as error:
+        # Told where only now: most have nothing to be told of.
+        number = "" if index is None else f", {index}"
+        feature = "" if name is None else f", feature {name!r}"
+        raise InvalidArgument(f"{key}{number}{feature}: {error.message}") from None
+    return example.SerializeToString()
 
 
-def _fill(feature: Feature, value: Json, where: str) -> None:
+def _fill(feature: Feature, value: Json) -> None:
     values: list[Any] = value if isinstance(value, list) else [value]
     kinds = set(map(type, values))
     try:
         if not kinds:
             return  # a feature that is missing
         if kinds <= {str, dict}:
-            feature.bytes_list.value.extend(
-                text_bytes(v, where) if isinstance(v, str) else unb64(v, where) for v in values
-            )
+            feature.bytes_list.value.extend(map(as_bytes, values))
         elif kinds == {float}:
             with np.errstate(over="ignore"):
                 feature.float_list.value.extend(np.array(values, np.float32))
@@ -68,11 +73,11 @@ def _fill(feature: Feature, value: Json, where: str) -> None:
             feature.int64_list.value.extend(map(int, values))
         else:
             raise InvalidArgument(
-                f"{where}: expected numbers of one kind, strings or booleans, "
+                "expected numbers of one kind, strings or booleans, "
                 "not null, lists in lists or a mixture"
             )
     except ValueError:
-        raise InvalidArgument(f"{where}: an integer is out of the range of int64") from None
+        raise InvalidArgument("an integer is out of the range of int64") from None
 
 
 def classification_json(response: bytes) -> bytes:

@@ -64,7 +64,10 @@ def to_array(value: Json, data_type: int, alias: str) -> NDArray[Any]:
         )
     if name == "string":
         array = np.empty(len(leaves), object)
-        array[:] = [_bytes(leaf, alias) for leaf in leaves]
+        try:
+            array[:] = [as_bytes(leaf) for leaf in leaves]
+        except InvalidArgument as error:
+            raise InvalidArgument(f"input {alias!r}: {error.message}") from None
     else:
         array = _numbers(leaves, np.dtype(name), alias)
     return array.reshape(shape)
@@ -116,45 +119,30 @@ def is_b64(value: Json) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get(_B64), str)
 
 
-def _bytes(leaf: str | dict[str, Any], alias: str) -> bytes:
-    return (
-        text_bytes(leaf, f"input {alias!r}")
-        if isinstance(leaf, str)
-        else unb64(leaf, f"input {alias!r}")
-    )
+def as_bytes(value: str | dict[str, Any]) -> bytes:
+    """Return a string's bytes as they were sent, or those that `{"b64": "..."}` stands for.
 
-
-def text_bytes(text: str, where: str) -> bytes:
-    """Return a string's bytes as they were sent; `where` names it in messages.
+    In base64 padding may be left out, and white space is passed over.
 
     Raises:
-        InvalidArgument: It holds half of a surrogate pair.
+        InvalidArgument: It is another object, no base64, or half of a surrogate pair.
     """
-    try:
-        return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        raise InvalidArgument(
-            f"{where}: a string holds half of a surrogate pair, which is no character"
-        ) from None
-
-
-def unb64(value: dict[str, Any], where: str) -> bytes:
-    """Return the bytes that `{"b64": "..."}` stands for; `where` names it in messages.
-
-    Padding may be left out, and white space is passed over.
-
-    Raises:
-        InvalidArgument: It is another object, or no base64.
-    """
+    if isinstance(value, str):
+        try:
+            return value.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise InvalidArgument(
+                "a string holds half of a surrogate pair, which is no character"
+            ) from None
     if not is_b64(value):
-        raise InvalidArgument(f'{where}: expected a string or {{"b64": "<base64>"}}, got an object')
+        raise InvalidArgument('expected a string or {"b64": "<base64>"}, got an object')
     text = "".join(value[_B64].split()).rstrip("=")
     try:
         if not re.fullmatch("[A-Za-z0-9+/]*", text):
             raise ValueError
         return binascii.a2b_base64(text + "=" * (-len(text) % 4))
     except ValueError:
-        raise InvalidArgument(f"{where}: unable to decode base64") from None
+        raise InvalidArgument("unable to decode base64") from None
 
 
 def to_json(array: NDArray[Any], alias: str) -> bytes:

@@ -20,12 +20,12 @@ from ladle.protos.serving_pb import (
     SignatureDefMap,
 )
 from ladle.server.core.access import Kind
+from ladle.server.core.entry import Handle
 from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
 from ladle.server.core.manager import Manager
 from ladle.server.core.servable import DEFAULT_SIGNATURE, ServableId, Signature
 from ladle.server.rest import examples, predict
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
-from ladle.server.rest.json_tensors import Json
 from ladle.server.rest.json_text import parse
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route, of_model
@@ -61,11 +61,8 @@ class Models:
 
     async def predict(self, request: Request) -> Response:
         """Answer what Predict answers, by row or by column."""
-        spec = _spec(request)
-        body = predict.read_body(await self._parsed(request))
         for last in (False, True):
-            servable_id, signature = await self._signature(spec, body.signature_name, request)
-            message = await self._sized(request.body, predict.to_request, body, signature, spec)
+            servable_id, by_row, message = await self._predict_message(request)
             try:
                 answer = await self._services.call(f"{_PREDICTION}/Predict", message, request)
                 break
@@ -73,9 +70,10 @@ class Models:
                 # A version that took over just now may want its inputs otherwise.
                 if last or error.code is not Code.INVALID_ARGUMENT:
                     raise
-                if (await self._signature(spec, body.signature_name, request))[0] == servable_id:
-                    raise
-        text = await self._sized(answer, _row_response if body.by_row else _column_response, answer)
+                with await self._acquired(_spec(request), request) as handle:
+                    if handle.id == servable_id:
+                        raise
+        text = await self._sized(answer, _row_response if by_row else _column_response, answer)
         return json_response(text)
 
     async def classify(self, request: Request) -> Response:
@@ -116,13 +114,20 @@ class Models:
     async def _examples(
         self, request: Request, method: str, to_json: Callable[[bytes], bytes]
     ) -> Response:
-        body = await self._parsed(request)
-        message = await self._sized(request.body, examples.to_request, body, _spec(request))
+        message = await self._sized(request.body, _examples_message, request.body, _spec(request))
         answer = await self._services.call(f"{_PREDICTION}/{method}", message, request)
         return json_response(await self._sized(answer, to_json, answer))
 
-    async def _parsed(self, request: Request) -> Json:
-        return await self._sized(request.body, parse, request.body)
+    async def _predict_message(self, request: Request) -> tuple[ServableId, bool, bytes]:
+        """Return which version the request would reach now, its form, and its message.
+
+        What JSON was parsed to is let go here: it takes many times the message's bytes.
+        """
+        body = predict.read_body(await self._sized(request.body, parse, request.body))
+        spec = _spec(request)
+        servable_id, signature = await self._signature(spec, body.signature_name, request)
+        message = await self._sized(request.body, predict.to_request, body, signature, spec)
+        return servable_id, body.by_row, message
 
     async def _sized(self, data: bytes, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in the loop's thread, or in another if it has much data to go through."""
@@ -134,11 +139,7 @@ class Models:
         self, spec: ModelSpec, name: str, request: Request
     ) -> tuple[ServableId, Signature]:
         """Return what a Predict request would reach now; waits for a model on its way."""
-        try:
-            handle = acquire_at_once(self._manager, spec)
-        except NotFound:
-            handle = await self._services.wait(acquire, self._manager, spec, request.deadline)
-        with handle:
+        with await self._acquired(spec, request) as handle:
             signature = find(handle.servable, name or DEFAULT_SIGNATURE)
             if signature is None:
                 raise InvalidArgument(
@@ -146,6 +147,16 @@ class Models:
                     f"signature def. The model has {sorted(handle.servable.signatures)}"
                 )
             return handle.id, signature
+
+    async def _acquired(self, spec: ModelSpec, request: Request) -> Handle:
+        try:
+            return acquire_at_once(self._manager, spec)
+        except NotFound:
+            return await self._services.wait(acquire, self._manager, spec, request.deadline)
+
+
+def _examples_message(text: bytes, spec: ModelSpec) -> bytes:
+    return examples.to_request(parse(text), spec)
 
 
 def _row_response(answer: bytes) -> bytes:

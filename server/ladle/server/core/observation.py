@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ladle.server.core.errors import Code, ServingError
 
@@ -213,6 +213,16 @@ class Run:
         self.requests = ()
 
 
+class Loading(NamedTuple):
+    """How a load ended, or the warm-up that is a part of it."""
+
+    servable_id: ServableId
+    path: Path
+    took_s: float
+    error: Exception | None
+    """None if all went well."""
+
+
 class Observer(Protocol):
     """Who is told. Any thread calls; nothing may block. What is raised is logged."""
 
@@ -222,24 +232,15 @@ class Observer(Protocol):
     def run_ended(self, run: Run) -> None:
         """A model has run; the requests in it have not been answered yet."""
 
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
+    def load_ended(self, load: Loading) -> None:
         """A version was loaded, warm-up included, or could not be."""
 
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
+    def warmup_ended(self, warmup: Loading, records: int) -> None:
         """A version's warm-up requests have run, or one has failed; not told where it has none."""
 
 
 class Unobserved:
-    """An Observer that has no use for what it is told."""
+    """An Observer that does nothing; others derive from it what they leave out."""
 
     def request_ended(self, request: Observation) -> None:
         """Do nothing."""
@@ -247,60 +248,51 @@ class Unobserved:
     def run_ended(self, run: Run) -> None:
         """Do nothing."""
 
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
+    def load_ended(self, load: Loading) -> None:
         """Do nothing."""
 
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
+    def warmup_ended(self, warmup: Loading, records: int) -> None:
         """Do nothing."""
 
 
 class Fanout:
-    """An Observer that passes everything on to several, in their order."""
+    """An Observer that tells several, in their order, whatever one of them raises."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        observers = [o for o in observers if type(o) is not Unobserved]
-        self._observers = observers
-        if len(observers) == 1:  # the hot path is spared a call
-            self.request_ended = observers[0].request_ended  # type: ignore[method-assign]
-            self.run_ended = observers[0].run_ended  # type: ignore[method-assign]
+        self._of_requests = _hearing(observers, "request_ended")
+        self._of_runs = _hearing(observers, "run_ended")
+        self._of_loads = _hearing(observers, "load_ended")
+        self._of_warmups = _hearing(observers, "warmup_ended")
 
     def request_ended(self, request: Observation) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.request_ended(request)
+        _tell(self._of_requests, request)
 
     def run_ended(self, run: Run) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.run_ended(run)
+        _tell(self._of_runs, run)
 
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
+    def load_ended(self, load: Loading) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.load_ended(servable_id, path, took_s, error)
+        _tell(self._of_loads, load)
 
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
+    def warmup_ended(self, warmup: Loading, records: int) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.warmup_ended(servable_id, path, took_s, records, error)
+        _tell(self._of_warmups, warmup, records)
+
+
+def _hearing(observers: Sequence[Observer], event: str) -> list[Callable[..., None]]:
+    """Return the methods for an event, without those that do nothing."""
+    nothing = getattr(Unobserved, event)
+    return [getattr(o, event) for o in observers if getattr(type(o), event) is not nothing]
+
+
+def _tell(methods: Sequence[Callable[..., None]], *event: object) -> None:
+    for method in methods:
+        try:
+            method(*event)
+        except Exception:
+            logger.exception("an observer failed")
 
 
 def observed_load(
@@ -317,6 +309,7 @@ def observed_load(
             failure = error
             raise
         finally:
-            observer.load_ended(servable_id, path, time.monotonic() - started, failure)
+            took_s = time.monotonic() - started
+            observer.load_ended(Loading(servable_id, path, took_s, failure))
 
     return load_observed

@@ -8,11 +8,9 @@ import threading
 import time
 from collections import deque
 from logging.handlers import RotatingFileHandler
-from pathlib import Path
 from typing import NamedTuple
 
-from ladle.server.core.observation import Observation, Run
-from ladle.server.core.servable import ServableId
+from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.monitoring.logs import pairs, utc
 from ladle.server.monitoring.request_log import Counting
 
@@ -29,7 +27,7 @@ class _Entry(NamedTuple):
     seen: Observation
 
 
-class AccessLog:
+class AccessLog(Unobserved):
     """An Observer that writes lines; what the writer is behind with is dropped, and counted.
 
     Thread-safe. Order of calls: anything, then `stop`.
@@ -71,24 +69,6 @@ class AccessLog:
         self._pending.append(_Entry(time.time(), request.request_id, request))
         if not self._wake.is_set():
             self._wake.set()
-
-    def run_ended(self, run: Run) -> None:
-        """Do nothing."""
-
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
-        """Do nothing."""
-
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
-        """Do nothing."""
 
     def stop(self, timeout_s: float) -> None:
         """Write what waits, within `timeout_s`."""

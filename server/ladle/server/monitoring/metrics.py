@@ -6,11 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Container, Iterable
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.observation import Observation, Run
+from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable import ServableId
 from ladle.server.monitoring.catalogue import Own, Upstream, families_of
 from ladle.server.monitoring.families import Counters, Family
@@ -70,33 +69,24 @@ class Metrics:
         if len(self._runs) >= _COUNTED_AT_ONCE:
             self._count_if_nobody_does()
 
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
+    def load_ended(self, load: Loading) -> None:
         """Count a load."""
-        code = _code(error)
+        path = str(load.path)
         with self.lock:
-            self._remember(servable_id, path)
-            self.upstream.load_attempts.add(1, str(path), "fail" if error else "success")
-            if error is None:
-                self.upstream.load_latency.add(took_s * 1e6, str(path))
-            self.own.load.observe([took_s], servable_id.name, code)
+            self._remember(load)
+            self.upstream.load_attempts.add(1, path, "fail" if load.error else "success")
+            if load.error is None:
+                self.upstream.load_latency.add(load.took_s * 1e6, path)
+            self.own.load.observe([load.took_s], load.servable_id.name, _code(load.error))
 
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
+    def warmup_ended(self, warmup: Loading, records: int) -> None:
         """Count a warm-up."""
-        code = _code(error)
+        path, code = str(warmup.path), _code(warmup.error)
         with self.lock:
-            self._remember(servable_id, path)
-            self.upstream.warmup_latency.observe([took_s], str(path), code)
-            self.upstream.warmup_records.add(records, str(path), code)
-            self.own.warmup.observe([took_s], servable_id.name, code)
+            self._remember(warmup)
+            self.upstream.warmup_latency.observe([warmup.took_s], path, code)
+            self.upstream.warmup_records.add(records, path, code)
+            self.own.warmup.observe([warmup.took_s], warmup.servable_id.name, code)
 
     def request_logged(self, model: str, code: Code) -> None:
         """Note a request that was to be logged, and whether it could be."""
@@ -232,11 +222,11 @@ class Metrics:
         """Return the name if it is of a model, and else nothing."""
         return name if name in self._versions or name in self._configured() else ""
 
-    def _remember(self, servable_id: ServableId, path: Path) -> None:
+    def _remember(self, load: Loading) -> None:
         """Note that there is such a version, and forget the series of very old ones."""
-        name, version = servable_id
+        name, version = load.servable_id
         versions = self._versions.setdefault(name, {})
-        versions[version] = str(path)
+        versions[version] = str(load.path)
         while len(versions) > _MAX_VERSIONS:
             oldest = next(iter(versions))
             old_path = versions.pop(oldest)

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ladle.protos import wire
@@ -20,8 +19,7 @@ from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import LogMetadata
 from ladle.server.core.errors import Code
 from ladle.server.core.model_config import ModelConfig, RequestLogging
-from ladle.server.core.observation import Observation, Run
-from ladle.server.core.servable import ServableId
+from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.monitoring.log_files import RotatingFiles, Rotation
 from ladle.server.warmup.records import frame
 
@@ -68,7 +66,7 @@ class LogOptions:
     """Of the messages in them."""
 
 
-class RequestLogs:
+class RequestLogs(Unobserved):
     """An Observer that logs requests. Thread-safe; a thread of its own writes.
 
     What is to be logged is looked up for each request, so a change has effect at once.
@@ -105,24 +103,6 @@ class RequestLogs:
             return
         if request.error is None:
             self._put(config.logging, api, request.request, request.response, request)
-
-    def run_ended(self, run: Run) -> None:
-        """Do nothing."""
-
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
-        """Do nothing."""
-
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
-        """Do nothing."""
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is written that waits now; False if the time passed first."""

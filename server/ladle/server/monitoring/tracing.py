@@ -11,11 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ladle.server.core.observation import Observation, Run
-from ladle.server.core.servable import ServableId
+from ladle.server.core.observation import Observation, Run, Unobserved
 from ladle.server.monitoring.metrics import shown_signature
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ class _Spans(NamedTuple):
     batch: SpanContext | None
 
 
-class Tracing:
+class Tracing(Unobserved):
     """An Observer that makes spans. Thread-safe."""
 
     def __init__(self, tracer: Tracer) -> None:
@@ -153,21 +151,6 @@ class Tracing:
             batch = span.get_span_context()
         for request, request_span in started:
             request.span = _Spans(request_span, batch)
-
-    def load_ended(
-        self, servable_id: ServableId, path: Path, took_s: float, error: Exception | None
-    ) -> None:
-        """Do nothing."""
-
-    def warmup_ended(
-        self,
-        servable_id: ServableId,
-        path: Path,
-        took_s: float,
-        records: int,
-        error: Exception | None,
-    ) -> None:
-        """Do nothing."""
 
     def _start(self, request: Observation, offset: int) -> Span:
         context = self._nowhere

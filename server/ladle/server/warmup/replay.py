@@ -24,7 +24,7 @@ from ladle.protos.serving_pb import (
     RegressionRequest,
 )
 from ladle.server.core.errors import InvalidArgument, ServingError, Unimplemented
-from ladle.server.core.observation import Observer
+from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Arrays, Model, ServableId
 from ladle.server.rpc import multi_inference, predict
 from ladle.server.rpc.classify import CLASSIFICATION
@@ -98,7 +98,7 @@ def warm_up(
     finally:
         elapsed_s = time.monotonic() - started
         if observer is not None and (count or failure):
-            observer.warmup_ended(servable_id, path, elapsed_s, count, failure)
+            observer.warmup_ended(Loading(servable_id, path, elapsed_s, failure), count)
     logger.info(
         "warmed up model=%s version=%d records=%d took_s=%.2f", *servable_id, count, elapsed_s
     )

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ladle.server.core.errors import NotFound
+from ladle.server.core.observation import Fanout, Loading, Observation, Run, Unobserved
+from ladle.server.core.servable import ServableId
+from ladle.server.monitoring.families import text
+from ladle.server.monitoring.metrics import SEVERAL, Metrics
+
+
+def loaded(version: int, error: Exception | None = None) -> Loading:
+    return Loading(ServableId("m", version), Path(f"/m/{version}"), 0.5, error)
+
+
+def ended(metrics: Metrics, version: int = 1, signature: str = "s") -> None:
+    seen = Observation("Predict", "GRPC", b"12345")
+    seen.served_by(ServableId("m", version))
+    seen.signature = signature
+    seen.rows, seen.queued = 1, seen.began
+    run = Run(ServableId("m", version), signature, [seen], 1, 3, seen.began)
+    run.failed = False
+    run.end(seen.began, metrics)
+    seen.end(b"answer", metrics)
+
+
+def shown(metrics: Metrics) -> str:
+    with metrics.lock:
+        metrics.count()
+        return text(metrics.families())
+
+
+def test_loads_and_warm_ups_are_counted_by_how_they_ended() -> None:
+    metrics = Metrics()
+    metrics.load_ended(loaded(1))
+    metrics.load_ended(loaded(2, NotFound("no such file")))
+    metrics.load_ended(loaded(2, ZeroDivisionError()))
+    metrics.warmup_ended(loaded(1), 7)
+
+    told = shown(metrics)
+    assert (
+        ':tensorflow:cc:saved_model:load_attempt_count{model_path="/m/1",status="success"} 1\n'
+        in told
+    )
+    assert (
+        ':tensorflow:cc:saved_model:load_attempt_count{model_path="/m/2",status="fail"} 2\n' in told
+    )
+    assert ':tensorflow:cc:saved_model:load_latency{model_path="/m/1"} 500000\n' in told
+    assert 'ladle_load_seconds_count{model="m",code="NOT_FOUND"} 1\n' in told
+    assert 'ladle_load_seconds_count{model="m",code="INTERNAL"} 1\n' in told
+    assert (
+        ':tensorflow:serving:model_warmup_records_read{model_path="/m/1",status="OK"} 7\n' in told
+    )
+    assert 'ladle_warmup_seconds_sum{model="m",code="OK"} 0.5\n' in told
+
+
+def test_the_series_of_very_old_versions_go_and_upstreams_stay() -> None:
+    metrics = Metrics()
+    for version in range(1, 101):
+        metrics.load_ended(loaded(version))
+        ended(metrics, version)
+        shown(metrics)
+    metrics.load_ended(loaded(101))
+
+    told = shown(metrics)
+    assert 'version="37"' not in told
+    assert 'version="38"' in told
+    assert 'model_path="/m/37"' not in told
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 100\n' in told
+
+
+def test_a_run_of_several_signatures_is_one_series_whatever_their_order() -> None:
+    metrics = Metrics()
+    ended(metrics, signature="a\0b")
+    ended(metrics, signature="b\0a")
+
+    told = shown(metrics)
+    assert f'ladle_batch_rows_count{{model="m",version="1",signature="{SEVERAL}"}} 2\n' in told
+    assert (
+        f'ladle_batch_padding_rows_total{{model="m",version="1",signature="{SEVERAL}"}} 6\n' in told
+    )
+    assert (
+        ':tensorflow:serving:batching_session:padding_size_sum{execution_batch_size="4"} 6\n'
+        in told
+    )
+
+
+def test_one_observer_that_fails_keeps_no_other_from_hearing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(Unobserved):
+        def request_ended(self, request: Observation) -> None:
+            raise ZeroDivisionError
+
+        def load_ended(self, load: Loading) -> None:
+            raise ZeroDivisionError
+
+    metrics = Metrics()
+    both = Fanout([Unobserved(), Failing(), metrics])
+    seen = Observation("Predict", "GRPC", b"")
+    seen.served_by(ServableId("m", 1))
+    seen.end(b"", both)
+    both.load_ended(loaded(1))
+
+    assert 'ladle_requests_total{model="m",version="1"' in shown(metrics)
+    assert "ladle_load_seconds_count" in shown(metrics)
+    assert [record.message for record in caplog.records] == ["an observer failed"] * 2

@@ -44,12 +44,13 @@ def test_the_command_publishes_and_says_how_to_serve(tmp_path: Path, npz: Path) 
 
 
 def test_the_command_in_json_and_quiet(
-    tmp_path: Path, npz: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the command sets
     monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
     options = ["--epochs=1", "--run-eagerly", "--json", "--quiet"]
     assert main([str(tmp_path / "m"), "--data", str(npz), *options]) == 0
-    printed = capfd.readouterr()
+    printed = capsys.readouterr()
     assert printed.err == ""
     summary = json.loads(printed.out)
     assert summary["path"] == str(tmp_path / "m" / "1")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def test_the_command_takes_a_function(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the folder it runs in
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copy(__file__, tmp_path / "my_signatures.py")
     given = [str(tmp_path / "m"), "--data", str(npz), "--epochs=1", "--run-eagerly", "--quiet"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -58,7 +58,11 @@ def fit_in_own_loop(
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
+    def predict(images: Any) -> Any:
+        return model(images, training=False)
+
     run = step if options.run_eagerly else tf.function(step)
+    predict = predict if options.run_eagerly else tf.function(predict)
     batches = training_batches(dataset, options, weights, one_hot=True)
     held_out = validation_batches(dataset, _held_out(options), one_hot=True)
     # An epoch of a given number of steps goes on where the last one stopped.
@@ -67,12 +71,15 @@ def fit_in_own_loop(
     begin = state.epochs_done(options.initial_epoch)
     for epoch in range(begin, epochs):
         started = time.monotonic()
-        losses = [run(*batch) for batch in islice(endless or iter(batches), steps)]
+        if verbose:
+            print(f"Epoch {epoch + 1}/{epochs}", flush=True)
+        coming = islice(endless or iter(batches), steps)
+        losses = [run(*batch) for batch in _with_bar(coming, steps, verbose)]
         history["loss"].append(float(np.mean([loss.numpy() for loss in losses])))
-        history[_ACCURACY].append(_accuracy(model, held_out))
+        history[_ACCURACY].append(_accuracy(predict, held_out))
         if verbose:
             print(
-                f"Epoch {epoch + 1}/{epochs}\n{steps}/{steps} - {time.monotonic() - started:.0f}s"
+                f"{steps}/{steps} - {time.monotonic() - started:.0f}s"
                 f" - loss: {history['loss'][-1]:.4f} - {_ACCURACY}: {history[_ACCURACY][-1]:.4f}",
                 flush=True,
             )
@@ -145,8 +152,16 @@ def _held_out(options: TrainingOptions) -> TrainingOptions:
     return TrainingOptions(validation="held-out", batch_size=max(options.batch_size, 1024))
 
 
-def _accuracy(model: Any, batches: Any) -> float:
-    predict: Callable[[Any], Any] = tf.function(lambda images: model(images, training=False))
+def _with_bar(batches: Iterator[Any], steps: int, verbose: int) -> Iterator[Any]:
+    """Yield the batches, and show how many are done where a progress bar is asked for."""
+    bar = keras.utils.Progbar(steps) if verbose == 1 else None
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        if bar is not None:
+            bar.update(number)
+
+
+def _accuracy(predict: Callable[[Any], Any], batches: Any) -> float:
     right = total = 0
     for images, labels in batches:
         predicted = tf.argmax(predict(images), axis=1)

@@ -96,7 +96,7 @@ def test_only_the_bad_rows_of_a_request_fail(
     assert failures(out) == [
         {"row": row, "code": "INVALID_ARGUMENT", "reason": "the poison is in it"} for row in bad
     ]
-    assert "5 rows failed" in capsys.readouterr().out
+    assert "5 failed; " in capsys.readouterr().out
     assert predict("--input", npy, "--output", out, "--shard-rows", 400) == 3, "still some failed"
 
 
@@ -510,3 +510,22 @@ def test_a_run_that_ends_amid_a_shard_leaves_nothing_of_it(
     assert parts
     assert all(name.startswith("part-00000") for name in parts)
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_model_too_slow_for_large_requests_gets_small_ones(
+    predict: Predict, model: Model, npy: Path, x: NDArray[Any], tmp_path: Path
+) -> None:
+    """Requests past 16 rows never end in time; what ends them here is the client's deadline."""
+    is_over = threading.Event()
+
+    def hang(rows: int) -> None:
+        if rows > 16:
+            is_over.wait(30)
+
+    model.before = hang
+    arguments = ("--input", npy, "--output", tmp_path / "out", "--rows-per-request", 64)
+    try:
+        assert predict(*arguments, "--timeout", "0.5", "--max-in-flight", "1") == 0
+    finally:
+        is_over.set()
+    assert_whole(tmp_path / "out", x)

@@ -176,7 +176,8 @@ def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
 
 def _as_text(summary: Summary) -> str:
     versions = ", ".join(map(str, summary.versions))
-    told = f"{summary.rows:,} rows in {summary.output}, {summary.shards} parts"
+    parts = "1 part" if summary.shards == 1 else f"{summary.shards} parts"
+    told = f"{summary.rows:,} rows in {summary.output}, {parts}"
     if summary.versions:
         told += f", by version {versions}"
     if summary.rows_now:
@@ -184,7 +185,7 @@ def _as_text(summary: Summary) -> str:
     else:
         told += "; all was done before"
     if summary.failed:
-        told += f"\n{summary.failed:,} rows failed; {summary.output}/_failed-*.jsonl says why"
+        told += f"\n{summary.failed:,} failed; {summary.output}/_failed-*.jsonl says why"
     return told
 
 

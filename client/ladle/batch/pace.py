@@ -82,16 +82,19 @@ def is_busy(error: LadleError) -> bool:
     return isinstance(error, _BUSY)
 
 
-def verdict(error: LadleError, rows: int, refusals: int) -> Verdict:
+def verdict(error: LadleError, rows: int, refusals: int, *, is_patient: bool) -> Verdict:
     """Return what becomes of a request of `rows` rows.
 
     `refusals` counts the times that the server was too busy for it, this one too, though it
-    answered others in between: in the end the request itself is what it can't take.
+    answered others in between: in the end the request itself is what it can't take. `is_patient`
+    tells that there is time left for a server that answers nothing at all.
     """
     if isinstance(error, _NEVER):
         return "stop"
+    if isinstance(error, DeadlineExceeded) and rows > 1:
+        return "split"  # whatever takes its time, half of it takes less
     if is_busy(error) and refusals < MAX_REFUSALS:
-        return "again"
+        return "again" if is_patient else "stop"
     return "split" if rows > 1 else "fail"
 
 

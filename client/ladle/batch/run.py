@@ -299,10 +299,10 @@ class _Run:
             if self._answers != task.answers_then:
                 task.refusals += 1
                 task.answers_then = self._answers
-            silent_s = self.now() - self._answered_at
-            if silent_s > self.options.patience_s:
-                raise ModelLost(f"no answer for {silent_s:.0f} s: {error}")
-        match pacing.verdict(error, len(task.part.numbers), task.refusals):
+        silent_s = self.now() - self._answered_at
+        is_patient = silent_s <= self.options.patience_s
+        rows = len(task.part.numbers)
+        match pacing.verdict(error, rows, task.refusals, is_patient=is_patient):
             case "again":
                 due = self.now() + pacing.wait_s(task.attempts)
                 heapq.heappush(self._waiting, (due, task))
@@ -316,7 +316,7 @@ class _Run:
                     task.part, FailedRow(number, error.code.name, _line(error.details))
                 )
             case "stop":
-                raise _stopped(error)
+                raise _stopped(error, silent_s)
 
     def _settle_split(self, task: _Task, parent: _Split) -> None:
         """Send smaller requests from now on, where both halves of one were good."""
@@ -368,6 +368,8 @@ class _Run:
             self._shard.write(answered)
             self._next_row = answered.stop
             self._failed += len(answered.failed)
+            if not self._share and self._rows_before:
+                self._share_before = answered.share  # about; it is the time left that needs it
             self._share = answered.share or self._share
             is_full = self._next_row % self.options.shard_rows == 0
             if is_full or self.now() - self._shard_began >= self.options.shard_s:
@@ -459,7 +461,9 @@ def _answered(part: Part, prediction: Prediction) -> Answered:
     )
 
 
-def _stopped(error: LadleError) -> BatchError:
+def _stopped(error: LadleError, silent_s: float) -> BatchError:
+    if pacing.is_busy(error):
+        return ModelLost(f"no answer for {silent_s:.0f} s: {_line(str(error))}")
     if isinstance(error, NotFound):
         return ModelLost(
             f"{_line(str(error))}; if another version has taken over, --allow-changed-model goes "

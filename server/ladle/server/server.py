@@ -308,6 +308,8 @@ class Server:
         config = self._config
         metrics_path = _metrics_path(config)
         if config.rest_api_port == 0:
+            if config.monitoring_config_file:
+                logger.warning("--monitoring_config_file does nothing without --rest_api_port")
             return None
         from ladle.server.http_server import HttpServer
         from ladle.server.rest.app import AppOptions

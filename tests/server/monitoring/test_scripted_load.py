@@ -216,3 +216,24 @@ def test_samples_read_what_is_shown() -> None:
 
     assert samples.sum("a", x="1") == 7
     assert samples.by("a", "y") == {("2",): 3, ("3",): 4}
+
+
+def test_callers_without_a_token_are_counted_once_each(watch: Watch, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text('{"token": "0123456789abcdef0123456789abcdef", "name": "all"}\n')
+    watched = watch(auth_tokens_file=str(tokens))
+    for _ in range(3):
+        refused(watched, PREDICT, predict_request())
+    for _ in range(2):
+        assert watched.http.post("/v1/models/m:predict", json=ROWS).status_code == 401
+    assert watched.http.get("/monitoring/prometheus/metrics").status_code == 401
+    watched.http.headers["authorization"] = "Bearer 0123456789abcdef0123456789abcdef"
+    assert watched.http.post("/v1/models/m:predict", json=ROWS).status_code == 200
+
+    told = watched.samples()
+    assert told.by("ladle_requests_total", "entrypoint", "method", "code") == {
+        ("GRPC", "Predict", "UNAUTHENTICATED"): 3,
+        ("REST", "predict", "UNAUTHENTICATED"): 2,
+        ("REST", "predict", "OK"): 1,
+    }
+    assert told.sum("ladle_rejected_requests_total", reason="unauthenticated") == 5

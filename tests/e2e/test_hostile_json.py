@@ -34,6 +34,7 @@ def predict(item: bytes, first: bytes = b"") -> Callable[[], bytes]:
     return lambda: json_of(b'{"instances": [' + first, item, b"]}")
 
 
+EXAMPLES = b'{"signature_name": "classify_x_to_y", "examples": ['
 BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "lists": ("predict", predict(b"[]")),
     "objects": ("predict", predict(b"{}")),
@@ -47,8 +48,8 @@ BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
         "predict",
         lambda: b'{"instances": [1], "signature_name": "' + b"s" * MOST_SENT + b'"}',
     ),
-    "empty examples": ("classify", lambda: json_of(b'{"examples": [', b"{}", b"]}")),
-    "empty features": ("classify", lambda: json_of(b'{"examples": [', b'{"":[]}', b"]}")),
+    "empty examples": ("classify", lambda: json_of(EXAMPLES, b"{}", b"]}")),
+    "empty features": ("classify", lambda: json_of(EXAMPLES, b'{"":[]}', b"]}")),
 }
 
 

@@ -127,7 +127,7 @@ function loadTiles(name, load) {
     tile(amount(load.failures_per_s), "failures/s"),
   ];
   const chart = element("div", "tile chart", sparkline(history.get(name)));
-  chart.append(element("span", "", "requests/s, the last two minutes"));
+  chart.append(element("span", "", "requests/s, last two minutes"));
   return [...made, chart];
 }
 

@@ -75,3 +75,39 @@ def test_probes_answer(rest: Setting) -> None:
     assert rest.http.get("/livez").status_code == 200
     assert rest.http.get("/readyz").json() == {"status": "ready"}
     assert rest.http.head("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "versions"),
+    [
+        ("/v1/models/m", ["2", "1"]),
+        ("/v1/models/m/versions/1", ["1"]),
+        ("/v1/models/m/labels/stable", ["2", "1"]),  # as upstream, which looks at no label here
+    ],
+)
+def test_status_lists_versions(rest: Setting, path: str, versions: list[str]) -> None:
+    listed = rest.http.get(path).json()["model_version_status"]
+    assert [status["version"] for status in listed] == versions
+    assert {status["state"] for status in listed} == {"AVAILABLE"}
+
+
+@pytest.mark.parametrize(
+    ("path", "version"),
+    [
+        ("/v1/models/m/metadata", "2"),
+        ("/v1/models/m/versions/1/metadata", "1"),
+        ("/v1/models/m/labels/stable/metadata", "1"),
+    ],
+)
+def test_metadata_is_of_the_version_that_the_url_names(
+    rest: Setting, path: str, version: str
+) -> None:
+    metadata = rest.http.get(path).json()
+    assert metadata["model_spec"] == {"name": "m", "signature_name": "", "version": version}
+    assert list(metadata["metadata"]["signature_def"]["signature_def"]) == ["serving_default"]
+
+
+def test_models_are_listed_with_labels(rest: Setting) -> None:
+    (model,) = rest.http.get("/v1/models").json()["models"]
+    assert (model["name"], model["available"], model["problem"]) == ("m", True, "")
+    assert {v["version"]: v["labels"] for v in model["versions"]} == {"1": ["stable"], "2": []}

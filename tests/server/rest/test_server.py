@@ -170,7 +170,7 @@ def test_a_stop_turns_the_probe_and_answers_what_was_taken(tmp_path: Path) -> No
         # It is told first; requests are taken for a moment more.
         while (probe := setting.http.get("/readyz")).status_code == 200:
             pass
-        assert probe.status_code == 503
+        assert (probe.status_code, probe.headers["connection"]) == (503, "close")
         servable.let_go()
         asking.join()
         stopping.join()

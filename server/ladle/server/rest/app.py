@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sys
 import time
-import zlib
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -213,7 +213,7 @@ def _accepts_gzip(accepted: str) -> bool:
 
 def _gzip(body: bytes) -> bytes:
     # Level 1: the caller waits for it.
-    return zlib.compress(body, 1, wbits=16 + zlib.MAX_WBITS)
+    return gzip.compress(body, compresslevel=1, mtime=0)
 
 
 async def _until_gone(receive: Receive) -> None:

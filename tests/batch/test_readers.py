@@ -202,13 +202,17 @@ def test_a_record_is_a_column_too_and_one_without_a_feature_fails(tmp_path: Path
 def test_images_are_paths_or_bytes_and_one_that_is_missing_fails(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"A")
     (tmp_path / "list.txt").write_text("a.png\n\ngone.png\na.png\n")
-    opened = open_reader("list", [tmp_path / "list.txt"])
+    input_format, paths = files.find([str(tmp_path / "list.txt")])
+    before = files.fingerprint(paths)
+    opened = open_reader(input_format, paths)
     assert opened.total_rows == 3
     [rows] = opened.read(0, ("path", "bytes"))
     assert rows.numbers.tolist() == [0, 2]
     assert list(rows.columns["bytes"]) == [b"A", b"A"]
     assert rows.failed[0].reason.endswith("gone.png: No such file or directory")
     assert read(opened, 2, "path")[1] == {"path": [str(tmp_path / "a.png")]}
+    (tmp_path / "a.png").write_bytes(b"B")
+    assert files.fingerprint(paths) != before, "the images are the input, not their list alone"
 
 
 def damaged(save: Callable[[Path], list[Path]], cut: int) -> Callable[[Path], list[Path]]:

@@ -150,6 +150,7 @@ class ShardFiles:
         self._make_writer = make_writer
         self._writer: Writer | None = None
         self._files: dict[str, BinaryIO] = {}
+        self._outputs: tuple[str, ...] = ()
         self._failures: BinaryIO | None = None
         self._failed = 0
         self._versions: set[int] = set()
@@ -161,10 +162,17 @@ class ShardFiles:
         for failed in answered.failed:
             self._write_failure(failed)
         if len(answered.numbers):
+            outputs = tuple(answered.outputs)
             if self._writer is None:
-                names.check(answered.kept, answered.outputs)
+                names.check(answered.kept, outputs)
+                self._outputs = outputs
                 stem = f"part-{self._number}"
                 self._writer = self._make_writer(lambda rest: self._open(stem + rest))
+            if outputs != self._outputs:
+                raise BatchError(
+                    f"the model's outputs were {', '.join(self._outputs)} before, and are "
+                    f"{', '.join(outputs)} now"
+                )
             self._writer.write(answered)
             if answered.version is not None:
                 self._versions.add(answered.version)

@@ -169,7 +169,7 @@ def bind(job: Job, reader: Reader, input_format: str, metadata: ModelMetadata) -
         BatchError: A tensor has no column, or the model no such signature.
     """
     signature = _signature(job, metadata)
-    are_images = input_format in ("images", "list")
+    are_images = input_format == "images"
     sources = mapping.bind(
         signature.inputs if signature else {},
         signature.optional if signature else frozenset(),

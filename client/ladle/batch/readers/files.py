@@ -30,7 +30,8 @@ _MAX_SAMPLED = 1000
 def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, list[Path]]:
     """Return the format of the input and its files, those of folders sorted by their paths.
 
-    Files and folders whose names begin with a dot or an underscore are passed over in folders.
+    Files and folders whose names begin with a dot or an underscore are passed over in folders. The
+    files of a list are the images in it, whose paths are seen from the list's folder.
 
     Raises:
         BatchError: There is no file, or one is of no format or of another than those before.
@@ -54,7 +55,10 @@ def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, l
             f"--input: expected files of one format, got {', '.join(sorted(formats))}; "
             "--input-format says which"
         )
-    return formats.pop(), paths
+    found = formats.pop()
+    if found == "list":
+        return "images", [image for path in paths for image in _listed(path)]
+    return found, paths
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
@@ -65,7 +69,11 @@ def fingerprint(paths: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        about = path.stat()
+        try:
+            about = path.stat()
+        except FileNotFoundError:  # its row will fail
+            digest.update(f"{path.name}\0".encode())
+            continue
         digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
         if len(paths) <= _MAX_SAMPLED:
             with path.open("rb") as file:
@@ -73,6 +81,17 @@ def fingerprint(paths: Sequence[Path]) -> str:
                 file.seek(max(about.st_size - _SAMPLE_BYTES, 0))
                 digest.update(file.read(_SAMPLE_BYTES))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise BatchError(f"{path}: expected a path in each line, got no text") from None
+    images = [path.parent / line.strip() for line in lines if line.strip()]
+    if not images:
+        raise BatchError(f"{path}: the list is empty")
+    return images
 
 
 def _within(folder: Path, input_format: str | None) -> list[Path]:

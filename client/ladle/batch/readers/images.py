@@ -1,4 +1,4 @@
-"""Rows that are image files: those of folders, or of lists with a path in each line.
+"""Rows that are image files.
 
 Pixels are not read here: what sends a request decodes its images, so that as many threads do as
 there are requests in flight.
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ladle.batch.errors import BatchError
 from ladle.batch.rows import Column, FailedRow, Rows
 
 PATH = "path"
@@ -25,11 +24,9 @@ class ImageReader:
     columns = (PATH, BYTES)
     is_text = False
 
-    def __init__(self, paths: Sequence[Path], *, are_lists: bool) -> None:
-        self._images = [image for path in paths for image in _listed(path)] if are_lists else paths
-        if not self._images:
-            raise BatchError(f"{paths[0]}: the list is empty")
-        self.total_rows: int | None = len(self._images)
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._images = paths
+        self.total_rows: int | None = len(paths)
 
     def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
         """Yield rows; see `Reader`."""
@@ -59,16 +56,6 @@ class ImageReader:
                 failed=tuple(failed),
                 share=(begin + len(paths)) / len(self._images),
             )
-
-
-def _listed(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise BatchError(
-            f"{path}: expected a path in each line, got bytes that are no text"
-        ) from None
-    return [path.parent / line.strip() for line in lines if line.strip()]
 
 
 def _objects(values: Sequence[object]) -> Column:

@@ -72,10 +72,10 @@ def open_reader(input_format: str, paths: Sequence[Path]) -> Reader:
             from ladle.batch.readers.tfrecord import TFRecordReader
 
             return TFRecordReader(paths)
-        case "images" | "list":
+        case "images":
             from ladle.batch.readers.images import ImageReader
 
-            return ImageReader(paths, are_lists=input_format == "list")
+            return ImageReader(paths)
     raise ValueError(f"unknown format {input_format}")
 
 

@@ -1,0 +1,214 @@
+"""The run by itself, with a function in the place of a server."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ladle.batch import pace
+from ladle.batch.errors import BatchError
+from ladle.batch.folder import OutputFolder
+from ladle.batch.manifest import Manifest
+from ladle.batch.rows import FailedRow, Part
+from ladle.batch.run import Options, run
+from ladle.batch.writers.jsonl import JsonlShard
+from ladle.client import DeadlineExceeded, InvalidInput, Overloaded, Prediction, Unavailable
+
+EMPTY = Manifest(input="", settings={}, version=1)
+
+
+def prediction(**outputs: np.ndarray) -> Prediction:
+    return Prediction(outputs=outputs, model="m", version=1, signature="s")
+
+
+def parts_of(rows: int, unreadable: set[int], sizes: list[int], start: int) -> Iterator[Part]:
+    """Yield rows in chunks of these sizes, again and again, their numbers being their values."""
+    index = 0
+    while start < rows:
+        stop = min(start + sizes[index % len(sizes)], rows)
+        index += 1
+        numbers = np.array([n for n in range(start, stop) if n not in unreadable], np.int64)
+        failed = [FailedRow(n, "BAD", "unread") for n in range(start, stop) if n in unreadable]
+        yield Part(
+            start=start,
+            stop=stop,
+            numbers=numbers,
+            tensors={"x": numbers},
+            kept={},
+            failed=tuple(failed),
+        )
+        start = stop
+
+
+def written(folder: Path) -> tuple[list[int], list[int]]:
+    """Return the rows with a prediction, having checked it, and those that failed."""
+    parts = [
+        json.loads(line)
+        for part in sorted(folder.glob("part-*"))
+        for line in part.read_text().splitlines()
+    ]
+    failed = [
+        json.loads(line)["row"]
+        for part in sorted(folder.glob("_failed-*"))
+        for line in part.read_text().splitlines()
+    ]
+    assert all(row["twice"] == 2 * row["row"] for row in parts)
+    return [row["row"] for row in parts], failed
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.integers(0, 60),
+    bad=st.sets(st.integers(0, 59), max_size=8),
+    unreadable=st.sets(st.integers(0, 59), max_size=8),
+    sizes=st.lists(st.integers(1, 25), min_size=1, max_size=3),
+    request_rows=st.integers(1, 12),
+    shard_rows=st.integers(4, 40),
+    in_flight=st.integers(1, 6),
+    busy=st.floats(0, 0.4),
+    seed=st.integers(0, 1000),
+)
+def test_whatever_fails_each_row_is_there_once_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    bad: set[int],
+    unreadable: set[int],
+    sizes: list[int],
+    request_rows: int,
+    shard_rows: int,
+    in_flight: int,
+    busy: float,
+    seed: int,
+) -> None:
+    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
+    monkeypatch.setattr(pace, "MAX_REFUSALS", 1000)
+    chance, lock = random.Random(seed), Lock()
+
+    def ask(part: Part) -> Prediction:
+        x = part.tensors["x"]
+        with lock:
+            is_busy = chance.random() < busy
+            error = chance.choice([Overloaded, Unavailable, DeadlineExceeded])
+        if is_busy:
+            raise error("busy")
+        if bad & set(x.tolist()):
+            raise InvalidInput("bad")
+        return prediction(twice=x * 2)
+
+    with tempfile.TemporaryDirectory() as path, OutputFolder(Path(path)) as folder:
+        manifest = run(
+            lambda start: parts_of(rows, unreadable, sizes, start),
+            ask,
+            folder,
+            EMPTY,
+            JsonlShard,
+            Options(
+                request_rows=request_rows,
+                max_in_flight=in_flight,
+                shard_rows=shard_rows,
+                max_failed=rows,
+            ),
+            give_up=lambda: None,
+        )
+        gone = {n for n in bad | unreadable if n < rows}
+        assert written(Path(path)) == (
+            [n for n in range(rows) if n not in gone],
+            sorted(gone),
+        )
+        assert (manifest.rows, manifest.failed) == (rows, len(gone))
+        assert all(shard.stop % shard_rows == 0 for shard in manifest.shards[:-1])
+
+
+def run_in(folder: Path, ask: object, **kept: np.ndarray) -> Manifest:
+    def parts(start: int) -> Iterator[Part]:
+        for part in parts_of(8, set(), [4], start):
+            yield Part(
+                start=part.start,
+                stop=part.stop,
+                numbers=part.numbers,
+                tensors=part.tensors,
+                kept={name: column[part.start : part.stop] for name, column in kept.items()},
+            )
+
+    with OutputFolder(folder) as opened:
+        return run(
+            parts,
+            ask,  # type: ignore[arg-type]
+            opened,
+            EMPTY,
+            JsonlShard,
+            Options(max_in_flight=1),
+            give_up=lambda: None,
+        )
+
+
+def test_two_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BatchError, match='two columns "row"; leave one out with --keep'):
+        run_in(tmp_path, lambda part: prediction(y=part.tensors["x"]), row=np.arange(8))
+
+
+def test_outputs_that_change_amid_a_shard_are_refused(tmp_path: Path) -> None:
+    def ask(part: Part) -> Prediction:
+        return prediction(**{"y" if part.start == 0 else "z": part.tensors["x"]})
+
+    with pytest.raises(BatchError, match="the model's outputs were y before, and are z now"):
+        run_in(tmp_path, ask)
+
+
+def test_a_slow_model_has_its_answers_put_in_place_before_a_shard_is_full(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def ask(part: Part) -> Prediction:
+        now[0] += 200.0
+        return prediction(twice=part.tensors["x"] * 2)
+
+    with OutputFolder(tmp_path) as folder:
+        manifest = run(
+            lambda start: parts_of(12, set(), [2], start),
+            ask,
+            folder,
+            EMPTY,
+            JsonlShard,
+            Options(max_in_flight=1, shard_s=300.0),
+            give_up=lambda: None,
+            now=lambda: now[0],
+        )
+    assert len(manifest.shards) > 1
+    assert written(tmp_path) == (list(range(12)), [])
+
+
+def test_what_the_asking_thread_raises_reaches_the_caller(tmp_path: Path) -> None:
+    def ask(part: Part) -> Prediction:
+        raise ImportError("pictures need Pillow")
+
+    with pytest.raises(ImportError, match="Pillow"):
+        run_in(tmp_path, ask)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_the_reading_thread_raises_reaches_the_caller(tmp_path: Path) -> None:
+    def parts(start: int) -> Iterator[Part]:
+        yield from parts_of(4, set(), [4], start)
+        raise BatchError("damaged")
+
+    with OutputFolder(tmp_path) as folder, pytest.raises(BatchError, match="damaged"):
+        run(
+            parts,
+            lambda part: prediction(twice=part.tensors["x"] * 2),
+            folder,
+            EMPTY,
+            JsonlShard,
+            Options(),
+            give_up=lambda: None,
+        )

@@ -19,6 +19,10 @@ T = TypeVar("T")
 
 # Counting many at a time costs a tenth of counting each; whoever notes the last of so many counts.
 _COUNTED_AT_ONCE = 512
+# It is what is alike that is counted together, so with many models more are waited for; but whoever
+# counts them holds up a request meanwhile, some microseconds for each.
+_COUNTED_OF_A_KIND = 64
+_MAX_AT_ONCE = 4 * _COUNTED_AT_ONCE
 # Where notes come faster than they are counted, their threads wait from here on.
 _MAX_PENDING = 32 * _COUNTED_AT_ONCE
 # Versions come and go for years: the series of the oldest ones go too.
@@ -52,6 +56,7 @@ class Metrics:
         """What has happened to each model of late; hold `lock` to read it."""
         self.lock = threading.Lock()
         self._configured = configured
+        self._at_once = _COUNTED_AT_ONCE
         self._requests: deque[Observation] = deque()
         self._runs: deque[Run] = deque()
         self._single: deque[tuple[Counters, tuple[str, ...]]] = deque()
@@ -60,13 +65,13 @@ class Metrics:
     def request_ended(self, request: Observation) -> None:
         """Note a request that has ended."""
         self._requests.append(request)
-        if len(self._requests) >= _COUNTED_AT_ONCE:
+        if len(self._requests) >= self._at_once:
             self._count_if_nobody_does()
 
     def run_ended(self, run: Run) -> None:
         """Note a run."""
         self._runs.append(run)
-        if len(self._runs) >= _COUNTED_AT_ONCE:
+        if len(self._runs) >= self._at_once:
             self._count_if_nobody_does()
 
     def load_ended(self, load: Loading) -> None:
@@ -104,10 +109,14 @@ class Metrics:
         """Count in all that was noted; the caller holds `lock`."""
         for counters, labels in _drained(self._single):
             counters.add(1, *labels)
-        for run_key, runs in _grouped(_drained(self._runs), _RUN_KEY):
+        by_run = _grouped(_drained(self._runs), _RUN_KEY)
+        for run_key, runs in by_run:
             self._count_runs(runs, *run_key)
-        for key, requests in _grouped(_drained(self._requests), _KEY):
+        by_request = _grouped(_drained(self._requests), _KEY)
+        for key, requests in by_request:
             self._count_requests(requests, *key)
+        kinds = max(len(by_run), len(by_request))
+        self._at_once = min(max(_COUNTED_AT_ONCE, _COUNTED_OF_A_KIND * kinds), _MAX_AT_ONCE)
 
     def totals(self) -> dict[str, int]:
         """Return the sum of every counter over all its labels, by its name."""

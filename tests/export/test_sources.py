@@ -45,6 +45,34 @@ def test_an_npz_file_gives_its_arrays(npz: Path, arrays: Arrays) -> None:
         np.testing.assert_array_equal(getattr(dataset, name), array)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_are_mapped_and_not_held_in_memory(
+    tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch, order: Any
+) -> None:
+    arrays["x_train"] = np.asarray(arrays["x_train"], order=order)
+    np.savez_compressed(tmp_path / "large.npz", **arrays)  # type: ignore[arg-type]
+    monkeypatch.setattr("ladle.export.sources._LARGE_BYTES", 300)
+    monkeypatch.setattr("ladle.export.sources._PIECE_BYTES", 7)
+    dataset = load_data(tmp_path / "large.npz")
+    assert isinstance(dataset.x_train, np.memmap)
+    assert not isinstance(dataset.y_test, np.memmap)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(getattr(dataset, name), array)
+
+
+def test_a_large_array_that_is_damaged_is_refused(
+    tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle.export.sources._LARGE_BYTES", 0)
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    content = (tmp_path / "a.npz").read_bytes()
+    pixels = arrays["x_train"].tobytes()
+    assert pixels in content
+    (tmp_path / "a.npz").write_bytes(content.replace(pixels, bytes(len(pixels))))
+    with pytest.raises(DataError, match="x_train cannot be read: Bad CRC-32"):
+        load_data(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -100,10 +128,16 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, arrays: Arrays) -> Non
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+@given(
+    place=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+    cut=st.booleans(),
+    large=st.booleans(),
+)
 def test_a_damaged_file_loads_or_is_refused_but_nothing_else(
-    npz: Path, place: float, byte: int, cut: bool
+    npz: Path, monkeypatch: pytest.MonkeyPatch, place: float, byte: int, cut: bool, large: bool
 ) -> None:
+    monkeypatch.setattr("ladle.export.sources._LARGE_BYTES", 0 if large else 1 << 28)
     content = bytearray(npz.read_bytes())
     position = int(place * len(content))
     content[position] = byte

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -17,10 +18,18 @@ from ladle.export.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.errors import DataError
 from ladle.export.folders import read_folder
 from ladle.export.records import read_tfrecords
+from ladle.export.splitting import mapped
 from ladle.export.tables import read_csv
 from ladle.protos.model_card import Normalization
 
 _DIGITS_HELD_OUT_EVERY = 5
+# Larger arrays are not read into memory, but mapped.
+_LARGE_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 TFRECORDS = (".tfrecord", ".tfrecords")
 _FASHION_LABELS = (
     "T-shirt/top",
@@ -162,17 +171,52 @@ def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
         return {name: _read_array(archive, name) for name in names}
 
 
-def _read_array(archive: Mapping[str, Any], name: str) -> NDArray[Any]:
+def _read_array(archive: Any, name: str) -> NDArray[Any]:
     try:
-        array = archive[name]
+        sizes = {info.filename: info.file_size for info in archive.zip.infolist()}
+        member = f"{name}.npy"
+        large = sizes.get(member, 0) > _LARGE_BYTES
+        array = _read_mapped(archive.zip, member) if large else archive[name]
+    except DataError:
+        raise
     except MemoryError as error:
         raise DataError(f"{name} does not fit in memory: {error}") from error
     # All that zipfile and NumPy raise for members that are damaged, encrypted or of a strange form.
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{name}: expected an array, got something else")
     return array
+
+
+def _read_mapped(archive: zipfile.ZipFile, member: str) -> NDArray[Any]:
+    """Return an array that is read into a mapped file, piece by piece."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in _READ_HEADER:
+            raise ValueError(f"it is of format {version}")
+        shape, fortran, dtype = _READ_HEADER[version](file)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        n_stored = archive.getinfo(member).file_size - file.tell()
+        if dtype.hasobject or not n_bytes or n_bytes != n_stored:
+            raise ValueError("it is no array of numbers, or shorter than it says")
+        array = mapped(tuple(shape[::-1] if fortran else shape), dtype)
+        rest = array.reshape(-1).view(np.uint8)
+        while len(rest):
+            piece = np.frombuffer(file.read(_PIECE_BYTES), np.uint8)
+            if not len(piece):
+                raise EOFError("it ends early")
+            rest[: len(piece)] = piece
+            rest = rest[len(piece) :]
+        file.read(1)  # at its end the checksum is compared
+    return array.T if fortran else array
 
 
 def _listed(names: list[str], at_most: int = 8) -> str:

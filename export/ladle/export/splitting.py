@@ -33,8 +33,8 @@ class Parts:
         """
         self._held_out = held_out
         n_test = int(held_out.sum())
-        self.train = _mapped((len(held_out) - n_test, *shape), dtype)
-        self.test = _mapped((n_test, *shape), dtype)
+        self.train = mapped((len(held_out) - n_test, *shape), dtype)
+        self.test = mapped((n_test, *shape), dtype)
         self._filled = [0, 0]
 
     def add(self, example: Any) -> None:
@@ -127,7 +127,12 @@ class Labels:
         return labels, as_seen[np.frombuffer(self._seen, np.int64)]
 
 
-def _mapped(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+def mapped(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a new array of zeros whose bytes are in a temporary file.
+
+    Raises:
+        DataError: The disk has no room for it.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:
         return np.empty(shape, dtype)

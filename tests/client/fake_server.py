@@ -1,4 +1,7 @@
-"""FakeServing in a process of its own, with health checks: to be killed, or drained by SIGTERM."""
+"""FakeServing in a process of its own, with health checks: to be killed, or drained by SIGTERM.
+
+Usage: fake_server.py PORT VERSION FOLDER, where port 0 stands for a free one.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ def main() -> None:
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     server = grpc.server(ThreadPoolExecutor(8))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    server.add_generic_rpc_handlers([Handler(FakeServing({1: image_version(255)}), lambda _: None)])
-    port = server.add_insecure_port(sys.argv[1])
+    serving = FakeServing({int(sys.argv[2]): image_version(255)})
+    server.add_generic_rpc_handlers([Handler(serving, lambda _: None)])
+    port = server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     stopping.wait()

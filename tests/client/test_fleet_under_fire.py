@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,11 +22,18 @@ CALLERS = 8
 PATIENCE_S = 60.0
 
 
+kinds = pytest.mark.parametrize("kind", ["ladle", "fake"])
+"""Ladle's server takes streams, and the fake has nothing of ladle's."""
+
+
 @contextmanager
-def running(address: str = "127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a fake server; gives its process and address, and kills it at the end."""
+def running(
+    kind: str, folder: Path, *, version: int = 1, port: str = "0"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a server; gives its process and address, and kills it at the end."""
+    script = Path(__file__).with_name(f"{kind}_server.py")
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fake_server.py")), address],
+        [sys.executable, str(script), port, str(version), str(folder / str(version))],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -37,6 +46,14 @@ def running(address: str = "127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str
         process.stdout.close()
 
 
+@contextmanager
+def fleet(kind: str, folder: Path) -> Iterator[list[tuple[subprocess.Popen[str], str]]]:
+    """Start three servers, of versions 1, 2 and 3."""
+    with ExitStack() as stack, ThreadPoolExecutor(3) as executor:
+        starting = [running(kind, folder, version=version) for version in (1, 2, 3)]
+        yield [*executor.map(stack.enter_context, starting)]
+
+
 class Load:
     """Predicts in several threads until it is stopped, and counts."""
 
@@ -44,7 +61,8 @@ class Load:
         self._client = client
         self._stopped = False
         self._progress = threading.Condition()
-        self.answered = 0
+        self.answered: Counter[int | None] = Counter()
+        """How many predictions each version has answered, and so each server."""
         self.failures: list[Exception] = []
         self._threads = [threading.Thread(target=self._predict) for _ in range(CALLERS)]
         for thread in self._threads:
@@ -53,9 +71,9 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Wait until so many more predictions are answered, or one has failed."""
         with self._progress:
-            goal = self.answered + more
+            goal = self.answered.total() + more
             assert self._progress.wait_for(
-                lambda: self.answered >= goal or self.failures, PATIENCE_S
+                lambda: self.answered.total() >= goal or self.failures, PATIENCE_S
             )
 
     def stop(self) -> None:
@@ -70,15 +88,21 @@ class Load:
                 assert prediction["scores"].shape == (1, 2)
             except Exception as error:
                 self.failures.append(error)
+                version = None
+            else:
+                version = prediction.version
             with self._progress:
-                self.answered += 1
+                self.answered[version] += 1
                 self._progress.notify_all()
 
 
 @pytest.mark.e2e
-def test_a_server_that_is_killed_and_one_that_is_drained_fail_no_call() -> None:
+@kinds
+def test_a_server_that_is_killed_and_one_that_is_drained_fail_no_call(
+    kind: str, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
-        servers = [stack.enter_context(running()) for _ in range(3)]
+        servers = stack.enter_context(fleet(kind, tmp_path))
         client = stack.enter_context(Client([address for _, address in servers]))
         load = Load(client)
         stack.callback(load.stop)
@@ -87,16 +111,41 @@ def test_a_server_that_is_killed_and_one_that_is_drained_fail_no_call() -> None:
         load.wait_for(300)
         servers[1][0].send_signal(signal.SIGTERM)
         servers[1][0].wait(PATIENCE_S)
+        drained = load.answered[2]
         load.wait_for(300)
         load.stop()
         assert load.failures == []
+        assert min(load.answered[version] for version in (1, 2, 3)) > 50  # all had their part
+        assert load.answered[2] <= drained + CALLERS  # and who is gone has none
+        assert [process.poll() is None for process, _ in servers] == [False, False, True]
 
 
 @pytest.mark.e2e
-def test_a_stream_outlives_its_server() -> None:
+def test_a_stream_over_a_fleet_outlives_two_of_its_servers(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = stack.enter_context(fleet("ladle", tmp_path))
+        addresses = [address for _, address in servers]
+        client = stack.enter_context(Client(addresses, timeout=PATIENCE_S))
+        inputs = (np.full((1, 2, 2), value % 256, np.uint8) for value in range(900))
+        values, versions = [], set()
+        for number, prediction in enumerate(client.stream("m", inputs, window=24)):
+            values.append(round(float(prediction["scores"][0, 0]) * 255))
+            versions.add(prediction.version)
+            if number == 300:
+                assert versions == {1, 2, 3}
+                servers[0][0].send_signal(signal.SIGKILL)
+            if number == 600:
+                servers[1][0].send_signal(signal.SIGTERM)
+        assert values == [value % 256 for value in range(900)]
+        assert not client._unary_only
+
+
+@pytest.mark.e2e
+@kinds
+def test_a_stream_outlives_its_server(kind: str, tmp_path: Path) -> None:
     """The server is killed in mid-stream and started anew: nothing is lost, nothing comes twice."""
     with ExitStack() as stack:
-        process, address = stack.enter_context(running())
+        process, address = stack.enter_context(running(kind, tmp_path))
         client = stack.enter_context(Client(address, timeout=PATIENCE_S))
         inputs = (np.full((1, 2, 2), value, np.uint8) for value in range(200))
         values = []
@@ -105,5 +154,5 @@ def test_a_stream_outlives_its_server() -> None:
             if len(values) == 50:
                 process.kill()
                 process.wait(PATIENCE_S)
-                stack.enter_context(running(address))
+                stack.enter_context(running(kind, tmp_path, port=address.rpartition(":")[2]))
         assert values == [*range(200)]

@@ -15,7 +15,16 @@ import pytest
 from client.fakes import FakeServing, Refused, image_version, listening
 from numpy.typing import NDArray
 
-from ladle.client import AsyncClient, Cancelled, Client, InvalidInput, LadleError, Prediction, Retry
+from ladle.client import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    Hedge,
+    InvalidInput,
+    LadleError,
+    Prediction,
+    Retry,
+)
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
@@ -258,6 +267,36 @@ def test_an_async_iterable_is_read_as_it_comes() -> None:
 
     with listening(FakeServing({1: image_version(255)})) as address:
         assert asyncio.run(main(address)) == [*range(20)]
+
+
+def test_who_leaves_a_hedged_stream_waits_for_nothing() -> None:
+    class OnlyTheFirst(FakeServing):
+        stopped = threading.Event()
+
+        def predict(self, request: PredictRequest) -> PredictResponse:
+            (tensor,) = request.inputs.values()
+            if tensors.to_array(tensor).any():
+                self.stopped.wait(60)
+            return super().predict(request)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    hedge = Hedge(after_s=0.01, max_share=1.0)
+    server = OnlyTheFirst({1: image_version(255)})
+    with listening(server) as address, Client(address, hedge=hedge, timeout=600) as client:
+        stream: Any = client.stream("m", Counting(50), window=4)
+        assert value_of(next(stream)) == 0
+        stream.close()
+
+
+def test_an_address_of_several_servers_gets_calls_and_no_stream(has_streams: bool) -> None:
+    """All of a stream would go to one of them."""
+    server = FakeServing({1: image_version(255)})
+    with listening(server) as address:
+        assert len(run_blocking(f"dns:///{address}", Counting(5))) == 5
+        assert len(run_awaiting(f"ipv4:{address},{address}", Counting(5))) == 5
+    assert (server.streams, len(server.predicted)) == (0, 10)
 
 
 def test_no_thread_is_left_behind() -> None:

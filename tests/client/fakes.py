@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from ladle.client import errors, requests
@@ -163,30 +164,33 @@ class FakeServing:
         """How many rows PredictInChunks puts into each message; None where it is not served."""
 
     def answer(self, method: str, body: bytes) -> bytes:
-        """Return the response, or raise Refused."""
+        """Return the response, the same bytes every time, or raise Refused."""
+        return self._respond(method, body).SerializeToString(deterministic=True)
+
+    def _respond(self, method: str, body: bytes) -> Message:
         match method:
             case requests.PREDICT:
-                return self.predict(PredictRequest.FromString(body)).SerializeToString()
+                return self.predict(PredictRequest.FromString(body))
             case requests.GET_MODEL_METADATA:
                 asked = GetModelMetadataRequest.FromString(body)
-                return self.metadata(asked).SerializeToString()
+                return self.metadata(asked)
             case requests.GET_MODEL_STATUS:
-                return self.status(GetModelStatusRequest.FromString(body)).SerializeToString()
+                return self.status(GetModelStatusRequest.FromString(body))
             case requests.CLASSIFY:
-                return self.classify(ClassificationRequest.FromString(body)).SerializeToString()
+                return self.classify(ClassificationRequest.FromString(body))
             case requests.REGRESS:
-                return self.regress(RegressionRequest.FromString(body)).SerializeToString()
+                return self.regress(RegressionRequest.FromString(body))
             case requests.MULTI_INFERENCE:
                 asked_for = MultiInferenceRequest.FromString(body)
-                return self.multi_inference(asked_for).SerializeToString()
+                return self.multi_inference(asked_for)
             case requests.RELOAD_CONFIG:
                 self.reloaded.append(ReloadConfigRequest.FromString(body))
-                return ReloadConfigResponse(status=self.reload_status).SerializeToString()
+                return ReloadConfigResponse(status=self.reload_status)
             case requests.LIST_MODELS if self.models is not None:
-                return ListModelsResponse(model=self.models).SerializeToString()
+                return ListModelsResponse(model=self.models)
             case requests.CHECK_HEALTH if self.is_healthy is not None:
                 status = "SERVING" if self.is_healthy else "NOT_SERVING"
-                return HealthCheckResponse(status=status).SerializeToString()
+                return HealthCheckResponse(status=status)
         raise Refused(Code.UNIMPLEMENTED)
 
     def stop(self) -> None:
@@ -234,7 +238,7 @@ class FakeServing:
         for asked in request.metadata_field:
             if asked == "signature_def":
                 signatures = SignatureDefMap(signature_def=version.signatures)
-                response.metadata[asked].Pack(signatures)
+                response.metadata[asked].Pack(signatures, deterministic=True)
             elif asked != CARD_METADATA_FIELD or not self.has_cards:
                 raise Refused(Code.INVALID_ARGUMENT, f"Metadata field {asked} is not supported")
             elif version.card is not None:

@@ -85,3 +85,17 @@ def test_errors_travel_between_processes() -> None:
         Code.DATA_LOSS,
         "why",
     )
+
+
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    error = errors.from_status(
+        grpc.StatusCode.INTERNAL, "first\n\tsecond \x1b[31m é", "Predict at a:1"
+    )
+    assert str(error) == r"Predict: INTERNAL: first\n\tsecond \x1b[31m é"
+    assert error.details == "first\n\tsecond \x1b[31m é"
+
+
+def test_a_message_is_bounded() -> None:
+    error = errors.from_status(grpc.StatusCode.INTERNAL, "x" * 1_000_000, "it")
+    assert len(str(error)) == 2_003
+    assert len(error.details) == 1_000_000

@@ -52,6 +52,8 @@ def one(picture: object, wanted: Pixels) -> NDArray[np.uint8]:
         ((-1, -1, -1, 3), Pixels(-1, -1, 3)),
         ((-1, 3, 28, 28), None),
         ((-1, 784), None),
+        ((-1, 0, 28), None),
+        ((-1, 28, -7), None),
         (None, None),
     ],
 )
@@ -180,6 +182,18 @@ class TestPredicting:
             pytest.raises(InvalidInput, match=r'input "images" .*expected .*, got .*'),
         ):
             client.predict("m", array, normalize=normalize)
+
+    def test_another_number_of_images_than_the_model_takes_is_refused(self) -> None:
+        version = image_version(255)
+        for signature in version.signatures.values():
+            signature.inputs["images"].tensor_shape.dim[0].size = 3
+        with (
+            listening(FakeServing({1: version})) as address,
+            Client(address) as client,
+        ):
+            assert len(client.predict("m", np.zeros((3, 5, 5), np.uint8))["scores"]) == 3
+            with pytest.raises(InvalidInput, match=r"expected uint8 \[3, 2, 2\], got uint8"):
+                client.predict("m", np.zeros((2, 5, 5), np.uint8))
 
     def test_numbers_of_a_model_without_normalisation_are_no_images(self) -> None:
         version = Version(signatures={"serving_default": image_signature("uint8")})

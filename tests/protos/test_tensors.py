@@ -220,3 +220,19 @@ def test_arrays_that_tensorflow_has_no_dtype_for_are_refused() -> None:
 def test_shapes_and_dtypes_are_described_as_errors_show_them() -> None:
     assert tensors.describe(1, (-1, 28, 28)) == "float32 [-1, 28, 28]"
     assert tensors.describe(107, None) == "string of any shape"
+
+
+@pytest.mark.parametrize(
+    ("data_type", "expected"),
+    [
+        (1, "float32"),
+        (101, "float32"),
+        (120, "resource"),
+        (99, "dtype 99"),
+        (300, "dtype 300"),
+        ((1 << 31) - 1, "dtype 2147483647"),
+        (-5, "dtype -5"),
+    ],
+)
+def test_any_number_of_a_dtype_has_a_name(data_type: int, expected: str) -> None:
+    assert dtypes.name(data_type) == expected

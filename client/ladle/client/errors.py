@@ -26,9 +26,15 @@ from typing import Any, ClassVar
 
 import grpc
 
+# Of a message; longer ones are cut, and `details` has the whole.
+_MOST_CHARACTERS = 2_000
+
 
 class LadleError(Exception):
-    """A call that failed; the server's own error, where there is one, is its `__cause__`."""
+    """A call that failed; the server's own error, where there is one, is its `__cause__`.
+
+    Its message is one line: what doesn't print is escaped.
+    """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
@@ -40,7 +46,7 @@ class LadleError(Exception):
     def __init__(
         self, message: str, *, code: grpc.StatusCode | None = None, details: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(_one_line(message))
         self.code = self.default_code if code is None else code
         self.details = message if details is None else details
 
@@ -136,6 +142,15 @@ class ServerError(LadleError):
 
 class InvalidAnswer(ServerError):
     """The server's answer can't be read."""
+
+
+def _one_line(message: str) -> str:
+    """Return a message whose quotations, of servers and names, can't break or hide the line."""
+    if len(message) > _MOST_CHARACTERS:
+        message = message[:_MOST_CHARACTERS] + "..."
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 _BY_CODE: dict[grpc.StatusCode, type[LadleError]] = {

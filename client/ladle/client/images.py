@@ -39,6 +39,8 @@ def wanted_of(shape: tuple[int, ...] | None) -> Pixels | None:
     """Return what an input of this shape wants; None if it isn't `[batch, height, width(, c)]`."""
     if shape is None or len(shape) not in (3, 4):
         return None
+    if any(size < 1 and size != -1 for size in shape[1:3]):
+        return None  # no image has such a size
     channels = shape[3] if len(shape) == 4 else None
     return Pixels(shape[1], shape[2], channels) if channels in _MODES else None
 

@@ -72,8 +72,8 @@ def step_for(
     wanted = wanted_of(spec.shape)
     is_other = spec.shape is not None and not _fits(array.shape, spec.shape)
     if is_other and wanted is not None and _may_be_resized(array, metadata, normalize):
-        if are_images(array.shape):
-            seen = np.broadcast_to(np.uint8(0), (len(array), *_sizes(wanted)))
+        seen = np.broadcast_to(np.uint8(0), (len(array), *_sizes(wanted)))
+        if are_images(array.shape) and _fits(seen.shape, spec.shape or ()):
             return step_for(name, seen, spec, metadata, normalize)._replace(pixels=wanted)
         raise refuse("images of other sizes come as a batch, [batch, height, width(, channels)]")
     if spec.shape is not None and not _fits(array.shape, spec.shape):

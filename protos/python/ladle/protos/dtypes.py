@@ -59,9 +59,7 @@ class UnsupportedDtype(ValueError):
 
 def name(data_type: int) -> str:
     """Return a DataType's name as numpy spells it, `float32`; `dtype 99` for a number unknown."""
-    if data_type > _REF_OFFSET:
-        return name(data_type - _REF_OFFSET)
-    upstream = _NAMES.get(data_type)
+    upstream = _NAMES.get(without_ref(data_type))
     if upstream is None:
         return f"dtype {data_type}"
     return _NUMPY_NAMES.get(upstream, upstream.lower())

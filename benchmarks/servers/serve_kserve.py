@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 
 import classifier
-import grpc
-import numpy as np
+import open_inference
 
 # Its import reads the process's own command line.
 _ARGUMENTS, sys.argv[1:] = sys.argv[1:], []
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer  # noqa: E402
-from kserve.protocol.grpc import grpc_predict_v2_pb2, grpc_predict_v2_pb2_grpc  # noqa: E402
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages  # noqa: E402
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services  # noqa: E402
 
 sys.argv[1:] = _ARGUMENTS
 
@@ -47,25 +47,13 @@ def serve(folder: str, port: int) -> None:
 
 
 def request() -> bytes:
-    """Return a serialized ModelInferRequest, the tensor in raw_input_contents."""
-    serialized: bytes = _request().SerializeToString()
-    return serialized
+    """Return a serialized ModelInferRequest."""
+    return open_inference.serialized(messages)
 
 
 def check(port: int) -> classifier.Floats:
     """Ask through KServe's stub."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(_request(), timeout=classifier.CHECK_TIMEOUT_S)
-    return np.frombuffer(answer.raw_output_contents[0], np.float32)
-
-
-def _request() -> grpc_predict_v2_pb2.ModelInferRequest:
-    image = classifier.image()
-    message = grpc_predict_v2_pb2.ModelInferRequest(model_name=classifier.NAME)
-    message.inputs.add(name="image", datatype="FP32", shape=image.shape)
-    message.raw_input_contents.append(image.tobytes())
-    return message
+    return open_inference.check(port, messages, services.GRPCInferenceServiceStub)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 import classifier
-import grpc
-import numpy as np
+import open_inference
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.grpc import dataplane_pb2, dataplane_pb2_grpc
@@ -64,25 +63,13 @@ def serve(folder: str, port: int) -> None:
 
 
 def request() -> bytes:
-    """Return a serialized ModelInferRequest, the tensor in raw_input_contents."""
-    serialized: bytes = _request().SerializeToString()
-    return serialized
+    """Return a serialized ModelInferRequest."""
+    return open_inference.serialized(dataplane_pb2)
 
 
 def check(port: int) -> classifier.Floats:
     """Ask through MLServer's stub."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = dataplane_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(_request(), timeout=classifier.CHECK_TIMEOUT_S)
-    return np.frombuffer(answer.raw_output_contents[0], np.float32)
-
-
-def _request() -> dataplane_pb2.ModelInferRequest:
-    image = classifier.image()
-    message = dataplane_pb2.ModelInferRequest(model_name=classifier.NAME)
-    message.inputs.add(name="image", datatype="FP32", shape=image.shape)
-    message.raw_input_contents.append(image.tobytes())
-    return message
+    return open_inference.check(port, dataplane_pb2, dataplane_pb2_grpc.GRPCInferenceServiceStub)
 
 
 if __name__ == "__main__":

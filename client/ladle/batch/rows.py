@@ -16,6 +16,8 @@ Column: TypeAlias = "NDArray[Any] | pa.Array"
 """The values of a column, one for each row: an Arrow array as it was read, or a numpy array whose
 first dimension is the rows. Objects are text, bytes or whatever a line of JSON held."""
 
+_OBJECT_BYTES = 4096
+
 
 class FailedRow(NamedTuple):
     """A row without a prediction, and why."""
@@ -57,6 +59,14 @@ class Part:
     """What goes into the output beside the predictions, a value for each of `numbers`."""
     failed: tuple[FailedRow, ...] = ()
     share: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the tensors take; text and pictures are only guessed at."""
+        return sum(
+            _OBJECT_BYTES * tensor.size if tensor.dtype == object else tensor.nbytes
+            for tensor in self.tensors.values()
+        )
 
     def halves(self) -> tuple[Part, Part]:
         """Return the part in two; it has at least two rows to send."""
@@ -106,3 +116,8 @@ class Answered:
     version: int | None = None
     """The version that answered."""
     share: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the outputs take."""
+        return sum(output.nbytes for output in self.outputs.values())

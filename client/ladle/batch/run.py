@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Event, Semaphore, Thread
 from typing import NamedTuple, TypeAlias
 
 from ladle.batch import pace as pacing
@@ -24,6 +23,7 @@ from ladle.batch.manifest import Manifest
 from ladle.batch.pace import Pace
 from ladle.batch.progress import State
 from ladle.batch.readers.reader import MAX_REQUEST_ROWS
+from ladle.batch.reading import Read, Reading
 from ladle.batch.rows import Answered, FailedRow, Part
 from ladle.client.errors import InvalidInput, LadleError, MessageTooLarge, NotFound
 from ladle.client.prediction import Prediction
@@ -34,8 +34,6 @@ REQUEST_BYTES = 1 << 20
 _IN_FLIGHT_BYTES = 64 << 20
 # Answers that wait for those of earlier rows.
 _MAX_WAITING_BYTES = 64 << 20
-# Chunks that are read and not yet used up.
-_CHUNKS_AHEAD = 2
 # A run whose first rows all fail ends, unless it is told how many may: what is wrong with them is
 # likely wrong with all.
 _HOPELESS_ROWS = 200
@@ -87,7 +85,7 @@ def run(
     """
     with ThreadPoolExecutor(options.max_in_flight, thread_name_prefix="predict") as executor:
         running = _Run(ask, folder, manifest, make_writer, options, executor, tell, now)
-        reading = _Reading(parts(manifest.rows), running.events)
+        reading = Reading(parts(manifest.rows), running.events.put)
         try:
             return running.until_done(reading)
         finally:
@@ -126,11 +124,6 @@ class _Outcome(NamedTuple):
     result: Prediction | BaseException
 
 
-class _Read(NamedTuple):
-    part: Part | None
-    """None at the end."""
-
-
 @dataclass
 class _Run:
     ask: Ask
@@ -141,7 +134,7 @@ class _Run:
     executor: ThreadPoolExecutor
     tell: Callable[[State], None]
     now: Callable[[], float]
-    events: SimpleQueue[_Outcome | _Read | BaseException] = field(default_factory=SimpleQueue)
+    events: SimpleQueue[_Outcome | Read | BaseException] = field(default_factory=SimpleQueue)
 
     def __post_init__(self) -> None:
         self._began = self._answered_at = self._shard_began = self.now()
@@ -166,7 +159,7 @@ class _Run:
         )
         self._shard: ShardFiles | None = None
 
-    def until_done(self, reading: _Reading) -> Manifest:
+    def until_done(self, reading: Reading) -> Manifest:
         is_read = False
         while True:
             self._send(reading)
@@ -180,9 +173,9 @@ class _Run:
                 raise event
             if isinstance(event, _Outcome):
                 self._settle(self._under_way.pop(event.serial), event)
-            elif isinstance(event, _Read) and event.part is None:
+            elif isinstance(event, Read) and event.part is None:
                 is_read = True
-            elif isinstance(event, _Read) and event.part is not None:
+            elif isinstance(event, Read) and event.part is not None:
                 self._chunks.append(event.part)
             self.tell(self._state())
         assert not self._done, "rows are missing"
@@ -194,7 +187,7 @@ class _Run:
         if self._shard is not None:
             self._shard.discard()
 
-    def _next_event(self) -> _Outcome | _Read | BaseException | None:
+    def _next_event(self) -> _Outcome | Read | BaseException | None:
         """Wait until something has happened, or a request may be sent again."""
         timeout = None
         if self._waiting and len(self._under_way) < self._pace.in_flight:
@@ -204,7 +197,7 @@ class _Run:
         except Empty:
             return None
 
-    def _send(self, reading: _Reading) -> None:
+    def _send(self, reading: Reading) -> None:
         """Send what may be sent now."""
         while len(self._under_way) < self._pace.in_flight:
             task = self._next_task(reading)
@@ -222,7 +215,7 @@ class _Run:
             result = error
         self.events.put(_Outcome(serial, result))
 
-    def _next_task(self, reading: _Reading) -> _Task | None:
+    def _next_task(self, reading: Reading) -> _Task | None:
         if self._waiting and self._waiting[0][0] <= self.now():
             heapq.heappush(self._ready, heapq.heappop(self._waiting)[1])
         if self._ready:
@@ -247,7 +240,7 @@ class _Run:
             )
         return None
 
-    def _next_part(self, reading: _Reading) -> Part:
+    def _next_part(self, reading: Reading) -> Part:
         """Cut the next request's rows off what has been read; none go beyond a shard's end."""
         chunk = self._chunks[0]
         part, rest = chunk, None
@@ -268,7 +261,7 @@ class _Run:
 
     def _rows_of_request(self, chunk: Part) -> int:
         if not self._request_rows:
-            row_bytes = _bytes_of(chunk) / len(chunk.numbers)
+            row_bytes = chunk.nbytes / len(chunk.numbers)
             fitting = int(REQUEST_BYTES / max(row_bytes, 1))
             self._request_rows = max(1, min(fitting, MAX_REQUEST_ROWS))
             # A request is at least a row, however large rows are.
@@ -354,12 +347,12 @@ class _Run:
                     f"allow; {first}"
                 )
         self._done[answered.start] = answered
-        self._done_bytes += _answer_bytes(answered)
+        self._done_bytes += answered.nbytes
 
     def _write(self) -> None:
         """Write what is next in order, and end the shard where it is time."""
         while (answered := self._done.pop(self._next_row, None)) is not None:
-            self._done_bytes -= _answer_bytes(answered)
+            self._done_bytes -= answered.nbytes
             if self._shard is None:
                 self._shard_began = self.now()
                 self._shard = self.folder.open_shard(
@@ -404,43 +397,6 @@ class _Run:
         )
 
 
-class _Reading:
-    """The thread that reads, never more than some chunks ahead."""
-
-    def __init__(
-        self, parts: Iterator[Part], events: SimpleQueue[_Outcome | _Read | BaseException]
-    ) -> None:
-        self._parts = parts
-        self._events = events
-        self._permits = Semaphore(_CHUNKS_AHEAD)
-        self._is_stopped = Event()
-        self._thread = Thread(target=self._read, name="predict-reader", daemon=True)
-        self._thread.start()
-
-    def allow_another(self) -> None:
-        """Have one chunk more read."""
-        self._permits.release()
-
-    def stop(self) -> None:
-        """End the thread, and wait until it has left the input alone."""
-        self._is_stopped.set()
-        self._permits.release()
-        self._thread.join()
-
-    def _read(self) -> None:
-        try:
-            while True:
-                self._permits.acquire()
-                if self._is_stopped.is_set():
-                    return
-                part = next(self._parts, None)
-                self._events.put(_Read(part))
-                if part is None:
-                    return
-        except BaseException as error:
-            self._events.put(error)
-
-
 def _answered(part: Part, prediction: Prediction) -> Answered:
     rows = len(part.numbers)
     for name, output in prediction.outputs.items():
@@ -470,17 +426,6 @@ def _stopped(error: LadleError, silent_s: float) -> BatchError:
             "on with it, and --restart begins anew"
         )
     return BatchError(_line(str(error)))
-
-
-def _bytes_of(part: Part) -> float:
-    """Return about how many bytes the tensors take; text and pictures are only guessed at."""
-    return float(
-        sum(t.nbytes if t.dtype != object else 4096 * t.size for t in part.tensors.values())
-    )
-
-
-def _answer_bytes(answered: Answered) -> int:
-    return sum(output.nbytes for output in answered.outputs.values())
 
 
 def _line(text: str) -> str:

@@ -270,6 +270,30 @@ def test_early_stopping_ends_before_the_last_epoch(small: Dataset, recipe: str) 
     assert len(history["loss"]) < 40
 
 
+@pytest.mark.parametrize(
+    ("recipe", "measure", "best"),
+    [("mlp-plain", "val_loss", np.argmin), ("lenet", "val_accuracy", np.argmax)],
+)
+def test_early_stopping_takes_the_weights_of_the_best_epoch(
+    small: Dataset, recipe: str, measure: str, best: Callable[[Any], Any]
+) -> None:
+    """What is learnt of noise by heart makes held-out noise worse."""
+    sized = small.resized(10, 10)
+    trained = fit(
+        sized,
+        recipe,
+        epochs=12,
+        early_stopping=2,
+        learning_rate=0.05,
+        validation="held-out",
+    )
+    measured = trained.history[measure]
+    assert best(measured) < len(measured) - 1
+    predicted = trained.raw_outputs(sized.preparation.apply(sized.x_test)).argmax(1)
+    accuracy = np.mean(predicted == sized.y_test)
+    assert accuracy == pytest.approx(trained.history["val_accuracy"][best(measured)])
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # Keras and h5py
 @pytest.mark.parametrize("recipe", ["mlp-plain", "lenet"])
 def test_a_stopped_training_goes_on_from_its_last_epoch(

@@ -96,22 +96,22 @@ class Histograms:
 
     def observe(self, values: Iterable[float], *labels: str) -> None:
         """Count these values in."""
-        scale = self._scale
-        scaled = [value * scale for value in values]
-        if not scaled:
+        given = values if isinstance(values, list) else list(values)
+        if not given:
             return
         histogram = self.values.get(labels)
         if histogram is None:
             histogram = self.values[labels] = Histogram(len(self._shown_bounds))
         counts = histogram.counts
-        if len(scaled) < _FEW:
-            for value in scaled:
-                counts[bisect_left(self._bounds, value)] += 1
+        if len(given) < _FEW:
+            for value in given:
+                counts[bisect_left(self._bounds, value * self._scale)] += 1
         else:
-            found = np.bincount(np.searchsorted(self._array, scaled))
+            array = np.array(given, np.float64) * self._scale
+            found = np.bincount(np.searchsorted(self._array, array))
             for place in np.flatnonzero(found).tolist():
                 counts[place] += int(found[place])
-        histogram.sum += sum(scaled)
+        histogram.sum += sum(given) * self._scale
 
     def count(self, *labels: str) -> int:
         """Return how many values there were."""

@@ -160,9 +160,9 @@ class Metrics:
         own.requests.add(len(requests), *which, *method, code.name)
         outcome = "answered" if answered else "refused"
         own.latency.observe(latencies, *which, *method, outcome)
-        own.request_bytes.observe((r.request_bytes for r in requests), *which)
+        own.request_bytes.observe([r.request_bytes for r in requests], *which)
         if answered:
-            own.response_bytes.observe((r.response_bytes for r in requests), *which)
+            own.response_bytes.observe([r.response_bytes for r in requests], *which)
         else:
             self._count_rejections([r.error for r in requests if r.error is not None], model)
         if model:
@@ -178,15 +178,14 @@ class Metrics:
         if not queued:
             return
         own = self.own
-        own.decode.observe((r.queued - r.began for r in queued if r.queued is not None), *which)
-        own.request_rows.observe((r.rows for r in queued), *which)
-        encoded = [r for r in queued if r.encoding is not None]
+        own.decode.observe([r.queued - r.began for r in queued if r.queued is not None], *which)
+        own.request_rows.observe([r.rows for r in queued], *which)
         own.encode.observe(
-            (
+            [
                 r.ended - r.encoding
-                for r in encoded
+                for r in queued
                 if r.ended is not None and r.encoding is not None
-            ),
+            ],
             *which,
         )
         if api == "MultiInference":

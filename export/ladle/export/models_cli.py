@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,16 @@ from ladle.export import manage
 from ladle.export.errors import ExportError, PublishError
 from ladle.export.evaluation import EVALUATION_PATH, read_evaluation
 from ladle.export.manage import Version
+from ladle.export.models_text import (
+    as_dict,
+    brief,
+    card_of,
+    flat,
+    shown_metrics,
+    state_of,
+    table,
+    told_in_rows,
+)
 from ladle.export.quiet import quiet_import
 from ladle.export.report import make_report
 from ladle.protos.versions import version_of
@@ -162,16 +172,16 @@ def _list(args: argparse.Namespace) -> tuple[Any, str]:
         (
             version.model,
             version.version,
-            _state(version),
+            state_of(version),
             ", ".join(version.labels),
-            *_shown_metrics(version),
+            *shown_metrics(version),
             f"{version.size_bytes:,}",
-            _told(version).get("created", ""),
+            as_dict(version)["created"] or "",
         )
         for version in versions
     ]
     header = ("MODEL", "VERSION", "STATE", "LABELS", "METRICS", "BYTES", "CREATED")
-    return [_as_dict(version) for version in versions], _table(header, rows)
+    return [as_dict(version) for version in versions], table(header, rows)
 
 
 def _list_served(args: argparse.Namespace) -> tuple[Any, str]:
@@ -185,11 +195,11 @@ def _list_served(args: argparse.Namespace) -> tuple[Any, str]:
             row["state"] or "",
             "serves" if row["serves"] else "",
             ", ".join(row["labels"]),
-            _brief(row.get("error") or (row["problem"] if row["version"] is None else "")),
+            brief(row.get("error") or (row["problem"] if row["version"] is None else "")),
         )
         for row in found
     ]
-    return found, _table(("MODEL", "VERSION", "STATE", "", "LABELS", "PROBLEM"), rows)
+    return found, table(("MODEL", "VERSION", "STATE", "", "LABELS", "PROBLEM"), rows)
 
 
 def _show(args: argparse.Namespace) -> tuple[Any, str]:
@@ -197,22 +207,10 @@ def _show(args: argparse.Namespace) -> tuple[Any, str]:
         from ladle.export.remote import show_served
 
         told = show_served(args.server, *_named(args.path))
-        return told, _told_in_rows(told)
+        return told, told_in_rows(told)
     version = _find(args.path)
-    told = _as_dict(version) | {"card": _card(version)}
-    return told, _told_in_rows(told)
-
-
-def _told_in_rows(told: dict[str, Any]) -> str:
-    """Return a table for people, without the numbers of every epoch, which the report draws."""
-    versions = {str(row["version"]): row["state"] for row in told.get("versions", ())}
-    shown = _flat(told | ({"versions": versions} if versions else {}))
-    rows = [
-        (key, _brief(value, 80))
-        for key, value in sorted(shown.items())
-        if not key.startswith("card.provenance.history") and value not in (None, "", [], {})
-    ]
-    return _table(("", told["model"]), rows)
+    told = as_dict(version) | {"card": card_of(version)}
+    return told, told_in_rows(told)
 
 
 def _compare(args: argparse.Namespace) -> tuple[Any, str]:
@@ -221,15 +219,15 @@ def _compare(args: argparse.Namespace) -> tuple[Any, str]:
 
         cards = [card_served(args.server, str(args.path), n) for n in (args.a, args.b)]
     else:
-        cards = [_card(manage.find_version(args.path, n)) for n in (args.a, args.b)]
-    sides = list(map(_flat, cards))
+        cards = [card_of(manage.find_version(args.path, n)) for n in (args.a, args.b)]
+    sides = list(map(flat, cards))
     differing = {
         key: [side.get(key) for side in sides]
         for key in sorted(sides[0].keys() | sides[1].keys())
         if sides[0].get(key) != sides[1].get(key) and not key.startswith("provenance.history.")
     }
-    rows = [(key, *map(_brief, pair)) for key, pair in differing.items()]
-    return differing, _table(("", str(args.a), str(args.b)), rows)
+    rows = [(key, *map(brief, pair)) for key, pair in differing.items()]
+    return differing, table(("", str(args.a), str(args.b)), rows)
 
 
 def _report(args: argparse.Namespace) -> tuple[Any, str]:
@@ -289,7 +287,7 @@ def _label(args: argparse.Namespace) -> tuple[Any, str]:
             raise PublishError("label: expected LABEL and N, or LABEL and --remove")
         manage.set_label(args.path, args.label, args.version)
     labels = manage.read_labels(args.path)
-    return labels, _table(("LABEL", "VERSION"), sorted(labels.items()))
+    return labels, table(("LABEL", "VERSION"), sorted(labels.items()))
 
 
 def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
@@ -326,59 +324,3 @@ def _find(path: Path) -> Version:
     if number is not None and (path.parent / path.name).is_dir():
         return manage.find_version(path.parent, number)
     return manage.find_version(path)
-
-
-def _state(version: Version) -> str:
-    if version.hidden:
-        return "hidden"
-    return "serves" if version.serves else ""
-
-
-def _told(version: Version) -> dict[str, Any]:
-    return {} if version.card is None else dict(version.card.provenance)
-
-
-def _card(version: Version) -> dict[str, Any]:
-    return {} if version.card is None else json.loads(version.card.to_json())
-
-
-def _shown_metrics(version: Version) -> tuple[str]:
-    metrics = sorted(manage.metrics_of(version).items())
-    return (", ".join(f"{name} {value:.4f}" for name, value in metrics),)
-
-
-def _as_dict(version: Version) -> dict[str, Any]:
-    return {
-        "model": version.model,
-        "version": version.version,
-        "path": str(version.path),
-        "serves": version.serves,
-        "hidden": version.hidden,
-        "labels": list(version.labels),
-        "size_bytes": version.size_bytes,
-        "metrics": dict(manage.metrics_of(version)),
-        "created": _told(version).get("created"),
-    }
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return found
-
-
-def _brief(value: Any, at_most: int = 40) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

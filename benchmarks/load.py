@@ -40,13 +40,23 @@ class Load:
         return self.latencies_s[index] * 1000
 
 
-def send(port: int, method: str, messages: Sequence[bytes], requests: int, in_flight: int) -> Load:
+def send(
+    port: int,
+    method: str,
+    messages: Sequence[bytes],
+    requests: int,
+    in_flight: int,
+    *,
+    per_s: float | None = None,
+) -> Load:
     """Send requests, so many at a time, each holding these messages; blocks until all are done.
+
+    `per_s` is how many begin in a second; by default the next begins when one ends.
 
     Raises:
         Failed: h2load is missing, or a request failed.
     """
-    with Sending(port, method, messages, in_flight, requests=requests) as sending:
+    with Sending(port, method, messages, in_flight, requests=requests, per_s=per_s) as sending:
         return sending.result()
 
 
@@ -63,8 +73,9 @@ class Sending:
         requests: int | None = None,
         seconds: int = 0,
         http1: bool = False,
+        per_s: float | None = None,
     ) -> None:
-        """Start it: for so many `requests`, or for `seconds`.
+        """Start it: for so many `requests`, or for `seconds`; `per_s` begin in each of them.
 
         With `http1` the messages are the body of a plain HTTP/1.1 request, and not gRPC's.
         """
@@ -80,6 +91,7 @@ class Sending:
             [
                 *("h2load", *much, "-c", str(connections)),
                 *("-m", str(in_flight // connections), "-d", str(body)),
+                *([] if per_s is None else [f"--rps={max(1, round(per_s / connections))}"]),
                 *("-w", "24", "-W", "24"),
                 *(_HTTP1 if http1 else _GRPC),
                 f"--log-file={self._log}",

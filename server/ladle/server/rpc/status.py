@@ -87,7 +87,9 @@ def bounded(message: str) -> str:
     """Return a status message that is one line, printable, and short enough to be sent."""
     # Cut twice: what a message quotes may be as long as a request, and grows when it is escaped.
     start = message[: _MAX_MESSAGE_BYTES + 1]
-    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
+    printable = start
+    if not start.isprintable():
+        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in start)
     encoded = printable.encode(errors="backslashreplace")
     if len(encoded) <= _MAX_MESSAGE_BYTES:
         return encoded.decode()

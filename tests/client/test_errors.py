@@ -91,7 +91,7 @@ def test_a_message_is_one_line_whatever_it_quotes() -> None:
     error = errors.from_status(
         grpc.StatusCode.INTERNAL, "first\n\tsecond \x1b[31m é", "Predict at a:1"
     )
-    assert str(error) == r"Predict: INTERNAL: first\n\tsecond \x1b[31m é"
+    assert str(error) == r"Predict at a:1: INTERNAL: first\n\tsecond \x1b[31m é"
     assert error.details == "first\n\tsecond \x1b[31m é"
 
 
@@ -99,3 +99,11 @@ def test_a_message_is_bounded() -> None:
     error = errors.from_status(grpc.StatusCode.INTERNAL, "x" * 1_000_000, "it")
     assert len(str(error)) == 2_003
     assert len(error.details) == 1_000_000
+
+
+def test_what_became_of_a_fleet_survives_a_change_of_process() -> None:
+    gone = errors.Unavailable("gone")
+    error = errors.FleetError("health failed", results={"a:1": True}, errors={"b:1": gone})
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.code, again.results) == ("health failed", gone.code, {"a:1": True})
+    assert str(again.errors["b:1"]) == "gone"

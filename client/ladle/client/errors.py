@@ -126,12 +126,16 @@ class FleetError(LadleError):
     """What was wrong, by address."""
 
     def __init__(
-        self, message: str, *, results: Mapping[str, Any], errors: Mapping[str, LadleError]
+        self,
+        message: str,
+        *,
+        results: Mapping[str, Any] | None = None,
+        errors: Mapping[str, LadleError] | None = None,
     ) -> None:
-        codes = {error.code for error in errors.values()}
+        self.results = results or {}
+        self.errors = errors or {}
+        codes = {error.code for error in self.errors.values()}
         super().__init__(message, code=codes.pop() if len(codes) == 1 else None)
-        self.results = results
-        self.errors = errors
 
 
 class ServerError(LadleError):

@@ -75,7 +75,7 @@ def test_wrong_requests_are_refused_by_cause(digits_server: ServerProcess) -> No
         with pytest.raises(InvalidInput, match="pixels"):
             client.predict("digits", {"pixels": images})
         with pytest.raises(InvalidInput, match="8, 8"):
-            client.predict("digits", images[:, :4])
+            client.predict("digits", images[:, :4].astype(np.float32))
 
 
 def test_a_new_version_takes_over_while_requests_come(digits: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SERVICE = "/tensorflow.serving.PredictionService/"
 MEBIBYTE = 1 << 20
 MOST_SENT = MEBIBYTE
 AT_A_TIME = 8
-MOST_BYTES_FOR_ONE = 64  # a row of an empty Example takes two bytes on the wire
+MOST_BYTES_FOR_ONE = 48  # a row of an empty Example takes two bytes on the wire
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
 REFUSALS |= {"UNAVAILABLE", "UNIMPLEMENTED"}
 

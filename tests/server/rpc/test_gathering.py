@@ -70,6 +70,7 @@ class FakeStream:
         self.answers: list[tuple[int, bool]] = []
         self.ended: list[ServingError | None] = []
         self.work: list[Callable[[], None]] = []
+        self.at_end: list[Callable[[], None]] = []
         self.reserved = 0
         self.room = 1 << 30
 
@@ -265,6 +266,17 @@ def test_the_end_begins_what_has_gathered(stream: FakeStream, model: Queued) -> 
 
     assert stream.ended == [None]
     assert stream.reserved == 0
+
+
+def test_what_has_gathered_does_not_begin_once_the_caller_is_gone(
+    stream: FakeStream, model: Queued
+) -> None:
+    stream.come(1, 2)
+    for callback in stream.at_end:
+        callback()
+    stream.pass_lull()
+
+    assert not model.waiting
 
 
 def test_bytes_that_are_no_request_drop_what_came_after_them(

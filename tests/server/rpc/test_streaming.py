@@ -390,3 +390,20 @@ def test_a_wrong_request_for_chunks_gets_its_status(serve: Serve) -> None:
         chunks(serve(), PredictRequest())
 
     assert refusal(raised.value) == ("INVALID_ARGUMENT", "Missing ModelSpec")
+
+
+def test_chunks_that_nobody_wants_any_more_are_not_made(serve: Serve) -> None:
+    """Their request's bytes are given back, and the model serves the next one."""
+    served = serve()
+    rows = np.full((64, 2), MAGIC, np.float32)
+    call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
+    received = call(request(rows, "wide").SerializeToString(), timeout=PATIENCE_S)
+    assert next(received).total_rows == 64
+    assert served.transport.limits.budget.used > 0
+    received.cancel()
+
+    waiting = threading.Event()  # never set: it only passes the time
+    while served.transport.limits.budget.used:
+        waiting.wait(0.001)
+    (chunk,) = chunks(served, request([[1, 2]]))
+    assert tensors.to_array(chunk.response.outputs["y"]).tolist() == [[2, 4]]

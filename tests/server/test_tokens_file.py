@@ -98,7 +98,7 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
     assert len(put) == 1
     messages = [record.message for record in caplog.records]
     assert len(messages) == 4  # each problem once
-    assert all(m.startswith(f"tokens left as they were: {path}: ") for m in messages)
+    assert all(m.startswith(f"tokens left unchanged: {path}: ") for m in messages)
 
 
 def test_the_file_is_looked_at_every_second(tmp_path: Path) -> None:

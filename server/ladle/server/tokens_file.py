@@ -13,17 +13,14 @@ token is for all of them, without `kinds` for predict and metadata, and its name
 from __future__ import annotations
 
 import json
-import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ladle.server.core.access import Grant, Kind, Tokens, digest_of
-from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import InvalidArgument, ServingError
-
-logger = logging.getLogger(__name__)
+from ladle.server.core.clock import Clock
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.polled_file import PolledFile
 
 _MAX_BYTES = 1 << 20
 _POLL_WAIT_S = 1.0
@@ -105,84 +102,19 @@ def _texts(entry: dict[str, Any], field: str, default: list[str]) -> list[str]:
     return texts
 
 
-class TokensFile:
-    """Polls the file, and hands its tokens on; a text that is wrong leaves those that there were.
-
-    Order of calls: `read`, then `start` and `stop`. `step` is what the thread does at each poll.
-    """
+class TokensFile(PolledFile[Tokens]):
+    """Polls the file once a second, and hands its tokens on."""
 
     def __init__(
-        self, path: Path, replace: Callable[[Tokens], None], *, clock: Clock | None = None
+        self, path: Path, replace: Callable[[Tokens], object], *, clock: Clock | None = None
     ) -> None:
         """Take `replace`, which puts tokens in place."""
-        self._path = path
-        self._replace = replace
-        self._clock = clock or MonotonicClock()
-        self._wake = threading.Condition()
-        self._applied = ""
-        self._problem = ""
-        self._stopped = False
-
-    def read(self) -> Tokens:
-        """Return the tokens of the file, for the start.
-
-        Raises:
-            InvalidArgument: It can't be read, or a line is wrong.
-        """
-        self._applied = self._text()
-        return self._tokens(self._applied)
-
-    def start(self) -> None:
-        """Look for changes from now on, once a second, in a thread."""
-        threading.Thread(target=self._run, name="tokens file", daemon=True).start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify_all()
-
-    def step(self) -> None:
-        """Read the file, and put its tokens in place if its text has changed."""
-        try:
-            text = self._text()
-            if text == self._applied:
-                self._problem = ""
-                return
-            self._replace(self._tokens(text))
-        except ServingError as error:
-            if self._problem != error.message:
-                self._problem = error.message
-                logger.error("tokens left as they were: %s", error.message)
-            return
-        self._applied, self._problem = text, ""
-        logger.info("tokens changed path=%s", self._path)
-
-    def _tokens(self, text: str) -> Tokens:
-        try:
-            return parse(text)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"{self._path}: {error.message}") from None
-
-    def _text(self) -> str:
-        try:
-            with self._path.open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise InvalidArgument(f"{self._path}: can't be read: {reason}") from None
-        if len(data) > _MAX_BYTES:
-            raise InvalidArgument(f"{self._path}: expected at most {_MAX_BYTES} bytes")
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            raise InvalidArgument(f"{self._path}: it is no text") from None
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._stopped:
-                    self._clock.wait(self._wake, _POLL_WAIT_S)
-                if self._stopped:
-                    return
-            self.step()
+        super().__init__(
+            path,
+            parse,
+            replace,
+            name="tokens",
+            max_bytes=_MAX_BYTES,
+            poll_wait_s=_POLL_WAIT_S,
+            clock=clock,
+        )

@@ -1,0 +1,122 @@
+"""A settings file: read at the start, and again whenever its text is another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import InvalidArgument, ServingError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class PolledFile(Generic[T]):
+    """Polls a file, and hands on what it says; a text that is refused is tried again each time.
+
+    Order of calls: `read`, then `start` and `stop`. `step` is what the thread does at each poll.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[str], T],
+        replace: Callable[[T], object],
+        *,
+        name: str,
+        max_bytes: int,
+        poll_wait_s: float,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take what to do with the text.
+
+        Args:
+            path: the file.
+            parse: makes of the text what it says, or raises InvalidArgument.
+            replace: puts that in place, or raises ServingError.
+            name: what the file holds, for the log.
+            max_bytes: a larger file is refused.
+            poll_wait_s: between looks; 0 never polls.
+            clock: the time.
+        """
+        self._path = path
+        self._parse = parse
+        self._replace = replace
+        self._name = name
+        self._max_bytes = max_bytes
+        self._poll_wait_s = poll_wait_s
+        self._clock = clock or MonotonicClock()
+        self._wake = threading.Condition()
+        self._applied = ""
+        self._problem = ""
+        self._stopped = False
+
+    def read(self) -> T:
+        """Return what the file says, for the start.
+
+        Raises:
+            InvalidArgument: It can't be read, or is wrong.
+        """
+        self._applied = self._text()
+        return self._parsed(self._applied)
+
+    def start(self) -> None:
+        """Poll from now on, in a thread."""
+        if self._poll_wait_s > 0:
+            threading.Thread(target=self._run, name=f"{self._name} file", daemon=True).start()
+
+    def stop(self) -> None:
+        """End polling."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+
+    def step(self) -> None:
+        """Read the file, and put what it says in place if its text has changed."""
+        try:
+            text = self._text()
+            if text == self._applied:
+                self._problem = ""
+                return
+            self._replace(self._parsed(text))
+        except ServingError as error:
+            if self._problem != error.message:
+                self._problem = error.message
+                logger.error("%s left unchanged: %s", self._name, error.message)
+            return
+        self._applied, self._problem = text, ""
+        logger.info("%s changed path=%s", self._name, self._path)
+
+    def _parsed(self, text: str) -> T:
+        try:
+            return self._parse(text)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{self._path}: {error.message}") from None
+
+    def _text(self) -> str:
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(self._max_bytes + 1)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InvalidArgument(f"{self._path}: can't be read: {reason}") from None
+        if len(data) > self._max_bytes:
+            raise InvalidArgument(f"{self._path}: expected at most {self._max_bytes} bytes")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise InvalidArgument(f"{self._path}: can't be read: it is no text") from None
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._stopped:
+                    self._clock.wait(self._wake, self._poll_wait_s)
+                if self._stopped:
+                    return
+            self.step()

@@ -18,9 +18,9 @@ from ladle.server.rpc.predict import (
     Predict,
     RawOutcome,
     Request,
-    encode_response,
     read_request,
 )
+from ladle.server.rpc.predict_response import encode_response
 from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.status import as_status
 from ladle.server.rpc.streaming import MAX_INLINE_BYTES

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ladle.protos import dtypes, tensors, wire
+from ladle.protos import dtypes, tensors
 from ladle.protos.lifting import lift
-from ladle.protos.serving_pb import ModelSpec, PredictRequest
+from ladle.protos.serving_pb import PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.server.call import Stream
 from ladle.server.core import heap
@@ -24,7 +21,6 @@ from ladle.server.core.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     ServingError,
 )
 from ladle.server.core.manager import Manager
@@ -39,6 +35,7 @@ from ladle.server.core.servable import (
     Signature,
 )
 from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.predict_response import encode_response
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
 from ladle.server.rpc.signatures import (
     CLASSIFY_METHOD,
@@ -53,8 +50,6 @@ from ladle.server.rpc.status import ObservedHandler, as_status
 
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
-
-_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 
 
 Outcome: TypeAlias = "bytes | Exception"
@@ -296,49 +291,6 @@ def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[
             raise InvalidArgument(f"duplicate output tensor alias: {alias}")
         wanted[alias] = None
     return tuple(wanted)
-
-
-def encode_response(
-    outputs: Mapping[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
-) -> bytes:
-    """Return the serialized PredictResponse, each output's values copied once."""
-    pieces: list[Any] = []
-    size = 0
-    for alias, array in outputs.items():
-        head = _entry_head(alias, array.dtype, array.shape, typed)
-        if head is None:
-            entry = wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
-            pieces += entry
-            size += wire.size(entry)
-        else:
-            # The array itself is a buffer, and joined without a copy before.
-            pieces += (head, array if array.flags.c_contiguous else array.copy())
-            size += len(head) + array.nbytes
-    pieces.append(_spec_field(servable_id, signature))
-    if size > _MAX_RESPONSE_BYTES:
-        raise ResourceExhausted(
-            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
-            "send fewer rows, or name the outputs that you need in output_filter"
-        )
-    return b"".join(pieces)
-
-
-@lru_cache(maxsize=4096)
-def _entry_head(
-    alias: str, dtype: np.dtype[Any], shape: tuple[int, ...], typed: bool
-) -> bytes | None:
-    """Return what comes before an output's bytes; None where they need encoding."""
-    head = tensors.raw_head(dtype, shape, typed=typed)
-    if head is None:
-        return None
-    return wire.map_entry_head(1, alias, len(head) + math.prod(shape) * dtype.itemsize) + head
-
-
-@lru_cache(maxsize=4096)
-def _spec_field(servable_id: ServableId, signature: str) -> bytes:
-    spec = ModelSpec(name=servable_id.name, signature_name=signature)
-    spec.version.value = servable_id.version
-    return wire.join(wire.bytes_field(2, [spec.SerializeToString()]))
 
 
 def _check_method_name(signature: Signature) -> None:

@@ -7,18 +7,18 @@ threads of its own that run its batches, so no model waits for another's.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
+from ladle.server.core.batch_outcomes import tell_all, whole
 from ladle.server.core.batch_plan import BatchOptions, WaitUntil
 from ladle.server.core.batch_queue import Load, Piece, Queue, Task
-from ladle.server.core.batch_rows import Outputs, shared_rows, together, why_not_padded
+from ladle.server.core.batch_rows import Outputs, shared_rows, why_not_padded
 from ladle.server.core.batch_run import LATE, BatchRun, Ended
+from ladle.server.core.batch_threads import cpus, yield_to_readers
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from ladle.server.core.observation import Observation, Observer
@@ -73,7 +73,7 @@ class BatchingServable:
         self._clock = clock or MonotonicClock()
         self._run_batch = BatchRun(model, self._clock.now, observer, servable_id)
         self._max_bytes = max_enqueued_bytes
-        self._max_threads = max_threads or _cpus()
+        self._max_threads = max_threads or cpus()
         self._changed = threading.Condition(threading.Lock())
         self._queues: dict[Hashable, Queue] = {}
         self._load = Load()
@@ -266,7 +266,7 @@ class BatchingServable:
                 return
             self._drop_if_idle(queue)
         late = task.deadline is not None and task.deadline <= self._clock.now()
-        _tell_all([(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))])
+        tell_all([(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))])
 
     def _drop_if_idle(self, queue: Queue) -> None:
         if queue.idle:
@@ -294,7 +294,7 @@ class BatchingServable:
 
     def _work(self) -> None:
         """Run batches until the servable closes: the life of a thread."""
-        _yield_to_readers()
+        yield_to_readers()
         while self._work_once():
             pass
 
@@ -304,7 +304,7 @@ class BatchingServable:
             work = self._wait_for_work()
         if work is None:
             return False
-        _tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
+        tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
         if work.queue is not None:
             self._execute(work.queue, work.pieces)
         return True
@@ -356,7 +356,7 @@ class BatchingServable:
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        _tell_all([(task, _whole(task, outcome)) for task, outcome in done])
+        tell_all([(task, whole(task, outcome)) for task, outcome in done])
 
     def _settle(self, ended: list[Ended]) -> list[tuple[Task, Outputs | Exception]]:
         """Count in what was run, and return the tasks that are over with it.
@@ -387,49 +387,3 @@ class _Work(NamedTuple):
     expired: list[Task]
     queue: Queue | None
     pieces: list[Piece]
-
-
-def _whole(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
-    """Return the outcome of a task that is over, put together if it was cut."""
-    if not task.pieces:
-        return outcome
-    pieces, task.pieces = sorted(task.pieces, key=_start), []
-    try:
-        return together([outputs for _, outputs in pieces])
-    except Exception as error:
-        return error
-
-
-def _start(piece: tuple[int, Outputs]) -> int:
-    return piece[0]
-
-
-def _tell_all(ended: Sequence[tuple[Task, Outputs | Exception]]) -> None:
-    afterwards: dict[Callable[[], object], None] = {}
-    for task, outcome in ended:
-        try:
-            if (then := task.done(outcome)) is not None:
-                afterwards[then] = None
-        except Exception:
-            logger.exception("a request's outcome could not be handed over")
-        # Whoever holds the task to leave it does not hold the arrays.
-        task.inputs = {}
-    for then in afterwards:
-        try:
-            then()
-        except Exception:
-            logger.exception("outcomes could not be handed over")
-
-
-def _yield_to_readers() -> None:
-    """Have this thread not interrupt, when it is woken, the one that reads from the network.
-
-    On a core that both share it would go off with the first request of a burst.
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -345,6 +345,18 @@ def test_too_large_a_request_of_a_stream_fails_alone(serve: Serve) -> None:
     assert outputs(answered) == [[4, 4]]
 
 
+def test_a_large_request_of_a_stream_is_read_and_answered_under_its_id(serve: Serve) -> None:
+    client = Client(serve())
+    large = PredictStreamRequest(id=1, request=request(np.ones((5 << 20, 2)), "none"))
+    client.sending.put(large)
+    client.send(2, [[2, 2]])
+
+    refused, answered = client.get(), client.get()
+    assert refused.id == 1
+    assert 'signature key "none" not found' in refused.error.error_message
+    assert outputs(answered) == [[4, 4]]
+
+
 def test_what_gathers_to_much_is_read_off_the_network_thread(serve: Serve) -> None:
     """In order all the same, and in as many batches as it takes."""
     client = Client(serve())

@@ -8,6 +8,7 @@ from collections import deque
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.server.call import Stream, Streaming
+from ladle.server.core import heap
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound, ServingError, Unavailable
 from ladle.server.core.observation import Observation, Observer, Unobserved
@@ -161,12 +162,17 @@ class _PredictStream:
         self._go_on()
 
     def _begin(self, slot: _Slot) -> None:
+        is_large = slot.nbytes >= heap.LARGE_BYTES
+        if is_large:
+            heap.trim()  # of the pieces that the transport got it in
         try:
             request = parse(PredictStreamRequest, slot.message)
         except InvalidArgument as error:
             self._break_off(slot, error)
             return
         slot.message = b""
+        if is_large:
+            slot.seen.request = None
         slot.id = request.id
         slot.seen.model = request.request.model_spec.name
         if self._first:

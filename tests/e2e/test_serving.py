@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -106,40 +107,45 @@ def test_a_signal_stops_the_server_cleanly(digits: Path, number: signal.Signals)
     assert "Traceback" not in log
 
 
-def test_models_that_other_programs_wrote_answer(shared_models: Path) -> None:
-    with (
-        ServerProcess("half_plus_two", shared_models / "half_plus_two") as server,
-        Client(server.address) as client,
-    ):
-        x = np.array([[1.0], [2.0], [5.0]], np.float32)
-        prediction = client.predict("half_plus_two", {"x": x})
-        np.testing.assert_allclose(prediction["y"], [[2.5], [3.0], [4.5]])
-        assert prediction.version == 123
+@pytest.fixture(scope="module")
+def others_client(
+    shared_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    """A client of one server on all the models that other programs wrote."""
+    models = ("half_plus_two", "counter", "matrix_half_plus_two")
+    config_file = tmp_path_factory.mktemp("others") / "models.config"
+    listed = "\n".join(
+        f'config {{ name: "{name}" base_path: "{shared_models / name}" }}' for name in models
+    )
+    config_file.write_text(f"model_config_list {{ {listed} }}")
+    flag = f"--model_config_file={config_file}"
+    with ServerProcess("unused", shared_models, flag) as server, Client(server.address) as client:
+        yield client
 
 
-def test_a_stateful_model_without_inputs_answers(shared_models: Path) -> None:
-    with (
-        ServerProcess("counter", shared_models / "counter") as server,
-        Client(server.address) as client,
-    ):
-        counts = [
-            float(client.predict("counter", {}, signature=signature)["output"])
-            for signature in ("reset_counter", "incr_counter", "incr_counter", "get_counter")
-        ]
-        assert counts == [0, 1, 2, 2]
-        by = client.predict(
-            "counter", {"delta": np.array(5, np.float32)}, signature="incr_counter_by"
-        )
-        assert by["output"] == 7
+def test_models_that_other_programs_wrote_answer(others_client: Client) -> None:
+    x = np.array([[1.0], [2.0], [5.0]], np.float32)
+    prediction = others_client.predict("half_plus_two", {"x": x})
+    np.testing.assert_allclose(prediction["y"], [[2.5], [3.0], [4.5]])
+    assert prediction.version == 123
 
 
-def test_a_model_of_matrices_is_batched_by_its_rows(shared_models: Path) -> None:
-    with (
-        ServerProcess("matrix", shared_models / "matrix_half_plus_two") as server,
-        Client(server.address) as client,
-    ):
-        x = np.arange(36, dtype=np.float32).reshape(4, 3, 3)
-        np.testing.assert_allclose(client.predict("matrix", {"x": x})["y"], x / 2 + 2)
+def test_a_stateful_model_without_inputs_answers(others_client: Client) -> None:
+    counts = [
+        float(others_client.predict("counter", {}, signature=signature)["output"])
+        for signature in ("reset_counter", "incr_counter", "incr_counter", "get_counter")
+    ]
+    assert counts == [0, 1, 2, 2]
+    by = others_client.predict(
+        "counter", {"delta": np.array(5, np.float32)}, signature="incr_counter_by"
+    )
+    assert by["output"] == 7
+
+
+def test_a_model_of_matrices_is_batched_by_its_rows(others_client: Client) -> None:
+    x = np.arange(36, dtype=np.float32).reshape(4, 3, 3)
+    prediction = others_client.predict("matrix_half_plus_two", {"x": x})
+    np.testing.assert_allclose(prediction["y"], x / 2 + 2)
 
 
 def one_line(said: str) -> str:

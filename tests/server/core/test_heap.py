@@ -19,6 +19,25 @@ def test_an_aligned_array_holds_the_same_values_and_needs_no_copy_to_be_fed(offs
     assert heap.aligned(aligned) is aligned
 
 
+@pytest.mark.parametrize("width", [1, 64, 4099])
+def test_joined_rows_are_in_order_and_where_they_are_many_need_no_copy_to_be_fed(
+    width: int,
+) -> None:
+    parts = [np.full((rows, width), rows, np.float32) for rows in (1, 2, 5)]
+
+    joined = heap.joined(parts)
+
+    np.testing.assert_array_equal(joined, np.concatenate(parts))
+    assert joined.dtype == np.float32
+    if joined.nbytes >= 64 << 10:
+        assert joined.ctypes.data % 64 == 0
+
+
+def test_strings_are_joined_too() -> None:
+    parts = [np.array([[value] * 9000], object) for value in (b"a", b"b")]
+    np.testing.assert_array_equal(heap.joined(parts), np.concatenate(parts))
+
+
 def test_strings_stay_where_they_are() -> None:
     strings = np.array([b"a", b"b", b"c"], object)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.server.core import heap
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable import Arrays, Signature
 
@@ -70,7 +71,7 @@ def assemble(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
         missing = rows - sum(map(len, arrays))
         if missing:
             arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
-        joined[alias] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        joined[alias] = arrays[0] if len(arrays) == 1 else heap.joined(arrays)
     return joined
 
 

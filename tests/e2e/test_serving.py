@@ -115,7 +115,9 @@ def others_client(
     models = ("half_plus_two", "counter", "matrix_half_plus_two")
     config_file = tmp_path_factory.mktemp("others") / "models.config"
     listed = "\n".join(
-        f'config {{ name: "{name}" base_path: "{shared_models / name}" }}' for name in models
+        f'config {{ name: "{name}" model_platform: "tensorflow" '
+        f'base_path: "{shared_models / name}" }}'
+        for name in models
     )
     config_file.write_text(f"model_config_list {{ {listed} }}")
     flag = f"--model_config_file={config_file}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
+from e2e.official import told_by
 from e2e.serving import ServerProcess
 
 pytestmark = pytest.mark.conformance
 
-TESTS = Path(__file__).resolve().parents[1]
 # So long that no batch runs for any other reason than that it is full.
 PARAMETERS = """
     max_batch_size { value: 4 }
@@ -32,17 +30,9 @@ def test_a_full_queue_and_a_late_batch_end_as_told(
         f"--batching_parameters_file={parameters}",
         "--wait_for_models",
     ) as server:
-        ended = subprocess.run(
-            [conformance_python, "-m", "conformance.batching_table", server.address],
-            cwd=TESTS,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        told = told_by(conformance_python, "batching_table", server.address)
         _, log = server.stop()
 
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
     assert told["wrong"] == {}
     assert told["rows"] == 10
     assert "Traceback" not in log

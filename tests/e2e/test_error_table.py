@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from e2e.official import told_by
 from e2e.serving import ServerProcess
 
 from ladle.protos import tensors
@@ -19,7 +18,6 @@ from ladle.server.warmup.replay import WARMUP_PATH
 
 pytestmark = pytest.mark.conformance
 
-TESTS = Path(__file__).resolve().parents[1]
 MODELS = (
     "half_plus_two",
     "half_plus_two_tf2",
@@ -90,17 +88,9 @@ def test_every_situation_ends_as_it_does_upstream(
             "half_plus_two", half_plus_two, "--enable_signature_method_name_check"
         ) as strict,
     ):
-        ended = subprocess.run(
-            [conformance_python, "-m", "conformance.error_table", server.address, strict.address],
-            cwd=TESTS,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        told = told_by(conformance_python, "error_table", server.address, strict.address)
         _, log = server.stop()
 
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
     assert told["wrong"] == {}
     assert told["rows"] > 100
     assert "Traceback" not in log

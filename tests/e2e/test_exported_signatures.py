@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from e2e.official import told_by
 from e2e.serving import ServerProcess
 
 from ladle.export import Dataset, TrainingOptions, export_classifier, load_data
 
 pytestmark = pytest.mark.conformance
 
-TESTS = Path(__file__).resolve().parents[1]
-
 
 def ask(python: str, server: ServerProcess, model: str, base_path: Path) -> dict[str, Any]:
     """Send the warm-up requests of version 1; return what the official client got."""
     warmup = base_path / "1" / "assets.extra" / "tf_serving_warmup_requests"
-    ended = subprocess.run(
-        [python, "-m", "conformance.warmup_requests", server.address, model, warmup],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    answers: dict[str, Any] = json.loads(ended.stdout)
+    answers: dict[str, Any] = told_by(python, "warmup_requests", server.address, model, warmup)
     return answers
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from e2e.official import told_by
 from e2e.serving import ServerProcess
 
 pytestmark = pytest.mark.conformance
-
-TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -50,17 +47,9 @@ def test_versions_come_and_go_as_they_do_upstream(conformance_python: str, root:
         "--max_num_load_retries=0",
         "--wait_for_models",
     ) as server:
-        ended = subprocess.run(
-            [conformance_python, "-m", "conformance.lifecycle_table", server.address, root],
-            cwd=TESTS,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        told = told_by(conformance_python, "lifecycle_table", server.address, root)
         _, log = server.stop()
 
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
     assert told["wrong"] == {}
     assert told["rows"] > 100
     assert "Traceback" not in log

@@ -13,14 +13,14 @@ from typing import NamedTuple
 _HELP = """\
 usage: ladle COMMAND ...
 
-Train TensorFlow models, publish them as numbered versions, and serve them over gRPC the
-way TensorFlow Serving does.
+Train TensorFlow models, publish them as numbered versions, and serve them over gRPC and
+HTTP the way TensorFlow Serving does.
 
 commands:
   export     train a classifier, check it, and publish it as the next version of a model
   health     ask whether a server serves
-  models     list, show, compare, check, label, roll back and prune versions
-  serve      serve the newest version of a model to gRPC clients
+  models     list, show, compare, check, label, roll back, prune and report on versions
+  serve      serve the newest version of a model over gRPC and HTTP
   predict    have a server predict the rows of files of any size, or print one prediction
 
 The whole way, from nothing to a prediction:

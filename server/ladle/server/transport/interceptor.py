@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -9,6 +10,8 @@ import grpc
 
 from ladle.server.call import Gate
 from ladle.server.core.errors import Code, ServingError
+
+logger = logging.getLogger(__name__)
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -33,6 +36,7 @@ class GateInterceptor(grpc.ServerInterceptor):
             return self._refuse(error)
         except Exception:
             # Whatever went wrong, nobody gets past.
+            logger.exception("a call's token could not be checked")
             return self._refuse(ServingError("the server failed on this request", Code.INTERNAL))
         return continuation(handler_call_details)
 

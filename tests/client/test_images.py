@@ -110,6 +110,21 @@ def test_what_is_no_picture_is_told(picture: object, message: str) -> None:
         one(picture, Pixels(2, 2, None))
 
 
+def test_a_broken_exif_block_is_told() -> None:
+    """Pillow's own error is none of those that it documents."""
+    picture = encoded(GREY, "JPEG", dpi=(72, 72), exif=b"Exif\0\0II*\0")
+    with pytest.raises(InvalidInput, match="^picture 0: unpack requires a buffer of 4 bytes$"):
+        one(picture, Pixels(2, 2, None))
+
+
+def test_what_is_missing_to_read_pictures_is_not_the_pictures_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match="pictures need Pillow"):
+        one(b"", Pixels(2, 2, None))
+
+
 def test_pictures_of_several_sizes_make_no_batch_unless_the_model_says_which() -> None:
     pictures = np.empty(2, object)
     pictures[:] = [GREY, GREY.resize((3, 3))]

@@ -76,9 +76,12 @@ def load(pictures: NDArray[Any], wanted: Pixels) -> NDArray[np.uint8]:
     for index, picture in enumerate(pictures.ravel().tolist()):
         try:
             arrays.append(_pixels(picture, wanted))
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
+        except (ImportError, MemoryError):  # not the picture's fault
+            raise
+        except Exception as error:  # decoders raise anything for bytes that are broken
             about = f' "{picture}"' if isinstance(picture, str | os.PathLike) else ""
-            raise InvalidInput(f"picture {index}{about}: {error}") from error
+            told = str(error) or type(error).__name__
+            raise InvalidInput(f"picture {index}{about}: {told}") from error
     return _batch(arrays)
 
 

@@ -52,6 +52,13 @@ def test_a_changed_input_or_model_goes_on_where_that_is_allowed() -> None:
     assert (manifest.input, manifest.version, manifest.shards) == ("sha256:2", 4, (SHARD,))
 
 
+def test_what_was_complete_is_not_where_the_input_has_changed() -> None:
+    done, changed = replace(FOUND, is_complete=True), replace(EMPTY, input="sha256:2")
+    assert go_on(done, EMPTY, allow_changed_input=True, allow_changed_model=False).is_complete
+    longer = go_on(done, changed, allow_changed_input=True, allow_changed_model=False)
+    assert not longer.is_complete
+
+
 def test_other_settings_never_go_on() -> None:
     with pytest.raises(ChangedError, match="--restart"):
         go_on(

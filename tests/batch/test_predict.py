@@ -272,6 +272,19 @@ def test_a_changed_input_is_refused_unless_allowed(
     assert_whole(out, longer)
 
 
+def test_rows_added_to_an_input_that_was_done_are_predicted(
+    predict: Predict, model: Model, npy: Path, x: NDArray[Any], tmp_path: Path
+) -> None:
+    arguments = ("--input", npy, "--output", tmp_path / "out")
+    assert predict(*arguments) == 0
+    model.rows.clear()
+    longer = np.concatenate([x, x[:5]])
+    np.save(npy, longer)
+    assert predict(*arguments, "--allow-changed-input") == 0
+    assert sum(model.rows) == 5
+    assert_whole(tmp_path / "out", longer)
+
+
 def test_another_version_is_refused_unless_allowed(
     predict: Predict,
     model: Model,

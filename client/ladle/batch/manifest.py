@@ -117,7 +117,9 @@ def go_on(
             f"version {found.version} of the model answered {found.rows} rows and version "
             f"{wanted.version} is served now; --restart begins anew, --allow-changed-model goes on"
         )
-    return replace(found, input=wanted.input, version=wanted.version)
+    # What was added to an input whose rows were all done is still to be predicted.
+    is_complete = found.is_complete and found.input == wanted.input
+    return replace(found, input=wanted.input, version=wanted.version, is_complete=is_complete)
 
 
 def _text(value: Any) -> str:

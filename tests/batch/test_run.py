@@ -7,7 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Semaphore
 
 import numpy as np
 import pytest
@@ -186,6 +186,65 @@ def test_a_slow_model_has_its_answers_put_in_place_before_a_shard_is_full(tmp_pa
         )
     assert len(manifest.shards) > 1
     assert written(tmp_path) == (list(range(12)), [])
+
+
+def test_reading_takes_nothing_of_the_patience_with_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
+    now = [0.0]
+    refused: set[int] = set()
+    answers = Semaphore(1)
+
+    def parts(start: int) -> Iterator[Part]:
+        for part in parts_of(4, set(), [1], start):
+            assert answers.acquire(timeout=10), "nothing is asked while this is read"
+            now[0] += 200.0
+            yield part
+
+    def ask(part: Part) -> Prediction:
+        if part.start not in refused:
+            refused.add(part.start)
+            raise Unavailable("queue full")
+        answers.release()
+        return prediction(twice=part.tensors["x"] * 2)
+
+    with OutputFolder(tmp_path) as folder:
+        run(
+            parts,
+            ask,
+            folder,
+            EMPTY,
+            JsonlShard,
+            Options(max_in_flight=1, patience_s=60.0),
+            give_up=lambda: None,
+            now=lambda: now[0],
+        )
+    assert written(tmp_path) == ([0, 1, 2, 3], [])
+
+
+def test_bad_rows_after_good_ones_of_a_run_before_do_not_end_this_one(tmp_path: Path) -> None:
+    bad = range(10, 300)
+
+    def ask(part: Part) -> Prediction:
+        if part.start in bad:
+            raise InvalidInput("bad")
+        return prediction(twice=part.tensors["x"] * 2)
+
+    def run_to(rows: int, manifest: Manifest) -> Manifest:
+        with OutputFolder(tmp_path) as folder:
+            return run(
+                lambda start: parts_of(rows, set(), [50], start),
+                ask,
+                folder,
+                manifest,
+                JsonlShard,
+                Options(request_rows=1),
+                give_up=lambda: None,
+            )
+
+    manifest = run_to(310, run_to(10, EMPTY))
+    assert (manifest.rows, manifest.failed) == (310, len(bad))
 
 
 def test_what_the_asking_thread_raises_reaches_the_caller(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_what_is_no_picture_is_told(picture: object, message: str) -> None:
 def test_a_broken_exif_block_is_told() -> None:
     """Pillow's own error is none of those that it documents."""
     picture = encoded(GREY, "JPEG", dpi=(72, 72), exif=b"Exif\0\0II*\0")
-    with pytest.raises(InvalidInput, match="^picture 0: unpack requires a buffer of 4 bytes$"):
+    with pytest.raises(InvalidInput, match="picture 0: unpack requires a buffer of 4 bytes"):
         one(picture, Pixels(2, 2, None))
 
 

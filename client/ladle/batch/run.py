@@ -200,9 +200,12 @@ class _Run:
     def _send(self, reading: Reading) -> None:
         """Send what may be sent now."""
         while len(self._under_way) < self._pace.in_flight:
+            is_first = not (self._under_way or self._ready or self._waiting)
             task = self._next_task(reading)
             if task is None:
                 return
+            if is_first:
+                self._answered_at = self.now()  # until now nothing was asked that it could answer
             self._serial += 1
             task.attempts += 1
             self._under_way[self._serial] = task
@@ -340,7 +343,9 @@ class _Run:
             first = f"row {self._first_failed.row}: {self._first_failed.reason}"
             if most is not None and self._failed_before + self._rows_failed > most:
                 raise BatchError(f"more than {most} rows failed; {first}")
-            is_hopeless = not self._rows_answered and self._rows_failed >= _HOPELESS_ROWS
+            # Where a run before was cut off doesn't decide on whether this one can go on.
+            has_answers = self._rows_answered or self._rows_before > self._failed_before
+            is_hopeless = not has_answers and self._rows_failed >= _HOPELESS_ROWS
             if most is None and is_hopeless:
                 raise BatchError(
                     f"the first {self._rows_failed} rows all failed, which --max-failed would "

@@ -102,7 +102,10 @@ class Server:
         """
         self._config = config
         check = check or (missing if load is None else lambda _: None)
-        self.metrics = Metrics(lambda: self._models.models)
+        self.metrics = Metrics(
+            lambda: self._models.models,
+            lambda name, version: self._manager.is_available(name, version),
+        )
         """Everything counted."""
         self._request_logs = RequestLogs(
             lambda: self._models.models,

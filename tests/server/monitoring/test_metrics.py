@@ -71,6 +71,49 @@ def test_the_series_of_very_old_versions_go_and_upstreams_stay() -> None:
     assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 100\n' in told
 
 
+def test_a_version_that_serves_is_remembered_however_many_come_and_go() -> None:
+    metrics = Metrics(is_served=lambda name, version: version <= 80)
+    for version in range(1, 201):
+        metrics.load_ended(loaded(version))
+        ended(metrics, version)
+        shown(metrics)
+
+    told = shown(metrics)
+    assert 'version="1"' in told
+    assert 'version="80"' in told
+    assert 'version="81"' not in told, "64 would have been kept, and 80 are needed"
+    assert 'version="200"' in told
+
+
+def test_a_version_that_is_loaded_again_is_no_longer_the_oldest() -> None:
+    metrics = Metrics()
+    for version in (*range(1, 65), 1, 65):
+        metrics.load_ended(loaded(version))
+
+    told = shown(metrics)
+    assert 'model_path="/m/1"' in told
+    assert 'model_path="/m/2"' not in told
+
+
+def test_models_that_never_loaded_are_forgotten_once_they_are_not_configured() -> None:
+    configured: set[str] = set()
+    metrics = Metrics(lambda: configured)
+    for number in range(1100):
+        configured = {"kept", f"m{number}"}
+        for name in configured:
+            seen = Observation("Predict", "GRPC", b"12345")
+            seen.model = name
+            seen.end(NotFound("on its way"), metrics)
+        with metrics.lock:
+            metrics.count()
+
+    told = shown(metrics)
+    assert 'model="kept"' in told
+    assert 'model="m1099"' in told
+    assert 'model="m0"' not in told
+    assert len(metrics.recent) == 1024
+
+
 def test_a_run_of_several_signatures_is_one_series_whatever_their_order() -> None:
     metrics = Metrics()
     ended(metrics, signature="a\0b")

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +184,7 @@ def test_files_are_followed_by_others_and_the_oldest_go(tmp_path: Path) -> None:
         str(tmp_path / "log"), Rotation(max_file_bytes=60, max_files=3), now=lambda: 0.0
     )
     for n in range(20):
-        files.write([frame(b"%020d" % n)])
+        files.write(frame(b"%020d" % n))
     files.close()
 
     kept = log_files(tmp_path / "log")
@@ -191,6 +195,115 @@ def test_files_are_followed_by_others_and_the_oldest_go(tmp_path: Path) -> None:
         [b"%020d" % n for n in pair] for pair in ((14, 15), (16, 17), (18, 19))
     ]
     assert (tmp_path / "log-of-another.tfrecord").exists()
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Says whether the disk is full: then half of what is written gets there."""
+    fdopen = os.fdopen
+    is_full = False
+
+    class File:
+        def __init__(self, opened: int, mode: str) -> None:
+            self.file = fdopen(opened, mode)
+
+        def write(self, record: bytes) -> None:
+            if is_full:
+                self.file.write(record[: len(record) // 2])
+                self.file.flush()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.file.write(record)
+
+        def flush(self) -> None:
+            self.file.flush()
+
+        def close(self) -> None:
+            self.file.close()
+
+    def change(to: bool) -> None:
+        nonlocal is_full
+        is_full = to
+
+    monkeypatch.setattr(os, "fdopen", File)
+    return change
+
+
+def test_a_full_disk_takes_no_log_that_is_there(
+    tmp_path: Path, full_disk: Callable[[bool], None]
+) -> None:
+    files = RotatingFiles(str(tmp_path / "log"), Rotation(max_file_bytes=60, max_files=3))
+    for n in range(5):
+        files.write(frame(b"%020d" % n))
+    full_disk(True)
+    for n in range(20):
+        with pytest.raises(OSError, match="No space left"):
+            files.write(frame(b"%020d" % n))
+    full_disk(False)
+    files.write(frame(b"%020d" % 5))
+    files.close()
+
+    kept = [list(read_records(path)) for path in log_files(tmp_path / "log")]
+    assert kept == [[b"%020d" % n for n in ns] for ns in ((2, 3), (4,), (5,))]
+
+
+def test_old_files_that_can_not_be_removed_keep_nothing_from_being_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of another user in a folder such as /tmp."""
+    of_another = [tmp_path / f"log-19700101T000000-{n:05d}.tfrecord" for n in range(3)]
+    for path in of_another:
+        path.touch()
+    unlink = Path.unlink
+
+    def guarded(path: Path, missing_ok: bool = False) -> None:
+        if path in of_another:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", guarded)
+    files = RotatingFiles(str(tmp_path / "log"), Rotation(max_files=3))
+    for n in range(20):
+        files.write(frame(b"%020d" % n))
+    files.close()
+
+    (own,) = set(log_files(tmp_path / "log")) - set(of_another)
+    assert len(list(read_records(own))) == 20
+    assert len([r for r in caplog.records if "can't be removed" in r.message]) == 1
+
+
+def test_no_file_is_made_where_old_ones_can_not_be_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    files = RotatingFiles(str(tmp_path / "log"), Rotation())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refuse)
+        for _ in range(3):
+            with pytest.raises(PermissionError):
+                files.write(frame(b"x"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_thread_can_write_is_dropped_until_one_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = Counts()
+    logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        observation().end(b"answer", logs)
+    assert counts.dropped == ["no_thread"]
+
+    observation().end(b"answer", logs)
+    logs.stop(PATIENCE_S)
+    assert counts.logged == [("m", "RESOURCE_EXHAUSTED"), ("m", "OK")]
 
 
 def test_refused_requests_are_not_logged(tmp_path: Path) -> None:

@@ -3,11 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import PATIENCE_S, FakeLoader, FakeServable
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 
 from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
+from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batching import BatchingServable
+from ladle.server.core.entry import Entry
+from ladle.server.core.manager import Manager
+from ladle.server.core.servable import ServableId
+from ladle.server.monitoring.exposition import Exposition
+from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.recent import Recent
+from ladle.server.monitoring.snapshot import snapshot
 
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 
@@ -52,6 +60,25 @@ def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
     assert (told.in_flight, told.queue_requests, told.running_batches) == (1, 0, 1)
     watched.model.let_go()
     running.result()
+
+
+def test_a_version_that_unloads_meanwhile_is_no_trouble() -> None:
+    """Its servable is there at one look, and gone at the next."""
+
+    class Unloading(Entry):
+        servable = property(lambda self: next(self.looks, None), lambda self, _: None)
+
+    class Managing(Manager):
+        def available(self) -> list[Entry]:
+            entry = Unloading(ServableId("m", 1), Path("/m/1"))
+            entry.looks = iter([batching])  # type: ignore[attr-defined]
+            return [entry]
+
+    batching = BatchingServable(FakeServable(), BatchOptions())
+    metrics, manager = Metrics(), Managing(FakeLoader())
+
+    assert snapshot(metrics, manager)["m"].queue_requests == 0
+    assert b"ladle_queue_requests" in Exposition(metrics, manager)()
 
 
 @pytest.mark.parametrize(

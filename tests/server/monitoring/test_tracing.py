@@ -19,7 +19,9 @@ from server.monitoring.conftest import PREDICT, predict_request, wait_until
 from ladle.client import Client
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
+from ladle.server.core.errors import Cancelled
 from ladle.server.core.manager import Manager
+from ladle.server.core.observation import Observation, Run
 from ladle.server.core.servable import ServableId
 from ladle.server.monitoring.tracing import Tracing, TracingError, configure_from_environment
 from ladle.server.rpc.services import methods
@@ -162,6 +164,24 @@ def test_a_request_that_runs_twice_is_one_span(traced: Traced) -> None:
         bad.result()
 
     assert len(traced.named("Predict")) == 3
+
+
+def test_a_request_that_ended_during_its_run_is_one_span() -> None:
+    """Its caller went away while the model ran."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tracing = Tracing(provider.get_tracer("ladle"))
+    gone, stayed = (Observation("Predict", "GRPC", b"") for _ in range(2))
+    run = Run(ServableId("m", 1), "s", [gone, stayed], 2, 0, gone.began)
+    gone.end(Cancelled("the caller went away"), tracing)
+    run.end(gone.began, tracing)
+
+    assert gone.span is None
+    stayed.end(b"", tracing)
+    batch, *requests = sorted(spans.get_finished_spans(), key=lambda span: span.name != "batch")
+    known = {span.context.span_id for span in requests}
+    assert [link.context.span_id in known for link in batch.links] == [True]
 
 
 def test_what_is_not_sampled_leaves_no_spans() -> None:

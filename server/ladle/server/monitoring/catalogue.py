@@ -101,7 +101,7 @@ class Own:
             "ladle_request_rows", _SIZES, *_WHICH, about="Rows of each request."
         )
         self.request_bytes = Histograms(
-            "ladle_request_bytes", _BYTES, *_WHICH, about="Size of each request as it came."
+            "ladle_request_bytes", _BYTES, *_WHICH, about="Size of each request, decompressed."
         )
         self.response_bytes = Histograms(
             "ladle_response_bytes", _BYTES, *_WHICH, about="Size of each answer."

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ladle.server.core.batching import BatchingServable
 from ladle.server.core.lifecycle import State
 from ladle.server.core.manager import Manager
-from ladle.server.monitoring.families import Family, Gauges, text
+from ladle.server.monitoring.families import Counters, Family, Gauges, text
 from ladle.server.monitoring.metrics import Metrics
 
 _PACKAGES = ("ladle", "tensorflow", "grpcio", "numpy", "protobuf")
@@ -43,19 +43,20 @@ class Exposition:
         rows = Gauges("ladle_queue_rows", *which, about="Rows that wait for a batch.")
         nbytes = Gauges("ladle_queue_bytes", *which, about="Bytes of inputs that wait for a batch.")
         running = Gauges("ladle_batches_running", *which, about="Batches that run.")
-        in_vain = Gauges(
-            "ladle_rows_in_vain", *which, about="Rows that ran for callers who had gone, in all."
+        in_vain = Counters(
+            "ladle_rows_in_vain_total", *which, about="Rows that ran for callers who had gone."
         )
         for entry in self._manager.available():
             labels = entry.id.name, str(entry.id.version)
             in_flight.set(entry.handles, *labels)
-            if isinstance(entry.servable, BatchingServable):
-                load = entry.servable.load
+            servable = entry.servable  # once: an unload takes it away at any moment
+            if isinstance(servable, BatchingServable):
+                load = servable.load
                 requests.set(load.requests, *labels)
                 rows.set(load.rows, *labels)
                 nbytes.set(load.nbytes, *labels)
                 running.set(load.running, *labels)
-                in_vain.set(entry.servable.rows_in_vain, *labels)
+                in_vain.add(servable.rows_in_vain, *labels)
         states = Gauges(
             "ladle_version_state", *which, "state", about="1 for the state that a version is in."
         )

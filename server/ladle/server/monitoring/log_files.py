@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class Rotation:
     max_file_bytes: int = 64 << 20
     """A file that has reached it is followed by another."""
     max_files: int = 10
-    """Past it the oldest goes."""
+    """Past it the oldest goes, once there is something in the newest."""
 
 
 class RotatingFiles:
@@ -36,27 +39,30 @@ class RotatingFiles:
         self._rotation = rotation
         self._now = now
         self._file: BinaryIO | None = None
+        self._path = Path(prefix)
+        self._outdated: list[Path] = []
         self._size = 0
         self._number = 0
 
-    def write(self, records: Iterable[bytes]) -> None:
-        """Append framed records, and hand them to the system.
+    def write(self, record: bytes) -> None:
+        """Append a framed record, and hand it to the system.
 
         Raises:
-            OSError: They could not be written, or not all; the next ones go to another file.
+            OSError: It could not be written, and no part of it is kept; the next one goes to
+                another file.
         """
+        if self._file is None or self._size >= self._rotation.max_file_bytes:
+            self._file = self._next_file()
         try:
-            for record in records:
-                if self._file is None or self._size >= self._rotation.max_file_bytes:
-                    self._file = self._next_file()
-                    self._size = 0
-                self._file.write(record)
-                self._size += len(record)
-            if self._file is not None:
-                self._file.flush()
+            self._file.write(record)
+            self._file.flush()
         except OSError:
             self.close()
+            self._take_back()
             raise
+        self._size += len(record)
+        if self._outdated:
+            self._remove_outdated()
 
     def close(self) -> None:
         """Close the file; a later record goes to another."""
@@ -69,21 +75,41 @@ class RotatingFiles:
     def _next_file(self) -> BinaryIO:
         self.close()
         os.makedirs(self._folder, exist_ok=True)
+        # Looked for first: where that fails no file is made, or their number would have no bound.
+        known = log_files(Path(self._folder, self._name))
         time_text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._now()))
         while True:
             self._number += 1
             name = f"{self._name}-{time_text}-{self._number:05d}.tfrecord"
-            path = os.path.join(self._folder, name)
+            path = Path(self._folder, name)
             try:
                 opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:  # another process logs there too
                 continue
-            self._remove_oldest()
+            self._path, self._size = path, 0
+            self._outdated = known[: max(0, len(known) + 1 - self._rotation.max_files)]
             return os.fdopen(opened, "wb")
 
-    def _remove_oldest(self) -> None:
-        for path in log_files(Path(self._folder, self._name))[: -self._rotation.max_files]:
-            path.unlink(missing_ok=True)
+    def _take_back(self) -> None:
+        """Leave no part of a record, and no file without one."""
+        with contextlib.suppress(OSError):
+            if self._size:
+                os.truncate(self._path, self._size)
+            else:
+                self._path.unlink()
+
+    def _remove_outdated(self) -> None:
+        failures = []
+        for path in self._outdated:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            logger.warning(
+                "%d old request logs can't be removed, the first: %s", len(failures), failures[0]
+            )
+        self._outdated = []
 
 
 def log_files(prefix: Path) -> list[Path]:

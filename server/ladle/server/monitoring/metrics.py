@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import islice
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ _COUNTED_OF_A_KIND = 64
 _MAX_AT_ONCE = 4 * _COUNTED_AT_ONCE
 # Where notes come faster than they are counted, their threads wait from here on.
 _MAX_PENDING = 32 * _COUNTED_AT_ONCE
-# Versions come and go for years: the series of the oldest ones go too.
+# Versions come and go for years: the series of the oldest ones go too, but of those in service.
 _MAX_VERSIONS = 64
 _MAX_MODELS = 1024
 
@@ -45,10 +46,17 @@ _RUN_KEY = attrgetter("servable_id", "signature")
 class Metrics:
     """An Observer that counts. Thread-safe."""
 
-    def __init__(self, configured: Callable[[], Container[str]] = tuple) -> None:
-        """`configured` returns the names of the models that there should be.
+    def __init__(
+        self,
+        configured: Callable[[], Container[str]] = tuple,
+        is_served: Callable[[str, int], bool] = lambda _name, _version: False,
+    ) -> None:
+        """Take what there is; neither may block.
 
-        The name in a request may be anything; it becomes a label only if it is of a model.
+        Args:
+            configured: returns the names of the models that there should be. The name in a request
+                may be anything; it becomes a label only if it is of a model.
+            is_served: whether a version of a model answers.
         """
         self.upstream = Upstream()
         self.own = Own()
@@ -56,6 +64,7 @@ class Metrics:
         """What has happened to each model of late; hold `lock` to read it."""
         self.lock = threading.Lock()
         self._configured = configured
+        self._is_served = is_served
         self._at_once = _COUNTED_AT_ONCE
         self._requests: deque[Observation] = deque()
         self._runs: deque[Run] = deque()
@@ -228,21 +237,28 @@ class Metrics:
 
     def _label(self, name: str) -> str:
         """Return the name if it is of a model, and else nothing."""
-        return name if name in self._versions or name in self._configured() else ""
+        if name not in self._versions:
+            if name not in self._configured():
+                return ""
+            self._remember_model(name)
+        return name
 
     def _remember(self, load: Loading) -> None:
         """Note that there is such a version, and forget the series of very old ones."""
         name, version = load.servable_id
-        versions = self._versions.setdefault(name, {})
-        versions[version] = str(load.path)
-        while len(versions) > _MAX_VERSIONS:
-            oldest = next(iter(versions))
-            old_path = versions.pop(oldest)
+        versions = self._remember_model(name)
+        versions.pop(version, None)
+        for old in _oldest(versions, _MAX_VERSIONS - 1, lambda v: self._is_served(name, v)):
+            old_path = versions.pop(old)
             for family in self.families():
-                family.forget(model=name, version=str(oldest))
+                family.forget(model=name, version=str(old))
                 family.forget(model_path=old_path)
-        while len(self._versions) > _MAX_MODELS:
-            gone = next(iter(self._versions))
+        versions[version] = str(load.path)
+
+    def _remember_model(self, name: str) -> dict[int, str]:
+        """Note that there is such a model, and forget all of very old ones; return its versions."""
+        versions = self._versions.pop(name, {})
+        for gone in _oldest(self._versions, _MAX_MODELS - 1, self._configured().__contains__):
             paths = self._versions.pop(gone).values()
             self.recent.pop(gone, None)
             for family in self.families():
@@ -250,11 +266,19 @@ class Metrics:
                 family.forget(model_name=gone)
                 for old_path in paths:
                     family.forget(model_path=old_path)
+        self._versions[name] = versions
+        return versions
 
 
 def shown_signature(name: str) -> str:
     """Return a signature's name as a label: a run of several has their names joined by nulls."""
     return SEVERAL if "\0" in name else name
+
+
+def _oldest(known: Mapping[T, object], most: int, is_needed: Callable[[T], bool]) -> list[T]:
+    """Return the first of the keys, so that `most` stay, or those that are needed."""
+    too_many = max(0, len(known) - most)
+    return list(islice((key for key in known if not is_needed(key)), too_many))
 
 
 def _code(error: Exception | None) -> str:

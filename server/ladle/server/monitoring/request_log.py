@@ -136,22 +136,30 @@ class RequestLogs(Unobserved):
             metadata.model_spec.version.value = seen.version
         record = _Record(options, _FIELDS[api], request, response, metadata, api == "predictstream")
         with self._changed:
-            full = (
-                len(self._pending) >= self._options.max_records
-                or self._nbytes + record.nbytes > self._options.max_bytes
-            )
-            if not full and not self._stopped:
+            reason = self._reason_to_drop(record)
+            if not reason:
                 self._pending.append(record)
                 self._nbytes += record.nbytes
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="request log", daemon=True
-                    )
-                    self._thread.start()
                 self._changed.notify_all()
                 return
-        self._counting.log_dropped("request", "queue_full" if full else "stopping")
+        self._counting.log_dropped("request", reason)
         self._counting.request_logged(seen.model, Code.RESOURCE_EXHAUSTED)
+
+    def _reason_to_drop(self, record: _Record) -> str:
+        if self._stopped:
+            return "stopping"
+        if len(self._pending) >= self._options.max_records:
+            return "queue_full"
+        if self._nbytes + record.nbytes > self._options.max_bytes:
+            return "queue_full"
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="request log", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no room for another; there may be for the next
+                return "no_thread"
+            self._thread = thread
+        return ""
 
     def _run(self) -> None:
         while True:
@@ -183,7 +191,7 @@ class RequestLogs(Unobserved):
             for record in part:
                 code = Code.OK
                 try:
-                    files.write([frame(_encoded(record))])
+                    files.write(frame(_encoded(record)))
                 except Exception as error:
                     code = Code.INTERNAL
                     self._counting.log_dropped("request", "write_failed")

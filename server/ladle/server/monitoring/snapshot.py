@@ -44,8 +44,9 @@ def snapshot(
     for entry in manager.available():
         counts = held.setdefault(entry.id.name, [0, 0, 0, 0])
         counts[0] += entry.handles
-        if isinstance(entry.servable, BatchingServable):
-            load = entry.servable.load
+        servable = entry.servable  # once: an unload takes it away at any moment
+        if isinstance(servable, BatchingServable):
+            load = servable.load
             counts[1] += load.requests
             counts[2] += load.rows
             counts[3] += load.running

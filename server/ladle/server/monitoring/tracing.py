@@ -123,6 +123,8 @@ class Tracing(Unobserved):
         offset = _offset()
         started = []
         for request in run.requests:
+            if request.ended is not None:
+                continue  # its caller has left, and its span is complete
             # One whose batch has failed runs again, and has its span already.
             known = request.span if isinstance(request.span, _Spans) else None
             started.append((request, known.request if known else self._start(request, offset)))

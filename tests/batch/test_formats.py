@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,73 @@ def test_strings_nans_and_lists_of_any_length_survive(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("output_format", ["jsonl", "parquet"])
+def test_features_of_records_are_kept_as_they_are(
+    predict: Predict, x: NDArray[np.uint8], tmp_path: Path, output_format: str
+) -> None:
+    path = tmp_path / "in.tfrecord"
+    features: list[dict[str, Any]] = [
+        {"x": row, "id": number, "half": number / 2, "list": [number, 1], "name": f"n{number}"}
+        for number, row in enumerate(x.tolist())
+    ]
+    path.write_bytes(b"".join(frame(to_example(each).SerializeToString()) for each in features))
+    out = tmp_path / "out"
+    arguments = ("--input", path, "--output", out, "--map", "x=x:uint8")
+    keep = ("--keep", "id,half,list,name", "--output-format", output_format)
+    assert predict(*arguments, *keep) == 0
+    if output_format == "jsonl":
+        rows = [json.loads(line) for line in (out / "part-00000.jsonl").read_text().splitlines()]
+    else:
+        rows = pq.read_table(out / "part-00000.parquet").to_pylist()
+        rows = [{**row, "name": row["name"].decode()} for row in rows]
+    kept = ("id", "half", "list", "name")
+    assert [{name: row[name] for name in kept} for row in rows] == [
+        {name: each[name] for name in kept} for each in features
+    ]
+
+
+def test_values_may_be_missing_in_what_is_kept(
+    predict: Predict, x: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    ids = [None if number % 3 else number for number in range(ROWS)]
+    lines = [
+        json.dumps({"x": row, "id": id_, "no": None})
+        for row, id_ in zip(x.tolist(), ids, strict=True)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert predict("--input", tmp_path / "in.jsonl", "--output", out, "--keep", "id,no") == 0
+    kept = pq.read_table(out / "part-00000.parquet").to_pydict()
+    assert (kept["id"], kept["no"]) == (ids, [None] * ROWS)
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "parquet"])
+def test_text_that_is_cut_amid_an_emoji_fails_alone_and_can_be_kept(
+    tmp_path: Path, output_format: str
+) -> None:
+    model = FunctionModel(
+        lambda inputs: {"length": [len(text) for text in inputs["text"]]},
+        inputs={"text": (object, (-1,))},
+        outputs={"length": ("int64", (-1,))},
+    )
+    texts = ["ab", "c\ud83d", "d"]
+    lines = [json.dumps({"text": text, "note": text[::-1]}) for text in texts]
+    lines += [json.dumps({"text": "e", "note": "\ud83d"})]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    arguments = ("--input", tmp_path / "in.jsonl", "--output", out, "--map", "text=text")
+    assert serve(model, *arguments, "--keep", "note", "--output-format", output_format) == 3
+    [failed] = map(json.loads, (out / "_failed-00000.jsonl").read_text().splitlines())
+    assert (failed["row"], failed["code"]) == (1, "INVALID_ARGUMENT")
+    assert "expected what UTF-8 can say, got '\\ud83d' in it" in failed["reason"]
+    if output_format == "jsonl":
+        rows = [json.loads(line) for line in (out / "part-00000.jsonl").read_text().splitlines()]
+        assert [row["note"] for row in rows] == ["ba", "d", "\ud83d"]
+    else:
+        kept = pq.read_table(out / "part-00000.parquet").to_pydict()
+        assert kept["note"] == ["ba", "d", "\\ud83d"]
+
+
 @pytest.mark.parametrize(
     ("output_format", "message"),
     [
@@ -212,6 +280,22 @@ def test_images_are_decoded_and_one_that_is_none_fails(images: Path, tmp_path: P
     [failed] = map(json.loads, (out / "_failed-00000.jsonl").read_text().splitlines())
     assert failed["row"] == 1
     assert "it is no image of a format that Pillow reads" in failed["reason"]
+
+
+def test_images_may_have_names_that_are_no_utf8(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (images / "a.png").rename(images / os.fsdecode(b"caf\xe9.png"))
+    (images / "b.png").rename(images / os.fsdecode(b"b\xe9.png"))
+    out = tmp_path / "out"
+    assert serve(grey_model(), "--input", images, "--output", out) == 3
+    table = pq.read_table(out / "part-00000.parquet")
+    assert table["path"].to_pylist() == [str(images / "c.jpg"), f"{images}/caf\\udce9.png"]
+    [failed] = map(json.loads, (out / "_failed-00000.jsonl").read_text().splitlines())
+    assert failed["row"] == 0
+    capsys.readouterr()
+    assert serve(grey_model(), "--input", good) == 0
+    assert "caf\\udce9.png (version 1)" in capsys.readouterr().out
 
 
 def test_numbers_of_text_that_may_be_raw_pixels_have_to_be_told(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,15 @@ def test_csv_of_many_blocks_keeps_count(tmp_path: Path, monkeypatch: pytest.Monk
 def test_json_lines_tell_what_is_wrong_with_a_row(tmp_path: Path) -> None:
     b64 = base64.b64encode(b"\xff\x00").decode()
     lines = [f'{{"x": {{"b64": "{b64}"}}}}', "{", '{"y": 1}', '{"x": [1, 2]}', "[" * 100_000]
+    lines += ['{"x": {"b64": 5}}', '{"x": {"b64": null}}', '{"x": {"b64": "?"}}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     [rows] = open_reader("jsonl", [tmp_path / "a.jsonl"]).read(0, ("x",))
     assert rows.numbers.tolist() == [0, 3]
     assert list(rows.columns["x"]) == [b"\xff\x00", [1, 2]]
-    assert [row.row for row in rows.failed] == [1, 2, 4]
+    assert [row.row for row in rows.failed] == [1, 2, 4, 5, 6, 7]
     assert rows.failed[0].reason.startswith("expected a line of JSON: ")
     assert rows.failed[1].reason == 'it has no "x"'
+    assert rows.failed[3].reason.endswith('"b64": expected text, got 5')
 
 
 def test_json_lines_may_be_values_alone(tmp_path: Path) -> None:
@@ -322,6 +325,14 @@ def test_a_fingerprint_changes_with_the_file_and_only_then(tmp_path: Path) -> No
     assert files.fingerprint(paths[:1]) != before
     np.save(paths[0], X[:7] + 1)
     assert files.fingerprint(paths) != before
+
+
+def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.npy")
+    np.save(path, X)
+    before = files.fingerprint([path])
+    assert before == files.fingerprint([path])
+    assert before != files.fingerprint([path.rename(tmp_path / "cafe.npy")])
 
 
 def test_chunks_are_of_whole_requests_where_rows_are_small() -> None:

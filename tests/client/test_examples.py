@@ -49,6 +49,7 @@ def test_values_go_into_the_list_of_their_kind(
         (1e300, "too large for the float32"),
         (1 << 63, "expected integers of 64 bits"),
         ([[1], [1, 2]], "numpy can't make an array of it"),
+        ("cut \ud83d", "expected text that UTF-8 can say"),
     ],
 )
 def test_what_an_example_can_not_hold_is_refused(values: Any, message: str) -> None:

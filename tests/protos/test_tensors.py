@@ -217,6 +217,12 @@ def test_arrays_that_tensorflow_has_no_dtype_for_are_refused() -> None:
         tensors.to_proto(np.array([1, b"x"], object))
 
 
+@pytest.mark.parametrize("dtype", ["U", object])
+def test_text_that_is_cut_amid_an_emoji_is_refused(dtype: Any) -> None:
+    with pytest.raises(tensors.TensorError, match=r"UTF-8 can say, got '\\ud83d' in it"):
+        tensors.to_proto(np.array(["whole", "cut \ud83d"], dtype))
+
+
 def test_shapes_and_dtypes_are_described_as_errors_show_them() -> None:
     assert tensors.describe(1, (-1, 28, 28)) == "float32 [-1, 28, 28]"
     assert tensors.describe(107, None) == "string of any shape"

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ladle.batch.errors import one_line
+
 
 class NotAnArray(ValueError):
     """A column's rows are not of one shape, or some have no value."""
@@ -63,7 +65,7 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
         try:
             column = pc.cast(pc.utf8_trim_whitespace(column), pa.from_numpy_dtype(dtype))
         except pa.ArrowInvalid as error:
-            raise NotAnArray(" ".join(str(error).split())) from None
+            raise NotAnArray(one_line(error)) from None
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 

@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         parser.error("--plot: a chart is for what is printed, without --output")
     if (args.certificate is None) != (args.key is None):
         parser.error("--certificate and --key: expected both or neither")
-    from ladle.batch.errors import BatchError
+    from ladle.batch.errors import BatchError, one_line
     from ladle.client.errors import LadleError
 
     try:
@@ -94,10 +94,10 @@ def main(argv: list[str]) -> int:
     except ModuleNotFoundError:
         raise  # `ladle` itself says what to install
     except (BatchError, LadleError, ValueError, ImportError, MemoryError) as error:
-        return _fail(str(error) or type(error).__name__)
+        return _fail(one_line(error) or type(error).__name__)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        return _fail(one_line(f"{where}{error.strerror or error}"))
 
 
 def _predict_all(args: argparse.Namespace) -> int:
@@ -342,5 +342,5 @@ def _seconds(text: str) -> float:
 
 
 def _fail(reason: str) -> int:
-    print("ladle predict:", " ".join(reason.split()), file=sys.stderr)
+    print("ladle predict:", reason, file=sys.stderr)
     return 1

@@ -18,3 +18,8 @@ class ChangedError(BatchError):
 
 class ModelLost(BatchError):
     """The model can't be asked any more; it may be later."""
+
+
+def one_line(told: object) -> str:
+    """Return a text, or what an error says, without line breaks."""
+    return " ".join(str(told).split())

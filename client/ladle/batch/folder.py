@@ -211,7 +211,9 @@ class ShardFiles:
         if self._failures is None:
             self._failures = self._open(f"_failed-{self._number}.jsonl")
         told = {"row": failed.row, "code": failed.code, "reason": failed.reason}
-        self._failures.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps(told, ensure_ascii=False)
+        # What UTF-8 can't say, as in names of files, stands there as JSON has it.
+        self._failures.write(line.encode(errors="backslashreplace") + b"\n")
         self._failed += 1
 
     @property

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeAlias
 
 from ladle.batch import pace as pacing
-from ladle.batch.errors import BatchError, ModelLost
+from ladle.batch.errors import BatchError, ModelLost, one_line
 from ladle.batch.folder import MakeWriter, OutputFolder, ShardFiles
 from ladle.batch.manifest import Manifest
 from ladle.batch.pace import Pace
@@ -309,7 +309,7 @@ class _Run:
             case "fail":
                 number = int(task.part.numbers[0])
                 self._add_failed(
-                    task.part, FailedRow(number, error.code.name, _line(error.details))
+                    task.part, FailedRow(number, error.code.name, one_line(error.details))
                 )
             case "stop":
                 raise _stopped(error, silent_s)
@@ -424,14 +424,10 @@ def _answered(part: Part, prediction: Prediction) -> Answered:
 
 def _stopped(error: LadleError, silent_s: float) -> BatchError:
     if pacing.is_busy(error):
-        return ModelLost(f"no answer for {silent_s:.0f} s: {_line(str(error))}")
+        return ModelLost(f"no answer for {silent_s:.0f} s: {one_line(error)}")
     if isinstance(error, NotFound):
         return ModelLost(
-            f"{_line(str(error))}; if another version has taken over, --allow-changed-model goes "
+            f"{one_line(error)}; if another version has taken over, --allow-changed-model goes "
             "on with it, and --restart begins anew"
         )
-    return BatchError(_line(str(error)))
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    return BatchError(one_line(error))

@@ -14,6 +14,7 @@ from ladle.batch.readers import files
 from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.reader import Reader, open_reader
 from ladle.batch.rows import Part, Rows
+from ladle.batch.writers.names import sayable
 from ladle.client.images import load, wanted_of
 from ladle.client.inputs import DEFAULT_SIGNATURE
 from ladle.client.models import ModelMetadata, TensorSpec
@@ -89,7 +90,7 @@ def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for index, number in enumerate(part.numbers.tolist()):
         row: dict[str, Any] = {"row": number}
-        row |= {column: str(values[index]) for column, values in part.kept.items()}
+        row |= {column: sayable(str(values[index])) for column, values in part.kept.items()}
         row["version"] = prediction.version
         if best is not None:
             row["classes"] = [scored._asdict() for scored in best[index]]

@@ -148,5 +148,11 @@ def _as_bytes(flat: NDArray[Any], about: str) -> NDArray[Any]:
             raise InvalidInput(
                 f"{about}: expected all numbers, or all text or bytes, got {type(value).__name__}"
             )
-        strings[index] = value.encode() if isinstance(value, str) else value
+        try:
+            strings[index] = value.encode() if isinstance(value, str) else value
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"{about}: expected text that UTF-8 can say, got {error.object[error.start]!a} in "
+                "it"
+            ) from None
     return strings

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.reader import CHUNK_BYTES
 from ladle.batch.rows import FailedRow, Rows
 
@@ -95,7 +95,7 @@ def _read(path: Path, first: int, wanted: Sequence[str]) -> Iterator[tuple[Rows,
                 )
                 start = stop
         except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            raise BatchError(f"{path}: {' '.join(str(error).split())}") from None
+            raise BatchError(f"{path}: {one_line(error)}") from None
     if failed:
         yield (
             Rows(
@@ -143,6 +143,4 @@ def _header(path: Path) -> tuple[str, ...]:
             )
             return tuple(opened.schema.names)
     except pa.ArrowInvalid as error:
-        raise BatchError(
-            f"{path}: it can't be read as CSV: {' '.join(str(error).split())}"
-        ) from None
+        raise BatchError(f"{path}: it can't be read as CSV: {one_line(error)}") from None

@@ -72,9 +72,10 @@ def fingerprint(paths: Sequence[Path]) -> str:
         try:
             about = path.stat()
         except FileNotFoundError:  # its row will fail
-            digest.update(f"{path.name}\0".encode())
+            digest.update(os.fsencode(path.name) + b"\0")
             continue
-        digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(path.name))
+        digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
         if len(paths) <= _MAX_SAMPLED:
             with path.open("rb") as file:
                 digest.update(file.read(_SAMPLE_BYTES))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.pieces import Pieces
 from ladle.batch.rows import Rows
 
@@ -50,7 +50,7 @@ class JsonlReader:
                 except KeyError as error:
                     pieces.fail(f'it has no "{error.args[0]}"')
                 except (ValueError, RecursionError) as error:
-                    pieces.fail(f"expected a line of JSON: {' '.join(str(error).split())}")
+                    pieces.fail(f"expected a line of JSON: {one_line(error)}")
                 yield from pieces.full(done / self._total_bytes)
         yield from pieces.rest()
 
@@ -62,8 +62,9 @@ def _columns(paths: Sequence[Path]) -> tuple[str, ...]:
                 try:
                     return tuple(_parse(line))
                 except (ValueError, RecursionError) as error:
-                    told = " ".join(str(error).split())
-                    raise BatchError(f"{path}: its first line is no JSON: {told}") from None
+                    raise BatchError(
+                        f"{path}: its first line is no JSON: {one_line(error)}"
+                    ) from None
     return ()
 
 
@@ -82,5 +83,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _bytes(value: dict[str, Any]) -> Any:
     if value.keys() == {"b64"}:
+        if not isinstance(value["b64"], str):
+            raise ValueError(f'"b64": expected text, got {value["b64"]!r:.50}')
         return base64.b64decode(value["b64"], validate=True)
     return value

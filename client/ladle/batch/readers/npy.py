@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.reader import chunk_rows
 from ladle.batch.rows import Rows
 
@@ -133,7 +133,7 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
         )
         shape, is_fortran, dtype = read(file)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BatchError(f"{path}: it is no array of numpy's: {_line(error)}") from None
+        raise BatchError(f"{path}: it is no array of numpy's: {one_line(error)}") from None
     if dtype.hasobject:
         raise BatchError(
             f"{path}: it holds Python objects, which are not loaded; save text as S or U"
@@ -145,10 +145,6 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
             f"{path}: its array lies column by column; save np.ascontiguousarray of it"
         )
     return _Header(dtype, shape)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _rows(headers: dict[str, _Header]) -> int:

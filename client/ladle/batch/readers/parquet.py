@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.reader import chunk_rows
 from ladle.batch.rows import Rows
 
@@ -82,7 +82,7 @@ def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.Record
                 if whole.num_rows:
                     yield whole
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise BatchError(f"{path}: {_line(error)}") from None
+            raise BatchError(f"{path}: {one_line(error)}") from None
 
 
 def _chunk_rows(file: pq.ParquetFile, groups: list[int], wanted: Sequence[str]) -> int:
@@ -99,8 +99,4 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except pa.ArrowInvalid as error:
-        raise BatchError(f"{path}: it can't be read as Parquet: {_line(error)}") from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise BatchError(f"{path}: it can't be read as Parquet: {one_line(error)}") from None

@@ -34,7 +34,8 @@ class JsonlShard:
             json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
             for row in zip(*columns.values(), strict=True)
         ]
-        self._file.write("\n".join(lines).encode() + b"\n")
+        # Text that UTF-8 can't say, such as half an emoji, stands there as JSON has it: "\\ud83d".
+        self._file.write("\n".join(lines).encode(errors="backslashreplace") + b"\n")
 
     def close(self) -> None:
         """Do nothing: all has been written."""
@@ -53,6 +54,8 @@ def _values(column: Column) -> list[Any]:
 
 
 def _as_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, bytes):
         try:
             return value.decode()

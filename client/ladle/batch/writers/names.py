@@ -29,6 +29,11 @@ def check(kept: Iterable[str], outputs: Iterable[str]) -> None:
             )
 
 
+def sayable(value: Any) -> Any:
+    """Return text that UTF-8 can say, with escapes for what it can't; other values as they are."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
 def plain(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array in a dtype that numpy itself has.
 

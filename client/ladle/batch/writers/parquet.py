@@ -7,7 +7,7 @@ from collections.abc import Set
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.folder import OpenFile
 from ladle.batch.rows import Answered
 from ladle.batch.writers.tables import table
@@ -63,7 +63,8 @@ class ParquetShard:
                 )
             self._writer.write_table(waiting.slice(0, rows))
         except (pa.ArrowInvalid, ValueError) as error:
-            told = " ".join(str(error).split())
-            raise BatchError(f"rows are of another type than those before: {told}") from None
+            raise BatchError(
+                f"rows are of another type than those before: {one_line(error)}"
+            ) from None
         self._waiting = [waiting.slice(rows)]
         self._rows -= rows

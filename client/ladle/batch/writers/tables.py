@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, one_line
 from ladle.batch.rows import Answered, Column
-from ladle.batch.writers.names import ROW, plain
+from ladle.batch.writers.names import ROW, plain, sayable
 
 
 def table(answered: Answered, lists: Set[str] = frozenset()) -> pa.Table:
@@ -62,10 +62,16 @@ def _kept(name: str, column: Column) -> pa.Array:
         return to_arrow(f'column "{name}"', column)
     values = column.tolist()
     try:
-        return pa.array(values, pa.string()) if None in values else pa.array(values)
+        try:
+            array = pa.array(values)
+        except UnicodeEncodeError:  # as of files whose names are no UTF-8
+            array = pa.array([sayable(value) for value in values])
+        # Nothing but missing values has no type of its own; later rows most likely hold text.
+        return array.cast(pa.string()) if pa.types.is_null(array.type) else array
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise BatchError(f'column "{name}" can\'t be kept as a column of a table: {told}') from None
+        raise BatchError(
+            f'column "{name}" can\'t be kept as a column of a table: {one_line(error)}'
+        ) from None
 
 
 def scalar_columns(whole: pa.Table) -> pa.Table:

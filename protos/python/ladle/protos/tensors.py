@@ -276,10 +276,13 @@ def _as_integers(array: NDArray[Any], field: str) -> NDArray[Any]:
 
 
 def _as_bytes(array: NDArray[Any]) -> list[bytes]:
-    if array.dtype.kind == "U":
-        return [text.encode() for text in array.ravel().tolist()]
     values: list[Any] = array.ravel().tolist()
     for value in values:
         if not isinstance(value, bytes | str):
             raise TensorError(f"object array: expected bytes or str, got {type(value).__name__}")
-    return [value.encode() if isinstance(value, str) else value for value in values]
+    try:
+        return [value.encode() if isinstance(value, str) else value for value in values]
+    except UnicodeEncodeError as error:  # half of a pair, as where text was cut amid an emoji
+        raise TensorError(
+            f"text: expected what UTF-8 can say, got {error.object[error.start]!a} in it"
+        ) from None

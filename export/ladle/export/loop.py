@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ladle.export.batches import training_batches, validation_batches
+from ladle.export.checkpoints import Checkpoints
 from ladle.export.dataset import Dataset
 from ladle.export.options import TrainingOptions
 
@@ -35,6 +36,7 @@ def fit_in_own_loop(
     options: TrainingOptions,
     optimizer: Any,
     weights: NDArray[np.float32] | None,
+    checkpoints: Checkpoints | None,
     *,
     epochs: int,
     steps: int,
@@ -48,7 +50,8 @@ def fit_in_own_loop(
         ValueError: It is a regression, or an option is given that this loop has no use for.
     """
     _check(options, dataset)
-    state = _State(model, optimizer, options)
+    model.compile(optimizer=optimizer)  # so that its state is kept with the model's
+    best = _Best(model, options.early_stopping)
     loss_of = keras.losses.CategoricalCrossentropy(from_logits=True)
 
     def step(images: Any, labels: Any, counts: Any = None) -> Any:
@@ -68,7 +71,8 @@ def fit_in_own_loop(
     # An epoch of a given number of steps goes on where the last one stopped.
     endless = iter(batches) if options.steps_per_epoch is not None else None
     history: dict[str, list[float]] = {"loss": [], _ACCURACY: []}
-    begin = state.epochs_done(options.initial_epoch)
+    done = 0 if checkpoints is None else checkpoints.restore(model)
+    begin = max(options.initial_epoch, done)
     for epoch in range(begin, epochs):
         started = time.monotonic()
         if verbose:
@@ -83,58 +87,37 @@ def fit_in_own_loop(
                 f" - loss: {history['loss'][-1]:.4f} - {_ACCURACY}: {history[_ACCURACY][-1]:.4f}",
                 flush=True,
             )
-        state.save(epoch + 1)
-        if state.should_stop(history[_ACCURACY]):
+        if checkpoints is not None:
+            checkpoints.save(model, epoch + 1)
+        if best.is_too_long_ago(history[_ACCURACY]):
             break
-    state.finish()
+    best.take()
+    if checkpoints is not None:
+        checkpoints.finish()
     return history, begin + 1
 
 
-class _State:
-    """What has to outlive a stopped training, and the best weights so far."""
+class _Best:
+    """The weights of the best epoch so far."""
 
-    def __init__(self, model: Any, optimizer: Any, options: TrainingOptions) -> None:
-        optimizer.build(model.trainable_variables)
+    def __init__(self, model: Any, patience: int | None) -> None:
         self._model = model
-        self._patience = options.early_stopping
-        self._best: list[NDArray[Any]] | None = None
-        self._epoch = tf.Variable(0, dtype=tf.int64)
-        self._manager = None
-        if options.checkpoint_dir is not None:
-            checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=self._epoch)
-            self._manager = tf.train.CheckpointManager(
-                checkpoint, options.checkpoint_dir, max_to_keep=1
-            )
-            if self._manager.latest_checkpoint:
-                checkpoint.restore(self._manager.latest_checkpoint)
+        self._patience = patience
+        self._weights: list[NDArray[Any]] | None = None
 
-    def epochs_done(self, initial_epoch: int) -> int:
-        """Return with which epoch, counted from 0, to go on."""
-        return max(initial_epoch, int(self._epoch.numpy()))
-
-    def save(self, epochs_done: int) -> None:
-        """Note that so many epochs are over."""
-        self._epoch.assign(epochs_done)
-        if self._manager is not None:
-            self._manager.save()
-
-    def should_stop(self, accuracies: list[float]) -> bool:
-        """Return whether the best epoch is too long ago."""
+    def is_too_long_ago(self, accuracies: list[float]) -> bool:
+        """Return whether it is time to stop; `accuracies` are those of all epochs."""
         if self._patience is None:
             return False
         best = int(np.argmax(accuracies))
         if best == len(accuracies) - 1:
-            self._best = self._model.get_weights()
+            self._weights = self._model.get_weights()
         return len(accuracies) - 1 - best >= self._patience
 
-    def finish(self) -> None:
-        """Take the best weights, and forget the state: the next training starts anew."""
-        if self._best is not None:
-            self._model.set_weights(self._best)
-        if self._manager is not None and self._manager.latest_checkpoint:
-            for path in tf.io.gfile.glob(f"{self._manager.latest_checkpoint}*"):
-                tf.io.gfile.remove(path)
-            tf.io.gfile.remove(f"{self._manager.directory}/checkpoint")
+    def take(self) -> None:
+        """Give them to the model."""
+        if self._weights is not None:
+            self._model.set_weights(self._weights)
 
 
 def _check(options: TrainingOptions, dataset: Dataset) -> None:

@@ -129,7 +129,10 @@ class TrainingOptions:
     )
     checkpoint_dir: str | None = field(
         default=None,
-        metadata=_text("DIR", "keep the training's state there; a stopped one goes on from it"),
+        metadata=_text(
+            "DIR",
+            "keep the training's state in DIR/ladle-training; a stopped one goes on from it",
+        ),
     )
     steps_per_execution: int = field(
         default=1, metadata={"help": "steps that run without coming back to Python"}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -20,6 +18,7 @@ from ladle.export.batches import (
     training_batches,
     validation_batches,
 )
+from ladle.export.checkpoints import Checkpoints
 from ladle.export.dataset import Dataset
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
@@ -106,13 +105,14 @@ def train(
 
     Raises:
         ExportError: Keras runs on another backend than TensorFlow, which no SavedModel comes from;
-            or checkpoints cannot be written where they shall be.
+            or checkpoints cannot be written where they shall be, or what is there is damaged.
         MemoryError: The model or the images do not fit.
         ValueError: An option does not suit the data, the recipe or Keras; the message names it.
     """
     check_backend()
+    checkpoints = None
     if options.checkpoint_dir is not None:
-        _prepare_checkpoints(options.checkpoint_dir)
+        checkpoints = Checkpoints(options.checkpoint_dir)
     if options.loss is not None and options.is_regression != dataset.is_regression:
         kind = "numbers" if dataset.is_regression else "classes"
         raise ValueError(f"loss: {options.loss} does not suit targets that are {kind}")
@@ -121,7 +121,7 @@ def train(
         if model is None:
             preparation = dataset.preparation
             model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
-        history, first_epoch = _fit(model, dataset, recipe, options, verbose)
+        history, first_epoch = _fit(model, dataset, recipe, options, checkpoints, verbose)
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(
             f"{dataset.name}: no room to train on {len(dataset.x_train)} {dataset.what}"
@@ -146,7 +146,12 @@ def check_backend() -> None:
 
 
 def _fit(
-    model: Any, dataset: Dataset, recipe: Recipe, options: TrainingOptions, verbose: Verbosity
+    model: Any,
+    dataset: Dataset,
+    recipe: Recipe,
+    options: TrainingOptions,
+    checkpoints: Checkpoints | None,
+    verbose: Verbosity,
 ) -> tuple[History, int]:
     epochs = options.epochs_for(len(dataset.x_train), recipe.EPOCHS)
     steps = options.steps_per_epoch or math.ceil(n_training(dataset, options) / options.batch_size)
@@ -156,7 +161,15 @@ def _fit(
         from ladle.export.loop import fit_in_own_loop
 
         return fit_in_own_loop(
-            model, dataset, options, optimizer, weights, epochs=epochs, steps=steps, verbose=verbose
+            model,
+            dataset,
+            options,
+            optimizer,
+            weights,
+            checkpoints,
+            epochs=epochs,
+            steps=steps,
+            verbose=verbose,
         )
     is_regression = dataset.is_regression
     loss = compilation.make_loss(
@@ -173,39 +186,37 @@ def _fit(
         run_eagerly=options.run_eagerly,
         steps_per_execution=options.steps_per_execution,
     )
+    done = 0 if checkpoints is None else checkpoints.restore(model)
     validation = validation_batches(dataset, options, one_hot=one_hot)
     history = model.fit(
         training_batches(dataset, options, weights, one_hot=one_hot),
         shuffle=False,  # the batches come shuffled
         epochs=epochs,
-        initial_epoch=options.initial_epoch,
+        initial_epoch=max(options.initial_epoch, done),
         steps_per_epoch=options.steps_per_epoch,
         validation_data=validation,
         validation_steps=None if validation is None else options.validation_steps,
-        callbacks=_callbacks(options, validated=validation is not None),
+        callbacks=_callbacks(model, options, checkpoints, validated=validation is not None),
         verbose=verbose,
     )
+    if checkpoints is not None:
+        checkpoints.finish()
     measured = {
         name: [float(value) for value in values] for name, values in history.history.items()
     }
     return measured, 1 + min(history.epoch, default=0)
 
 
-def _prepare_checkpoints(folder: str) -> None:
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(
-            f"checkpoint dir: cannot write into {folder}: {error.strerror or error}"
-        ) from error
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise ExportError(f"checkpoint dir: no permission to write into {folder}")
-
-
-def _callbacks(options: TrainingOptions, *, validated: bool) -> list[Any]:
+def _callbacks(
+    model: Any, options: TrainingOptions, checkpoints: Checkpoints | None, *, validated: bool
+) -> list[Any]:
     callbacks = []
-    if options.checkpoint_dir is not None:
-        callbacks.append(keras.callbacks.BackupAndRestore(options.checkpoint_dir))
+    if checkpoints is not None:
+
+        def save(epoch: int, _logs: Any) -> None:
+            checkpoints.save(model, epoch + 1)
+
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=save))
     if options.early_stopping is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping(

@@ -24,6 +24,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import pyarrow
 import pytest
@@ -35,13 +36,18 @@ from pyarrow import parquet
 
 from ladle import cli
 from ladle.client import Client
+from ladle.client import errors as client_errors
 from ladle.server import Config, Server
+from ladle.server.core.errors import Code
 from ladle.server.flags import parser
+from ladle.server.rest.status_codes import _HTTP_STATUS
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What names flags, and has nothing that could be run.
+OTHER_PAGES = [ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 RUN = {"python", "sh"}
 DATA = {"", "text", "json", "yaml", "toml"}
 # Run by a shell, as they stand.
@@ -279,6 +285,23 @@ def test_what_servers_are_said_to_say_is_what_they_say() -> None:
         assert message in said, message
 
 
+def test_codes_have_the_statuses_and_exceptions_that_the_table_gives_them() -> None:
+    table = (ROOT / "docs" / "errors.md").read_text().partition("## What servers say")[0]
+    rows = re.findall(r"^\| ([A-Z_, ]+) \| (\d+) \| ([^|]+) \|", table, re.MULTILINE)
+    named = set()
+    for names, status, exceptions in rows:
+        for name in names.split(", "):
+            named.add(name)
+            assert _HTTP_STATUS[Code[name]] == int(status), name
+            # The one that a code stands for comes first, and then what its text may tell of.
+            first, *others = re.findall(r"[A-Z]\w+", exceptions)
+            raised = client_errors.from_status(grpc.StatusCode[name], "", "")
+            assert type(raised).__name__ == first, name
+            assert all(hasattr(client_errors, other) for other in others), name
+    unused = {"OK", "ALREADY_EXISTS", "OUT_OF_RANGE", "ABORTED"}  # ladle never answers with these
+    assert named == {code.name for code in Code} - unused
+
+
 def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     """In running text as well as in commands."""
     helps = [
@@ -292,7 +315,7 @@ def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit, match="0"):
             cli.main([*command, "--help"])
     known = set(re.findall(r"--[a-z][a-z_-]+", capsys.readouterr().out)) | OTHERS_FLAGS
-    for path in PAGES:
+    for path in [*PAGES, *OTHER_PAGES]:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", path.read_text()))
         assert named <= known, f"{path.name}: {named - known}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,14 @@ def test_what_needs_an_extra_says_so_in_one_line(installed: Installed) -> None:
     assert ended.returncode != 0
     (line,) = ended.stderr.splitlines()
     assert "pip install 'ladle[server]'" in line
+
+
+def test_what_the_packages_page_tells_links_to_no_file(installed: Installed) -> None:
+    """There are none beside it there."""
+    told = 'from importlib.metadata import metadata; print(metadata("ladle")["Description"])'
+    page = installed.run(told)
+    assert page.startswith("# ladle")
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", page) == []
 
 
 def test_it_adds_little_to_the_size_of_the_three(installed: Installed) -> None:

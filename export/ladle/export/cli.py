@@ -41,14 +41,18 @@ held out from training, checks the written model against the trained one, and ma
     saved_model.pb, variables/       what `ladle serve` and TensorFlow Serving load
     assets.extra/ladle.json          labels, normalisation, accuracy, where it comes from
     assets.extra/tf_serving_warmup_requests      a real request for each signature
+    assets.extra/ladle-evaluation.json           what `ladle models report` shows
 
 The folder appears whole or not at all. Its signatures, each with an open batch dimension:
 
   serving_default    images float32, normalised   ->  probabilities float32, class_id int64
   serving_uint8      images uint8, raw pixels     ->  the same
   serving_bytes      images, encoded PNG or JPEG  ->  the same
+  serving_raw        of a table, in place of these two: features float32, as they are in it
+                                                  ->  the same
   classify           tf.Examples, with raw pixels as int64s in "images" or an encoded image in
                      "image/encoded"              ->  classes (labels) and scores, for Classify
+  regress            of a regression, in place of classify: tf.Examples  ->  values, for Regress
   logits             images float32, normalised   ->  logits float32
 
 Before that the written model is loaded in a process of its own, and every signature has to answer

@@ -15,10 +15,14 @@ from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.models import Models
 from ladle.server.rest.overview import Load
 from ladle.server.rest.probes import probes
-from ladle.server.rest.routes import Route
+from ladle.server.rest.routes import Route, taken
 from ladle.server.rest.status_page import StatusPage
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.http import HttpTransport
+
+
+class PathTaken(Exception):
+    """A route can't be had; the message says which."""
 
 
 class HttpServer:
@@ -53,21 +57,23 @@ class HttpServer:
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
-            more_routes: beside those of the REST interface.
+            more_routes: beside those of the REST interface, at paths of their own.
             access: who may call what; by default what Access says without tokens.
             observer: hears of each request.
             tls: put the port behind TLS.
+
+        Raises:
+            PathTaken: Something else answers where one of `more_routes` should.
         """
         self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         services = Services(methods, Pools(working=self._working, waiting=self._waiting))
         page = StatusPage(manager, services, names, is_ready=is_ready, load=load)
-        routes = [
-            *Models(manager, services).routes,
-            *probes(is_ready),
-            *page.routes,
-            *more_routes,
-        ]
+        routes = [*Models(manager, services).routes, *probes(is_ready), *page.routes]
+        for route in more_routes:
+            if taken(route, routes):
+                raise PathTaken(f"something else answers at {route.path}")
+            routes.append(route)
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(self.app, tls=tls)

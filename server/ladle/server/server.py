@@ -314,28 +314,31 @@ class Server:
             if config.monitoring_config_file:
                 logger.warning("--monitoring_config_file does nothing without --rest_api_port")
             return None
-        from ladle.server.http_server import HttpServer
+        from ladle.server.http_server import HttpServer, PathTaken
         from ladle.server.rest.app import AppOptions
         from ladle.server.rest.monitoring import metrics_route
 
-        return HttpServer(
-            self._manager,
-            served,
-            limits=self._transport.limits,
-            more_routes=[metrics_route(metrics_path, self.exposition)] if metrics_path else [],
-            access=self._access,
-            observer=observer,
-            names=lambda: self._models.models.keys(),
-            load=lambda: {name: asdict(model) for name, model in self.snapshot().items()},
-            is_ready=lambda: self._transport.health.serves(""),
-            max_threads=config.rest_api_num_threads,
-            max_waiting=_MAX_WAITING_REQUESTS + 1,
-            options=AppOptions(
-                timeout_s=config.rest_api_timeout_in_ms / 1000,
-                cors=config.rest_api_enable_cors_support,
-            ),
-            tls=read_context(Path(config.ssl_config_file)) if config.ssl_config_file else None,
-        )
+        try:
+            return HttpServer(
+                self._manager,
+                served,
+                limits=self._transport.limits,
+                more_routes=[metrics_route(metrics_path, self.exposition)] if metrics_path else [],
+                access=self._access,
+                observer=observer,
+                names=lambda: self._models.models.keys(),
+                load=lambda: {name: asdict(model) for name, model in self.snapshot().items()},
+                is_ready=lambda: self._transport.health.serves(""),
+                max_threads=config.rest_api_num_threads,
+                max_waiting=_MAX_WAITING_REQUESTS + 1,
+                options=AppOptions(
+                    timeout_s=config.rest_api_timeout_in_ms / 1000,
+                    cors=config.rest_api_enable_cors_support,
+                ),
+                tls=read_context(Path(config.ssl_config_file)) if config.ssl_config_file else None,
+            )
+        except PathTaken as error:
+            raise StartupError(f"--monitoring_config_file: path: {error}") from None
 
     def _first_models(self) -> tuple[ModelConfig, ...]:
         config = self._config

@@ -70,6 +70,14 @@ def test_every_model_of_a_request_has_to_be_one_of_the_tokens() -> None:
         WEB.require_models(None)
 
 
+def test_nothing_but_a_star_is_special_in_a_models_pattern() -> None:
+    odd = Grant("odd", frozenset(Kind), ("v[1]", "m?", "a*[b]?z"))
+    odd.require_models(["v[1]", "m?", "a[b]?z", "a and [b]?z"])
+    for name in ("v1", "m1", "m", "abcz", "a[b]xz"):
+        with pytest.raises(PermissionDenied, match="is for models named"):
+            odd.require_models([name])
+
+
 def test_looking_for_a_token_looks_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the time it takes tells nobody which one was nearly right."""
     compared: list[bytes] = []

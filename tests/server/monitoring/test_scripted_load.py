@@ -19,6 +19,7 @@ from server.monitoring.conftest import (
 
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import GetModelStatusRequest, PredictRequest
+from ladle.server import StartupError
 
 STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
 CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
@@ -199,6 +200,16 @@ def test_metrics_can_be_elsewhere_or_not_at_all(watch: Watch, tmp_path: Path) ->
     file.write_text("prometheus_config { enable: false }")
     nowhere = watch(monitoring_config_file=str(file)).http
     assert nowhere.get("/monitoring/prometheus/metrics").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/status.json", "/READYZ"])
+def test_metrics_can_not_be_where_something_else_is(
+    watch: Watch, tmp_path: Path, path: str
+) -> None:
+    file = tmp_path / "monitoring.txt"
+    file.write_text(f'prometheus_config {{ enable: true path: "{path}" }}')
+    with pytest.raises(StartupError, match=f"--monitoring_config_file: .* at {path}"):
+        watch(monitoring_config_file=str(file))
 
 
 def test_names_that_callers_make_up_do_not_become_labels(watch: Watch) -> None:

@@ -116,6 +116,27 @@ def test_a_body_that_finds_no_room_is_told_to_come_back(pools: Pools) -> None:
     assert full._limits.budget.used == 90
 
 
+def test_a_body_larger_than_the_room_is_taken_while_there_is_no_other(pools: Pools) -> None:
+    full = app(pools, budget=100)
+    assert ask(full, "POST", "/echo", b"12345", b"67890", b"x" * 1000)[0] == 200
+    full._limits.budget.take(1)
+    status, _, body = ask(full, "POST", "/echo", b"1", b"234567")
+    assert status == 429
+    assert b"1 bytes of requests are under way of at most 100" in body
+    assert b"the request brings 112" in body
+    assert full._limits.budget.used == 1
+
+
+def test_of_a_compressed_body_what_is_parsed_takes_room(pools: Pools) -> None:
+    content = gzip.compress(bytes(range(256)))
+    full = app(pools, budget=16 * 256 + len(content) + 1)
+    full._limits.budget.take(1)
+    headers = {"content-encoding": "gzip"}
+    assert ask(full, "POST", "/echo", content, headers=headers)[0] == 200
+    full._limits.budget.take(1)
+    assert ask(full, "POST", "/echo", content, headers=headers)[0] == 429
+
+
 def test_room_is_given_back_whatever_becomes_of_the_request(pools: Pools) -> None:
     async def fail(request: Request) -> Response:
         raise RuntimeError("secret")
@@ -184,6 +205,20 @@ def test_cors_headers_come_only_when_asked_for(pools: Pools) -> None:
     assert ask(crossing, "OPTIONS", "/echo", headers=origin)[0] == 200
     assert ask(crossing, "OPTIONS", "/echo", headers={"origin": "example.org"})[0] == 400
     assert ask(crossing, "OPTIONS", "/echo")[0] == 400
+
+
+def test_pages_of_other_origins_may_send_the_token_that_they_need(pools: Pools) -> None:
+    guarded = app(pools, options=AppOptions(cors=True), access=Access(Tokens({})))
+    origin = {"origin": "https://example.org"}
+    status, headers, _ = ask(guarded, "OPTIONS", "/echo", headers=origin)
+    assert status == 200
+    assert headers["access-control-allow-headers"] == "Content-Type, Authorization"
+
+
+def test_a_dot_in_a_route_is_a_dot(pools: Pools) -> None:
+    dotted = app(pools, Route("GET", "/page.css", Kind.OPEN, echo))
+    assert ask(dotted, "GET", "/page.css")[0] == 200
+    assert ask(dotted, "GET", "/pageXcss")[0] == 404
 
 
 class Held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from fakes import PATIENCE_S
+from fakes import PATIENCE_S, FakeLoader
 from server.conftest import Identities
+from server.monitoring.conftest import wait_until
 from server.rest.conftest import Setting, address_of, serving
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.server import Config, Server
 from ladle.server.core.servable import ServableId
 
 
@@ -115,10 +118,35 @@ def test_a_body_beyond_the_limit_is_refused(tmp_path: Path) -> None:
         assert "--max_request_bytes" in response.json()["error"]
 
 
-def test_models_that_are_on_their_way_are_waited_for(tmp_path: Path) -> None:
-    with serving(tmp_path) as setting:
-        assert setting.http.get("/readyz").status_code == 200
-        assert setting.post("/v1/models/absent:predict", {"instances": [1]}).status_code == 404
+def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    loader = FakeLoader()
+    let_load = loader.hold("m", 1)
+    config = Config(
+        port=None,
+        rest_api_port=None,
+        model_name="m",
+        model_base_path=str(tmp_path / "m"),
+        drain_grace_seconds=0,
+    )
+    server = Server(config, load=loader)
+    server.open()
+    with (
+        httpx.Client(base_url=address_of(server), timeout=PATIENCE_S) as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert http.get("/readyz").status_code == 503
+        body = {"instances": [[1, 2]]}
+        answer = pool.submit(http.post, "/v1/models/m:predict", json=body)
+        wait_until(lambda: server._manager._waiting_requests == 1)
+        let_load.set()
+        assert answer.result(PATIENCE_S).json() == {"predictions": [[2.0, 4.0]]}
+    server.stop(notice=False)
+
+
+def test_a_model_that_there_is_not_is_not_waited_for(rest: Setting) -> None:
+    assert rest.http.get("/readyz").status_code == 200
+    assert rest.post("/v1/models/absent:predict", {"instances": [1]}).status_code == 404
 
 
 def test_tls_is_on_both_ports_or_on_none(tmp_path: Path, identities: Identities) -> None:

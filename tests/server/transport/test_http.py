@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,15 @@ class Served:
             return read_all(connection)
 
 
+def read_answer(connection: socket.socket) -> None:
+    """Read one answer, and nothing beyond it."""
+    received = b""
+    while not received.endswith(b"ok"):
+        piece = connection.recv(65536)
+        assert piece, received
+        received += piece
+
+
 def read_all(connection: socket.socket) -> bytes:
     received = b""
     try:
@@ -100,6 +110,36 @@ def test_a_head_without_end_is_cut_off(served: Served) -> None:
 def test_a_body_is_no_head(served: Served) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n"
     assert served.answer_to(head, b"x" * 300_000).endswith(b"ok")
+
+
+def test_the_rest_of_a_body_comes_soon_after_the_answer_or_not_at_all(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a refusal: a byte now and then would keep the connection for ever."""
+    monkeypatch.setattr("ladle.server.transport.http._REST_TIMEOUT_S", 0.05)
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        read_answer(connection)
+        until = time.monotonic() + PATIENCE_S
+        connection.settimeout(0.01)
+        while time.monotonic() < until:
+            try:
+                connection.sendall(b"x")
+                if connection.recv(1) == b"":
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+    pytest.fail("the connection is still open")
+
+
+def test_a_connection_goes_on_after_a_body_that_came_late(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        read_answer(connection)
+        connection.sendall(b"12345" + GET + b"\r\n")
+        assert read_all(connection).endswith(b"ok")
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

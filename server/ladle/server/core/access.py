@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from ladle.server.core.errors import PermissionDenied, Unauthenticated
 
@@ -63,7 +65,7 @@ class Grant:
 
     def _first_refused(self, names: Iterable[str]) -> str | None:
         for name in names:
-            if not any(fnmatchcase(name, pattern) for pattern in self.models):
+            if not any(fnmatchcase(name, _as_glob(pattern)) for pattern in self.models):
                 return repr(name)
         return None
 
@@ -144,6 +146,12 @@ class Access:
                 "it from elsewhere, --allow_remote_admin everybody"
             )
         return ANYBODY
+
+
+@lru_cache(maxsize=1024)
+def _as_glob(pattern: str) -> str:
+    """Return the glob that means the pattern: to a glob `?` and `[` are special too."""
+    return re.sub(r"[?[]", r"[\g<0>]", pattern)
 
 
 def _token_in(authorization: str | None) -> str:

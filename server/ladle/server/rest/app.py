@@ -75,6 +75,8 @@ class App:
         self._options = options or AppOptions()
         self._access = access or Access()
         self._observer = observer or Unobserved()
+        # Without it pages of other origins could send no token.
+        self._allowed_headers = "Content-Type" + ", Authorization" * self._access.by_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
@@ -95,7 +97,7 @@ class App:
         if self._options.cors:
             response.headers["access-control-allow-origin"] = "*"
             response.headers["access-control-allow-methods"] = "POST, GET"
-            response.headers["access-control-allow-headers"] = "Content-Type"
+            response.headers["access-control-allow-headers"] = self._allowed_headers
         if self.closing:
             response.headers["connection"] = "close"
         await response(scope, receive, send)
@@ -156,7 +158,6 @@ class App:
     async def _body(
         self, headers: Headers, receive: Receive, room: bodies.Room, deadline: float
     ) -> bytes:
-        encoding = bodies.encoding(headers)
         try:
             body = await _by(deadline, bodies.read(receive, headers, room))
         except asyncio.TimeoutError:
@@ -165,7 +166,7 @@ class App:
             ) from None
         if body is None:
             raise Cancelled("the caller went away")
-        if encoding:
+        if bodies.is_gzip(headers):
             return await self._services.work(bodies.inflate, body, room)
         return body
 

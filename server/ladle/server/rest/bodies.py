@@ -25,14 +25,13 @@ class Room:
         self._taken = 0
 
     def take(self, nbytes: int) -> None:
-        """Take place for so many bytes of JSON.
+        """Take place for so many bytes, of whatever they are.
 
         Raises:
-            ResourceExhausted: There is none.
+            ResourceExhausted: There is none beside other requests.
         """
-        parsed = _PARSED_BYTES_PER_BYTE * nbytes
-        self._limits.budget.take(parsed)
-        self._taken += parsed
+        self._limits.budget.take(nbytes, held=self._taken)
+        self._taken += nbytes
 
     def check(self, nbytes: int) -> None:
         """Refuse a body of so many bytes in all, if it is too large.
@@ -59,12 +58,14 @@ async def read(
     """Return the body as it was sent; None if the caller went away before its end.
 
     Raises:
-        HttpError: It is too large.
+        HttpError: It is too large, or encoded in an unknown way.
         ResourceExhausted: There is no room for it beside the others.
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal():
         room.check(int(announced))
+    # What is compressed is never parsed: it is what comes of it that grows.
+    grows = 1 if is_gzip(headers) else _PARSED_BYTES_PER_BYTE
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -75,23 +76,23 @@ async def read(
         if piece:
             size += len(piece)
             room.check(size)
-            room.take(len(piece))
+            room.take(grows * len(piece))
             pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def encoding(headers: Mapping[str, str]) -> str:
-    """Return how the body is encoded: `gzip`, or `` for not at all.
+def is_gzip(headers: Mapping[str, str]) -> bool:
+    """Return whether the body is compressed.
 
     Raises:
-        HttpError: In another way.
+        HttpError: It is encoded in another way.
     """
     name = headers.get("content-encoding", "").strip().lower()
     if name in ("gzip", "x-gzip"):
-        return "gzip"
+        return True
     if name in ("", "identity"):
-        return ""
+        return False
     raise HttpError(415, f"Content-Encoding: expected gzip or identity, got {name!r}")
 
 
@@ -119,7 +120,7 @@ def inflate(body: bytes, room: Room) -> bytes:
             raise HttpError(400, "the body is not valid gzip: it ends too early")
         size += len(piece)
         room.check(size)
-        room.take(len(piece))
+        room.take(_PARSED_BYTES_PER_BYTE * len(piece))
         pieces.append(piece)
         return member.unused_data if member.eof else member.unconsumed_tail
 

@@ -45,8 +45,13 @@ class Route:
     def pattern(self) -> re.Pattern[str]:
         """What the whole path has to be; upstream tells cases apart in the verb alone."""
         stem, colon, verb = self.path.partition(":")
-        named = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{_PARTS[m[1]]})", stem)
-        return re.compile(f"(?i:{named}){colon}{verb}", re.ASCII)
+        # Texts and names take turns.
+        texts_and_names = re.split(r"\{(\w+)\}", stem)
+        named = "".join(
+            f"(?P<{part}>{_PARTS[part]})" if number % 2 else re.escape(part)
+            for number, part in enumerate(texts_and_names)
+        )
+        return re.compile(f"(?i:{named}){colon}{re.escape(verb)}", re.ASCII)
 
 
 class Match(NamedTuple):
@@ -89,6 +94,11 @@ class Routes:
         if allowed:
             raise HttpError(405, f"{path} takes {allowed[0]}", {"allow": ", ".join(allowed)})
         raise HttpError(404, f"there is nothing at {path}")
+
+
+def taken(route: Route, others: Iterable[Route]) -> bool:
+    """Whether one of the others answers at the route's path, which has no names in it."""
+    return any(route.method == o.method and o.pattern.fullmatch(route.path) for o in others)
 
 
 def of_model(method: str, suffix: str, kind: Kind, endpoint: Endpoint) -> list[Route]:

@@ -20,17 +20,23 @@ class ByteBudget:
         self._lock = threading.Lock()
         self.used = 0
 
-    def take(self, nbytes: int) -> None:
+    def take(self, nbytes: int, held: int = 0) -> None:
         """Count bytes in; `give_back` counts them out again.
+
+        Args:
+            nbytes: how many.
+            held: how many the same request has taken before.
 
         Raises:
             ResourceExhausted: There is no room for them; nothing was counted.
         """
         with self._lock:
-            if self.used and self.used + nbytes > self._limit:
+            others = self.used - held
+            if others and self.used + nbytes > self._limit:
                 error = ResourceExhausted(
-                    f"{self.used} bytes of requests are under way of at most {self._limit} "
-                    f"(--max_inflight_bytes), and the request brings {nbytes}; try again later"
+                    f"{others} bytes of requests are under way of at most {self._limit} "
+                    f"(--max_inflight_bytes), and the request brings {held + nbytes}; "
+                    "try again later"
                 )
                 error.retry_after_s = 0.1
                 error.reason = "inflight_bytes"

@@ -23,6 +23,9 @@ _MAX_CONNECTIONS = 4096
 _MAX_HEAD_BYTES = 64 << 10
 # How long a caller may take from a connection's or a request's first byte to the end of its head.
 _HEAD_TIMEOUT_S = 10.0
+# How long the rest of a body may come in after the answer, which was a refusal then: a caller who
+# is cut off at once may never read why.
+_REST_TIMEOUT_S = 10.0
 # Longer than load balancers keep idle connections, so that it is they who close them.
 _KEEP_ALIVE_S = 75
 # A kernel without IPv6, or an interface without an address of it.
@@ -39,7 +42,7 @@ class HttpTransport:
         self._sockets: list[socket.socket] = []
         config = uvicorn.Config(
             app,
-            http=_BoundedHead,
+            http=_Bounded,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -119,18 +122,23 @@ class _Uvicorn(uvicorn.Server):
         self.up.set()
 
 
-class _BoundedHead(HttpToolsProtocol):
-    """Bounds what comes before a body, in bytes and in time, as uvicorn and httptools don't."""
+class _Bounded(HttpToolsProtocol):
+    """Bounds what comes before a body, in bytes and in time, as uvicorn and httptools don't.
+
+    And in time what of a body comes after its answer: for as long as something comes, uvicorn would
+    not close the connection.
+    """
 
     _unread_bytes = 0
+    _in_body = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        self._close_after(_HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._have_head()
+        self._in_time()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -141,21 +149,33 @@ class _BoundedHead(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._expect_head()
+        self._close_after(_HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
-        self._have_head()
+        self._in_time()
+        self._in_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unread_bytes = 0
         super().on_body(body)
 
-    def _expect_head(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(_HEAD_TIMEOUT_S, self.transport.close)
+    def on_message_complete(self) -> None:
+        self._in_time()
+        self._in_body = False
+        super().on_message_complete()
 
-    def _have_head(self) -> None:
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # Of several requests on their way it is the last one's body that is coming in.
+        if self._in_body and self.cycle.response_complete:
+            self._close_after(_REST_TIMEOUT_S)
+
+    def _close_after(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    def _in_time(self) -> None:
         self._unread_bytes = 0
         if self._timer is not None:
             self._timer.cancel()

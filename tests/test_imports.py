@@ -19,7 +19,8 @@ ALLOWED = {
     "ladle.protos": set[str](),
     "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
     "ladle.client": {"ladle.protos"},
-    "ladle.batch": {"ladle.protos", "ladle.client"},
+    "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
+    "ladle.batch": {"ladle.protos", "ladle.client", "ladle.cli.arguments"},
     "ladle.export": {"ladle.protos"},
     "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},

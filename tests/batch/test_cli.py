@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ladle.batch import cli
+from ladle.cli.arguments import is_this_machine
 
 SERVER = ["--server", "h:1", "--model", "m"]
 
@@ -34,6 +35,7 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
         ([*SERVER, "--input", "x", "--max-failed", "-1"], "--max-failed"),
         (["--server", "a,,b", "--model", "m", "--input", "x"], "names with commas between"),
         ([*SERVER, "--input", "x", "--key", "k"], "--certificate and --key: expected both"),
+        ([*SERVER, "--input", "x", "--tls", "--no-tls"], "--no-tls: another option asks for TLS"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -45,6 +47,51 @@ def test_wrong_usage_is_one_line(
     told = capsys.readouterr().err
     assert message in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("server", ["models.prod:8500", "localhost:8500,10.0.0.7:8500"])
+def test_a_token_is_not_sent_in_the_clear_unasked(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--server", server, "--model", "m", "--input", "/nowhere", "--token-file", "t"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    address = server.rpartition(",")[2]
+    assert f"without TLS anybody on the way to {address} can read the token" in told
+    assert len(told.splitlines()) == 1
+    for consent in ("--no-tls", "--tls", "--server-name=models"):
+        assert cli.main([*arguments, consent]) == 1
+        assert "/nowhere: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", ["localhost:8500", "unix:/run/ladle.sock", "127.0.0.1:1"])
+def test_a_token_may_go_to_this_machine(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--server", server, "--model", "m", "--input", "/nowhere", "--token-file", "t"]
+    assert cli.main(arguments) == 1
+    assert "/nowhere: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [
+        ("localhost", True),
+        ("dns:///localhost:8500", True),
+        ("ipv4:127.3.2.1:8500", True),
+        ("[::1]:8500", True),
+        ("ipv6:[::1]:8500", True),
+        ("unix-abstract:ladle", True),
+        ("localhost.example.com:8500", False),
+        ("dns://10.0.0.7/localhost:8500", False),
+        ("127.0.0.1.example.com:8500", False),
+        ("0.0.0.0:8500", False),
+        ("[2001:db8::1]:8500", False),
+        ("models:8500", False),
+    ],
+)
+def test_which_addresses_are_this_machine(address: str, is_local: bool) -> None:
+    assert is_this_machine(address) == is_local
 
 
 def test_an_input_that_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,8 @@ def test_a_model_that_does_not_serve_is_failure(
     [
         (["--service", "unheard-of"], "(unheard-of): "),
         (["--ca", "/no/such.pem"], "/no/such.pem"),
-        (["--certificate", "/no/such.pem"], "both certificate and key"),
+        (["--server-name", "models.test"], "Check at "),
+        (["--tls"], "Check at "),
     ],
 )
 def test_what_goes_wrong_is_one_line(
@@ -60,6 +61,13 @@ def test_what_goes_wrong_is_one_line(
 def test_where_nobody_listens_is_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["127.0.0.1:1", "--timeout", "0.2"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_half_a_pair_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for half in ("--certificate", "--key"):
+        with pytest.raises(SystemExit, match="2"):
+            main([half, "/no/such.pem"])
+        assert "--certificate and --key: expected both or neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])

@@ -6,25 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ladle.cli.arguments import Parser, add_tls, seconds, tls_of
+
 _DEFAULT_ADDRESS = "localhost:8500"
 _DEFAULT_TIMEOUT_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Say in one line whether a server serves; return 0 if it does and 1 if not."""
-    arguments = _parser().parse_args(argv)
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    tls_files = tls_of(arguments, parser)
     from ladle.client import TLS, Client, LadleError
 
     what = f"{arguments.address}{arguments.service and f' ({arguments.service})'}"
     try:
-        tls = None
-        if arguments.ca or arguments.certificate:
-            tls = TLS(
-                ca=arguments.ca,
-                certificate=arguments.certificate,
-                key=arguments.key,
-                server_name=arguments.server_name,
-            )
+        tls = TLS(**tls_files) if tls_files else None
         with Client(arguments.address, tls=tls, timeout=arguments.timeout) as client:
             serving = client.health(arguments.service)
     except (LadleError, OSError, ValueError) as error:
@@ -34,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if serving else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
         prog="ladle health",
         description="Ask whether a server serves, by the standard gRPC health service; exit with "
         "0 if it does, else with 1.",
@@ -52,22 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=_DEFAULT_TIMEOUT_S,
         help=f"seconds to wait for the answer (default {_DEFAULT_TIMEOUT_S:g})",
     )
-    parser.add_argument("--ca", help="PEM file of who vouches for the server: ask over TLS")
-    parser.add_argument("--certificate", help="PEM file of our own certificate, for mTLS")
-    parser.add_argument("--key", help="PEM file of its private key")
-    parser.add_argument("--server-name", help="the name in the server's certificate")
+    add_tls(parser)
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
-    return seconds

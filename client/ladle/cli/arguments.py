@@ -1,0 +1,69 @@
+"""Options that several commands have, without anything heavy: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line, where argparse would print the usage as well."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def seconds(text: str) -> float:
+    """Read a duration.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or not finite.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e7:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+    return number
+
+
+def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says how a server is known, and return the group of these options."""
+    group = parser.add_argument_group("security")
+    add = group.add_argument
+    add("--tls", action="store_true", help="TLS, with the authorities that gRPC brings")
+    add("--ca", metavar="FILE", help="TLS, with the authorities in a PEM file")
+    add("--certificate", metavar="FILE", help="TLS, with this client's own certificate (mTLS)")
+    add("--key", metavar="FILE", help="the private key of --certificate")
+    add("--server-name", metavar="NAME", help="TLS; the name in the server's certificate")
+    return group
+
+
+def tls_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, str | None]:
+    """Return what `ladle.client.TLS` takes; nothing where no TLS is asked for."""
+    if (args.certificate is None) != (args.key is None):
+        parser.error("--certificate and --key: expected both or neither")
+    names = ("ca", "certificate", "key", "server_name")
+    given = {name: getattr(args, name) for name in names}
+    is_asked = args.tls or any(value is not None for value in given.values())
+    return given if is_asked else {}
+
+
+def is_this_machine(address: str) -> bool:
+    """Tell whether what is sent to an address stays on this machine; no names are looked up."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
+        address = address.removeprefix(scheme)
+    host, colon, port = address.rpartition(":")
+    host = (host if colon and port.isdigit() else address).removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -69,7 +69,7 @@ def become(manager: Manager, expected: dict[int, State], name: str = "m") -> Non
 def waiting(manager: Manager, pool: ThreadPoolExecutor, ask: Callable[[], T]) -> Future[T]:
     """Return what `ask` will give, once it waits for a first version."""
     answer = pool.submit(ask)
-    while not manager._waiting_requests and not answer.done():
+    while not manager.waiting_requests and not answer.done():
         pass  # nobody is notified of it
     return answer
 
@@ -209,7 +209,9 @@ def test_a_request_waits_for_the_first_version(
     assert manager.is_available("m")
 
 
-@pytest.mark.parametrize("cause", ["failed", "nothing there", "unknown", "withdrawn"])
+@pytest.mark.parametrize(
+    "cause", ["failed", "nothing there", "unknown", "withdrawn", "no source", "stopped"]
+)
 def test_nobody_waits_for_what_will_not_come(
     manager: Manager, loader: FakeLoader, pool: ThreadPoolExecutor, cause: str
 ) -> None:
@@ -224,8 +226,46 @@ def test_nobody_waits_for_what_will_not_come(
         manager.report("m", "no versions", final=True)
     elif cause == "withdrawn":
         manager.withdraw("m")
+    elif cause == "no source":
+        manager.source_stopped()
+    elif cause == "stopped":
+        manager.stop(timeout_s=0)
 
     assert not answer.result(PATIENCE_S)
+
+
+def test_what_loads_when_the_source_stops_is_still_waited_for(
+    manager: Manager, loader: FakeLoader, pool: ThreadPoolExecutor
+) -> None:
+    let_load = loader.hold("m", 1)
+    manager.aspire("m", ONE)
+    answer = waiting(manager, pool, lambda: manager.wait_for_first("m", None))
+
+    manager.source_stopped()
+    let_load.set()
+
+    assert answer.result(PATIENCE_S)
+
+
+def test_a_label_of_the_folder_may_come_with_the_first_version(
+    manager: Manager, loader: FakeLoader
+) -> None:
+    """So a request for it waits, as any other does."""
+    manager.expect("m")
+    with pytest.raises(NotFound):
+        manager.labelled("m", "stable")
+    let_load = loader.hold("m", 1)
+    manager.label("m", {"stable": 1})
+    manager.aspire("m", ONE)
+    with pytest.raises(NotFound):
+        manager.labelled("m", "stable")
+
+    let_load.set()
+    become(manager, {1: State.AVAILABLE})
+
+    assert manager.labelled("m", "stable") == 1
+    with pytest.raises(InvalidArgument):
+        manager.labelled("m", "other")
 
 
 def test_nobody_waits_once_any_version_is_there(manager: Manager, loader: FakeLoader) -> None:
@@ -305,8 +345,6 @@ def test_listeners_hear_of_changes_and_may_ask(manager: Manager) -> None:
         heard.append((name, available))
         (up if available else down).set()
 
-    manager.aspire("m", ONE)
-    become(manager, {1: State.AVAILABLE})
     manager.add_listener(listen)
     manager.aspire("m", ONE)
     assert up.wait(PATIENCE_S)
@@ -314,6 +352,28 @@ def test_listeners_hear_of_changes_and_may_ask(manager: Manager) -> None:
     manager.withdraw("m")
     assert down.wait(PATIENCE_S)
     assert {name for name, _ in heard} == {"m"}
+
+
+def test_a_look_that_finds_nothing_new_tells_nobody(manager: Manager) -> None:
+    """With a thousand models there are a thousand each second."""
+    manager.expect("m")
+    manager.aspire("m", ONE)
+    become(manager, {1: State.AVAILABLE})
+    wait_for(manager, lambda: not manager._threads)
+    heard: list[str] = []
+    manager.add_listener(heard.append)
+
+    manager.aspire("m", ONE)
+    manager.report("m", None, final=True)
+    manager.label("m", {})
+    assert heard == []
+
+    manager.report("m", "no version 2", final=True)
+    manager.report("m", "no version 2", final=True)
+    manager.report("m", None, final=True)
+    assert heard == ["m", "m"]
+    manager.withdraw("unseen")
+    assert heard[2:] == ["unseen"]
 
 
 def test_withdrawn_models_are_forgotten_in_time(manager: Manager) -> None:
@@ -330,6 +390,119 @@ def test_withdrawn_models_are_forgotten_in_time(manager: Manager) -> None:
     assert manager.status("m99")
     assert not manager.status("m0")
     assert len(manager._models) <= 65
+
+
+def test_models_that_are_forgotten_while_they_wait_to_load_hold_up_no_other(
+    loader: FakeLoader,
+) -> None:
+    manager = Manager(loader, ManagerOptions(max_concurrent_loads=1))
+    let_load = loader.hold("slow", 1)
+    manager.aspire("slow", ONE)
+    for number in range(100):
+        manager.aspire(f"m{number}", ONE)
+    for number in range(100):
+        manager.withdraw(f"m{number}")
+    assert not manager.status("m0")
+    manager.aspire("last", ONE)
+
+    let_load.set()
+
+    become(manager, {1: State.AVAILABLE}, "last")
+
+
+class Threads:
+    """Lets the manager's threads start, or not, as on a machine that has no room for more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room = True
+        start = threading.Thread.start
+
+        def start_or_fail(thread: threading.Thread) -> None:
+            if not self.room and thread.name.startswith("_run_"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    return Threads(monkeypatch)
+
+
+def test_a_version_for_which_there_is_no_thread_loads_at_the_next_look(
+    manager: Manager, loader: FakeLoader, threads: Threads
+) -> None:
+    manager.aspire("m", ONE)
+    become(manager, {1: State.AVAILABLE})
+    threads.room = False
+    for _ in range(5):  # more often than loads may run at a time
+        manager.aspire("m", ONE | TWO)
+        error = manager.status("m")[0].error
+        assert isinstance(error, Unavailable)
+        assert "no thread can be had to load it" in error.message
+    manager.aspire("new", ONE)
+    assert manager.is_settled("new"), "health does not wait for it"
+
+    threads.room = True
+    manager.aspire("m", ONE | TWO)
+    manager.aspire("new", ONE)
+
+    become(manager, {1: State.AVAILABLE, 2: State.AVAILABLE})
+    become(manager, {1: State.AVAILABLE}, "new")
+    assert manager.problem("m") is None
+    assert loader.attempts.count(ServableId("m", 2)) == 1
+
+
+def test_a_load_that_ends_makes_room_for_what_had_no_thread(
+    manager: Manager, loader: FakeLoader, threads: Threads
+) -> None:
+    """Without polling nothing else would come to it."""
+    let_load = loader.hold("slow", 1)
+    manager.aspire("slow", ONE)
+    threads.room = False
+    manager.aspire("m", ONE)
+    become(manager, {1: State.END})
+    threads.room = True
+
+    let_load.set()
+
+    become(manager, {1: State.AVAILABLE})
+
+
+def test_a_version_that_no_thread_can_unload_serves_on_until_there_is_one(
+    manager: Manager, loader: FakeLoader, threads: Threads
+) -> None:
+    for name in "mn":
+        manager.aspire(name, ONE)
+        become(manager, {1: State.AVAILABLE}, name)
+    threads.room = False
+    manager.withdraw("m")
+    with manager.acquire("m") as handle:
+        assert handle.id.version == 1
+
+    threads.room = True
+    manager.aspire("n", ONE)
+
+    become(manager, {1: State.END})
+    assert manager.stop(timeout_s=PATIENCE_S)
+
+
+def test_a_retry_takes_no_further_thread_until_it_is_due(
+    manager: Manager, loader: FakeLoader, clock: FakeClock, threads: Threads
+) -> None:
+    loader.failures[ServableId("m", 1)] = BAD
+    let_load = loader.hold("m", 1)
+    manager.aspire("m", ONE)
+    threads.room = False
+    let_load.set()
+    clock.wait_until_sleeping(1)
+    threads.room = True
+    loader.failures.clear()
+
+    clock.advance(1)
+
+    become(manager, {1: State.AVAILABLE})
 
 
 def test_stop_does_not_wait_for_a_load_and_takes_in_nothing_more(

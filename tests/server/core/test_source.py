@@ -23,6 +23,7 @@ class Aspirations:
         self.withdrawn: list[str] = []
         self.labels: list[Mapping[str, int]] = []
         self.problems: dict[str, tuple[str, bool]] = {}
+        self.over = False
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         self.last[name] = versions
@@ -45,6 +46,9 @@ class Aspirations:
             self.problems.pop(name, None)
         else:
             self.problems[name] = (problem, final)
+
+    def source_stopped(self) -> None:
+        self.over = True
 
 
 def needs_file_a(folder: Path) -> str | None:
@@ -252,7 +256,9 @@ def test_polling_goes_on_at_its_interval_until_it_is_stopped(tmp_path: Path) -> 
             clock.wait_until_sleeping(1)
             clock.advance(5)
 
+    assert not told.over
     source.stop()
+    assert told.over
 
 
 @pytest.mark.parametrize(("poll_wait_s", "polls"), [(0, 1), (-1, 0)])

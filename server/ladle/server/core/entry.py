@@ -59,6 +59,7 @@ class Entry:
         self.aspired = True
         self.error: ServingError | None = None
         self.servable: Servable | None = None
+        self._began = False
         self._idle = threading.Condition(threading.Lock())
         self._handles = 0
         self._quiesced = False
@@ -74,13 +75,17 @@ class Entry:
         return self.state is State.END and self.aspired and self.error is not None
 
     def should_start_over(self, path: Path) -> bool:
-        """Whether it has ended, and being aspired from `path` is reason to load it afresh."""
-        failed_here = self.has_failed and path == self.path
+        """Whether it has ended, and being aspired from `path` is reason to load it afresh.
+
+        It is none where the load of these very files has failed.
+        """
+        failed_here = self.has_failed and self._began and path == self.path
         return self.state is State.END and not failed_here
 
     def move(self, to: State) -> None:
         """Take the next state; anything but a way that the table has is a bug."""
         self.state = transition(self.state, to)
+        self._began = self._began or to is State.LOADING
 
     def end(self, error: ServingError | None) -> None:
         """Take the last state, and let go of the servable, and of what could not become one."""
@@ -117,10 +122,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Serving:
-    """The versions of one model that requests can have."""
+    """The versions of one model that requests can have, and the labels on them."""
 
     versions: Mapping[int, Entry]
     latest: Entry
+    labels: Mapping[str, int]
+    """Those of the model's folder that are in force."""
 
     def find(self, version: int | None) -> Entry | None:
         """Return a version, or the highest one."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.entry import Entry, Handle, Serving
 from ladle.server.core.errors import (
+    Cancelled,
     Code,
     DeadlineExceeded,
     InvalidArgument,
@@ -93,14 +94,14 @@ class Manager:
         self._serving: Mapping[str, Serving] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
         self._folder_labels: dict[str, Mapping[str, int]] = {}  # as they lie beside the versions
-        self._settled_labels: Mapping[str, Mapping[str, int]] = {}  # of these, what is in force
         self._threads: set[threading.Thread] = set()
         self._loads = 0
-        self._held_up: dict[str, None] = {}  # models that wait for a load of another to end
+        self._held_up: dict[str, None] = {}  # models that wait for the place of a load, or a thread
         self._expected: set[str] = set()  # models of which nothing has been seen yet
         self._problems: dict[str, tuple[str, bool]] = {}
         self._withdrawn: dict[str, None] = {}
         self._waiting_requests = 0
+        self._source_stopped = False
         self._stopping = False
         self._listeners: list[Listener] = []
         self._untold: dict[str, None] = {}
@@ -120,38 +121,49 @@ class Manager:
 
     def withdraw(self, name: str) -> None:
         """Unload all of a model, which is no longer configured; returns at once."""
-        self.aspire(name, {})
         with self._changed:
+            if self._stopping:
+                return
             self._folder_labels.pop(name, None)
-            self._settle_labels(name)
             self._expected.discard(name)
             self._problems.pop(name, None)
             self._withdrawn[name] = None
+            for entry in self._models.get(name, {}).values():
+                entry.aspired = False
+            self._publish(name)
+            self._advance(name)
             self._forget_withdrawn()
-            self._changed.notify_all()
+        self._tell()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """State all the versions of a model that should be served, each with its folder.
 
         What is left out is unloaded; returns at once. Saying the same again changes nothing: a
         version that failed to load stays so until its retry is due, it has been left out, or its
-        folder is another.
+        folder is another. Only one for whose load there was no thread is tried each time.
         """
         with self._changed:
             if self._stopping:
                 return
-            if versions:
+            changed = False
+            if versions and name in self._expected:
                 self._expected.discard(name)
+                changed = True
             model = self._models.setdefault(name, {})
             for version, path in versions.items():
                 known = model.get(version)
                 if known is None or known.should_start_over(path):
                     model[version] = Entry(ServableId(name, version), path)
-                else:
-                    known.aspired = True
-            for version in model.keys() - versions.keys():
-                model[version].aspired = False
-            self._advance(name)
+                    changed = True
+                elif not known.aspired:
+                    known.aspired = changed = True
+            for version, entry in model.items():
+                if entry.aspired and version not in versions:
+                    entry.aspired = False
+                    changed = True
+            if changed:
+                self._advance(name)
+            self._advance_held_up()
         self._tell()
 
     def failed(self, name: str) -> Collection[int]:
@@ -173,7 +185,8 @@ class Manager:
         """Remember why versions of a model are missing; `final`: waiting alone won't mend it."""
         with self._changed:
             if problem is None:
-                self._problems.pop(name, None)
+                if self._problems.pop(name, None) is None:
+                    return
             elif self._problems.get(name) != (problem, final):
                 self._problems[name] = (problem, final)
                 logger.log(logging.WARNING if final else logging.INFO, "%s model=%s", problem, name)
@@ -200,20 +213,41 @@ class Manager:
                 return Handle(found)
             # It was quiesced since the look-up; the map has been replaced before that.
 
-    def wait_for_first(self, name: str, deadline: float | None) -> bool:
+    def wait_for_first(
+        self,
+        name: str,
+        deadline: float | None,
+        on_end: Callable[[Callable[[], None]], None] | None = None,
+    ) -> bool:
         """Block while a configured model has its first version on the way.
 
-        Returns False at once if there is nothing to wait for. `deadline` is a time of the clock's.
+        Returns False at once if there is nothing to wait for.
+
+        Args:
+            name: the model.
+            deadline: a time of the clock's.
+            on_end: has a callback called when the caller has gone; none is, by default.
 
         Raises:
+            Cancelled: The caller has gone.
             DeadlineExceeded: The deadline passed.
             Unavailable: It took too long, or too many requests wait already.
         """
         limit = self._clock.now() + self._options.longest_request_wait_s
         until = limit if deadline is None else min(limit, deadline)
+        gone = threading.Event()
+
+        def leave() -> None:
+            gone.set()
+            with self._changed:
+                self._changed.notify_all()
+
         with self._changed:
             if not self._is_coming(name):
                 return name in self._serving
+        if on_end is not None:
+            on_end(leave)  # without the lock: whoever calls back may hold one of its own
+        with self._changed:
             if self._waiting_requests >= self._options.max_waiting_requests:
                 raise _loading(
                     f"model {name} is still loading, and {self._waiting_requests} requests "
@@ -226,10 +260,17 @@ class Manager:
                     if remaining <= 0:
                         late = Unavailable if until == limit else DeadlineExceeded
                         raise _loading(f"model {name} is still loading: try again", late)
+                    if gone.is_set():
+                        raise Cancelled("the caller went away")
                     self._clock.wait(self._changed, remaining)
             finally:
                 self._waiting_requests -= 1
         return name in self._serving
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for first versions, at this moment."""
+        return self._waiting_requests
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replace all configured labels, of all models, at once: the version of each."""
@@ -240,15 +281,27 @@ class Manager:
 
         Raises:
             InvalidArgument: The model has no such label.
+            NotFound: It may have it: its first version is on the way, and only when that is
+                available those of its folder are known.
         """
+        serves = name in self._serving
         version = self.labels(name).get(label)
+        if version is None and not serves and not self._labels.get(name):
+            with self._changed:
+                if self._is_coming(name):
+                    raise NotFound(f"Servable not found for request: Label({name}, {label})")
+                version = self.labels(name).get(label)  # perhaps it has come since
         if version is None:
             raise InvalidArgument(f"Unrecognized servable version label: {label}")
         return version
 
     def labels(self, name: str) -> Mapping[str, int]:
         """Return a model's labels: those configured or, where none are, those of its folder."""
-        return self._labels.get(name) or self._settled_labels.get(name, {})
+        configured = self._labels.get(name)
+        if configured:
+            return configured
+        serving = self._serving.get(name)
+        return serving.labels if serving else {}
 
     def label(self, name: str, labels: Mapping[str, int]) -> None:
         """State the labels that lie in a model's folder.
@@ -257,8 +310,9 @@ class Manager:
         and stays where it was until then.
         """
         with self._changed:
-            self._folder_labels[name] = labels
-            self._settle_labels(name)
+            if self._folder_labels.get(name) != labels:
+                self._folder_labels[name] = labels
+                self._publish(name)
 
     def is_available(self, name: str, version: int | None = None) -> bool:
         """Whether a version can be had, or any of the model; never blocks."""
@@ -312,6 +366,15 @@ class Manager:
                 self._clock.wait(self._changed, remaining)
         return True
 
+    def source_stopped(self) -> None:
+        """Take note that nothing more will be aspired.
+
+        Whoever waits for a model of which no version is known by now is told that there is none.
+        """
+        with self._changed:
+            self._source_stopped = True
+            self._changed.notify_all()
+
     def stop(self, timeout_s: float) -> bool:
         """Unload everything, waiting for the last handles; False if the time passed first.
 
@@ -319,6 +382,7 @@ class Manager:
         """
         with self._changed:
             self._stopping = True
+            self._changed.notify_all()
             for name, model in self._models.items():
                 for entry in model.values():
                     entry.aspired = False
@@ -352,7 +416,12 @@ class Manager:
         if states & {State.START, State.LOADING}:
             return False
         _, final = self._problems.get(name, ("", False))
-        return final or name in self._withdrawn or any(entry.has_failed for entry in entries)
+        return (
+            final
+            or self._source_stopped
+            or name in self._withdrawn
+            or any(entry.has_failed for entry in entries)
+        )
 
     def _is_coming(self, name: str) -> bool:
         """Whether a version may become available soon, and none is."""
@@ -365,12 +434,17 @@ class Manager:
 
     def _advance(self, name: str) -> None:
         """Start all that the policy wants for a model; called, locked, after every change."""
-        model = self._models[name]
+        self._held_up.pop(name, None)
+        self._untold[name] = None
+        self._changed.notify_all()
+        model = self._models.get(name)
+        if model is None:
+            return  # it was withdrawn, and is forgotten
         for entry in list(model.values()):
             if entry.state is State.START and not entry.aspired:
                 entry.end(ServingError("Loading of servable cancelled", Code.CANCELLED))
             elif entry.should_start_over(entry.path) and entry.aspired:
-                model[entry.id.version] = Entry(entry.id, entry.path)
+                model[entry.id.version] = Entry(entry.id, entry.path, entry.attempt)
         self._forget_old_endings(model)
         while True:
             snapshots = [VersionSnapshot(e.id.version, e.state, e.aspired) for e in model.values()]
@@ -379,18 +453,33 @@ class Manager:
                     if self._loads >= self._options.max_concurrent_loads:
                         self._held_up[name] = None
                         break
-                    self._loads += 1
-                    model[number].move(State.LOADING)
-                    self._start_thread(self._run_load, model[number])
+                    entry = model[number]
+                    if self._start_thread(self._run_load, entry):
+                        entry.move(State.LOADING)
+                        self._loads += 1
+                    else:
+                        entry.end(Unavailable(f"{entry.id}: no thread can be had to load it"))
+                        self._held_up[name] = None
                 case Unload(version=number):
+                    if not self._start_thread(self._run_unload, model[number]):
+                        self._held_up[name] = None  # it serves on
+                        break
                     # Published as unloading first, so that no observer trusts it a moment longer.
                     model[number].move(State.UNLOADING)
                     self._publish(name)
-                    self._start_thread(self._run_unload, model[number])
                 case None:
                     break
-        self._untold[name] = None
-        self._changed.notify_all()
+
+    def _advance_held_up(self) -> None:
+        """Go on with the models that had to wait, until one has to wait again."""
+        if self._loads >= self._options.max_concurrent_loads:
+            return
+        held_up, self._held_up = self._held_up, {}
+        for name in held_up:
+            if self._held_up:
+                self._held_up[name] = None
+            else:
+                self._advance(name)
 
     def _forget_old_endings(self, model: dict[int, Entry]) -> None:
         ended = sorted(
@@ -403,34 +492,26 @@ class Manager:
         for name in list(self._withdrawn)[:-_REMEMBERED_MODELS]:
             if all(entry.state is State.END for entry in self._models.get(name, {}).values()):
                 self._models.pop(name, None)
+                self._held_up.pop(name, None)
                 del self._withdrawn[name]
 
     def _publish(self, name: str) -> None:
-        """Replace what requests see of a model."""
+        """Replace what requests see of a model: its versions, and the labels of its folder."""
         available = {
             number: entry
-            for number, entry in self._models[name].items()
+            for number, entry in self._models.get(name, {}).items()
             if entry.state is State.AVAILABLE
         }
         serving = dict(self._serving)
+        before = serving.pop(name, None)
         if available:
-            serving[name] = Serving(available, available[max(available)])
-        else:
-            serving.pop(name, None)
+            labels = settled_labels(
+                self._folder_labels.get(name, {}),
+                before.labels if before else {},
+                available.__contains__,
+            )
+            serving[name] = Serving(available, available[max(available)], labels)
         self._serving = serving
-        self._settle_labels(name)
-
-    def _settle_labels(self, name: str) -> None:
-        """Put the labels of a model's folder in force as far as their versions are available."""
-        settled = dict(self._settled_labels)
-        in_force = settled_labels(
-            self._folder_labels.get(name, {}),
-            settled.pop(name, {}),
-            lambda version: self.is_available(name, version),
-        )
-        if in_force:
-            settled[name] = in_force
-        self._settled_labels = settled
 
     def _tell(self) -> None:
         """Tell the listeners what has changed; called without the lock."""
@@ -440,19 +521,28 @@ class Manager:
             for listener in self._listeners:
                 listener(name)
 
-    def _start_thread(self, target: Callable[[Entry], None], entry: Entry) -> None:
+    def _start_thread(self, target: Callable[[Entry], None], entry: Entry) -> bool:
+        """Have a thread call `target` once the lock is free; False if none can be had."""
+
         def run() -> None:
+            with self._changed:
+                pass  # whoever started it has noted by now what the version's state is
             try:
                 target(entry)
                 self._tell()
             finally:
                 with self._changed:
-                    self._threads.discard(threading.current_thread())
+                    self._threads.discard(thread)
                     self._changed.notify_all()
 
         thread = threading.Thread(target=run, name=f"{target.__name__} {entry.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no room for more
+            logger.warning("%s: model=%s version=%d must wait", error, *entry.id)
+            return False
         self._threads.add(thread)
-        thread.start()
+        return True
 
     def _run_load(self, entry: Entry) -> None:
         started = self._clock.now()
@@ -480,15 +570,16 @@ class Manager:
                 self._publish(entry.id.name)
             else:
                 entry.end(failure)
-                if entry.aspired and entry.attempt < self._options.max_load_retries:
-                    self._start_thread(self._run_retry, entry)
             self._advance(entry.id.name)
-            held_up, self._held_up = self._held_up, {}
-            for name in held_up:
-                self._advance(name)
+            self._advance_held_up()
+        if failure is not None:
+            self._tell()
+            self._retry(entry)
 
-    def _run_retry(self, failed: Entry) -> None:
+    def _retry(self, failed: Entry) -> None:
         """Wait, and load the version once more if it is still wanted and still failed."""
+        if failed.attempt >= self._options.max_load_retries:
+            return
         wait_s = retry_wait_s(failed.attempt, self._options.longest_retry_wait_s)
         due = self._clock.now() + wait_s
         name, version = failed.id
@@ -515,6 +606,7 @@ class Manager:
             entry.end(None)
             self._advance(entry.id.name)
             self._forget_withdrawn()
+            self._advance_held_up()
 
 
 def _loading(message: str, kind: type[ServingError] = Unavailable) -> ServingError:

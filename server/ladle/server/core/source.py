@@ -55,6 +55,9 @@ class AspiredVersions(Protocol):
     def report(self, name: str, problem: str | None, *, final: bool) -> None:
         """Hear why versions are missing; `final`: waiting alone won't mend it."""
 
+    def source_stopped(self) -> None:
+        """Hear that nothing more will be aspired."""
+
 
 class _Lacking(NamedTuple):
     reason: str
@@ -160,6 +163,7 @@ class FileSystemSource:
             self._wake.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
+        self._manager.source_stopped()
 
     def step(self, *, only_new: bool = False) -> None:
         """Look at every base path once, or only at those not looked at yet."""

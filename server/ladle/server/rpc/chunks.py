@@ -116,7 +116,8 @@ class _Chunks:
     def _wait_and_run(self, request: Request, seen: Observation) -> None:
         spec = request.message.model_spec
         try:
-            handle = acquire(self._predict.manager, spec, self._stream.deadline)
+            stream = self._stream
+            handle = acquire(self._predict.manager, spec, stream.deadline, stream.on_end)
         except Exception as error:
             self._fail(error)
         else:

@@ -49,7 +49,7 @@ class GetModelMetadata:
 
     def _wait_and_answer(self, call: ObservedCall) -> None:
         request = _read(call.request)
-        handle = acquire(self._manager, request.model_spec, call.deadline)
+        handle = acquire(self._manager, request.model_spec, call.deadline, call.on_end)
         call.seen.served_by(handle.id)
         call.answer(_response(handle, request))
 

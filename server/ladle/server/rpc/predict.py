@@ -172,9 +172,9 @@ class Predict:
 
     def _wait_and_answer(self, call: ObservedCall) -> None:
         request = read_request(call.request)
-        self._answer(
-            call, request, acquire(self.manager, request.message.model_spec, call.deadline)
-        )
+        spec = request.message.model_spec
+        handle = acquire(self.manager, spec, call.deadline, call.on_end)
+        self._answer(call, request, handle)
 
     def _answer(self, call: ObservedCall, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:

@@ -66,7 +66,8 @@ class QueuedMethod(Generic[R]):
 
     def _wait_and_answer(self, call: ObservedCall) -> None:
         request, spec = self._read(call.request)
-        self._answer(call, request, acquire(self._manager, spec, call.deadline))
+        handle = acquire(self._manager, spec, call.deadline, call.on_end)
+        self._answer(call, request, handle)
 
     def _answer(self, call: ObservedCall, request: R, handle: Handle) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -33,21 +34,28 @@ def require_model_spec(request: Message) -> None:
         raise InvalidArgument("Missing ModelSpec")
 
 
-def acquire(manager: Manager, spec: ModelSpec, deadline: float | None) -> Handle:
+def acquire(
+    manager: Manager,
+    spec: ModelSpec,
+    deadline: float | None,
+    on_end: Callable[[Callable[[], None]], None] | None = None,
+) -> Handle:
     """Return a handle on the version that a request names: by number, by label or as the latest.
 
-    Blocks only while the model's first version is on its way, and not past the deadline: those
-    who come as soon as the port is open find the models that they expect.
+    Blocks only while the model's first version is on its way, not past the deadline, and not once
+    the caller has gone, of which `on_end`, a call's, tells: those who come as soon as the port is
+    open find the models that they expect.
 
     Raises:
         InvalidArgument: No name, or a label that no version has.
+        Cancelled: The caller went away.
         NotFound: No such version is available.
         Unavailable: The first version takes too long to load.
     """
     try:
         return acquire_at_once(manager, spec)
     except NotFound:
-        if not manager.wait_for_first(spec.name, deadline):
+        if not manager.wait_for_first(spec.name, deadline, on_end):
             raise
     return acquire_at_once(manager, spec)
 

@@ -195,7 +195,7 @@ class _PredictStream:
     def _wait_and_run(self, slot: _Slot, request: Request) -> None:
         spec = request.message.model_spec
         try:
-            handle = acquire(self._predict.manager, spec, self._deadline)
+            handle = acquire(self._predict.manager, spec, self._deadline, self._stream.on_end)
         except Exception as error:
             self._answer(slot, error)
         else:

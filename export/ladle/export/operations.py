@@ -9,15 +9,17 @@ where a TF2 model keeps everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ladle.export.errors import CheckError
+from ladle.export.savers import SAVERS, misused_savers
 
-# Read off the 1,462 operations of TensorFlow 2.21 by name; what those of another release add is
-# caught where it follows the same naming. Operations for parsing and decoding, and those that read
-# variables and tensor arrays, work on tensors alone.
+# Read off the operations of TensorFlow 2.21, by their names and those of their inputs and
+# attributes; what another release adds is caught where it follows the same naming. Operations for
+# parsing and decoding, and those that read variables and tensor arrays, work on tensors alone, but
+# for those of `_is_told_to`.
 _REACHES_OUT = re.compile(
     r"""
     (Eager)?PyFunc(Stateless)? | GeneratorDataset
@@ -25,7 +27,9 @@ _REACHES_OUT = re.compile(
     | (FixedLengthRecord|TextLine|WholeFile|TFRecord|LMDB|Identity)Reader(V\d)? | RecordInput
     | (Experimental)?(TFRecord|TextLine|FixedLengthRecord|CSV|Sql|LMDB|Load|Save|Snapshot|Cache
       |SnapshotChunk|SnapshotNested|ListSnapshotChunks|DataService)Dataset(V\d|Reader)?
-    | (Experimental)?DatasetToTFRecord | DistributedSave
+    | (Experimental)?DatasetToTFRecord | DistributedSave | RegisterDataset(V\d)?
+    | DTensorRestoreV\d | Skipgram | DumpTensor | CalibrationStatisticsSaver
+    | (Initialize|Serialize)TRTResource
     | Save(V2|Slices)? | Restore(V2|Slice)? | MergeV2Checkpoints | LoadAndRemapMatrix
     | GenerateVocabRemapping | InitializeTableFromTextFile(V2)? | ImmutableConst
     | CreateSummary(File|Db)Writer | PrintV2 | Debug\w*(Identity|NumericSummary|NanCount)(V\d)?
@@ -33,8 +37,6 @@ _REACHES_OUT = re.compile(
     """,
     re.VERBOSE,
 )
-# Every SavedModel brings these to restore its variables, outside what its signatures reach.
-_SAVERS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
 
 
 def check_operations(folder: Path, allowed: Iterable[str] = ()) -> None:
@@ -59,70 +61,26 @@ def check_operations(folder: Path, allowed: Iterable[str] = ()) -> None:
 
 def reaching_out(meta_graph: Any) -> set[str]:
     """Return the operations of `meta_graph`, anywhere in it, that reach out."""
+    bodies = (function.node_def for function in meta_graph.graph_def.library.function)
     everywhere = {
         node.op
-        for nodes in (meta_graph.graph_def.node, *_bodies(meta_graph).values())
+        for nodes in (meta_graph.graph_def.node, *bodies)
         for node in nodes
-        if _REACHES_OUT.fullmatch(node.op)
+        if _REACHES_OUT.fullmatch(node.op) or _is_told_to(node)
     }
-    if not everywhere & _SAVERS:
+    if not everywhere & SAVERS:
         return everywhere
-    served = set(_served_operations(meta_graph))
-    return {name for name in everywhere if name not in _SAVERS or name in served}
+    return everywhere - SAVERS | misused_savers(meta_graph)
 
 
-def _bodies(meta_graph: Any) -> dict[str, Any]:
-    return {
-        function.signature.name: function.node_def
-        for function in meta_graph.graph_def.library.function
-    }
-
-
-def _served_operations(meta_graph: Any) -> Iterator[str]:
-    """Yield the operations that the signatures, and what runs on loading, can reach."""
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
-    bodies = _bodies(meta_graph)
-    waiting = {_node_name(tensor) for tensor in _served_tensors(meta_graph)} & nodes.keys()
-    reached = set(waiting)
-    functions = set[str]()
-    while waiting:
-        node = nodes[waiting.pop()]
-        yield node.op
-        functions.update(_functions_of(node, bodies))
-        inputs = {_node_name(tensor) for tensor in node.input} & nodes.keys() - reached
-        reached |= inputs
-        waiting |= inputs
-    called = set(functions)
-    while functions:
-        for node in bodies[functions.pop()]:
-            yield node.op
-            following = set(_functions_of(node, bodies)) - called
-            called |= following
-            functions |= following
-
-
-def _served_tensors(meta_graph: Any) -> Iterator[str]:
-    for signature in meta_graph.signature_def.values():
-        for info in (*signature.outputs.values(), *signature.inputs.values()):
-            yield info.name
-            yield from (part.name for part in info.composite_tensor.components)
-            sparse = info.coo_sparse
-            yield from (
-                sparse.values_tensor_name,
-                sparse.indices_tensor_name,
-                sparse.dense_shape_tensor_name,
-            )
-
-
-def _functions_of(node: Any, bodies: dict[str, Any]) -> Iterator[str]:
-    """Yield the functions that `node` names: as its operation, or in an attribute."""
-    if node.op in bodies:
-        yield node.op
-    for value in node.attr.values():
-        for function in (value.func, *value.list.func):
-            if function.name in bodies:
-                yield function.name
-
-
-def _node_name(tensor: str) -> str:
-    return tensor.removeprefix("^").partition(":")[0]
+def _is_told_to(node: Any) -> bool:
+    """Return whether one of its attributes has the operation reach out."""
+    match node.op:
+        case "FixedUnigramCandidateSampler":
+            return bool(node.attr["vocab_file"].s)
+        case "DecodeProtoV2" | "EncodeProto":
+            source = node.attr["descriptor_source"].s
+            return bool(source) and source != b"local://" and not source.startswith(b"bytes://")
+        case "Copy" | "CopyHost":
+            return bool(node.attr["debug_ops_spec"].list.s)
+    return False

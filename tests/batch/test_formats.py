@@ -246,6 +246,38 @@ def test_what_a_format_has_no_place_for_is_told(
     assert len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "output_format", "message"),
+    [
+        (("a/b", "a_b"), "npy", "two columns of the output would both be part-00000.a_b.npy"),
+        (("Scores", "scores"), "npy", "two columns of the output would both be part-00000.scores"),
+        (("scores", "scores_0"), "csv", 'the output would have two columns "scores_0"'),
+    ],
+)
+def test_outputs_that_would_take_each_others_place_are_refused(
+    names: tuple[str, str],
+    output_format: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = FunctionModel(
+        lambda inputs: {
+            names[0]: np.zeros((len(inputs["x"]), 2)),
+            names[1]: np.ones(len(inputs["x"])),
+        },
+        inputs={"x": ("float32", (-1,))},
+        outputs={names[0]: ("float32", (-1, 2)), names[1]: ("float32", (-1,))},
+    )
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    out = ("--output", tmp_path / "out", "--output-format", output_format)
+    assert serve(model, "--input", tmp_path / "x.npy", *out) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert "leave one out with --keep or --outputs" in told
+    assert len(told.splitlines()) == 1
+
+
 def grey_model(**card: Any) -> FunctionModel:
     def run(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         dark = inputs["images"].mean(axis=(1, 2)) < 0.5

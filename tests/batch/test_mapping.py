@@ -14,8 +14,9 @@ from ladle.batch.mapping import Rule, Source, parse_rule
 from ladle.batch.preparing import prepare
 from ladle.batch.rows import Column, FailedRow, Part, Rows
 from ladle.client.models import TensorSpec
+from ladle.protos import dtypes
 
-FLOAT, UINT8, STRING, INT64 = 1, 4, 7, 9
+FLOAT, UINT8, STRING, COMPLEX64, INT64, BFLOAT16 = 1, 4, 7, 8, 9, 14
 IMAGES = {"images": TensorSpec(FLOAT, (-1, 2, 2))}
 TWO = {"a": TensorSpec(FLOAT, (-1,)), "b": TensorSpec(INT64, (-1, 2))}
 
@@ -175,6 +176,17 @@ def test_a_column_of_numbers_or_bytes_is_viewed_and_not_copied(column: pa.Array)
     [part] = prepared({"c": column}, PIXELS)
     buffers = [b for b in column.buffers() if b is not None]
     assert part.tensors["x"].ctypes.data in [buffer.address for buffer in buffers]
+
+
+@pytest.mark.parametrize("data_type", [BFLOAT16, COMPLEX64])
+def test_text_becomes_numbers_of_dtypes_that_arrow_lacks(data_type: int) -> None:
+    dtype = dtypes.to_numpy(data_type)
+    source = Source(("c",), dtype, TensorSpec(data_type, (-1,)))
+    column = pa.array([" 1.5", "what", "2"])
+    rows = Rows(start=0, stop=3, numbers=np.arange(3), columns={"c": column})
+    [part] = prepare(rows, {"x": source}, ())
+    assert (part.tensors["x"].dtype, part.tensors["x"].tolist()) == (dtype, [1.5, 2])
+    assert [row.row for row in part.failed] == [1]
 
 
 def test_several_columns_become_the_last_dimension() -> None:

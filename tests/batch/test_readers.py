@@ -228,6 +228,22 @@ def damaged(save: Callable[[Path], list[Path]], cut: int) -> Callable[[Path], li
     return saved
 
 
+def altered(
+    save: Callable[..., Any], at: bytes, index: int, bits: int = 0xFF
+) -> Callable[[Path], list[Path]]:
+    """Save an .npz with some bits of one byte turned, `index` after where `at` is found first."""
+
+    def saved(folder: Path) -> list[Path]:
+        path = folder / "x.npz"
+        save(path, x=np.zeros((20, 2)))
+        data = bytearray(path.read_bytes())
+        data[data.index(at) + index] ^= bits
+        path.write_bytes(data)
+        return [path]
+
+    return saved
+
+
 def text(content: str, name: str) -> Callable[[Path], list[Path]]:
     def saved(folder: Path) -> list[Path]:
         (folder / name).write_text(content)
@@ -256,6 +272,9 @@ def uneven(folder: Path) -> list[Path]:
     [
         (damaged(save_npy, 5), "the file ends in the middle of an array"),
         (damaged(save_npz, 30), "it is no array of numpy's"),
+        (altered(np.savez, b"PK", 0), "it can't be read: Bad magic number for file header"),
+        (altered(np.savez, b"PK\1\2", 8, 1), "it can't be read: File .* is encrypted"),
+        (altered(np.savez_compressed, b"x.npy", 25), "Error -3 while decompressing data"),
         (damaged(save_parquet, 5), "it can't be read as Parquet"),
         (damaged(save_tfrecord, 5), "the record at byte .* is damaged: expected .* are left"),
         (damaged(save_tfrecord, 0), "the record at byte .* is damaged: its checksum is wrong"),

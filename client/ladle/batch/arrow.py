@@ -20,7 +20,8 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
     """Return a column as `[rows, ...]`.
 
     Lists become dimensions; bytes of one length become numpy's void type of that many bytes, and
-    other bytes and text become objects. Text becomes numbers where a `dtype` is given.
+    other bytes and text become objects. Text becomes numbers where a `dtype` is given, of float64
+    where Arrow doesn't have it.
 
     Raises:
         NotAnArray: A value is missing, lists are of several lengths, or text is no number.
@@ -63,10 +64,17 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
         if dtype is None:
             return _objects(column.to_pylist())
         try:
-            column = pc.cast(pc.utf8_trim_whitespace(column), pa.from_numpy_dtype(dtype))
-        except pa.ArrowInvalid as error:
+            column = pc.cast(pc.utf8_trim_whitespace(column), _type_of(dtype))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise NotAnArray(one_line(error)) from None
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _type_of(dtype: np.dtype[Any]) -> pa.DataType:
+    try:
+        return pa.from_numpy_dtype(dtype)
+    except pa.ArrowNotImplementedError:  # bfloat16 and its like, and complex numbers
+        return pa.float64()
 
 
 def _void(data: pa.Buffer | None, begin: int, width: int, rows: int) -> NDArray[Any]:

@@ -221,6 +221,12 @@ class ShardFiles:
         return f"{self._index:05}"
 
     def _open(self, name: str) -> BinaryIO:
+        # Names that differ in their case alone are one file to some systems.
+        if name.casefold() in {other.casefold() for other in self._files}:
+            raise BatchError(
+                f"two columns of the output would both be {name}; leave one out with --keep or "
+                "--outputs"
+            )
         self._files[name] = self._path(name).open("wb")
         return self._files[name]
 

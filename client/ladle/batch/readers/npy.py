@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,10 @@ from ladle.batch.rows import Rows
 
 ARRAY = "array"
 """The only column of .npy files, whose array has no name."""
+
+
+# What zipfile raises for an archive that is damaged or encrypted; it may seek to nowhere, too.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 
 class _Header(NamedTuple):
@@ -72,7 +78,8 @@ def _read(
         files = {name: stack.enter_context(_open(path, name)) for name in wanted}
         for name, file in files.items():
             _read_header(file, path)
-            file.seek(skipped * headers[name].row_bytes, 1)
+            with _damage_told(path):
+                file.seek(skipped * headers[name].row_bytes, 1)
         for begin in range(skipped, rows, at_a_time):
             count = min(at_a_time, rows - begin)
             numbers = np.arange(first + begin, first + begin + count)
@@ -84,10 +91,8 @@ def _read(
 
 def _piece(file: IO[bytes], header: _Header, count: int, path: Path) -> NDArray[Any]:
     expected = count * header.row_bytes
-    try:
+    with _damage_told(path):
         data = file.read(expected)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise BatchError(f"{path}: {error}") from None
     if len(data) != expected:
         raise BatchError(f"{path}: the file ends in the middle of an array")
     # frombuffer takes no empty buffers.
@@ -112,14 +117,17 @@ def _headers(path: Path) -> dict[str, _Header]:
 def _names(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         return [ARRAY]
-    with zipfile.ZipFile(path) as archive:
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def _open(path: Path, name: str) -> IO[bytes]:
     if not zipfile.is_zipfile(path):
         return path.open("rb")
-    with zipfile.ZipFile(path) as archive:  # a member that is open keeps the file
+    with (
+        _damage_told(path),
+        zipfile.ZipFile(path) as archive,
+    ):  # a member that is open keeps the file
         return archive.open(f"{name}.npy")
 
 
@@ -132,12 +140,14 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
             else np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read(file)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TokenError, *_DAMAGE) as error:
         raise BatchError(f"{path}: it is no array of numpy's: {one_line(error)}") from None
     if dtype.hasobject:
         raise BatchError(
             f"{path}: it holds Python objects, which are not loaded; save text as S or U"
         )
+    if any(size < 0 for size in shape):
+        raise BatchError(f"{path}: expected sizes of 0 or more, got {list(shape)}")
     if not shape:
         raise BatchError(f"{path}: expected an array with rows, got a single number")
     if is_fortran and len(shape) > 1:
@@ -145,6 +155,14 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
             f"{path}: its array lies column by column; save np.ascontiguousarray of it"
         )
     return _Header(dtype, shape)
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise BatchError(f"{path}: it can't be read: {one_line(error)}") from None
 
 
 def _rows(headers: dict[str, _Header]) -> int:

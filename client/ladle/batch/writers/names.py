@@ -23,10 +23,14 @@ def check(kept: Iterable[str], outputs: Iterable[str]) -> None:
     names = [ROW, *kept, *outputs]
     for name in names:
         if names.count(name) > 1:
-            raise BatchError(
-                f'the output would have two columns "{name}"; '
-                "leave one out with --keep or --outputs"
-            )
+            raise two_columns(name)
+
+
+def two_columns(name: str) -> BatchError:
+    """Return what is wrong where two columns of the output have the same name."""
+    return BatchError(
+        f'the output would have two columns "{name}"; leave one out with --keep or --outputs'
+    )
 
 
 def sayable(value: Any) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError, one_line
 from ladle.batch.rows import Answered, Column
-from ladle.batch.writers.names import ROW, plain, sayable
+from ladle.batch.writers.names import ROW, plain, sayable, two_columns
 
 
 def table(answered: Answered, lists: Set[str] = frozenset()) -> pa.Table:
@@ -78,11 +78,14 @@ def scalar_columns(whole: pa.Table) -> pa.Table:
     """Return the table with a column for each number, `name_0`, `name_1`: lists in no table.
 
     Raises:
-        BatchError: A list is not of a fixed size.
+        BatchError: A list is not of a fixed size, or two columns have the same name.
     """
     columns: dict[str, pa.ChunkedArray] = {}
     for name, column in zip(whole.column_names, whole.columns, strict=True):
-        columns.update(_flattened(name, column))
+        for flat_name, flat in _flattened(name, column).items():
+            if flat_name in columns:
+                raise two_columns(flat_name)
+            columns[flat_name] = flat
     return pa.table(columns)
 
 

@@ -22,6 +22,16 @@ PATIENCE_S = 30.0
 FLOAT = dtypes.from_numpy(np.dtype(np.float32))
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what only other threads can bring about, and fail if it does not come."""
+    nothing = threading.Event()  # never set: it only passes the time
+    for _ in range(int(PATIENCE_S / 0.002)):
+        if condition():
+            return
+        nothing.wait(0.002)
+    assert condition()
+
+
 def refusal(error: grpc.RpcError) -> tuple[str, str]:
     """Return the name of the status code and the message with which a call was refused."""
     return error.code().name, error.details() or ""

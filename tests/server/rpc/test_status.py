@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ladle.server.core.errors import InvalidArgument, ServingError
+from ladle.server.core.errors import Code, InvalidArgument, ServingError
+from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.status import Edge
 
@@ -20,15 +21,16 @@ class FakeCall:
     def __init__(self) -> None:
         self.request = b"request"
         self.error: ServingError | None = None
+        self.at_end: list[Callable[[], None]] = []
 
     def metadata(self, key: str) -> str | None:
         return None
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        pass
+        self.at_end.append(callback)
 
     def let_go(self) -> None:
-        pass
+        self.request = b""
 
     def answer(self, response: bytes) -> None:
         raise AssertionError("not to be answered")
@@ -62,3 +64,35 @@ def test_a_refused_request_is_gone_at_once_and_waits_for_no_collection() -> None
     del call
 
     assert ref() is None
+
+
+def test_a_caller_who_goes_before_there_is_a_thread_to_wait_in_leaves_nothing_there() -> None:
+    seen: list[Observation] = []
+    waited: list[ObservedCall] = []
+
+    class Observer(Unobserved):
+        def request_ended(self, request: Observation) -> None:
+            seen.append(request)
+
+    call = FakeCall()
+    blocking = Edge(Observer()).prompt("/a/B", lambda _: waited.append).handle(call)
+    assert blocking is not None
+    (leave,) = call.at_end
+    leave()
+    blocking(call)
+
+    assert not waited
+    assert call.request == b""
+    assert [(one.code, one.request) for one in seen] == [(Code.CANCELLED, None)]
+
+
+def test_a_call_that_waits_in_a_thread_is_not_left_when_it_ends() -> None:
+    waited: list[ObservedCall] = []
+    call = FakeCall()
+    blocking = Edge().prompt("/a/B", lambda _: waited.append).handle(call)
+    assert blocking is not None
+    blocking(call)
+    call.at_end[0]()
+
+    assert [each.request for each in waited] == [b"request"]
+    assert call.error is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal
+from fakes import PATIENCE_S, refusal, until
 
 from ladle.server.call import Call, Handler, Prompt
-from ladle.server.core.errors import ServingError, Unavailable
+from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.transport import completion
+from ladle.server.transport.completion_call import CompletionCall
 from ladle.server.transport.grpcio import GrpcioTransport
 
 LIMIT = 1 << 20
@@ -220,7 +223,43 @@ def test_a_prompt_handler_that_has_to_wait_gets_a_thread_for_that() -> None:
     assert threads[0].startswith("waiting")
 
 
-def test_prompt_calls_are_not_limited_by_threads() -> None:
+def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled() -> None:
+    """Nor does its message stay, once its bytes are given back."""
+    came, go_on = threading.Semaphore(0), threading.Event()
+    handled: list[bytes] = []
+    refused: queue.SimpleQueue[ServingError] = queue.SimpleQueue()
+
+    def hold(call: Call) -> None:
+        handled.append(call.request[:1])
+        came.release()
+        assert go_on.wait(PATIENCE_S)
+        call.answer(b"")
+
+    transport = GrpcioTransport({"/a/B": Prompt(hold)}, max_threads=1, refused=refused.put)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    budget = transport.limits.budget
+    with grpc.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
+    ) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        first = call.future(b"1" * LIMIT, timeout=PATIENCE_S)
+        assert came.acquire(timeout=PATIENCE_S)
+        gone = call.future(b"2" * LIMIT, timeout=PATIENCE_S)
+        until(lambda: budget.used == 2 * LIMIT)
+        gone.cancel()
+        until(lambda: budget.used == LIMIT)
+        kept = [c for c in gc.get_objects() if isinstance(c, CompletionCall)]
+        assert sum(len(each.request) for each in kept) == LIMIT
+        go_on.set()
+        assert first.result(PATIENCE_S) == b""
+        assert refused.get(timeout=PATIENCE_S).code is Code.CANCELLED
+        assert call(b"3" * LIMIT, timeout=PATIENCE_S) == b""
+    transport.stop(PATIENCE_S)
+    assert handled == [b"1", b"3"]
+
+
+def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() -> None:
     """A slow model's callers wait without taking anything from those of another."""
     held: list[Call] = []
 
@@ -235,11 +274,18 @@ def test_prompt_calls_are_not_limited_by_threads() -> None:
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        waiting = [call.future(b"hold", timeout=PATIENCE_S) for _ in range(100)]
+        waiting = [call.future(b"hold", timeout=PATIENCE_S) for _ in range(127)]
+        until(lambda: len(held) == 127)
         assert call(b"fast", timeout=PATIENCE_S) == b""
-        while not all(future.done() for future in waiting):
-            if held:
-                held.pop().answer(b"")
+        waiting.append(call.future(b"hold", timeout=PATIENCE_S))
+        until(lambda: len(held) == 128)
+        with pytest.raises(grpc.RpcError) as raised:
+            call(b"fast", timeout=PATIENCE_S)
+        assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
+        for one in held:
+            one.answer(b"")
+        for future in waiting:
+            assert future.result(PATIENCE_S) == b""
     transport.stop(PATIENCE_S)
 
 

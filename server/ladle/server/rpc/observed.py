@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ladle.server.call import Call
-from ladle.server.core.errors import ServingError
+from ladle.server.core.errors import Cancelled, ServingError
 from ladle.server.core.observation import Observation, Observer
 
 
@@ -45,6 +45,11 @@ class ObservedCall:
         self._call.let_go()
         self.request = b""
         self.seen.request = None
+
+    def leave(self) -> None:
+        """Note that the caller went away before anybody did anything for it."""
+        self.let_go()
+        self.refuse(Cancelled("the caller went away"))
 
     def answer(self, response: bytes) -> None:
         """Send the response message; never blocks."""

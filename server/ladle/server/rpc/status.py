@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -56,12 +57,23 @@ class Edge:
             return blocking and guarded(blocking, observed)
 
         def guarded(blocking: ObservedHandler, observed: ObservedCall) -> Handler:
+            waiting = [observed]  # popped by whatever is first: a thread, or the caller's leaving
+
+            def leave() -> None:
+                with suppress(IndexError):
+                    waiting.pop().leave()
+
             def handle(_call: Call) -> None:
+                try:
+                    observed = waiting.pop()
+                except IndexError:
+                    return
                 try:
                     blocking(observed)
                 except Exception as error:
                     observed.refuse(as_status(error, path, observed.seen))
 
+            observed.on_end(leave)
             return handle
 
         return Prompt(handle)

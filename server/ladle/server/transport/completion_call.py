@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from ladle.server.call import Call, Handler, Prompt
-from ladle.server.core.errors import Code, ServingError, Unavailable, Unimplemented
+from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable, Unimplemented
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.completion_rpc import RECEIVE, CompletionRpc, Pools
 
@@ -71,7 +71,16 @@ class CompletionCall(CompletionRpc):
         if len(message) <= _MAX_INLINE_BYTES:
             self._begin_handling()
         else:
-            self._in_thread(self._pools.working, self._begin_handling)
+            self._in_thread(self._pools.working, self._begin_late)
+
+    def _begin_late(self) -> None:
+        """Begin after a wait for a thread, unless the caller has gone meanwhile."""
+        with self.state.condition:
+            active = self.is_active()
+        if active:
+            self._begin_handling()
+        else:
+            self._limits.refused(Cancelled("the caller went away"))
 
     def _begin_handling(self) -> None:
         blocking = self._handle(self._handler.handle)
@@ -87,6 +96,8 @@ class CompletionCall(CompletionRpc):
             self.refuse(Unavailable(f"no thread can take the request: {error}; try again"))
 
     def _give_back(self) -> None:
+        # Whoever waits for a thread must not keep bytes that no longer count.
+        self.request = b""
         self._limits.budget.give_back(self._nbytes)
 
     def _handle(self, handler: Callable[[Call], Handler | None]) -> Handler | None:

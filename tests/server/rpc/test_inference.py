@@ -175,6 +175,23 @@ def test_multi_inference_answers_every_task_from_one_run(
     assert loader.loaded[ServableId("m", 3)].batches == [2]
 
 
+def test_the_order_of_tasks_makes_no_other_run(channel: grpc.Channel, loader: FakeLoader) -> None:
+    """Or those who ask for the same would not meet in a batch; each gets its own order."""
+    served = loader.loaded[ServableId("m", 3)]
+    names = (("value", REGRESS), ("scores", CLASSIFY))
+    sent = SerializedInput()
+    sent.example_list.examples.append(b"")
+    runs = [
+        plan(served, tasks(*order).tasks, sent, strict=True)[1]
+        for order in (names, names[::-1])
+    ]
+    response = MultiInferenceResponse.FromString(send(channel, "MultiInference", tasks(*names)))
+
+    assert runs[0].signature == runs[1].signature
+    assert runs[0].outputs == runs[1].outputs
+    assert [r.model_spec.signature_name for r in response.results] == ["value", "scores"]
+
+
 def test_examples_are_batched_where_the_model_leaves_their_shape_open(
     manager: Manager, loader: FakeLoader
 ) -> None:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import ServableId, Signature
+from ladle.server.rpc.predict import wanted_outputs
 
 X = np.array([[1, 2], [3, 4]], np.float32)
 
@@ -233,6 +235,16 @@ def test_only_the_outputs_of_the_filter_are_answered(send: Send, loader: FakeLoa
     message.output_filter.extend(["c", "a"])
 
     assert set(send(message).outputs) == {"a", "c"}
+
+
+def test_a_filters_order_makes_no_other_run() -> None:
+    """Or callers of the same outputs would not meet in a batch."""
+    outputs = {alias: spec(-1, 2) for alias in "abc"}
+    signature = Signature(name="s", inputs={"x": spec(-1, 2)}, outputs=outputs)
+
+    assert wanted_outputs(["c", "a"], signature) == wanted_outputs(["a", "c"], signature)
+    with pytest.raises(InvalidArgument, match="duplicate output tensor alias: a"):
+        wanted_outputs(["a", "a"], signature)
 
 
 def test_a_signature_without_inputs_runs(send: Send, loader: FakeLoader) -> None:

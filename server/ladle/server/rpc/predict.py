@@ -273,14 +273,16 @@ def read_inputs(
 
 
 def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[str, ...]:
-    """Return the aliases to fetch: those of the filter, or all without one.
+    """Return the aliases to fetch, in the signature's order: those of the filter, or all.
+
+    The answer is a map: whoever wants the same outputs, in whatever order, can share a batch.
 
     Raises:
         InvalidArgument: The filter names an output twice, or one that there is not.
     """
     if not output_filter:
         return tuple(signature.outputs)
-    wanted: dict[str, None] = {}
+    wanted: set[str] = set()
     for alias in output_filter:
         if alias not in signature.outputs:
             raise InvalidArgument(
@@ -289,8 +291,8 @@ def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[
             )
         if alias in wanted:
             raise InvalidArgument(f"duplicate output tensor alias: {alias}")
-        wanted[alias] = None
-    return tuple(wanted)
+        wanted.add(alias)
+    return tuple(alias for alias in signature.outputs if alias in wanted)
 
 
 def _check_method_name(signature: Signature) -> None:

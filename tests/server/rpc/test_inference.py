@@ -182,8 +182,7 @@ def test_the_order_of_tasks_makes_no_other_run(channel: grpc.Channel, loader: Fa
     sent = SerializedInput()
     sent.example_list.examples.append(b"")
     runs = [
-        plan(served, tasks(*order).tasks, sent, strict=True)[1]
-        for order in (names, names[::-1])
+        plan(served, tasks(*order).tasks, sent, strict=True)[1] for order in (names, names[::-1])
     ]
     response = MultiInferenceResponse.FromString(send(channel, "MultiInference", tasks(*names)))
 

@@ -104,6 +104,46 @@ def test_a_kernels_error_is_one_line_without_the_graphs_names(
     assert caught.value.message == says
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs", "says"),
+    [
+        ("through", "x", "one:0 is both fed and fetched"),
+        ("twice", "ab", '"one:0" fed more than once'),
+    ],
+)
+def test_what_tensorflow_does_not_run_is_refused_in_its_words(
+    oddities: SavedModelServable, name: str, inputs: str, says: str
+) -> None:
+    with pytest.raises(ServingError) as caught:
+        run(oddities, name, **dict.fromkeys(inputs, np.ones(2, np.float32)))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert says in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_the_outputs_that_are_no_inputs_run_all_the_same(oddities: SavedModelServable) -> None:
+    x = np.ones(2, np.float32)
+    assert run(oddities, "through", "y", x=x)["y"].tolist() == [2, 2]
+
+
+def test_a_single_string_comes_back_whole(oddities: SavedModelServable) -> None:
+    """Of bytes alone numpy would make text of a fixed length, and drop zeros at its end."""
+    answer = run(oddities, "joined", words=np.array([b"a", b"b\0\0"], object))["all"]
+    assert (answer.shape, answer.dtype, answer.item()) == ((), np.dtype(object), b"ab\0\0")
+
+
+def test_of_many_compiled_subsets_of_outputs_the_oldest_is_dropped(
+    half_plus_two: SavedModelServable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle.server.saved_model.servable._MAX_CALLABLES", 2)
+    monkeypatch.setattr(half_plus_two, "_callables", {})
+    x = np.ones((1, 1), np.float32)
+    for outputs in (["y"], ["y2"], ["y", "y2"]):
+        assert set(run(half_plus_two, "both", *outputs, x=x)) == set(outputs)
+
+    assert list(half_plus_two._callables) == [("both", ("y2",)), ("both", ("y", "y2"))]
+
+
 def test_a_shape_that_was_not_declared_is_told_with_what_was(
     half_plus_two: SavedModelServable,
 ) -> None:

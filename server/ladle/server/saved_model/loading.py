@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
-from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo
+from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import NotFound, ServingError
 from ladle.server.core.servable import ServableId, Signature, TensorSpec
 from ladle.server.saved_model.errors import load_error
@@ -75,8 +77,9 @@ def callable_signatures(
     """Return the signatures that requests can call.
 
     Left out, each with a line in the log, are those with sparse or composite tensors, which no
-    request can carry, and those that name tensors that the graph lacks. TF2's own
-    `__saved_model_init_op`, which has no tensors at all, goes without a word.
+    request can carry, those that name tensors that the graph lacks, and those with a default value
+    that can't be read. TF2's own `__saved_model_init_op`, which has no tensors at all, goes without
+    a word.
     """
     signatures = {}
     for name, definition in definitions.items():
@@ -104,8 +107,15 @@ def _signature(name: str, definition: bytes, graph: Any) -> Signature:
         inputs={alias: _spec(alias, info, graph) for alias, info in proto.inputs.items()},
         outputs={alias: _spec(alias, info, graph) for alias, info in proto.outputs.items()},
         method_name=proto.method_name,
-        defaults={alias: tensors.to_array(value) for alias, value in proto.defaults.items()},
+        defaults={alias: _default(alias, value) for alias, value in proto.defaults.items()},
     )
+
+
+def _default(alias: str, value: TensorProto) -> NDArray[Any]:
+    try:
+        return tensors.to_array(value)
+    except tensors.TensorError as error:
+        raise _NotCallable(f"the default of {alias!r} can't be read: {error}") from None
 
 
 def _spec(alias: str, info: TensorInfo, graph: Any) -> TensorSpec:

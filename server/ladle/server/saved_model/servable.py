@@ -16,7 +16,7 @@ from ladle.server.saved_model.errors import serving_error
 from ladle.server.saved_model.memory import give_back
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
-# this many they are dropped, so that a caller who tries all subsets costs time, not memory.
+# this many the oldest is dropped: a caller who tries all subsets costs time, not memory.
 _MAX_CALLABLES = 64
 
 # References to what lives inside the session: DT_RESOURCE and DT_VARIANT.
@@ -65,14 +65,14 @@ class SavedModelServable:
             ServingError: The model refused the inputs, or failed; where an input's shape is not
                 the declared one, the message says so first.
         """
-        call = self._callables.get((signature.name, outputs))
-        if call is None:
-            call = self._make_callable(signature, outputs)
         try:
+            call = self._callables.get((signature.name, outputs))
+            if call is None:
+                call = self._make_callable(signature, outputs)
             results = call(*(inputs[alias] for alias in signature.inputs))
         except Exception as error:
             raise _explained(serving_error(error), signature, inputs) from error
-        return {alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)}
+        return {alias: _array(result) for alias, result in zip(outputs, results, strict=True)}
 
     def close(self) -> None:
         """Close the session and give its memory back to the system."""
@@ -101,13 +101,18 @@ class SavedModelServable:
             options.run_options.inter_op_thread_pool = -1
         with self._lock:
             if len(self._callables) >= _MAX_CALLABLES:
-                self._callables.clear()
+                self._callables.pop(next(iter(self._callables)))
             call: _Callable = self._session._make_callable_from_options(options)
             quantized = [_quantized(spec.data_type) for spec in specs]
             if any(quantized):
                 call = _retyped(call, quantized)
             self._callables[signature.name, outputs] = call
         return call
+
+
+def _array(result: Any) -> NDArray[Any]:
+    # A single string comes as bytes, which numpy by itself would cut at its last zeros.
+    return np.asarray(result, object if isinstance(result, bytes) else None)
 
 
 def _quantized(data_type: int) -> np.dtype[Any] | None:

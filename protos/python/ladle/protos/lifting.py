@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ladle.protos import wire
 
-LEAST_BYTES = 32 << 10
+LEAST_BYTES = 128 << 10
 """Smaller inputs are left in: copying them is cheaper."""
 
 _INPUTS = 2
@@ -39,69 +39,77 @@ def lift(request: bytes, least_bytes: int = LEAST_BYTES) -> tuple[bytes, Mapping
     keys: set[bytes] = set()
     kept_from = 0  # what stays is kept in as few pieces as there can be: fields may be countless
     try:
-        for number, start, content, stop in _fields(view, 0, len(view)):
+        for number, start, content, stop in _fields(request, 0, len(request)):
             if number != _INPUTS:
                 continue
-            key, tensor, before, after = _entry(view, content, stop)
+            key, value, value_stop = _entry(request, content, stop)
             if key in keys:
                 return request, {}
             keys.add(key)
-            if tensor is not None and len(tensor) >= least_bytes:
-                contents[key.decode()] = tensor
-                rest = [*wire.bytes_field(_KEY, [key]), *wire.bytes_field(_VALUE, [before, after])]
-                pieces += [view[kept_from:start], *wire.bytes_field(_INPUTS, rest)]
+            at, tensor, tensor_stop = _content(request, value, value_stop)
+            if tensor_stop - tensor >= max(least_bytes, 1):
+                contents[key.decode()] = view[tensor:tensor_stop]
+                rest = request[value:at] + request[tensor_stop:value_stop]
+                entry = wire.bytes_head(_KEY, len(key)) + key + wire.bytes_head(_VALUE, len(rest))
+                head = wire.bytes_head(_INPUTS, len(entry) + len(rest))
+                pieces += (view[kept_from:start], head, entry, rest)
                 kept_from = stop
     except (_Unusual, UnicodeDecodeError):
         return request, {}
     return (wire.join([*pieces, view[kept_from:]]), contents) if contents else (request, {})
 
 
-def _entry(
-    view: memoryview, start: int, stop: int
-) -> tuple[bytes, memoryview | None, memoryview, memoryview]:
-    """Return a map entry's key, its tensor's content, and the tensor's bytes before and after."""
+def _entry(request: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
+    """Return a map entry's key, and where its value starts and stops."""
     key: bytes | None = None
     value: tuple[int, int] | None = None
-    for number, _, content, end in _fields(view, start, stop):
+    for number, _, content, end in _fields(request, start, stop):
         if number == _KEY and key is None:
-            key = bytes(view[content:end])
+            key = request[content:end]
         elif number == _VALUE and value is None:
             value = content, end
         else:
             raise _Unusual
     if key is None or value is None:
         raise _Unusual
-    tensor: memoryview | None = None
-    before = view[value[0] : value[1]]
-    after = view[value[1] : value[1]]
-    for number, field, content, end in _fields(view, *value):
+    return key, *value
+
+
+def _content(request: bytes, start: int, stop: int) -> tuple[int, int, int]:
+    """Return where the field of a tensor's content starts, and where the content starts and stops.
+
+    Without one that is the tensor's end.
+    """
+    found: tuple[int, int, int] | None = None
+    for number, field, content, end in _fields(request, start, stop):
         if number == _CONTENT:
-            if tensor is not None:
+            if found is not None:
                 raise _Unusual
-            tensor = view[content:end]
-            before, after = view[value[0] : field], view[end : value[1]]
-    return key, tensor, before, after
+            found = field, content, end
+    return found or (stop, stop, stop)
 
 
-def _fields(view: memoryview, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield each field: its number, and where it, its content and what follows it start.
 
     A field of no length gets number 0: it can only be passed on.
     """
-    position = start
     while position < stop:
-        tag, content = _varint(view, position, stop)
+        tag = data[position]
+        content = position + 1
+        if tag >= 0x80:
+            tag, content = _varint(data, position, stop)
         wire_type = tag & 7
         number = tag >> 3
         if not number:
             raise _Unusual
         if wire_type == 2:
-            length, content = _varint(view, content, stop)
+            length, content = _varint(data, content, stop)
             end = content + length
         elif wire_type == 0:
             number = 0
             end = content
-            while end < stop and view[end] & 0x80:
+            while end < stop and data[end] & 0x80:
                 end += 1
             end += 1
         elif wire_type in (1, 5):
@@ -115,12 +123,12 @@ def _fields(view: memoryview, start: int, stop: int) -> Iterator[tuple[int, int,
         position = end
 
 
-def _varint(view: memoryview, position: int, stop: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 35, 7):
         if position >= stop:
             break
-        byte = view[position]
+        byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

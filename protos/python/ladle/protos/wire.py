@@ -47,6 +47,8 @@ def varint_field(number: int, value: int) -> bytes:
 
 def bytes_head(number: int, nbytes: int) -> bytes:
     """Encode what comes before the content of a string, bytes, message or packed field."""
+    if nbytes < 0x80 and number < 0x10:  # as nearly always: in one step
+        return bytes((number << 3 | _LENGTH_DELIMITED, nbytes))
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(nbytes)
 
 

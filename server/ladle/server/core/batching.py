@@ -18,7 +18,7 @@ from ladle.server.core.batch_plan import BatchOptions, WaitUntil
 from ladle.server.core.batch_queue import Load, Piece, Queue, Task
 from ladle.server.core.batch_rows import Outputs, shared_rows, why_not_padded
 from ladle.server.core.batch_run import LATE, BatchRun, Ended
-from ladle.server.core.batch_threads import cpus, yield_to_readers
+from ladle.server.core.batch_threads import cpus, yield_when_woken
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from ladle.server.core.observation import Observation, Observer
@@ -294,7 +294,7 @@ class BatchingServable:
 
     def _work(self) -> None:
         """Run batches until the servable closes: the life of a thread."""
-        yield_to_readers()
+        yield_when_woken()
         while self._work_once():
             pass
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
+from ladle.server.core.batch_threads import starting_such_as_yield
 from ladle.server.core.errors import ServingError
 from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.budget import ByteBudget, Limits
@@ -72,19 +73,20 @@ class GrpcioTransport:
         self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
-        self._server = grpc.server(
-            self._executor,
-            handlers=[self._methods],
-            interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
-            options=[
-                *options,  # of two values for one name gRPC takes the first
-                ("grpc.max_receive_message_length", limits.max_received_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Otherwise a second server on the port would share it without a word.
-                ("grpc.so_reuseport", 0),
-            ],
-            maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
-        )
+        with starting_such_as_yield():  # its threads of network events
+            self._server = grpc.server(
+                self._executor,
+                handlers=[self._methods],
+                interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
+                options=[
+                    *options,  # of two values for one name gRPC takes the first
+                    ("grpc.max_receive_message_length", limits.max_received_bytes),
+                    ("grpc.max_send_message_length", -1),
+                    # Otherwise a second server on the port would share it without a word.
+                    ("grpc.so_reuseport", 0),
+                ],
+                maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
+            )
         self.health = Health()
         """Answers for the names that it is told of."""
         self.health.register(self._server)
@@ -116,7 +118,8 @@ class GrpcioTransport:
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
-        self._server.start()
+        with starting_such_as_yield():  # its polling thread
+            self._server.start()
 
     def wait_until_quiet(
         self, quiet_s: float, longest_s: float, others: Callable[[], int] = lambda: 0

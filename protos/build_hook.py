@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROTOS = Path(__file__).resolve().parent
 PACKAGE = PROTOS / "python/ladle/protos"
-DESCRIPTORS = "descriptors.binpb"
+DESCRIPTORS = "descriptors.binpb.zlib"
 
 
 class ProtosBuildHook(BuildHookInterface[Any]):
@@ -36,26 +38,31 @@ class ProtosBuildHook(BuildHookInterface[Any]):
 def compile_protos(protos: Path = PROTOS, package: Path = PACKAGE) -> None:
     """Write the descriptors of all files in `protos`, and the stubs, into the folder `package`.
 
+    The descriptors are compressed, to a third: every installation carries them.
+
     Raises:
         SystemExit: a file is wrong; the message is protoc's first complaint.
     """
     sources = sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
-    descriptors = package / DESCRIPTORS
-    protoc = subprocess.run(
-        [
-            *(sys.executable, "-m", "grpc_tools.protoc"),
-            f"--proto_path={protos}",
-            "--include_imports",
-            f"--descriptor_set_out={descriptors}",
-            *sources,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if protoc.returncode != 0:
-        complaint = protoc.stderr.strip().splitlines() or [f"exit status {protoc.returncode}"]
-        raise SystemExit(f"cannot compile protos/: {complaint[0]}")
-    for name, text in _load_neighbour("stubs").stubs(descriptors.read_bytes()).items():
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, "descriptors.binpb")
+        protoc = subprocess.run(
+            [
+                *(sys.executable, "-m", "grpc_tools.protoc"),
+                f"--proto_path={protos}",
+                "--include_imports",
+                f"--descriptor_set_out={written}",
+                *sources,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if protoc.returncode != 0:
+            complaint = protoc.stderr.strip().splitlines() or [f"exit status {protoc.returncode}"]
+            raise SystemExit(f"cannot compile protos/: {complaint[0]}")
+        descriptors = written.read_bytes()
+    (package / DESCRIPTORS).write_bytes(zlib.compress(descriptors, 9))
+    for name, text in _load_neighbour("stubs").stubs(descriptors).items():
         (package / name).write_text(text, encoding="utf-8")
 
 

@@ -87,7 +87,7 @@ def test_the_image_holds_the_whole_package_and_nothing_else(image: Image) -> Non
     with zipfile.ZipFile(image.wheel) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == expected
-    assert "ladle/protos/descriptors.binpb" in names
+    assert "ladle/protos/descriptors.binpb.zlib" in names
 
 
 @pytest.fixture

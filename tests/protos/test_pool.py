@@ -66,8 +66,8 @@ assert not {"grpc", "numpy", "tensorflow"} & sys.modules.keys()
 
 
 def test_missing_descriptors_tell_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"descriptors\.binpb is missing.*make protos"):
-        _pool.load(tmp_path / "descriptors.binpb")
+    with pytest.raises(ImportError, match=r"descriptors\.binpb\.zlib is missing.*make protos"):
+        _pool.load(tmp_path / "descriptors.binpb.zlib")
 
 
 def test_any_carries_our_messages() -> None:
@@ -164,7 +164,7 @@ def _attribute(owner: object, name: str) -> object:
 
 def _public_names(scope: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ...]]:
     for node in scope.body:
-        name = getattr(node, "name", None) or ast.unparse(getattr(node, "target", node))
+        name = getattr(node, "name", "") or ast.unparse(node).partition(" =")[0].partition(":")[0]
         if isinstance(node, ast.Import | ast.ImportFrom) or name.startswith("_"):
             continue
         yield (name,)

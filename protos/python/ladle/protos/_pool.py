@@ -6,6 +6,7 @@ Importing this module fills the pool: once in a process, under Python's import l
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 
 from google.protobuf.descriptor import FileDescriptor
@@ -13,18 +14,18 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message_factory import GetMessageClass
 
-DESCRIPTORS = os.path.join(os.path.dirname(__file__), "descriptors.binpb")
+DESCRIPTORS = os.path.join(os.path.dirname(__file__), "descriptors.binpb.zlib")
 
 
 def load(path: str | os.PathLike[str]) -> tuple[DescriptorPool, tuple[FileDescriptor, ...]]:
-    """Return a new pool filled from a descriptor set, and the files in it.
+    """Return a new pool filled from a compressed descriptor set, and the files in it.
 
     Raises:
         ImportError: there is no such file.
     """
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            content = zlib.decompress(file.read())
     except FileNotFoundError:
         raise ImportError(
             f"{path} is missing; building ladle makes it: run `pip install -e .` or `make protos`",

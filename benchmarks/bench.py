@@ -148,7 +148,7 @@ def through_swaps(server: ServerProcess, base_path: Path) -> None:
     request = _request(ROWS[0])
     load.send(server.port, _PREDICT, [request], 2000, 4)
     swapped = 0
-    with load.Sending(server.port, _PREDICT, [request], 4, seconds=30) as sending:
+    with load.Sending(server.port, _PREDICT, [request], 4, seconds=60) as sending:
         for version in range(2, 2 + _SWAPS):
             hidden = base_path / f"{version}.new"
             shutil.copytree(base_path / "1", hidden)

@@ -149,7 +149,6 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
             "--port=auto",
             f"--model_config_file={file.name}",
             "--enable_serialization_as_tensor_content",
-            "--file_system_poll_wait_seconds=0.1",
             *flags,
         ]
         config = Config(**vars(parser("ladle serve").parse_args(arguments)))

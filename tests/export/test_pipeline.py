@@ -85,17 +85,33 @@ def test_a_published_version_can_be_checked_again(
 
 
 def test_a_version_that_does_not_load_elsewhere_fails_in_one_line(
-    exported: Exported, tmp_path: Path
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ladle.export.fresh import run_in_fresh_process
 
+    # What lies in the working folder is no part of Python, whatever it is called.
+    (tmp_path / "queue.py").write_text("raise SystemExit('somebody else ran')")
+    monkeypatch.chdir(tmp_path)
     damaged = tmp_path / "1"
     shutil.copytree(exported.path, damaged)
     for path in (damaged / "variables").iterdir():
         path.unlink()
     with pytest.raises(CheckError, match="check load failed: in a process of its own: ") as error:
-        run_in_fresh_process(damaged, {})
+        run_in_fresh_process(damaged, [])
     assert "\n" not in str(error.value)
+    assert "somebody else" not in str(error.value)
+
+
+def test_no_room_for_another_process_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    from ladle.export.fresh import run_in_fresh_process
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CheckError, match=r"load failed: for a .*gone: No such file or directory$"):
+        run_in_fresh_process(tmp_path, [])
 
 
 def test_accuracy_below_what_is_required_publishes_nothing(tmp_path: Path, small: Dataset) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.errors import CheckError
+from ladle.export.fresh import Arrays
 from ladle.export.requirements import Requirements
-
-Arrays = Mapping[str, NDArray[Any]]
 
 TOLERANCE = 1e-5
 _SUMS_TO_1 = ("probabilities", "scores")

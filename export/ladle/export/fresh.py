@@ -1,19 +1,20 @@
 """Load a written version in a process of its own, and run samples through its signatures.
 
 What a server will do, without anything that the training has left in this process: a custom
-layer, an open variable, a setting. `python -m ladle.export.fresh FOLDER REQUESTS ANSWERS` is
-that process; both files are TFRecords of PredictResponses, which hold tensors by name.
+layer, an open variable, a setting. That process runs `main(FOLDER, REQUESTS, ANSWERS)`; both files
+are PredictResponses, which hold tensors by name, each after its length.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,35 +31,60 @@ Arrays = Mapping[str, NDArray[Any]]
 LOAD_TIMEOUT_S = 600
 _TIMED_RUNS = 20
 _MAX_REASON_LENGTH = 1000
+_LENGTH = struct.Struct("<Q")
+# Python begins its path with the working folder here, which may be anybody's: a file that is named
+# as one of Python's modules would run.
+_PROGRAM = """
+import sys
+sys.path[:] = filter(None, sys.path)
+from ladle.export.fresh import main
+main(*sys.argv[1:])
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What each signature gave, by name."""
+class Request:
+    """Inputs of a signature, by name."""
 
-    together: Mapping[str, Arrays]
-    """For all its examples at once."""
-    alone: Mapping[str, Arrays]
-    """For the first of them, in a batch of one."""
-    latency_ms: Mapping[str, float]
-    """How long that took: the median over 20 runs."""
+    signature: str
+    inputs: Arrays
+    timed: bool = False
+    """Whether to measure how long it takes."""
 
 
-def run_in_fresh_process(folder: Path, requests: Mapping[str, Arrays]) -> Answers:
-    """Load the version in `folder` in a new process, and return what it answers to `requests`.
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the signature gave."""
+
+    outputs: Arrays
+    latency_ms: float | None
+    """The median over 20 runs; None unless it was asked for."""
+
+
+def run_in_fresh_process(folder: Path, requests: Sequence[Request]) -> list[Answer]:
+    """Load the version in `folder` in a new process, and return its answer to each request.
 
     Blocks for as long as TensorFlow's import takes, seconds, and at most for ten minutes.
 
     Raises:
-        CheckError: It does not load, or a signature is missing or fails.
+        CheckError: It does not load, or a signature is missing or fails; or there is no room for
+            temporary files.
     """
+    try:
+        return _run_in_fresh_process(folder, requests)
+    except OSError as error:
+        reason = f"{tempfile.gettempdir()}: {error.strerror or error}"
+        raise CheckError("load", f"for a process of its own: {reason}") from error
+
+
+def _run_in_fresh_process(folder: Path, requests: Sequence[Request]) -> list[Answer]:
     with tempfile.TemporaryDirectory(prefix="ladle-check-") as scratch:
         asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
-        _write(asked, requests)
+        _write(asked, ((r.signature, r.timed, r.inputs) for r in requests))
         files = [str(folder), str(asked), str(answered)]
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "ladle.export.fresh", *files],
+                [sys.executable, "-c", _PROGRAM, *files],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -71,16 +97,15 @@ def run_in_fresh_process(folder: Path, requests: Mapping[str, Arrays]) -> Answer
         if ended.returncode:
             said = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
             raise CheckError("load", f"in a process of its own: {said[-1]}")
-        answers = _read(answered)
-    names = list(requests)
-    return Answers(
-        together=dict(zip(names, answers[::2], strict=True)),
-        alone=dict(zip(names, answers[1::2], strict=True)),
-        latency_ms=json.loads(ended.stdout.splitlines()[-1]),
-    )
+        latencies = json.loads(ended.stdout.splitlines()[-1])
+        answers = [outputs for _, _, outputs in _read(answered)]
+    return [
+        Answer(outputs=outputs, latency_ms=latency)
+        for outputs, latency in zip(answers, latencies, strict=True)
+    ]
 
 
-def run_here(folder: Path, requests: Mapping[str, Arrays]) -> Answers:
+def run_here(folder: Path, requests: Iterable[Request]) -> list[Answer]:
     """Do the same in this process.
 
     Raises:
@@ -88,64 +113,52 @@ def run_here(folder: Path, requests: Mapping[str, Arrays]) -> Answers:
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder))
-    together, alone, latency_ms = {}, {}, {}
-    for name, inputs in requests.items():
-        if name not in loaded.signatures:
-            there = ", ".join(loaded.signatures)
-            raise CheckError("signatures", f'signature "{name}": missing, the model has {there}')
-        function = loaded.signatures[name]
-        together[name] = _run(function, inputs)
-        first = {key: array[:1] for key, array in inputs.items()}
-        alone[name] = _run(function, first)
-        latency_ms[name] = _median_ms(function, first)
-    return Answers(together=together, alone=alone, latency_ms=latency_ms)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    answers = []
+    for request in requests:
+        if request.signature not in signatures:
+            there = ", ".join(signatures)
+            raise CheckError(
+                "signatures", f'signature "{request.signature}": missing, the model has {there}'
+            )
+        answers.append(_answer(signatures[request.signature], request))
+    return answers
 
 
-def _run(function: Any, inputs: Arrays) -> Arrays:
+def _answer(function: Any, request: Request) -> Answer:
     import tensorflow as tf
 
-    outputs = function(**{key: tf.constant(array) for key, array in inputs.items()})
-    return {key: value.numpy() for key, value in outputs.items()}
-
-
-def _median_ms(function: Any, inputs: Arrays) -> float:
-    import tensorflow as tf
-
-    given = {key: tf.constant(array) for key, array in inputs.items()}
+    given = {key: tf.constant(array) for key, array in request.inputs.items()}
+    outputs = {key: value.numpy() for key, value in function(**given).items()}
     times = []
-    for _ in range(_TIMED_RUNS):
+    for _ in range(_TIMED_RUNS if request.timed else 0):
         start = time.perf_counter()
         function(**given)
         times.append(time.perf_counter() - start)
-    return round(float(np.median(times)) * 1000, 4)
+    latency_ms = round(float(np.median(times)) * 1000, 4) if times else None
+    return Answer(outputs=outputs, latency_ms=latency_ms)
 
 
-def _write(path: Path, tensors: Mapping[str, Arrays]) -> None:
-    import tensorflow as tf
-
-    with tf.io.TFRecordWriter(str(path)) as records:
-        for name, arrays in tensors.items():
+def _write(path: Path, records: Iterable[tuple[str, bool, Arrays]]) -> None:
+    with path.open("wb") as file:
+        for signature, timed, arrays in records:
             record = PredictResponse()
-            record.model_spec.signature_name = name
+            record.model_spec.signature_name = signature
+            record.model_spec.version.value = int(timed)
             for key, array in arrays.items():
                 record.outputs[key].CopyFrom(to_proto(array))
-            records.write(record.SerializeToString())
+            content = record.SerializeToString()
+            file.write(_LENGTH.pack(len(content)))
+            file.write(content)
 
 
-def _read(path: Path) -> list[Arrays]:
-    return [arrays for _, arrays in _read_named(path)]
-
-
-def _read_named(path: Path) -> list[tuple[str, Arrays]]:
-    import tensorflow as tf
-
-    found: list[tuple[str, Arrays]] = []
-    for text in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        record = PredictResponse.FromString(text)
-        arrays = {key: to_array(tensor) for key, tensor in record.outputs.items()}
-        found.append((record.model_spec.signature_name, arrays))
-    return found
+def _read(path: Path) -> Iterator[tuple[str, bool, Arrays]]:
+    with path.open("rb") as file:
+        while length := file.read(_LENGTH.size):
+            record = PredictResponse.FromString(file.read(_LENGTH.unpack(length)[0]))
+            arrays = {key: to_array(tensor) for key, tensor in record.outputs.items()}
+            spec = record.model_spec
+            yield spec.signature_name, bool(spec.version.value), arrays
 
 
 def main(folder: str, asked: str, answered: str) -> None:
@@ -154,16 +167,12 @@ def main(folder: str, asked: str, answered: str) -> None:
     # to Keras, unless that can't be imported.
     sys.modules["keras"] = None  # type: ignore[assignment]
     try:
-        answers = run_here(Path(folder), dict(_read_named(Path(asked))))
+        requests = (
+            Request(signature=signature, timed=timed, inputs=inputs)
+            for signature, timed, inputs in _read(Path(asked))
+        )
+        answers = run_here(Path(folder), requests)
+        _write(Path(answered), (("", False, answer.outputs) for answer in answers))
     except Exception as error:
         raise SystemExit(" ".join(str(error).split())[:_MAX_REASON_LENGTH]) from None
-    records = {}
-    for name in answers.together:
-        records[f"{name} together"] = answers.together[name]
-        records[f"{name} alone"] = answers.alone[name]
-    _write(Path(answered), records)
-    print(json.dumps(answers.latency_ms))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps([answer.latency_ms for answer in answers]))

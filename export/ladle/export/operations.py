@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.export.errors import CheckError
+from ladle.export.saved_model import read_saved_model
 from ladle.export.savers import SAVERS, misused_savers
 
 # Read off the operations of TensorFlow 2.21, by their names and those of their inputs and
@@ -44,9 +45,8 @@ def check_operations(folder: Path, allowed: Iterable[str] = ()) -> None:
 
     Raises:
         CheckError: One does; the message names all of them.
+        DataError: It is no SavedModel.
     """
-    from ladle.export.signatures import read_saved_model
-
     found = set[str]()
     for meta_graph in read_saved_model(folder).meta_graphs:
         found |= reaching_out(meta_graph)

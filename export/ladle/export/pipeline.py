@@ -17,7 +17,7 @@ from ladle.export.checks import check_accuracy, check_answers, check_regression
 from ladle.export.dataset import Dataset
 from ladle.export.errors import CheckError
 from ladle.export.evaluation import evaluate, recorded_history, write_evaluation
-from ladle.export.fresh import run_in_fresh_process
+from ladle.export.fresh import Arrays, Request, run_in_fresh_process
 from ladle.export.history import now_serving
 from ladle.export.operations import check_operations
 from ladle.export.options import TrainingOptions
@@ -203,13 +203,26 @@ def _check_metrics(
 def _check_signatures(
     folder: Path, samples: Mapping[str, Sample], own: Container[str]
 ) -> Mapping[str, float]:
-    """See that every signature answers as Keras does, and return its latency in ms."""
-    answers = run_in_fresh_process(folder, {name: s.inputs for name, s in samples.items()})
+    """See that every signature answers as Keras does, and return its latency in ms.
+
+    It answers all its examples at once, and the first of them alone.
+    """
+    requests: list[Request] = []
+    expected: list[Arrays] = []
     for name, sample in samples.items():
-        check_answers(name, answers.together[name], sample.outputs, own=name in own)
-        first = {key: array[:1] for key, array in sample.outputs.items()}
-        check_answers(name, answers.alone[name], first, own=name in own)
-    return answers.latency_ms
+        first = sample.first()
+        requests.append(Request(signature=name, inputs=sample.inputs))
+        requests.append(Request(signature=name, inputs=first.inputs, timed=True))
+        expected += [sample.outputs, first.outputs]
+    answers = run_in_fresh_process(folder, requests)
+    for request, outputs, answer in zip(requests, expected, answers, strict=True):
+        name = request.signature
+        check_answers(name, answer.outputs, outputs, own=name in own)
+    return {
+        request.signature: answer.latency_ms
+        for request, answer in zip(requests, answers, strict=True)
+        if answer.latency_ms is not None
+    }
 
 
 def _size_bytes(folder: Path) -> int:

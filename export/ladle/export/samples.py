@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ladle.export.fresh import Arrays
 from ladle.export.preparation import Preparation
 from ladle.export.signatures import (
     CLASSIFY,
@@ -23,8 +24,6 @@ from ladle.export.signatures import (
 from ladle.export.training import Trained
 from ladle.protos.tensorflow_pb import Example
 
-Arrays = Mapping[str, NDArray[Any]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -32,6 +31,13 @@ class Sample:
 
     inputs: Arrays
     outputs: Arrays
+
+    def first(self) -> Sample:
+        """Return its first row alone."""
+        return Sample(
+            inputs={key: array[:1] for key, array in self.inputs.items()},
+            outputs={key: array[:1] for key, array in self.outputs.items()},
+        )
 
 
 def make_samples(

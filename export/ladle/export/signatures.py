@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
-from ladle.export.errors import ExportError, PublishError
+from ladle.export.disk import as_os_errors
+from ladle.export.errors import ExportError
 from ladle.export.preparation import Preparation
+from ladle.export.saved_model import read_saved_model
 from ladle.export.training import Trained
 from ladle.protos import dtypes
 
@@ -118,7 +119,7 @@ def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
     Only what they compute with is written: no dropout, optimizer or random state.
 
     Raises:
-        PublishError: The folder cannot be written.
+        OSError: The folder cannot be written.
         ExportError: An endpoint computes with what can't be written.
     """
     # The model is not track()ed: that would write every variable a second time, and dropout's.
@@ -126,11 +127,10 @@ def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint.function, list(endpoint.inputs))
     try:
-        archive.write_out(str(folder), verbose=False)
+        with as_os_errors():
+            archive.write_out(str(folder), verbose=False)
     except AssertionError as error:  # TensorFlow's, of what is not a variable: a table, say
         raise ExportError(f"a signature uses a resource that can't be written: {error}") from error
-    except tf.errors.OpError as error:
-        raise PublishError(f"{folder.parent}: cannot publish: {_reason(error)}") from error
     _set_method_names(folder)
 
 
@@ -148,13 +148,6 @@ def declared_signatures(folder: Path) -> dict[str, Any]:
         for name, signature in meta_graph.signature_def.items()
         if not name.startswith("__")
     }
-
-
-def read_saved_model(folder: Path) -> Any:
-    """Return the SavedModel message of the version in `folder`."""
-    message = saved_model_pb2.SavedModel()
-    message.ParseFromString((folder / "saved_model.pb").read_bytes())
-    return message
 
 
 def _answers(trained: Trained) -> tuple[Callable[[Any], Any], Function]:
@@ -219,9 +212,3 @@ def _set_method_names(folder: Path) -> None:
 def _declared(info: Any) -> dict[str, Any]:
     dtype = dtypes.name(info.dtype)
     return {"dtype": dtype, "shape": [dim.size for dim in info.tensor_shape.dim]}
-
-
-def _reason(error: Any) -> str:
-    """Return what the system said, without TensorFlow's names for nodes and temporary files."""
-    message: str = error.message
-    return message.rpartition("; ")[2].partition(" [Op:")[0]

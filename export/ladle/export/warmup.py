@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import tensorflow as tf
-
-from ladle.export.samples import Arrays, Sample
+from ladle.export.disk import write_records
+from ladle.export.fresh import Arrays
+from ladle.export.samples import Sample
 from ladle.export.signatures import CLASSIFY, EXAMPLES_INPUT, REGRESS
 from ladle.protos.serving_pb import PredictionLog
 from ladle.protos.tensorflow_pb import Example
@@ -17,13 +17,17 @@ WARMUP_PATH = "assets.extra/tf_serving_warmup_requests"
 
 
 def write_warmup(samples: Mapping[str, Sample], model_name: str, folder: Path) -> None:
-    """Write one record for each signature in `samples`, its first example, under `folder`."""
+    """Write one record for each signature in `samples`, its first example, under `folder`.
+
+    Raises:
+        OSError: It can't be written.
+    """
     path = folder / WARMUP_PATH
     path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as records:
-        for name, sample in samples.items():
-            first = {key: array[:1] for key, array in sample.inputs.items()}
-            records.write(_request(name, first, model_name).SerializeToString())
+    records = (
+        _request(name, sample.first().inputs, model_name) for name, sample in samples.items()
+    )
+    write_records(path, (record.SerializeToString() for record in records))
 
 
 def _request(name: str, inputs: Arrays, model_name: str) -> PredictionLog:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from ladle.export.disk import write_records
 from ladle.export.errors import DataError
+from ladle.export.saved_model import read_saved_model
 from ladle.export.warmup import WARMUP_PATH
 from ladle.protos.serving_pb import ModelSpec, PredictionLog
 
@@ -52,6 +54,7 @@ def write_warmup_from_logs(
 
     Raises:
         DataError: A log can't be read, or holds no request that fits the version.
+        OSError: The file can't be written.
     """
     known = _signatures(version_folder)
     kept: dict[object, PredictionLog] = {}
@@ -64,7 +67,7 @@ def write_warmup_from_logs(
             continue
         read += 1
         models.add(specs[0].name)
-        names = [spec.signature_name or "serving_default" for spec in specs]
+        names = list(map(signature_of, specs))
         if not known.issuperset(names):
             without_signature += 1
         elif len(kept) < records:
@@ -88,6 +91,11 @@ def write_warmup_from_logs(
         without_signature=without_signature,
         damaged=damaged,
     )
+
+
+def signature_of(spec: ModelSpec) -> str:
+    """Return the signature that a request is to: the default one where it names none."""
+    return spec.signature_name or "serving_default"
 
 
 def _files(given: Path) -> list[Path]:
@@ -127,7 +135,7 @@ def _specs(log: PredictionLog) -> list[ModelSpec]:
 
 
 def _names(log: PredictionLog) -> list[str]:
-    return [spec.signature_name or "serving_default" for spec in _specs(log)]
+    return list(map(signature_of, _specs(log)))
 
 
 def _kind(log: PredictionLog, names: list[str]) -> object:
@@ -153,15 +161,7 @@ def _request_only(log: PredictionLog) -> bytes:
 
 
 def _signatures(folder: Path) -> set[str]:
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    file = folder / "saved_model.pb"
-    try:
-        graphs = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs
-    except FileNotFoundError:
-        raise DataError(f"{file}: expected a SavedModel") from None
-    except Exception as error:  # protobuf's, of whichever of its implementations
-        raise DataError(f"{file}: expected a SavedModel") from error
+    graphs = read_saved_model(folder).meta_graphs
     return {name for graph in graphs for name in graph.signature_def}
 
 
@@ -169,11 +169,7 @@ def _write(path: Path, records: Sequence[bytes]) -> None:
     """Put a file in place whole: a server that looks sees the old one or the new one."""
     path.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".warmup-", dir=path.parent) as folder:
-        new = os.path.join(folder, path.name)
-        with tf.io.TFRecordWriter(new) as writer:
-            for record in records:
-                writer.write(record)
-        with open(new, "rb") as written:
-            os.fsync(written.fileno())
+        new = Path(folder, path.name)
+        write_records(new, records)
         os.chmod(new, 0o644)
         os.replace(new, path)

@@ -179,6 +179,8 @@ class FakeLoader:
         self.loaded: dict[ServableId, FakeServable] = {}
         self.failures: dict[ServableId, Exception] = {}
         self.attempts: list[ServableId] = []
+        self.began = threading.Event()
+        """Set by the first load."""
         self._held: dict[ServableId, threading.Event] = {}
 
     def hold(self, name: str, version: int) -> threading.Event:
@@ -188,6 +190,7 @@ class FakeLoader:
 
     def __call__(self, servable_id: ServableId, path: Path) -> FakeServable:
         self.attempts.append(servable_id)
+        self.began.set()
         if servable_id in self._held:
             assert self._held[servable_id].wait(PATIENCE_S)
         if servable_id in self.failures:

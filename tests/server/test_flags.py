@@ -129,6 +129,22 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
         ({"aspired_version_policy": "none"}, "expected one of 'availability_preserving', "),
         ({"mixed_precision": "float16"}, "--mixed_precision: expected one of '', 'bfloat16'"),
         ({"enable_batching": False, "batching_parameters_file": "f"}, "needs --enable_batching"),
+        (
+            {"drain_grace_seconds": float("inf")},
+            "--drain_grace_seconds: expected a number up to 31536000, got inf",
+        ),
+        (
+            {"file_system_poll_wait_seconds": float("nan")},
+            "--file_system_poll_wait_seconds: expected a number up to 31536000, got nan",
+        ),
+        (
+            {"model_config_file_poll_wait_seconds": 1e10},
+            "--model_config_file_poll_wait_seconds: expected a number up to 31536000, got 1",
+        ),
+        (
+            {"model_base_path": "gs://bucket/m"},
+            "--model_base_path: expected a folder that is mounted here, got gs://bucket/m",
+        ),
         ({"grpc_channel_arguments": "a"}, "expected name=value, got 'a'"),
         (
             {"tensorflow_session_parallelism": 1, "tensorflow_intra_op_parallelism": 1},

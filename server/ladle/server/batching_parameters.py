@@ -15,9 +15,10 @@ from google.protobuf import text_format
 from ladle.protos.serving_pb import BatchingParameters
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
-from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.observation import Observer
+from ladle.server.core.polling import Poller
 from ladle.server.core.servable import Model, Servable, ServableId
 
 logger = logging.getLogger(__name__)
@@ -96,9 +97,10 @@ class BatchingLoader:
         self._observer = observer
         self._load = load
         self._config = config
-        self._clock = clock or MonotonicClock()
-        self._wake = threading.Condition()
-        self._stopped = False
+        self._poller = Poller(
+            self.step, name="batching parameters", wait_s=_POLL_WAIT_S, clock=clock
+        )
+        self._lock = threading.Lock()
         self._loaded: weakref.WeakKeyDictionary[BatchingServable, Path] = (
             weakref.WeakKeyDictionary()
         )
@@ -119,7 +121,7 @@ class BatchingLoader:
             observer=self._observer,
             servable_id=servable_id,
         )
-        with self._wake:
+        with self._lock:
             self._loaded[servable] = path
         return servable
 
@@ -150,17 +152,15 @@ class BatchingLoader:
             return
         if self._config.file:
             _read(self._config.file)
-        threading.Thread(target=self._run, name="batching parameters", daemon=True).start()
+        self._poller.start()
 
     def stop(self) -> None:
         """Look no more."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify_all()
+        self._poller.stop()
 
     def step(self) -> None:
         """Give every loaded version the options that its files hold now."""
-        with self._wake:
+        with self._lock:
             loaded = list(self._loaded.items())
         for servable, path in loaded:
             try:
@@ -174,15 +174,6 @@ class BatchingLoader:
             if options != servable.options:
                 logger.info("batching parameters changed path=%s options=%s", path, options)
                 servable.configure(options)
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._stopped:
-                    self._clock.wait(self._wake, _POLL_WAIT_S)
-                if self._stopped:
-                    return
-            self.step()
 
 
 def _read(file: Path) -> BatchOptions:

@@ -37,14 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
     from ladle.server.server import Server, StartupError
-    from ladle.server.transport.grpcio import AddressInUse
+    from ladle.server.transport.addresses import AddressInUse
 
     signals = _Signals()
+    server: Server | None = None
     try:
         server = Server(config)
-    except StartupError as error:
-        return _fail(str(error), code=1)
-    try:
         server.open()
         for address in server.addresses:
             print(f"ladle: listening on {address}", flush=True)
@@ -53,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StartupError, AddressInUse) as error:
         return _leave(_fail(str(error), code=1))
     except _Stop:
-        pass
-    print("ladle: stopping", flush=True)
-    server.stop(notice=signals.first is not signal.SIGINT)
+        print("ladle: stopping", flush=True)
+    if server is not None:
+        server.stop(notice=signals.first is not signal.SIGINT)
     tracing.flush(_FLUSH_S)
     return _leave(0)
 
@@ -78,6 +76,9 @@ class _Signals:
         Raises:
             _Stop: always.
         """
+        # Raised where exceptions are ignored, as in a destructor, _Stop was lost.
+        if self.first is not None:
+            raise _Stop
         threading.Event().wait()
 
     def _received(self, number: int, _: object) -> None:

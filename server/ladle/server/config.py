@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+# A year.
+_MOST_SECONDS = 365 * 86400
+
 
 def _flag(
     default: Any,
@@ -219,6 +222,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for checked in fields(self):
+            if isinstance(checked.default, float):
+                _check_size(checked.name, getattr(self, checked.name))
             _check_range(checked.name, getattr(self, checked.name), checked.metadata)
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535 or auto, got {self.port}")
@@ -234,6 +239,11 @@ class Config:
             raise ValueError(
                 "--model_base_path: expected the folder of a model's versions, "
                 "or --model_config_file instead"
+            )
+        if "://" in self.model_base_path:
+            raise ValueError(
+                "--model_base_path: expected a folder that is mounted here, "
+                f"got {self.model_base_path}"
             )
         if not self.model_name:
             raise ValueError("--model_name: expected a name, got an empty one")
@@ -280,6 +290,11 @@ class Config:
             for given in fields(self)
             if given.metadata["without_effect"] and getattr(self, given.name) != given.default
         }
+
+
+def _check_size(name: str, value: float) -> None:
+    if not abs(value) <= _MOST_SECONDS:  # a wait without end is none that a system has
+        raise ValueError(f"--{name}: expected a number up to {_MOST_SECONDS}, got {value}")
 
 
 def _check_range(name: str, value: Any, rules: Mapping[str, Any]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument, ServingError
+from ladle.server.core.polling import Poller
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +49,10 @@ class PolledFile(Generic[T]):
         self._replace = replace
         self._name = name
         self._max_bytes = max_bytes
-        self._poll_wait_s = poll_wait_s
-        self._clock = clock or MonotonicClock()
-        self._wake = threading.Condition()
         self._applied = ""
         self._problem = ""
-        self._stopped = False
+        self._is_polled = poll_wait_s > 0
+        self._poller = Poller(self.step, name=f"{name} file", wait_s=poll_wait_s, clock=clock)
 
     def read(self) -> T:
         """Return what the file says, for the start.
@@ -67,14 +65,12 @@ class PolledFile(Generic[T]):
 
     def start(self) -> None:
         """Poll from now on, in a thread."""
-        if self._poll_wait_s > 0:
-            threading.Thread(target=self._run, name=f"{self._name} file", daemon=True).start()
+        if self._is_polled:
+            self._poller.start()
 
     def stop(self) -> None:
         """End polling."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify_all()
+        self._poller.stop()
 
     def step(self) -> None:
         """Read the file, and put what it says in place if its text has changed."""
@@ -111,12 +107,3 @@ class PolledFile(Generic[T]):
             return data.decode()
         except UnicodeDecodeError:
             raise InvalidArgument(f"{self._path}: can't be read: it is no text") from None
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._stopped:
-                    self._clock.wait(self._wake, self._poll_wait_s)
-                if self._stopped:
-                    return
-            self.step()

@@ -46,6 +46,8 @@ from ladle.server.rpc.guard import gate
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.wholeness import missing
 from ladle.server.tokens_file import TokensFile
+from ladle.server.transport import unix_socket
+from ladle.server.transport.addresses import AddressInUse, check
 from ladle.server.transport.credentials import (
     CredentialsError,
     read_context,
@@ -205,18 +207,27 @@ class Server:
         """Bind the addresses, take requests, and begin to load.
 
         Requests for models that are on their way wait for them. With `wait_for_models` in the
-        config no request is taken before every model is up or has failed.
+        config nobody can connect before every model is up or has failed; that an address is in
+        use is told before anything is loaded all the same.
 
         Raises:
-            StartupError: There is nothing to load, or the model config file is wrong.
-            AddressInUse: An address can't be bound.
+            StartupError: There is nothing to load, or a file that the config names is wrong; the
+                server is stopped then.
+            AddressInUse: An address can't be bound; the server is stopped then.
         """
+        try:
+            self._open()
+        except Exception:
+            self._halt()
+            raise
+
+    def _open(self) -> None:
         models = self._first_models()
-        self.addresses = tuple(self._listen())
         try:
             self._batching.start()
         except InvalidArgument as error:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
+        self._check_addresses()
         self._models.begin(models)
         if not self._config.wait_for_models:
             self._take_requests()
@@ -303,6 +314,7 @@ class Server:
             raise StartupError(f"--auth_tokens_file: {error.message}") from None
 
     def _take_requests(self) -> None:
+        self.addresses = tuple(self._listen())
         self._transport.start()
         if self._http is not None:
             self._http.start()
@@ -349,6 +361,17 @@ class Server:
             return self._config_file.read()
         except InvalidArgument as error:
             raise StartupError(f"--model_config_file: {error.message}") from None
+
+    def _check_addresses(self) -> None:
+        config = self._config
+        # Whoever has gRPC ask for SO_REUSEPORT shares the port.
+        if config.port and not dict(config.channel_arguments).get("grpc.so_reuseport"):
+            check(config.port, "port")
+        path = config.grpc_socket_path
+        if path and (problem := unix_socket.make_way(path)):
+            raise AddressInUse(f"can't listen on unix:{path}: {problem}")
+        if config.rest_api_port:
+            check(config.rest_api_port, "rest_api_port")
 
     def _listen(self) -> list[str]:
         config = self._config

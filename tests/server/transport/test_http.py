@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes import PATIENCE_S
 
-from ladle.server.transport.grpcio import AddressInUse
+from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.http import HttpTransport
 
 

@@ -9,7 +9,8 @@ import grpc
 import pytest
 from fakes import PATIENCE_S
 
-from ladle.server.transport.grpcio import AddressInUse, GrpcioTransport
+from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.grpcio import GrpcioTransport
 from ladle.server.transport.unix_socket import make_way
 
 

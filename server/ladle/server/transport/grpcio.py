@@ -14,6 +14,7 @@ from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
 from ladle.server.core.batch_threads import starting_such_as_yield
 from ladle.server.core.errors import ServingError
 from ladle.server.transport import completion, peer, unix_socket
+from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.completion_rpc import Pools, trailing_metadata
 from ladle.server.transport.completion_stream import CompletionStream
@@ -27,10 +28,6 @@ Streams: TypeAlias = "weakref.WeakSet[CompletionStream]"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
 _CALLS_PER_THREAD = 128
-
-
-class AddressInUse(Exception):
-    """The port can't be had; the message says which and why."""
 
 
 class GrpcioTransport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ladle.server.transport.grpcio import AddressInUse
+from ladle.server.transport.addresses import bind, in_use
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +27,7 @@ _HEAD_TIMEOUT_S = 10.0
 _REST_TIMEOUT_S = 10.0
 # Longer than load balancers keep idle connections, so that it is they who close them.
 _KEEP_ALIVE_S = 75
-# A kernel without IPv6, or an interface without an address of it.
-_NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+_BACKLOG = 2048
 # How much longer than its grace the loop may take to end.
 _MARGIN_S = 2.0
 
@@ -70,13 +68,12 @@ class HttpTransport:
         Raises:
             AddressInUse: It can't be bound.
         """
+        bound = bind(port, "rest_api_port")
         try:
-            bound = _bind(port)
+            bound.listen(_BACKLOG)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise AddressInUse(
-                f"can't listen on port {port}: {reason}; --rest_api_port=auto finds a free one"
-            ) from None
+            bound.close()
+            raise in_use(port, "rest_api_port", error) from None
         self._sockets.append(bound)
         return int(bound.getsockname()[1])
 
@@ -180,29 +177,3 @@ class _Bounded(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _bind(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        try:
-            return _bound(socket.AF_INET6, "::", port)
-        except OSError as error:
-            if error.errno not in _NO_IPV6:
-                raise
-    return _bound(socket.AF_INET, "0.0.0.0", port)
-
-
-def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    # The protocol is named because asyncio switches Nagle's algorithm off only where it is; with
-    # it, each answer would wait 40 ms for the caller's acknowledgement.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        bound.bind((host, port))
-        bound.listen(2048)
-    except OSError:
-        bound.close()
-        raise
-    return bound

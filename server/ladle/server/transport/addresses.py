@@ -1,0 +1,66 @@
+"""TCP ports: binding one, and telling early that it can't be had."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+# A kernel without IPv6, or an interface without an address of it.
+_NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
+
+class AddressInUse(Exception):
+    """The port can't be had; the message says which and why."""
+
+
+def check(port: int, flag: str) -> None:
+    """Find out whether a port can be had, without listening there; as `bind`."""
+    bind(port, flag).close()
+
+
+def bind(port: int, flag: str) -> socket.socket:
+    """Bind a port on all interfaces, IPv6's and IPv4's; nobody can connect before it listens.
+
+    Args:
+        port: the port; 0 for any that is free.
+        flag: what it was asked for by, without the dashes.
+
+    Raises:
+        AddressInUse: It can't be bound.
+    """
+    try:
+        return _bind(port)
+    except OSError as error:
+        raise in_use(port, flag, error) from None
+
+
+def in_use(port: int, flag: str, error: OSError) -> AddressInUse:
+    """Return the error of a port that can't be had."""
+    reason = error.strerror or str(error)
+    return AddressInUse(f"can't listen on port {port}: {reason}; --{flag}=auto finds a free one")
+
+
+def _bind(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return _bound(socket.AF_INET6, "::", port)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+    return _bound(socket.AF_INET, "0.0.0.0", port)
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    # The protocol is named because asyncio switches Nagle's algorithm off only where it is; with
+    # it, each answer would wait 40 ms for the caller's acknowledgement.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # So that connections of a server that has just ended don't count as in use.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound

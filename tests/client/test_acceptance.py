@@ -326,7 +326,7 @@ def test_streams(served: Served) -> None:
 def test_answers_in_parts(served: Served) -> None:
     with Client(served.address) as client:
         check([*client.predict_chunks("m", IMAGES)])
-        assert client._serves_chunks is served.is_ladle
+        assert client._chunkless == (set() if served.is_ladle else {0})
 
     async def main() -> list[Prediction]:
         async with AsyncClient(served.address) as client:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from client.fakes import FakeServing, image_version, listening
 
-from ladle.client import AsyncClient, Cancelled, Client
+from ladle.client import AsyncClient, Cancelled, Client, Hedge, Unavailable, requests
+from ladle.client.calls import Failure, Second, Send
+from ladle.client.requests import Request
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
 PIXELS = np.full((3, 2, 2), 51, np.uint8)
@@ -34,6 +37,32 @@ class Stuck(FakeServing):
 
 async def happened(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, 30)
+
+
+def test_an_answer_counts_where_the_other_attempt_fails_in_the_same_moment() -> None:
+    """The event loop may have been busy with something else meanwhile."""
+
+    class Racing(AsyncClient):
+        async def _send(self, send: Send, metadata: Any) -> bytes | Failure:
+            await both.wait()
+            return b"answer" if send.address else Failure(Unavailable("gone"))
+
+    def let_go() -> bool:
+        asyncio.get_running_loop().call_soon(both.set)
+        return True
+
+    async def main() -> None:
+        async with Racing(["a", "b"], hedge=Hedge(after_s=0.001, max_share=1.0)) as client:
+            for _ in range(20):  # sets have no order
+                both.clear()
+                second = Second(1, 0.001, "Predict at b", let_go)
+                send = Send(Request(requests.PREDICT, b""), 0, 30.0, "Predict at a", second)
+                raced = await client._race(send, second, ())
+                assert raced.ended[-1] == (1, b"answer")
+                assert [address for address, _ in raced.ended] == [0, 1]
+
+    both = asyncio.Event()
+    asyncio.run(main())
 
 
 def test_tasks_share_one_client() -> None:

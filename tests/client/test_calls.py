@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from ladle.client import requests
-from ladle.client.calls import Failure, Outcome, Second, Send, conversation
+from ladle.client.calls import Failure, Outcome, Raced, Second, Send, conversation
 from ladle.client.errors import DeadlineExceeded, LadleError, Unavailable, from_status
 from ladle.client.fleet import Fleet
 from ladle.client.flows import Flow, Pause
@@ -164,6 +164,34 @@ def test_predictions_are_hedged_at_another_address(method: str, is_hedged: bool)
         assert sent.second.after_s == 0.05
     else:
         assert sent.second is None
+
+
+def raced(*ended: tuple[int, bytes | Failure]) -> Raced:
+    return Raced(ended)
+
+
+def test_what_comes_of_a_hedge_is_noted_of_who_answered() -> None:
+    """An answer of the second server doesn't make the first one's failures undone."""
+    world = World([raced((1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
+    world.fleet.failed(0, Code.UNAVAILABLE, now=-1.0)
+    assert world.run() == b"answer"
+    assert world.sent[0].address == 0
+    world.fleet.failed(0, Code.UNAVAILABLE, now=0.0)
+    assert {world.fleet.pick(set(), 0.19) for _ in range(4)} == {1}, "the second in a row"
+
+
+def test_a_hedge_answers_for_a_first_attempt_that_failed() -> None:
+    world = World([raced((0, fails()), (1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
+    assert world.run() == b"answer"
+    assert {world.fleet.pick(set(), world.now_s) for _ in range(4)} == {1}
+
+
+def test_a_call_whose_attempts_both_failed_is_made_elsewhere() -> None:
+    outcomes: list[Outcome] = [raced((0, fails()), (1, fails())), b"answer"]
+    world = World(outcomes, addresses=3, hedge=Hedge(after_s=0.05))
+    assert world.run() == b"answer"
+    assert [sent.address for sent in world.sent] == [0, 2]
+    assert not world.pauses_s
 
 
 def test_hedges_take_nobodys_turn() -> None:

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from client.fakes import FakeServing, Handler, image_version, listening
+from client.shells import SHELLS
 from numpy.typing import NDArray
 
 from ladle.client import (
@@ -24,6 +25,7 @@ from ladle.client import (
     MessageTooLarge,
     Prediction,
     Retry,
+    multiplexing,
     requests,
 )
 from ladle.client.calls import Failure
@@ -170,7 +172,9 @@ def run_given(run: Run, address: str, inputs: list[Any], on_error: Any) -> list[
 
 
 @both
-def test_a_server_that_begins_no_stream_is_asked_call_by_call(run: Run) -> None:
+def test_a_server_that_begins_no_stream_is_asked_call_by_call(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes the call and is silent, or says something else; and that is remembered."""
     let_go = threading.Event()
 
@@ -184,11 +188,50 @@ def test_a_server_that_begins_no_stream_is_asked_call_by_call(run: Run) -> None:
     def talkative(handler: Scripted) -> Script:
         return lambda *about: iter([b"\xff\xff\xff"])
 
-    for make, timeout in ((silent, 1.0), (talkative, 30.0)):
+    monkeypatch.setattr(multiplexing, "_START_PATIENCE_S", 0.2)
+    for make in (silent, talkative):
         with scripted(make) as (address, handler):
-            check(run(address, 10, window=4, timeout=timeout), 10)
+            check(run(address, 10, window=4), 10)
             let_go.set()
             assert handler.streams == 1
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("code", [Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.INTERNAL])
+def test_a_start_that_fails_once_is_not_the_end_of_streams(
+    shell: Any, code: grpc.StatusCode
+) -> None:
+    """As in the second in which a token is replaced; the next stream has one again."""
+
+    def script_of(handler: Scripted) -> Script:
+        def script(
+            number: int, sent: Iterator[PredictStreamRequest], context: grpc.ServicerContext
+        ) -> Iterator[bytes]:
+            if number == 1:
+                context.abort(code, "not now")
+            yield START
+            for asked in sent:
+                yield handler.answer(asked)
+
+        return script
+
+    with scripted(script_of) as (address, handler), shell(address) as client:
+        for _ in range(2):
+            check(streamed(client, 5), 5)
+        assert handler.streams == 2
+        assert len(handler.server.predicted) == 10
+
+
+def streamed(client: Any, count: int) -> list[Prediction]:
+    inputs = map(image, range(count))
+    if isinstance(client, Client):
+        return [*client.stream("m", inputs, window=1)]
+
+    async def main() -> list[Prediction]:
+        return [p async for p in client.awaited.stream("m", inputs, window=1)]
+
+    done: list[Prediction] = client.run(main())
+    return done
 
 
 def test_a_server_without_streams_is_asked_for_one_but_once() -> None:

@@ -61,7 +61,12 @@ def test_the_last_attempt_is_the_last() -> None:
 
 @pytest.mark.parametrize(
     ("pushback", "wait_s"),
-    [("0", 0.0), ("250", 0.25), ("-1", None), ("", None), ("soon", None), ("1.5", None)],
+    [
+        ("0", 0.0),
+        ("250", 0.25),
+        *((pushback, None) for pushback in ("-1", "", "soon", "1.5", "9" * 400, "9" * 5_000)),
+    ],
+    ids=lambda value: str(value)[:10],
 )
 def test_the_server_says_when_to_come_back(pushback: str, wait_s: float | None) -> None:
     assert decide(pushback=pushback, is_elsewhere=True) == wait_s

@@ -220,15 +220,6 @@ class TestWaiting:
             client.wait_until_ready("m")
         assert server.asked == 3
 
-    def test_what_is_missing_is_told(self, shell: Any) -> None:
-        server = FakeServing({})
-        server.is_healthy = False
-        with listening(server) as address, shell(address) as client:
-            with pytest.raises(DeadlineExceeded, match="the server says that it takes no calls"):
-                client.wait_until_ready(timeout=0.3)
-            with pytest.raises(DeadlineExceeded, match="Servable not found"):
-                client.wait_until_ready("m", timeout=0.3)
-
     def test_a_server_that_is_not_there_is_told(self, shell: Any) -> None:
         with (
             shell("127.0.0.1:1") as client,

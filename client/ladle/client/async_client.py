@@ -198,7 +198,7 @@ class AsyncClient(AsyncShell):
     ) -> None:
         """As `Client.wait_until_ready`."""
         asked = None if model is None else requests.servable(model, version)
-        await self._run(flows.wait_until_ready(asked), timeout)
+        await self._run(flows.wait_until_ready(asked), timeout, once=True)
 
     async def close(self) -> None:
         """As `Client.close`."""

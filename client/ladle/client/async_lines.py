@@ -13,7 +13,13 @@ from ladle.client.base import failure as failure_of
 from ladle.client.calls import Failure, Send
 from ladle.client.errors import Cancelled, DeadlineExceeded, InvalidAnswer
 from ladle.client.lines import Answered
-from ladle.client.multiplexing import Ledger, encode, outcome_of_end, start_patience_s
+from ladle.client.multiplexing import (
+    Ledger,
+    encode,
+    has_no_streams,
+    outcome_of_end,
+    start_patience_s,
+)
 
 StreamCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
@@ -25,12 +31,13 @@ class AsyncLines:
         """`unary_only` holds the addresses that take no streams; those found out are added."""
         self._open_call = open_call
         self._unary_only = unary_only
+        self._unable: set[int] = set()  # those that began none when they were asked
         self._lines: dict[int, _Line] = {}
         self._retired: list[_Line] = []
 
     async def ask(self, send: Send) -> Answered:
         """Send a request, and wait until it is answered or its timeout has passed."""
-        if send.address in self._unary_only:
+        if send.address in self._unary_only or send.address in self._unable:
             return None
         line = self._lines.get(send.address)
         if line is None or not line.is_open:
@@ -38,7 +45,7 @@ class AsyncLines:
                 self._retired = [old for old in (*self._retired, line) if not old.has_ended]
             line = self._lines[send.address] = _Line(
                 self._open_call(send.address),
-                lambda: self._unary_only.add(send.address),
+                lambda for_good: self._note_unable(send.address, for_good),
                 send.asked,
             )
         return await line.ask(send.request.body, send.timeout_s)
@@ -48,11 +55,15 @@ class AsyncLines:
         for line in (*self._lines.values(), *self._retired):
             await line.close()
 
+    def _note_unable(self, address: int, for_good: bool) -> None:
+        """Have predictions go there by calls of their own: in this stream, or in all to come."""
+        (self._unary_only if for_good else self._unable).add(address)
+
 
 class _Line:
     """One call. It takes requests while it is open, and ends when it is closed or breaks."""
 
-    def __init__(self, call: StreamCall, on_unable: Callable[[], None], asked: str) -> None:
+    def __init__(self, call: StreamCall, on_unable: Callable[[bool], None], asked: str) -> None:
         self.is_open = True
         self._call = call
         self._on_unable = on_unable
@@ -76,7 +87,7 @@ class _Line:
         await asyncio.wait({self._begun}, timeout=start_patience_s(timeout_s))
         if not self._begun.done():
             self._is_silent = True
-            self._on_unable()
+            self._on_unable(False)
             self._call.cancel()
             return None
         if not self.is_open:
@@ -126,8 +137,8 @@ class _Line:
             has_started = self._ledger.has_started
             if not self._is_silent:
                 self._end = outcome_of_end(failure, has_started, self._asked)
-            if self._end is None and not has_started:
-                self._on_unable()
+            if self._end is None and not has_started and not self._is_silent:
+                self._on_unable(has_no_streams(failure))
             for answered in self._ledger.end():
                 if not answered.done():
                     answered.set_result(self._end)

@@ -12,7 +12,7 @@ import grpc
 
 from ladle.client import flows, requests
 from ladle.client.base import BaseClient, failure
-from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.calls import Conversation, Failure, Outcome, Raced, Second, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.fleet import settle
@@ -47,8 +47,8 @@ class AsyncShell(BaseClient):
             return grpc.aio.insecure_channel(address, options, self._compression)
         return grpc.aio.secure_channel(address, self._credentials, options, self._compression)
 
-    async def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        return await self._finish(self._conversation(flow, timeout))
+    async def _run(self, flow: Flow[T], timeout: float | None, *, once: bool = False) -> T:
+        return await self._finish(self._conversation(flow, timeout, once=once))
 
     async def _everywhere(
         self, what: str, flow: Callable[[], Flow[T]], timeout: float | None
@@ -82,8 +82,9 @@ class AsyncShell(BaseClient):
         if self._is_closed:
             raise Cancelled(f"{effect.asked}: the client was closed")
         outcome = await self._attempt(effect, scope)
-        if isinstance(outcome, Failure) and outcome.error.code is grpc.StatusCode.CANCELLED:
-            self._raise_if_closed(outcome.error)  # then it was not the server's doing
+        ended = outcome.ended[-1][1] if isinstance(outcome, Raced) else outcome
+        if isinstance(ended, Failure) and ended.error.code is grpc.StatusCode.CANCELLED:
+            self._raise_if_closed(ended.error)  # then it was not the server's doing
         return outcome
 
     def _raise_if_closed(self, error: LadleError) -> None:
@@ -105,14 +106,12 @@ class AsyncShell(BaseClient):
             assert scope is not None  # nothing else could take the other chunks
             return await self._first_chunk(send, metadata, scope)
         if send.second is not None:
-            return await self._race(send, metadata)
-        return await self._send(send, send.address, send.timeout_s, metadata)
+            return await self._race(send, send.second, metadata)
+        return await self._send(send, metadata)
 
-    async def _send(
-        self, send: Send, address: int, timeout_s: float, metadata: tuple[tuple[str, str], ...]
-    ) -> Outcome:
-        call = self._method(address, send.request.method)(
-            send.request.body, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata)
+    async def _send(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> bytes | Failure:
+        call = self._method(send.address, send.request.method)(
+            send.request.body, timeout=send.timeout_s, metadata=grpc.aio.Metadata(*metadata)
         )
         try:
             return await call
@@ -130,6 +129,8 @@ class AsyncShell(BaseClient):
     async def _first_chunk(
         self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope
     ) -> Outcome:
+        if send.address in self._chunkless:
+            return Failure(Unimplemented(f"{send.asked}: it has no answers in chunks"))
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
         method = self._channel(send.address).unary_stream(requests.PREDICT_IN_CHUNKS)
         call = method(
@@ -138,6 +139,8 @@ class AsyncShell(BaseClient):
         try:
             return await scope.first_chunk(call)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._chunkless.add(send.address)
             return failure(error, send.asked)
         except LadleError as error:
             return Failure(error)
@@ -151,7 +154,7 @@ class AsyncShell(BaseClient):
         from ladle.client.chunking import Chunks, next_part, parts
 
         deadline = self._now() + timeout_s
-        if self._serves_chunks:
+        if len(self._chunkless) < len(self._fleet.addresses):
             scope, chunks = Scope(), Chunks(wanted.asked)
             flow = flows.predict(replace(wanted, in_chunks=True), self._known, chunks.start)
             try:
@@ -162,8 +165,8 @@ class AsyncShell(BaseClient):
                     yield replace(prediction, outputs=chunks.read(message).outputs)
                 chunks.end()
                 return
-            except Unimplemented:
-                self._serves_chunks = False
+            except Unimplemented:  # then parts are asked for
+                pass
             except grpc.aio.AioRpcError as error:
                 raise failure(error, chunks.what).error from error
             except asyncio.CancelledError:
@@ -183,24 +186,31 @@ class AsyncShell(BaseClient):
             else:
                 yield outcome
 
-    async def _race(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> Outcome:
+    async def _race(
+        self, send: Send, second: Second, metadata: tuple[tuple[str, str], ...]
+    ) -> Raced:
         """Make a call, and a second one where the first takes long; the first answer counts."""
-        assert send.second is not None
-        after_s = send.second.after_s
-        first = asyncio.ensure_future(self._send(send, send.address, send.timeout_s, metadata))
-        running = {first}
+        after_s = second.after_s
+        first = asyncio.ensure_future(self._send(send, metadata))
+        running = {first: send.address}
+        ended: list[tuple[int, bytes | Failure]] = []
         try:
             await asyncio.wait(running, timeout=after_s)
-            if not first.done() and send.timeout_s > after_s and send.second.allow():
-                left_s = send.timeout_s - after_s
-                second = self._send(send, send.second.address, left_s, metadata)
-                running.add(asyncio.ensure_future(second))
-            while True:
-                done, running = await asyncio.wait(running, return_when="FIRST_COMPLETED")
-                for task in done:
-                    outcome = task.result()
-                    if isinstance(outcome, bytes) or not running:
-                        return outcome
+            if not first.done() and send.timeout_s > after_s and second.allow():
+                beside = send._replace(
+                    address=second.address, asked=second.asked, timeout_s=send.timeout_s - after_s
+                )
+                running[asyncio.ensure_future(self._send(beside, metadata))] = second.address
+            while running:
+                done, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
+                # An answer counts, whatever has failed in the same moment.
+                ended += sorted(
+                    ((running.pop(task), task.result()) for task in done),
+                    key=lambda one: isinstance(one[1], bytes),
+                )
+                if isinstance(ended[-1][1], bytes):
+                    break
+            return Raced(tuple(ended))
         finally:
             for task in running:
                 task.cancel()

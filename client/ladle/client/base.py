@@ -105,7 +105,7 @@ class BaseClient:
         self._known = MetadataCache()
         self._is_closed = False
         self._unary_only = {index for index, address in enumerate(addresses) if is_several(address)}
-        self._serves_chunks = True
+        self._chunkless: set[int] = set()  # those found out to have no answers in chunks
         self._now = time.monotonic
         self._token = None if token is None else BearerToken(token)
         self._gather_s = coalesce_ms / 1000
@@ -141,6 +141,7 @@ class BaseClient:
         timeout: float | None,
         *,
         patient: bool = False,
+        once: bool = False,
         only: int | None = None,
     ) -> calls.Conversation[T]:
         """Return what gets `flow` to its result; its deadline counts from now.
@@ -151,7 +152,7 @@ class BaseClient:
             raise ValueError(f"{self}: a closed client makes no calls")
         deadline = self._now() + self._timeout_s(timeout)
         fleet = self._fleet if only is None else self._fleet.only(only)
-        return calls.conversation(flow, fleet, deadline, self._now, patient=patient)
+        return calls.conversation(flow, fleet, deadline, self._now, patient=patient, once=once)
 
     def _timeout_s(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)

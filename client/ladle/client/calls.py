@@ -14,7 +14,7 @@ from ladle.client.errors import DeadlineExceeded, LadleError
 from ladle.client.fleet import Fleet
 from ladle.client.flows import Flow, Pause
 from ladle.client.requests import Request
-from ladle.client.retry import should_retry
+from ladle.client.retry import Retry, should_retry
 
 T = TypeVar("T")
 
@@ -26,12 +26,17 @@ class Second(NamedTuple):
 
     address: int
     after_s: float
+    asked: str
+    """As the first attempt's."""
     allow: Callable[[], bool]
     """Asked when the time has come."""
 
 
 class Send(NamedTuple):
-    """A call to be made; what comes of it is the answer's bytes or a Failure."""
+    """A call to be made; what comes of it is the answer's bytes or a Failure.
+
+    With a `second`, Raced may tell of both attempts.
+    """
 
     request: Request
     address: int
@@ -55,7 +60,14 @@ class Failure(NamedTuple):
     """What the server says of retries: its `grpc-retry-pushback-ms`."""
 
 
-Outcome: TypeAlias = "bytes | Failure | None"
+class Raced(NamedTuple):
+    """What came of a call and of a second attempt beside it, of which one may not have ended."""
+
+    ended: tuple[tuple[int, bytes | Failure], ...]
+    """By the address that was asked, at least one; what comes of the call is the last."""
+
+
+Outcome: TypeAlias = "bytes | Failure | Raced | None"
 """What comes of a Send, or None after a Pause."""
 
 Conversation: TypeAlias = Generator[Send | Pause, Outcome, T]
@@ -69,13 +81,16 @@ def conversation(
     jitter: Callable[[], float] | None = None,
     *,
     patient: bool = False,
+    once: bool = False,
 ) -> Conversation[T]:
     """Drive a flow to its result, all its calls within one deadline on the clock `now`.
 
     A `patient` one makes calls that no server could take again for as long as there is time; how
-    many of them there are at once has to be bounded elsewhere, since they take from no budget.
-    `jitter` gives random numbers from 0 to 1 for `should_retry`; None for Python's.
+    many of them there are at once has to be bounded elsewhere, since they take from no budget. One
+    whose flow itself asks again makes each call `once`. `jitter` gives random numbers from 0 to 1
+    for `should_retry`; None for Python's.
     """
+    policy = fleet.retry.patient() if patient else Retry(max_attempts=1) if once else fleet.retry
     try:
         wanted = next(flow)
         while True:
@@ -84,7 +99,9 @@ def conversation(
                 wanted = flow.send(b"")
                 continue
             try:
-                answer = yield from _call(wanted, fleet, deadline, now, jitter or _jitter, patient)
+                answer = yield from _call(
+                    wanted, fleet, deadline, now, jitter or _jitter, policy, patient
+                )
             except LadleError as error:
                 wanted = flow.throw(error)
             else:
@@ -100,21 +117,26 @@ def _call(
     deadline: float,
     now: Callable[[], float],
     jitter: Callable[[], float],
+    policy: Retry,
     patient: bool,
 ) -> Conversation[bytes]:
-    policy = fleet.retry.patient() if patient else fleet.retry
     fleet.retries.earn()
     fleet.hedges.earn()
     tried: set[int] = set()
     for attempt in range(1, policy.max_attempts + 1):
         instant = now()
         address = fleet.pick(tried, instant)
-        asked = f"{request.method.rpartition('/')[2]} at {fleet.addresses[address]}"
+        asked = _asked(request, fleet, address)
         if deadline <= instant:  # gRPC might still find the time
             raise DeadlineExceeded(f"{asked}: the timeout had passed before it was sent")
         tried.add(address)
         second = _second(request, fleet, address, tried, instant)
         outcome = yield Send(request, address, deadline - instant, asked, second)
+        if isinstance(outcome, Raced):
+            *before, (address, outcome) = outcome.ended
+            for other, ended in before:
+                _note(fleet, other, ended, now())
+            tried.add(address)
         if isinstance(outcome, bytes):
             fleet.succeeded(address)
             return outcome
@@ -137,6 +159,17 @@ def _call(
     raise AssertionError("should_retry gives up after the last attempt")
 
 
+def _asked(request: Request, fleet: Fleet, address: int) -> str:
+    return f"{request.method.rpartition('/')[2]} at {fleet.addresses[address]}"
+
+
+def _note(fleet: Fleet, address: int, ended: bytes | Failure, now: float) -> None:
+    if isinstance(ended, bytes):
+        fleet.succeeded(address)
+    else:
+        fleet.failed(address, ended.error.code, now)
+
+
 def _jitter() -> float:
     from random import random  # here, since most who import the client need no retry
 
@@ -148,4 +181,6 @@ def _second(
 ) -> Second | None:
     if fleet.hedge is None or request.method not in _HEDGED:
         return None
-    return Second(fleet.pick_beside(address, tried, now), fleet.hedge.after_s, fleet.hedges.take)
+    beside = fleet.pick_beside(address, tried, now)
+    asked = _asked(request, fleet, beside)
+    return Second(beside, fleet.hedge.after_s, asked, fleet.hedges.take)

@@ -346,7 +346,7 @@ class Client(Shell):
             LadleError: The server is there and can't be asked; see `ladle.client.errors`.
         """
         asked = None if model is None else requests.servable(model, version)
-        self._run(flows.wait_until_ready(asked), timeout)
+        self._run(flows.wait_until_ready(asked), timeout, once=True)
 
     def close(self) -> None:
         """Cut the connections; calls that are under way fail as cancelled. May be called again."""

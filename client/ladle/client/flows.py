@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from ladle.client import examples, inputs, requests, responses
 from ladle.client.cache import MetadataCache
 from ladle.client.errors import (
+    Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
@@ -166,14 +167,15 @@ def health(service: str) -> Flow[bool]:
 def wait_until_ready(asked: Servable | None) -> Flow[None]:
     """Ask again and again until the server takes calls, and the model's version where one is meant.
 
-    A server without health checks, such as TensorFlow Serving's, takes calls once it answers.
+    A server without health checks, such as TensorFlow Serving's, takes calls once it answers. One
+    that is about to stop cancels calls. This is to be driven `once`: it makes retries itself.
     """
     reason = "it has not answered yet"
     try:
         while True:
             try:
                 not_ready = yield from _not_ready(asked)
-            except (Unavailable, Overloaded, NotFound) as error:
+            except (Unavailable, Overloaded, NotFound, Cancelled) as error:
                 not_ready = str(error)
             if not_ready is None:
                 return

@@ -14,7 +14,13 @@ import grpc
 
 from ladle.client.calls import Failure, Send
 from ladle.client.errors import DeadlineExceeded, InvalidAnswer
-from ladle.client.multiplexing import Ledger, encode, outcome_of_end, start_patience_s
+from ladle.client.multiplexing import (
+    Ledger,
+    encode,
+    has_no_streams,
+    outcome_of_end,
+    start_patience_s,
+)
 
 Answered: TypeAlias = "bytes | Failure | None"
 """What comes of a request; None where it has to be asked by a call of its own."""
@@ -33,6 +39,7 @@ class Lines:
         self._open_call = open_call
         self._failed = failed
         self._unary_only = unary_only
+        self._unable: set[int] = set()  # those that began none when they were asked
         self._lines: dict[int, _Line] = {}
         self._retired: list[_Line] = []
         self._closed = False
@@ -43,7 +50,7 @@ class Lines:
         with self._lock:
             line = self._lines.get(send.address)
             if line is None or not line.is_open:
-                if send.address in self._unary_only:
+                if send.address in self._unary_only or send.address in self._unable:
                     return None
                 line = self._replace(line, send)
         return line.ask(send.request.body, send.timeout_s)
@@ -70,13 +77,17 @@ class Lines:
         line = _Line(
             lambda outbox: self._open_call(send.address, outbox),
             self._failed,
-            lambda: self._unary_only.add(send.address),
+            lambda for_good: self._note_unable(send.address, for_good),
             send.asked,
         )
         self._lines[send.address] = line
         if self._closed:
             line.cancel()
         return line
+
+    def _note_unable(self, address: int, for_good: bool) -> None:
+        """Have predictions go there by calls of their own: in this stream, or in all to come."""
+        (self._unary_only if for_good else self._unable).add(address)
 
 
 class _Line:
@@ -86,7 +97,7 @@ class _Line:
         self,
         open_call: Callable[[Iterator[bytes]], StreamCall],
         failed: Failed,
-        on_unable: Callable[[], None],
+        on_unable: Callable[[bool], None],
         asked: str,
     ) -> None:
         self.is_open = True
@@ -112,7 +123,7 @@ class _Line:
         deadline = time.monotonic() + timeout_s
         if not self._may_send.wait(start_patience_s(timeout_s)):
             self._is_silent = True
-            self._on_unable()
+            self._on_unable(False)
             self._call.cancel()
             return None
         answered: Future[Answered] = Future()
@@ -166,8 +177,8 @@ class _Line:
             has_started = self._ledger.has_started
             if not self._is_silent:
                 self._end = outcome_of_end(failure, has_started, self._asked)
-            if self._end is None and not has_started:
-                self._on_unable()
+            if self._end is None and not has_started and not self._is_silent:
+                self._on_unable(has_no_streams(failure))
             with self._lock:
                 self.is_open = False
                 waiting = self._ledger.end()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import DecodeError
 
 from ladle.client.calls import Failure
-from ladle.client.errors import InvalidAnswer, Unavailable, from_status
+from ladle.client.errors import InvalidAnswer, Unavailable, Unimplemented, from_status
 from ladle.client.responses import code_of
 from ladle.client.retry import NOT_TAKEN
 from ladle.protos import ladle_pb, wire
@@ -111,6 +111,14 @@ def start_patience_s(timeout_s: float) -> float:
     There has to be time left to ask by a call of its own.
     """
     return min(timeout_s / 2, _START_PATIENCE_S)
+
+
+def has_no_streams(failure: Failure | None) -> bool:
+    """Tell whether a call that ended before its start shows that the server will never take one.
+
+    Other ends, such as of a token that has run out, are of that call alone.
+    """
+    return failure is not None and isinstance(failure.error, Unimplemented | InvalidAnswer)
 
 
 def outcome_of_end(failure: Failure | None, has_started: bool, asked: str) -> Failure | None:

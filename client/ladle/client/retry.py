@@ -87,7 +87,8 @@ def should_retry(
     if code not in NOT_TAKEN or attempt >= policy.max_attempts:
         return None
     if pushback is not None:
-        if not (pushback.isascii() and pushback.isdigit()):
+        # Nine digits are more than a week, and int() takes time for thousands.
+        if not (pushback.isascii() and pushback.isdigit() and len(pushback) < 10):
             return None
         delay_s = int(pushback) / 1000
     elif is_elsewhere:

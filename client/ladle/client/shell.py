@@ -13,7 +13,7 @@ import grpc
 
 from ladle.client import flows, requests
 from ladle.client.base import BaseClient, failure
-from ladle.client.calls import Conversation, Failure, Outcome, Send
+from ladle.client.calls import Conversation, Failure, Outcome, Raced, Second, Send
 from ladle.client.connection import ChannelOptions
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.fleet import settle
@@ -73,8 +73,8 @@ class Shell(BaseClient):
             return grpc.insecure_channel(address, options, self._compression)
         return grpc.secure_channel(address, self._credentials, options, self._compression)
 
-    def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        return self._finish(self._conversation(flow, timeout))
+    def _run(self, flow: Flow[T], timeout: float | None, *, once: bool = False) -> T:
+        return self._finish(self._conversation(flow, timeout, once=once))
 
     def _everywhere(
         self, what: str, flow: Callable[[], Flow[T]], timeout: float | None
@@ -114,11 +114,12 @@ class Shell(BaseClient):
                 raise Cancelled(f"{self}: closed while a call waited to be made again")
             return None
         outcome = self._send(effect, scope)
-        if isinstance(outcome, Failure) and outcome.error.code is grpc.StatusCode.CANCELLED:
+        ended = outcome.ended[-1][1] if isinstance(outcome, Raced) else outcome
+        if isinstance(ended, Failure) and ended.error.code is grpc.StatusCode.CANCELLED:
             if self._is_closed:  # not the server's doing: nothing to be retried
-                raise outcome.error
+                raise ended.error
             if scope is not None and scope.cancelled.is_set():
-                raise Cancelled(f"{effect.asked}: given up") from outcome.error
+                raise Cancelled(f"{effect.asked}: given up") from ended.error
         return outcome
 
     def _send(self, send: Send, scope: Scope | None) -> Outcome:
@@ -131,10 +132,10 @@ class Shell(BaseClient):
                 send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
             metadata = self._metadata()
             if send.second is not None:
-                return self._race(send, metadata, scope)
+                return self._race(send, send.second, metadata, scope)
             if send.request.method == requests.PREDICT_IN_CHUNKS:
                 assert scope is not None  # nothing else could take the other chunks
-                return scope.first_chunk(self._chunk_call(send, metadata))
+                return self._first_chunk(send, metadata, scope)
             method, body = self._method(send.address, send), send.request.body
             if scope is None:
                 return method(body, timeout=send.timeout_s, metadata=metadata)
@@ -151,6 +152,18 @@ class Shell(BaseClient):
                 raise
             # gRPC's own way to tell of a channel that is closed between two calls.
             raise Cancelled(f"{send.asked}: the client was closed") from error
+
+    def _first_chunk(
+        self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope
+    ) -> bytes:
+        if send.address in self._chunkless:
+            raise Unimplemented(f"{send.asked}: it has no answers in chunks")
+        try:
+            return scope.first_chunk(self._chunk_call(send, metadata))
+        except grpc.RpcError as error:
+            if failure(error, send.asked).error.code is grpc.StatusCode.UNIMPLEMENTED:
+                self._chunkless.add(send.address)
+            raise
 
     def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
         return self._calls[address][self._connection()][send.request.method]
@@ -187,7 +200,7 @@ class Shell(BaseClient):
         from ladle.client.chunking import Chunks, next_part, parts
 
         deadline = self._now() + timeout_s
-        if self._serves_chunks:
+        if len(self._chunkless) < len(self._fleet.addresses):
             scope, chunks = self._scope(), Chunks(wanted.asked)
             flow = flows.predict(replace(wanted, in_chunks=True), self._known, chunks.start)
             try:
@@ -198,8 +211,8 @@ class Shell(BaseClient):
                     yield replace(prediction, outputs=chunks.read(message).outputs)
                 chunks.end()
                 return
-            except Unimplemented:
-                self._serves_chunks = False
+            except Unimplemented:  # then parts are asked for
+                pass
             except grpc.RpcError as error:
                 raise failure(error, chunks.what).error from error
             finally:
@@ -216,38 +229,47 @@ class Shell(BaseClient):
                 yield outcome
 
     def _race(
-        self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope | None
-    ) -> Outcome:
+        self,
+        send: Send,
+        second: Second,
+        metadata: tuple[tuple[str, str], ...],
+        scope: Scope | None,
+    ) -> Raced:
         """Make a call, and a second one where the first takes long; the first answer counts."""
         from queue import Empty, SimpleQueue  # here, for the many who never hedge
 
-        assert send.second is not None
         done: SimpleQueue[grpc.Future[bytes]] = SimpleQueue()
-        started: list[grpc.Future[bytes]] = []
+        started: dict[grpc.Future[bytes], tuple[int, str]] = {}
 
-        def start(address: int, timeout_s: float) -> None:
+        def start(address: int, asked: str, timeout_s: float) -> None:
             call = self._method(address, send).future(
                 send.request.body, timeout=timeout_s, metadata=metadata
             )
-            started.append(call)
+            started[call] = (address, asked)
             if scope is not None:
                 scope.add(call)
             call.add_done_callback(done.put)
 
-        after_s = send.second.after_s
+        ended: list[tuple[int, bytes | Failure]] = []
         try:
-            start(send.address, send.timeout_s)
+            start(send.address, send.asked, send.timeout_s)
             try:
-                ended = done.get(timeout=after_s)
+                call = done.get(timeout=second.after_s)
             except Empty:
-                if send.timeout_s > after_s and send.second.allow():
-                    start(send.second.address, send.timeout_s - after_s)
-                ended = done.get()
-            waiting = len(started) - 1
-            while waiting and ended.exception() is not None:
-                ended = done.get()
-                waiting -= 1
-            return ended.result()
+                if send.timeout_s > second.after_s and second.allow():
+                    start(second.address, second.asked, send.timeout_s - second.after_s)
+                call = done.get()
+            while True:
+                address, asked = started[call]
+                try:
+                    ended.append((address, call.result()))
+                    break
+                except grpc.RpcError as error:
+                    ended.append((address, failure(error, asked)))
+                if len(ended) == len(started):
+                    break
+                call = done.get()
+            return Raced(tuple(ended))
         finally:
             for call in started:
                 call.cancel()

@@ -18,10 +18,10 @@ from ladle.server.core.batch_plan import BatchOptions, WaitUntil
 from ladle.server.core.batch_queue import Load, Piece, Queue, Task
 from ladle.server.core.batch_rows import Outputs, shared_rows, why_not_padded
 from ladle.server.core.batch_run import LATE, BatchRun, Ended
-from ladle.server.core.batch_threads import cpus, yield_when_woken
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.scheduling import cpus, yield_when_woken
 from ladle.server.core.servable import Arrays, Done, Model, ServableId, Signature
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import grpc
 
 from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
-from ladle.server.core.batch_threads import starting_such_as_yield
 from ladle.server.core.errors import ServingError
+from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.budget import ByteBudget, Limits

@@ -1,4 +1,4 @@
-"""The threads that batches run in, and the machine beneath them."""
+"""How threads share the machine beneath them."""
 
 from __future__ import annotations
 

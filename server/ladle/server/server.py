@@ -18,6 +18,7 @@ from ladle.server.call import Methods
 from ladle.server.config import Config
 from ladle.server.config_file import ConfigFile
 from ladle.server.core.access import Access
+from ladle.server.core.base_path import Check
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle import TransitionPolicy
@@ -32,7 +33,7 @@ from ladle.server.core.observation import (
 )
 from ladle.server.core.reloading import ModelSet
 from ladle.server.core.servable import Model, ServableId
-from ladle.server.core.source import Check, FileSystemSource
+from ladle.server.core.source import FileSystemSource
 from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.config import read_path
 from ladle.server.monitoring.exposition import Exposition

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
+from fakes import PATIENCE_S, FakeClock
 
 from ladle.protos.labels import LABELS_NAME
+from ladle.server.core.errors import Unavailable
 from ladle.server.core.source import FileSystemSource, MonitoredModel
 from ladle.server.core.versions import Latest, Specific
 
@@ -55,6 +58,23 @@ def needs_file_a(folder: Path) -> str | None:
     return None if (folder / "a").is_file() else "there is no a"
 
 
+class Gate:
+    """Tells whether a version is whole, but hangs under `dead`, as a lost file system does."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self.hung = 0
+
+    def __call__(self, folder: Path) -> str | None:
+        if folder.parent.name == "dead":
+            self.hung += 1
+            assert self._open.wait(PATIENCE_S)
+        return None
+
+    def open(self) -> None:
+        self._open.set()
+
+
 class Setting:
     """A source over one model, stepped by hand; files seem to have changed only just now."""
 
@@ -62,10 +82,15 @@ class Setting:
         self.base_path = base_path
         self.told = Aspirations()
         self.clock = FakeClock()
+        self.checked = 0
         self.source = FileSystemSource(
-            self.told, poll_wait_s=1, check=needs_file_a, clock=self.clock, wall=lambda: 0.0
+            self.told, poll_wait_s=1, check=self._check, clock=self.clock, wall=lambda: 0.0
         )
         self.source.set_models([MonitoredModel("m", base_path)])
+
+    def _check(self, folder: Path) -> str | None:
+        self.checked += 1
+        return needs_file_a(folder)
 
     def put(self, version: int, file: str, text: str = "") -> None:
         folder = self.base_path / str(version)
@@ -168,6 +193,10 @@ def test_a_failed_version_is_tried_again_once_its_files_have_changed(setting: Se
     setting.step()
     assert setting.told.retried == []
 
+    checked = setting.checked
+    setting.step()
+    assert setting.checked == checked, "files that are the same are not read again"
+
     setting.put(1, "a", "mended")
     setting.step()
     assert setting.told.retried == [], "it has not come to rest"
@@ -175,6 +204,32 @@ def test_a_failed_version_is_tried_again_once_its_files_have_changed(setting: Se
     assert setting.told.retried == [1]
     setting.step()
     assert setting.told.retried == [1], "once for each change"
+
+
+def test_a_file_that_is_renamed_during_the_look_is_of_a_copy_under_way(tmp_path: Path) -> None:
+    """What lacks the same one twice lacks it for good."""
+    (tmp_path / "1").mkdir()
+    told = Aspirations()
+    absent = iter(["a.tmp", "b.tmp", "b.tmp"])
+
+    def check(_: Path) -> str | None:
+        if (name := next(absent, None)) is None:
+            return None
+        raise FileNotFoundError(2, "No such file or directory", name)
+
+    source = FileSystemSource(told, poll_wait_s=1, check=check, wall=lambda: 4e9)
+    source.set_models([MonitoredModel("m", tmp_path)])
+
+    finals = []
+    for _ in range(3):
+        source.step()
+        problem, final = told.problems["m"]
+        assert "it can't be read: " in problem
+        finals.append(final)
+    assert finals == [False, False, True]
+    source.step()
+    assert told.problems == {}
+    assert list(told.last["m"]) == [1]
 
 
 def test_a_version_that_comes_back_has_to_be_whole_again(setting: Setting) -> None:
@@ -273,6 +328,20 @@ def test_polling_once_or_never(tmp_path: Path, poll_wait_s: float, polls: int) -
     assert told.calls == polls
 
 
+def test_nobody_waits_for_what_only_a_rescan_looks_at(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    told = Aspirations()
+    source = polling(told, -1, MonitoredModel("m", tmp_path))
+    assert told.problems == {
+        "m": ("its base path is not looked at before RescanModel asks for it", True)
+    }
+
+    assert source.rescan("m")
+
+    assert list(told.last["m"]) == [1]
+    assert told.problems == {}
+
+
 def test_where_polling_is_once_a_model_that_comes_later_is_looked_at_too(tmp_path: Path) -> None:
     """Upstream's reload never ends then (its issue 1519)."""
     (tmp_path / "1").mkdir()
@@ -289,6 +358,91 @@ def test_where_polling_is_once_a_model_that_comes_later_is_looked_at_too(tmp_pat
     assert told.calls == 1
 
 
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def gate(pool: ThreadPoolExecutor) -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+def test_a_base_path_that_hangs_holds_up_no_other_and_is_looked_at_once(
+    tmp_path: Path, gate: Gate, pool: ThreadPoolExecutor
+) -> None:
+    models = []
+    for name in ("dead", "good"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        models.append(MonitoredModel(name, tmp_path / name))
+    told = Aspirations()
+    clock = FakeClock()
+    source = FileSystemSource(told, poll_wait_s=1, check=gate, clock=clock, wall=lambda: 4e9)
+    source.set_models(models)
+
+    looked = pool.submit(source.step)
+    clock.wait_until_sleeping(1)
+    clock.advance(2)
+    looked.result(PATIENCE_S)
+    assert told.last == {"good": {1: tmp_path / "good" / "1"}}
+    assert told.problems["dead"] == (
+        f"base path {tmp_path / 'dead'} does not answer: a look at it is still under way",
+        False,
+    )
+
+    clock.advance(30)
+    (tmp_path / "good" / "2").mkdir()
+    source.step()
+    assert list(told.last["good"]) == [2]
+    assert told.problems["dead"][1], "waiting alone won't mend it"
+    assert gate.hung == 1
+
+    rescan = pool.submit(source.rescan, "dead")
+    clock.wait_until_sleeping(1)
+    clock.advance(5)
+    with pytest.raises(Unavailable, match=r"model dead: base path .* does not answer"):
+        rescan.result(PATIENCE_S)
+
+    gate.open()
+    assert source.rescan("dead")
+    assert told.last["dead"] == {1: tmp_path / "dead" / "1"}
+    assert told.problems == {}
+    source.stop()
+
+
+def test_a_policy_that_changes_during_a_look_is_looked_at_again_without_polling(
+    tmp_path: Path, gate: Gate, pool: ThreadPoolExecutor
+) -> None:
+    base_path = tmp_path / "dead"
+    for version in "12":
+        (base_path / version).mkdir(parents=True)
+    first_alone = threading.Event()
+
+    class Listening(Aspirations):
+        def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+            super().aspire(name, versions)
+            if list(versions) == [1]:
+                first_alone.set()
+
+    told = Listening()
+    clock = FakeClock()
+    source = FileSystemSource(told, poll_wait_s=0, check=gate, clock=clock)
+    source.set_models([MonitoredModel("m", base_path)])
+    started = pool.submit(source.start)
+    clock.wait_until_sleeping(1)
+    clock.advance(2)
+    started.result(PATIENCE_S)
+
+    source.set_models([MonitoredModel("m", base_path, Specific(frozenset({1})))])
+    gate.open()
+
+    assert first_alone.wait(PATIENCE_S)
+    source.stop()
+
+
 def test_labels_are_told_as_they_lie_beside_the_versions(
     setting: Setting, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,7 +455,7 @@ def test_labels_are_told_as_they_lie_beside_the_versions(
     setting.step()
     setting.step()
     assert setting.told.labels == [{}, {"stable": 1}]
-    assert caplog.text.count("labels can't be read model=m") == 1
+    assert caplog.text.count("labels can't be read base_path=") == 1
     path.unlink()
     setting.step()
     setting.step()

@@ -91,6 +91,7 @@ class ModelSet:
 
         Raises:
             NotFound: It is not configured.
+            Unavailable: The base path does not answer.
         """
         if not self._source.rescan(name):
             raise NotFound(f"model {name} is not configured")
@@ -102,13 +103,17 @@ class ModelSet:
             ServingError: UNKNOWN, as upstream has it: which did not become available, and why.
             Unavailable: Too many callers wait already; what they changed is in place.
         """
+        names = sorted(names)
+        if all(map(self._manager.is_settled, names)):
+            self._require(names)
+            return
         if not self._waits.acquire(blocking=False):
             raise Unavailable(
                 f"{_MAX_WAITING} callers wait for models to load already: "
                 "the change is made, GetModelStatus tells how it goes"
             )
         try:
-            self._wait_for(sorted(names), deadline)
+            self._wait_for(names, deadline)
         finally:
             self._waits.release()
 
@@ -116,6 +121,9 @@ class ModelSet:
         remaining_s = _LONGEST_WAIT_S if deadline is None else deadline - self._clock.now()
         timeout_s = remaining_s - min(_LARGEST_MARGIN_S, remaining_s / 5)
         self._manager.wait_until_settled(names, min(timeout_s, _LONGEST_WAIT_S))
+        self._require(names)
+
+    def _require(self, names: list[str]) -> None:
         absent = [name for name in names if not self._manager.is_available(name)]
         if absent:
             reasons = "; ".join(f"{name}: {self._why(name)}" for name in absent)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ladle.protos.labels import LABELS_NAME, read_labels
+from ladle.server.core.base_path import BasePath, Check, Found
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.settling import Rest, is_settled, look_at, observe
-from ladle.server.core.versions import Latest, VersionPolicy, aspired, numbered, restated
+from ladle.server.core.errors import Unavailable
+from ladle.server.core.lookers import Lookers
+from ladle.server.core.versions import Latest, VersionPolicy
 
 logger = logging.getLogger(__name__)
 
 # A folder counts as at rest after one poll without a change, but no later than this.
 _LONGEST_SETTLE_S = 2.0
-
-Check = Callable[[Path], str | None]
-"""Says what a version's folder lacks to be whole, None if nothing; may raise OSError."""
+# A look takes milliseconds: so long one round waits for those that take longer, all together, and
+# so long for each that comes after. They go on by themselves.
+_ROUND_PATIENCE_S = 2.0
+_LEAST_PATIENCE_S = 0.1
+# A file system that has not answered for so long may never do.
+_HANGS_AFTER_S = 30.0
+# How long a rescan waits for the look under way, and for its own.
+_RESCAN_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,41 +65,23 @@ class AspiredVersions(Protocol):
         """Hear that nothing more will be aspired."""
 
 
-class _Lacking(NamedTuple):
-    reason: str
-    fingerprint: int
-    final: bool
-
-
 class _Watched:
-    """What the source remembers of a model; `lock` is held while its base path is looked at."""
+    """A model that is looked at, by one thread at a time."""
 
-    def __init__(self, model: MonitoredModel) -> None:
+    def __init__(self, model: MonitoredModel, base: BasePath) -> None:
         self.model = model
-        self.lock = threading.Lock()
+        self.base = base
         self.looked = False
-        self.labelled = True  # perhaps
-        self.labels_error: str | None = None
-        self.current: set[int] = set()
-        self.accepted: dict[int, tuple[str, int]] = {}
-        self.resting: dict[int, Rest] = {}
-        self.lacking: dict[int, _Lacking] = {}
-
-    def forget_all_but(self, folders: Mapping[int, str]) -> None:
-        for version, (name, _) in list(self.accepted.items()):
-            if folders.get(version) != name:
-                del self.accepted[version]
-        for known in (self.resting, self.lacking):
-            for version in known.keys() - folders.keys():
-                del known[version]
+        self.began: float | None = None
+        """When the look began that is under way."""
 
 
 class FileSystemSource:
     """Polls the base paths of models and states what it finds, one model at a time. Thread-safe.
 
     A version counts once it is whole and at rest; until then what is served stays. So it does
-    while a base path can't be read, and the other models go on; upstream gives up the poll of
-    all models then (tensorflow/serving issue 2189).
+    while a base path can't be read, or does not answer, and the other models go on; upstream gives
+    up the poll of all models then (tensorflow/serving issue 2189).
     """
 
     def __init__(
@@ -108,7 +96,7 @@ class FileSystemSource:
         """Take how to look; nothing is read before `start`.
 
         Args:
-            manager: told, from the polling thread, what there is.
+            manager: told, from threads of the source's, what there is.
             poll_wait_s: seconds between polls; 0 looks at each model once, without waiting for
                 files to come to rest; less never looks, but for `rescan`.
             check: tells whether a folder is whole.
@@ -121,7 +109,8 @@ class FileSystemSource:
         self._check = check
         self._clock = clock or MonotonicClock()
         self._wall = wall
-        self._wake = threading.Condition()
+        self._lookers = Lookers(self._clock)
+        self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
         self._due = False
         self._stopped = False
@@ -134,22 +123,25 @@ class FileSystemSource:
         are looked at without waiting for the next poll.
         """
         wanted = {model.name: model for model in models}
-        with self._wake:
+        with self._changed:
             for name in self._watched.keys() - wanted.keys():
                 del self._watched[name]
                 self._manager.withdraw(name)
             for name, model in wanted.items():
                 known = self._watched.get(name)
                 if known is None or known.model.base_path != model.base_path:
-                    self._watched[name] = _Watched(model)
+                    self._watched[name] = _Watched(model, self._base(model))
+                    if self._poll_wait_s < 0:
+                        unseen = "its base path is not looked at before RescanModel asks for it"
+                        self._manager.report(name, unseen, final=True)
                 elif known.model != model:
                     known.model = model
                     known.looked = False
             self._due = True
-            self._wake.notify_all()
+            self._changed.notify_all()
 
     def start(self) -> None:
-        """Look once, in the caller's thread, then go on in one of its own."""
+        """Look once, in the caller's time, then go on in a thread."""
         if self._poll_wait_s < 0:
             return
         self.step()
@@ -157,133 +149,121 @@ class FileSystemSource:
         self._thread.start()
 
     def stop(self) -> None:
-        """End polling; waits a moment for the thread, which a dead file system may hold."""
-        with self._wake:
+        """End polling; waits a moment for the thread."""
+        with self._changed:
             self._stopped = True
-            self._wake.notify_all()
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
+        self._lookers.close()
         self._manager.source_stopped()
 
     def step(self, *, only_new: bool = False) -> None:
-        """Look at every base path once, or only at those not looked at yet."""
-        with self._wake:
+        """Look at every base path once, or only at those not looked at yet.
+
+        One that does not answer is left to itself after a while, and not looked at again before
+        it does.
+        """
+        with self._changed:
             self._due = False
             watched = [w for w in self._watched.values() if not (only_new and w.looked)]
+        until = self._clock.now() + _ROUND_PATIENCE_S
         for one in watched:
-            self._look(one)
+            if self._stopped:
+                return
+            patience_s = max(_LEAST_PATIENCE_S, until - self._clock.now())
+            if not (self._claim(one, 0.0) and self._look(one, patience_s)):
+                self._report_hanging(one)
 
     def rescan(self, name: str) -> bool:
         """Look at one model's base path now, and try its failed versions again.
 
         Returns False if no such model is watched.
+
+        Raises:
+            Unavailable: The base path does not answer.
         """
-        with self._wake:
+        with self._changed:
             watched = self._watched.get(name)
         if watched is None:
             return False
-        self._look(watched)
+        if not (
+            self._claim(watched, _RESCAN_PATIENCE_S) and self._look(watched, _RESCAN_PATIENCE_S)
+        ):
+            raise Unavailable(f"model {name}: {_no_answer(watched)}; try again later")
         for version in self._manager.failed(name):
             self._manager.retry(name, version)
         return True
 
-    def _look(self, watched: _Watched) -> None:
-        with watched.lock:
-            model = watched.model
+    def _base(self, model: MonitoredModel) -> BasePath:
+        return BasePath(
+            model.base_path,
+            self._check,
+            settle_s=self._settle_s,
+            clock=self._clock,
+            wall=self._wall,
+        )
+
+    def _claim(self, watched: _Watched, wait_s: float) -> bool:
+        """Be the one to look; False if another look goes on for longer than that."""
+        until = self._clock.now() + wait_s
+        with self._changed:
+            while watched.began is not None:
+                remaining_s = until - self._clock.now()
+                if remaining_s <= 0:
+                    return False
+                self._clock.wait(self._changed, remaining_s)
+            watched.began = self._clock.now()
             watched.looked = True
-            try:
-                names = os.listdir(model.base_path)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                unread = f"could not read base path {model.base_path}: {reason}"
-                self._state(watched, None, unread, final=True)
-                return
-            folders = numbered(names)
-            if watched.labelled or LABELS_NAME in names:
-                self._look_at_labels(watched)
-            watched.forget_all_but(folders)
-            lacking: dict[int, _Lacking] = {}
+        return True
 
-            def is_whole(version: int) -> bool:
-                if version in watched.accepted:
-                    return True
-                lack = self._lacking(watched, version, folders[version])
-                if lack is not None:
-                    lacking[version] = lack
-                return lack is None
+    def _look(self, watched: _Watched, patience_s: float) -> bool:
+        """Look at what was claimed; False if that goes on."""
+        return self._lookers.do(partial(self._look_and_tell, watched), patience_s)
 
-            whole = aspired(folders, model.policy, is_whole)
-            wanted = restated(folders, model.policy, whole, watched.current)
-            watched.lacking = lacking
-            problem, final = _problem(model, folders, whole, lacking)
-            self._state(watched, wanted, problem, final=final)
-            for version in self._manager.failed(model.name):
-                self._look_at_failed(watched, version)
-
-    def _state(
-        self, watched: _Watched, wanted: Mapping[int, str] | None, problem: str | None, final: bool
-    ) -> None:
+    def _look_and_tell(self, watched: _Watched) -> None:
         model = watched.model
-        with self._wake:
-            if self._watched.get(model.name) is not watched:
-                return  # it was withdrawn meanwhile, or moved
-            if wanted is not None:
-                watched.current = set(wanted)
-                paths = {version: model.base_path / name for version, name in wanted.items()}
-                self._manager.aspire(model.name, paths)
-            self._manager.report(model.name, problem, final=final)
-
-    def _lacking(self, watched: _Watched, version: int, folder_name: str) -> _Lacking | None:
-        """Return why a version may not be loaded yet; None accepts it."""
-        path = watched.model.base_path / folder_name
-        now_s = self._clock.now()
+        found: Found | None = None
         try:
-            look = look_at(path)
-            rest = watched.resting[version] = observe(watched.resting.get(version), look, now_s)
-            if not is_settled(rest, self._settle_s, now_s=now_s, wall_s=self._wall()):
-                return _Lacking("its files are still changing", look.fingerprint, final=False)
-            known = watched.lacking.get(version)
-            if known is not None and known.final and known.fingerprint == look.fingerprint:
-                return known
-            reason = self._check(path)
-        except OSError as error:
-            watched.resting.pop(version, None)
-            if isinstance(error, NotADirectoryError):
-                return _Lacking("it is not a folder", 0, final=True)
-            return _Lacking(f"it can't be read: {error}", 0, final=True)
-        if reason is not None:
-            return _Lacking(reason, look.fingerprint, final=True)
-        watched.accepted[version] = (folder_name, look.fingerprint)
-        return None
+            found = watched.base.look(model.policy, self._manager.failed(model.name))
+        finally:
+            with self._changed:
+                watched.began = None
+                self._due = self._due or not watched.looked  # its policy is another by now
+                self._changed.notify_all()
+                # If it is not watched, it was withdrawn meanwhile, or moved.
+                if (
+                    found is not None
+                    and self._watched.get(model.name) is watched
+                    and not self._stopped
+                ):
+                    self._tell(model.name, found)
 
-    def _look_at_labels(self, watched: _Watched) -> None:
-        model = watched.model
-        try:
-            labels = read_labels(model.base_path)
-        except (OSError, ValueError) as error:
-            if watched.labels_error != str(error):
-                logger.warning("labels can't be read model=%s error=%s", model.name, error)
-            watched.labels_error = str(error)
-            return
-        watched.labels_error = None
-        watched.labelled = bool(labels)
-        with self._wake:
-            if self._watched.get(model.name) is watched:
-                self._manager.label(model.name, labels)
+    def _tell(self, name: str, found: Found) -> None:
+        if found.labels is not None:
+            self._manager.label(name, found.labels)
+        if found.wanted is not None:
+            self._manager.aspire(name, found.wanted)
+        self._manager.report(name, found.problem, final=found.final)
+        for version in found.mended:
+            self._manager.retry(name, version)
 
-    def _look_at_failed(self, watched: _Watched, version: int) -> None:
-        """Have a failed version loaded again once its files are others, and whole."""
-        accepted = watched.accepted.get(version)
-        if accepted is None or self._lacking(watched, version, accepted[0]) is not None:
-            return
-        if watched.accepted[version] != accepted:
-            self._manager.retry(watched.model.name, version)
+    def _report_hanging(self, watched: _Watched) -> None:
+        with self._changed:
+            name = watched.model.name
+            if watched.began is not None and self._watched.get(name) is watched:
+                final = self._clock.now() - watched.began >= _HANGS_AFTER_S
+                self._manager.report(name, _no_answer(watched), final=final)
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                if not self._stopped and not self._due:
-                    self._clock.wait(self._wake, self._poll_wait_s or None)
+            with self._changed:
+                until = self._clock.now() + self._poll_wait_s
+                while not self._stopped and not self._due:
+                    remaining_s = until - self._clock.now() if self._poll_wait_s else None
+                    if remaining_s is not None and remaining_s <= 0:
+                        break
+                    self._clock.wait(self._changed, remaining_s)
                 if self._stopped:
                     return
                 only_new = self._due or not self._poll_wait_s
@@ -293,23 +273,5 @@ class FileSystemSource:
                 logger.exception("a look at the base paths failed")
 
 
-def _problem(
-    model: MonitoredModel,
-    folders: Mapping[int, str],
-    whole: Mapping[int, str],
-    lacking: Mapping[int, _Lacking],
-) -> tuple[str | None, bool]:
-    """Return what is wrong under a base path, and whether waiting alone won't mend it."""
-    if not folders:
-        return (
-            f"no versions under base path {model.base_path}: "
-            "expected a folder whose name is a number, such as 1"
-        ), True
-    if lacking:
-        version = max(lacking)
-        path = model.base_path / folders[version]
-        final = all(lack.final for lack in lacking.values())
-        return f"version {version} in {path} is not whole: {lacking[version].reason}", final
-    if not whole:
-        return f"none of the wanted versions is under base path {model.base_path}", True
-    return None, True
+def _no_answer(watched: _Watched) -> str:
+    return f"base path {watched.model.base_path} does not answer: a look at it is still under way"

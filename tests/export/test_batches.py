@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ladle.export import Dataset, TrainingOptions
 from ladle.export.recipes import RECIPES
 
+TRAINING = ("x_train", "y_train")
+
 
 def fit(dataset: Dataset, **options: Any) -> Any:
     from ladle.export.training import train
@@ -45,6 +47,14 @@ def batches_of(dataset: Dataset, **options: Any) -> Any:
     from ladle.export.batches import training_batches
 
     return training_batches(dataset, TrainingOptions(**options), None, one_hot=False)
+
+
+def test_a_split_takes_its_share_whatever_a_float_makes_of_it(arrays: Any) -> None:
+    from ladle.export.batches import n_training
+
+    ten = Dataset.from_arrays("ten", arrays | {name: arrays[name][:10] for name in TRAINING})
+    for tenths in range(10):
+        assert n_training(ten, TrainingOptions(validation_split=tenths / 10)) == 10 - tenths
 
 
 def test_as_many_batches_are_read_at_once_as_there_are_workers(small: Dataset) -> None:

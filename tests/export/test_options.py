@@ -43,8 +43,25 @@ def test_small_data_is_shown_more_often_by_default(n_images: int, epochs: int) -
 def test_validation_is_on_one_thing_or_the_other() -> None:
     with pytest.raises(ValueError, match="expected none or held-out data or a split, got two"):
         TrainingOptions(validation="held-out", validation_split=0.5)
-    with pytest.raises(ValueError, match="initial epoch: expected at most the 2 epochs"):
-        TrainingOptions(epochs=2, initial_epoch=3)
+    with pytest.raises(ValueError, match="initial epoch: expected less than the 2 epochs"):
+        TrainingOptions(epochs=2, initial_epoch=2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_regression"),
+    [
+        (None, False),
+        ("MSE", True),
+        ("mean_squared_error", True),
+        ("MeanSquaredError", True),
+        ("LogCosh", True),
+        ("CategoricalHinge", False),
+    ],
+)
+def test_a_loss_on_numbers_is_known_however_it_is_written(
+    loss: str | None, is_regression: bool
+) -> None:
+    assert TrainingOptions(loss=loss).is_regression == is_regression
 
 
 def test_a_recipe_says_how_long_is_usual() -> None:

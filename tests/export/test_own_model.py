@@ -23,6 +23,40 @@ def fitting(shape, classes):
 def fixed():
     return keras.Sequential([keras.Input((5, 5)), keras.layers.Flatten(), keras.layers.Dense(3)])
 
+class Own(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = keras.layers.Dense(classes, activation="softmax")
+        self.flatten = keras.layers.Flatten()  # attributes come in no order of calls
+
+    def call(self, x):
+        return self.head(self.flatten(x))
+
+def subclass(shape, classes):
+    return Own(classes)
+
+def picky(shape, classes):
+    return Picky()
+
+class Picky(keras.Model):
+    def call(self, x):
+        raise LookupError("only\\nGIFs")
+
+def wide(shape, classes):
+    return Own(classes + 1)
+
+def nested(shape, classes):
+    return keras.Sequential([keras.Input(shape), fitting(shape, classes)])
+
+def by_an_operation(shape, classes):
+    given = keras.Input(shape)
+    return keras.Model(given, keras.ops.softmax(keras.layers.Dense(classes)(
+        keras.layers.Flatten()(given))))
+
+def logits(shape, classes):
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(),
+                             keras.layers.Dense(classes, activation="relu")])
+
 def nothing():
     return 3
 """
@@ -88,6 +122,33 @@ def test_a_model_that_ends_in_softmax_is_not_given_another(
     assert "classify" in exported.card.signatures
 
 
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        ("fitting", True),
+        ("subclass", True),
+        ("nested", True),
+        ("by_an_operation", True),
+        ("logits", False),
+    ],
+)
+def test_a_softmax_is_found_wherever_it_is(
+    factories: str, small: Dataset, factory: str, expected: bool
+) -> None:
+    from ladle.export.training import has_softmax
+
+    assert has_softmax(load_model(f"{factories}:{factory}", small), small) == expected
+
+
+def test_a_subclass_of_keras_model_is_exported(
+    tmp_path: Path, small: Dataset, factories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
+    exported = export_classifier(tmp_path, small, model=f"{factories}:subclass", fit=False)
+    assert "logits" not in exported.card.signatures
+    assert exported.card.provenance["parameters"] == 17 * 3
+
+
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore:__array__:DeprecationWarning")
 def test_a_file_that_brings_code_is_loaded_only_when_trusted(
@@ -109,6 +170,8 @@ def test_a_file_that_brings_code_is_loaded_only_when_trusted(
         ("no_such_module:f", "no_such_module:f cannot be imported: No module named"),
         ("my_factories:f", "my_factories:f cannot be imported: module 'my_factories' has no"),
         ("my_factories:nothing", "to give a keras.Model, got <class 'int'>"),
+        ("my_factories:picky", r"fails on prepared examples of small, \[4, 4\]: .*: only"),
+        ("my_factories:wide", r"gives \[-1, 4\], expected \[-1, 3\] for small"),
         ("my_factories:fixed", r"takes \[-1, 5, 5\], and prepared examples of small are \[4, 4\]"),
     ],
 )
@@ -117,7 +180,7 @@ def test_a_model_that_cannot_be_had_is_one_line(
 ) -> None:
     with pytest.raises(ExportError, match=message) as error:
         load_model(spec, small)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path, small: Dataset) -> None:

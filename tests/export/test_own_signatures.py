@@ -12,7 +12,7 @@ from exporting import CLASSIFIER_SIGNATURES, ONE_EPOCH, TF1Session
 from ladle.export import CheckError, Dataset, ExportError, OwnSignature, export_classifier
 from ladle.export.card import read_card
 from ladle.export.cli import main
-from ladle.export.own_signatures import own_endpoints, own_sample
+from ladle.export.own_signatures import as_endpoint, own_endpoints, own_sample
 from ladle.export.recheck import check_version
 
 pytestmark = pytest.mark.usefixtures("checked_here")
@@ -150,6 +150,28 @@ def test_a_signature_that_cannot_be_tried_is_one_line(
     with pytest.raises(ExportError) as error:
         own_sample("a", signature, small.x_test, small)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_python_condition_on_a_tensor_becomes_part_of_the_graph() -> None:
+    import tensorflow as tf
+
+    def grown(x: Any) -> Any:
+        if tf.reduce_sum(x) > 0:
+            x = x * 2.0
+        return {"y": x}
+
+    signature = OwnSignature(function=grown, inputs=(spec(None, 1),))
+    graph = as_endpoint("grown", signature).function
+    assert graph(tf.constant([[1.0]]))["y"].numpy() == 2
+    assert graph(tf.constant([[-1.0]]))["y"].numpy() == -1
+
+
+def test_what_cannot_be_made_a_graph_is_one_line() -> None:
+    """It runs when it is tried, as there it is Python."""
+    signature = OwnSignature(function=lambda x: {"y": x.numpy()}, inputs=(spec(None, 1),))
+    with pytest.raises(ExportError, match=r'signature "eager": .*numpy') as error:
+        as_endpoint("eager", signature)
     assert "\n" not in str(error.value)
 
 

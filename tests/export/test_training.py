@@ -27,7 +27,7 @@ def fit(dataset: Dataset, recipe: str = "mlp-plain", verbose: int = 0, **options
     from ladle.export.training import train
 
     # A few steps take less time one by one than the compilation of one.
-    few = options.get("epochs", 1) <= 4
+    few = (options.get("epochs") or 1) <= 4
     options = {"epochs": 1, "batch_size": 4, "run_eagerly": few} | options
     given = TrainingOptions(**options)
     return train(dataset, RECIPES[recipe], given, verbose=verbose)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_crossentropies_of_numbers_and_of_one_hot_rows_are_one(small: Dataset) -
 
 
 def test_a_loss_on_numbers_makes_a_regression(numbers: Dataset) -> None:
-    trained = fit(numbers, loss="mae")
+    trained = fit(numbers, loss="MAE")
     assert trained.is_regression
     assert trained.history.keys() == {"loss", "mae"}
     assert trained.history["loss"] == pytest.approx(trained.history["mae"])
@@ -346,7 +346,9 @@ def test_lenet_measures_on_held_out_data_after_every_epoch(small: Dataset) -> No
     ("recipe", "options", "message"),
     [
         ("mlp", {"optimizer": "adamant"}, "optimizer: expected one of Keras's, got adamant"),
+        ("mlp", {"optimizer": "LossScaleOptimizer"}, "LossScaleOptimizer takes more than its name"),
         ("mlp", {"momentum": 0.5}, "momentum: adam takes none"),
+        ("mlp", {"epochs": None, "initial_epoch": 50}, "initial epoch: expected less than the 50"),
         ("mlp", {"loss": "crossness"}, "loss: expected one of Keras's, got crossness"),
         ("mlp", {"loss": "mse"}, "loss: mse does not suit targets that are classes"),
         ("mlp", {"metrics": ("luck",)}, "metrics: expected those of Keras, got luck"),

@@ -7,6 +7,7 @@ memory maps.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,8 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
     Raises:
         ValueError: The validation split leaves none.
     """
-    n_examples = int(len(dataset.x_train) * (1 - options.validation_split))
+    # A float's rounding takes no example away: of 10, a split of 0.9 leaves one.
+    n_examples = math.floor(len(dataset.x_train) * (1 - options.validation_split) + 1e-9)
     if not n_examples:
         raise ValueError(
             f"validation split: {options.validation_split:g} of {len(dataset.x_train)} examples"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import keras
@@ -11,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.dataset import Dataset
-from ladle.export.options import TrainingOptions
+from ladle.export.options import TrainingOptions, plain
 
 # Adam starts here and falls to 0 along a cosine. On MNIST, 5 epochs and batches of 128, three seeds
 # gave 0.979 to 0.980 of the held-out images; a constant 0.001 and batches of 32, 0.975 to 0.980.
 _PEAK_LEARNING_RATE = 0.004
 _SHORT_NAMES = {
-    "mse": "mean_squared_error",
-    "mae": "mean_absolute_error",
-    "mape": "mean_absolute_percentage_error",
-    "msle": "mean_squared_logarithmic_error",
+    "mse": "meansquarederror",
+    "mae": "meanabsoluteerror",
+    "mape": "meanabsolutepercentageerror",
+    "msle": "meansquaredlogarithmicerror",
 }
 
 
@@ -28,7 +27,7 @@ def make_optimizer(options: TrainingOptions, steps: int) -> Any:
     """Return a new optimizer for a training of `steps` steps.
 
     Raises:
-        ValueError: Keras has none of that name, or it takes no momentum.
+        ValueError: Keras has none of that name, or it takes no momentum, or more than that.
     """
     config: dict[str, Any] = {}
     if options.learning_rate is not None:
@@ -42,7 +41,12 @@ def make_optimizer(options: TrainingOptions, steps: int) -> Any:
         raise ValueError(f"optimizer: expected one of Keras's, got {options.optimizer}")
     if "momentum" in config and "momentum" not in inspect.signature(made).parameters:
         raise ValueError(f"momentum: {options.optimizer} takes none")
-    return made(**config)
+    try:
+        return made(**config)
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer: {options.optimizer} takes more than its name: {error}"
+        ) from None
 
 
 def make_loss(options: TrainingOptions, *, is_regression: bool, from_logits: bool) -> Any:
@@ -53,7 +57,7 @@ def make_loss(options: TrainingOptions, *, is_regression: bool, from_logits: boo
     """
     usual = "mean_squared_error" if is_regression else "sparse_categorical_crossentropy"
     name = options.loss or usual
-    made = _class_named(_SHORT_NAMES.get(name, name), keras.losses, keras.losses.Loss)
+    made = _class_named(_SHORT_NAMES.get(plain(name), name), keras.losses, keras.losses.Loss)
     if made is None:
         raise ValueError(f"loss: expected one of Keras's, got {name}")
     takes_logits = "from_logits" in inspect.signature(made).parameters
@@ -131,7 +135,7 @@ def _class_weights(text: str, dataset: Dataset) -> NDArray[np.float32]:
 
 def _class_named(name: str, module: Any, base: type) -> Any | None:
     """Return Keras's class by its name, or by that with underscores; capitals don't matter."""
-    wanted = re.sub("_", "", name).lower()
+    wanted = plain(name)
     for known, value in vars(module).items():
         a_class = inspect.isclass(value) and issubclass(value, base) and value is not base
         if a_class and known.lower() == wanted:

@@ -11,21 +11,26 @@ _MAX_DEFAULT_EPOCHS = 50
 _MIN_EXAMPLES_SEEN = 43_000
 _LARGEST = 2**31 - 1
 
-# Losses on numbers rather than classes: with one of these the model is a regression.
 REGRESSION_LOSSES = frozenset(
     {
         "mse",
-        "mean_squared_error",
+        "meansquarederror",
         "mae",
-        "mean_absolute_error",
+        "meanabsoluteerror",
         "mape",
-        "mean_absolute_percentage_error",
+        "meanabsolutepercentageerror",
         "msle",
-        "mean_squared_logarithmic_error",
+        "meansquaredlogarithmicerror",
         "huber",
-        "log_cosh",
+        "logcosh",
     }
 )
+"""Losses on numbers, as `plain` writes them: with one of these the model is a regression."""
+
+
+def plain(name: str) -> str:
+    """Return one of Keras's names without what is not minded: capitals and underscores."""
+    return name.replace("_", "").lower()
 
 
 def _text(metavar: str, help_: str) -> dict[str, object]:
@@ -124,7 +129,8 @@ class TrainingOptions:
     early_stopping: int | None = field(
         default=None,
         metadata={
-            "help": "stop after N epochs without a better loss, and take the weights of the best"
+            "help": "stop after N epochs without a better loss (with lenet, without a better"
+            " held-out accuracy), and take the weights of the best"
         },
     )
     checkpoint_dir: str | None = field(
@@ -184,16 +190,16 @@ class TrainingOptions:
             raise ValueError("validation: expected none or held-out data or a split, got two")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
-        if self.epochs is not None and self.epochs < self.initial_epoch:
+        if self.epochs is not None and self.epochs <= self.initial_epoch:
             raise ValueError(
-                f"initial epoch: expected at most the {self.epochs} epochs to train,"
+                f"initial epoch: expected less than the {self.epochs} epochs to train,"
                 f" got {self.initial_epoch}"
             )
 
     @property
     def is_regression(self) -> bool:
         """Whether the loss is one on numbers."""
-        return self.loss in REGRESSION_LOSSES
+        return self.loss is not None and plain(self.loss) in REGRESSION_LOSSES
 
     def epochs_for(self, n_examples: int, usual: int = _USUAL_EPOCHS) -> int:
         """Return the epochs to train on `n_examples`: those asked for, or the default.

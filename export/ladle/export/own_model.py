@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
     except Exception as error:  # Keras raises whatever a damaged or strange file leads to
-        reason = " ".join(str(error).split())[:300]
         unsafe = "" if allow_unsafe else "; if you trust it: --allow-unsafe-model"
-        raise ExportError(f"model: {path} does not load: {reason}{unsafe}") from error
+        raise ExportError(f"model: {path} does not load: {_reason(error)}{unsafe}") from error
 
 
 def import_function(what: str, spec: str) -> Any:
@@ -73,7 +73,7 @@ def _call_factory(spec: str, dataset: Dataset) -> Any:
     try:
         return function(*arguments) if inspect.signature(function).parameters else function()
     except Exception as error:
-        raise ExportError(f"model: {spec} failed: {type(error).__name__}: {error}") from error
+        raise ExportError(f"model: {spec} failed: {_reason(error)}") from error
 
 
 def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
@@ -81,20 +81,32 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
 
     if not isinstance(model, keras.Model):
         raise ExportError(f"model: expected {spec} to give a keras.Model, got {type(model)}")
-    if not model.built:
-        model.build((None, *dataset.preparation.model_shape))
     expected = dataset.preparation.model_shape
     outputs = len(dataset.labels) or 1
-    if not _matches(model.input_shape, (None, *expected)):
+    takes = getattr(model, "input_shape", (None, *expected))  # a subclass doesn't tell
+    if not _matches(takes, (None, *expected)):
         raise ExportError(
-            f"model: {spec} takes {_shown(model.input_shape)}, and prepared examples of"
+            f"model: {spec} takes {_shown(takes)}, and prepared examples of"
             f" {dataset.name} are {list(expected)}"
         )
-    if not _matches(model.output_shape, (None, outputs)):
+    try:
+        given = model(keras.Input(expected))
+    except Exception as error:  # whatever the user's code or Keras raises
         raise ExportError(
-            f"model: {spec} gives {_shown(model.output_shape)}, expected"
+            f"model: {spec} fails on prepared examples of {dataset.name}, {list(expected)}:"
+            f" {_reason(error)}"
+        ) from error
+    gives = getattr(given, "shape", given)
+    if not _matches(gives, (None, outputs)):
+        raise ExportError(
+            f"model: {spec} gives {_shown(gives)}, expected"
             f" {_shown((None, outputs))} for {dataset.name}"
         )
+
+
+def _reason(error: Exception) -> str:
+    plain = re.sub("\x1b\\[[0-9;]*m", "", str(error))  # Keras writes for a terminal
+    return f"{type(error).__name__}: {' '.join(plain.split())[:300]}"
 
 
 def _matches(declared: Any, shape: tuple[int | None, ...]) -> bool:

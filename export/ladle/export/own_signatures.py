@@ -67,9 +67,15 @@ def own_endpoints(given: Any, model: Any) -> dict[str, OwnSignature]:
     return found
 
 
-def as_endpoint(signature: OwnSignature) -> Endpoint:
-    """Return what `write_saved_model` writes."""
-    return Endpoint(function=signature.function, inputs=signature.inputs)
+def as_endpoint(name: str, signature: OwnSignature) -> Endpoint:
+    """Return what `write_saved_model` writes: the function as a graph, whose `if`s may ask tensors.
+
+    Raises:
+        ExportError: The function can't be made a graph.
+    """
+    graph = tf.function(signature.function, input_signature=signature.inputs)
+    _called_for(name, graph.get_concrete_function)
+    return Endpoint(function=graph, inputs=signature.inputs)
 
 
 def own_sample(name: str, signature: OwnSignature, raw: NDArray[Any], dataset: Dataset) -> Sample:

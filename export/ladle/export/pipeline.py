@@ -29,7 +29,7 @@ from ladle.export.recipes import RECIPES
 from ladle.export.requirements import Requirements
 from ladle.export.samples import Sample, make_samples
 from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
-from ladle.export.training import Trained, Verbosity, check_backend, train
+from ladle.export.training import Trained, Verbosity, check_backend, has_softmax, train
 from ladle.export.warmup import write_warmup
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import MAX_VERSION
@@ -127,7 +127,10 @@ def export_classifier(
         trained = train(dataset, RECIPES[recipe], options, model=own, verbose=verbose)
         epochs = options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
     else:
-        trained, epochs = Trained(own, is_regression=dataset.is_regression), 0
+        epochs = 0
+        trained = Trained(
+            own, is_regression=dataset.is_regression, has_softmax=has_softmax(own, dataset)
+        )
     own_signatures = own_endpoints(signatures, trained.model)
     answers = trained.answers(dataset.x_test, dataset.preparation)
     if not np.isfinite(answers).all():
@@ -146,8 +149,8 @@ def export_classifier(
         raw = dataset.x_test[:_CHECKED_EXAMPLES]
         samples = make_samples(endpoints, raw, trained, dataset.preparation, dataset.labels)
         for name, signature in own_signatures.items():
-            endpoints[name] = as_endpoint(signature)
             samples[name] = own_sample(name, signature, raw, dataset)
+            endpoints[name] = as_endpoint(name, signature)
         write_saved_model(endpoints, folder)
         check_operations(folder, requirements.allow_op)
         latency_ms = _check_signatures(folder, samples, own_signatures.keys())

@@ -32,13 +32,16 @@ History = Mapping[str, Sequence[float]]
 """Loss and metrics, one number for each epoch that was trained."""
 
 _PREDICT_BATCH_SIZE = 1024
+_FEW = 16
+# Half precision adds up the probabilities of many classes no better.
+_OFF_BY = 0.01
 
 
 class Trained:
     """A trained Keras model, from prepared examples [-1, ...] to what its task asks for.
 
-    A classifier gives logits [-1, classes], or probabilities where its last layer is a softmax of
-    its own. A regression gives values [-1] or [-1, 1].
+    A classifier gives logits [-1, classes], or probabilities where it has a softmax of its own. A
+    regression gives values [-1, 1].
     """
 
     def __init__(
@@ -46,12 +49,13 @@ class Trained:
         model: Any,
         *,
         is_regression: bool = False,
+        has_softmax: bool = False,
         history: History | None = None,
         first_epoch: int = 1,
     ) -> None:
         self.model = model
         self.is_regression = is_regression
-        self.has_logits = not is_regression and not _ends_in_softmax(model)
+        self.has_logits = not is_regression and not has_softmax
         self.history: History = history or {}
         self.first_epoch = first_epoch
         """The number of the first epoch in the history: a training may go on from another."""
@@ -121,15 +125,37 @@ def train(
         if model is None:
             preparation = dataset.preparation
             model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
-        history, first_epoch = _fit(model, dataset, recipe, options, checkpoints, verbose)
+            softmax = False
+        else:
+            softmax = has_softmax(model, dataset)
+        history, first_epoch = _fit(
+            model, dataset, recipe, options, checkpoints, from_logits=not softmax, verbose=verbose
+        )
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(
             f"{dataset.name}: no room to train on {len(dataset.x_train)} {dataset.what}"
             f" of {list(dataset.image_shape)}"
         ) from error
     return Trained(
-        model, is_regression=dataset.is_regression, history=history, first_epoch=first_epoch
+        model,
+        is_regression=dataset.is_regression,
+        has_softmax=softmax,
+        history=history,
+        first_epoch=first_epoch,
     )
+
+
+def has_softmax(model: Any, dataset: Dataset) -> bool:
+    """Return whether a classifier's answers to some examples are probabilities for each class.
+
+    Wherever its softmax is: in a layer, in a model inside it, or in code. Logits are that by
+    chance at no time.
+    """
+    if dataset.is_regression:
+        return False
+    few = dataset.preparation.apply(dataset.x_train[:_FEW])
+    answers = np.asarray(model(few, training=False), np.float64)
+    return bool(np.all(answers >= 0) and np.all(np.abs(answers.sum(axis=-1) - 1) < _OFF_BY))
 
 
 def check_backend() -> None:
@@ -151,9 +177,16 @@ def _fit(
     recipe: Recipe,
     options: TrainingOptions,
     checkpoints: Checkpoints | None,
+    *,
+    from_logits: bool,
     verbose: Verbosity,
 ) -> tuple[History, int]:
     epochs = options.epochs_for(len(dataset.x_train), recipe.EPOCHS)
+    if options.initial_epoch >= epochs:
+        raise ValueError(
+            f"initial epoch: expected less than the {epochs} epochs to train,"
+            f" got {options.initial_epoch}"
+        )
     steps = options.steps_per_epoch or math.ceil(n_training(dataset, options) / options.batch_size)
     optimizer = compilation.make_optimizer(options, epochs * steps)
     weights = compilation.example_weights(dataset, options)
@@ -172,9 +205,7 @@ def _fit(
             verbose=verbose,
         )
     is_regression = dataset.is_regression
-    loss = compilation.make_loss(
-        options, is_regression=is_regression, from_logits=not _ends_in_softmax(model)
-    )
+    loss = compilation.make_loss(options, is_regression=is_regression, from_logits=from_logits)
     one_hot = compilation.takes_one_hot(loss, is_regression=is_regression)
     compilation.check_metrics((*options.metrics, *options.weighted_metrics))
     model.compile(
@@ -226,12 +257,3 @@ def _callbacks(
             )
         )
     return callbacks
-
-
-def _ends_in_softmax(model: Any) -> bool:
-    layers = getattr(model, "layers", None)
-    if not layers:
-        return False
-    return isinstance(layers[-1], keras.layers.Softmax) or (
-        getattr(layers[-1], "activation", None) is keras.activations.softmax
-    )

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 from ladle.server.config import Config
 
 if TYPE_CHECKING:
-    from ladle.server.server import Server, StartupError
+    from ladle.server.server import Server
+    from ladle.server.startup import StartupError
 
 __all__ = ["Config", "Server", "StartupError"]
 
 
 def __getattr__(name: str) -> Any:
     # `ladle serve --help` reads Config alone, and should not wait for grpc.
-    if name in ("Server", "StartupError"):
-        from ladle.server import server
+    if name == "Server":
+        from ladle.server.server import Server
 
-        return getattr(server, name)
+        return Server
+    if name == "StartupError":
+        from ladle.server.startup import StartupError
+
+        return StartupError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

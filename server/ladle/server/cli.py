@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_tensorflow()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
-    from ladle.server.server import Server, StartupError
+    from ladle.server.server import Server
+    from ladle.server.startup import StartupError
     from ladle.server.transport.addresses import AddressInUse
 
     signals = _Signals()

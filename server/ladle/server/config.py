@@ -4,44 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-# A year.
-_MOST_SECONDS = 365 * 86400
-
-
-def _flag(
-    default: Any,
-    help_text: str,
-    *,
-    least: float | None = None,
-    choices: tuple[str, ...] | None = None,
-    without_effect: str = "",
-) -> Any:
-    """A field that is a command line flag too; the text is what --help says of it.
-
-    Args:
-        default: tensorflow_model_server's, but where ladle's own is told in the text.
-        help_text: one line.
-        least: the smallest number that means anything.
-        choices: the only texts that mean anything.
-        without_effect: why a flag of tensorflow_model_server's does nothing here.
-    """
-    return field(
-        default=default,
-        metadata={
-            "help": help_text,
-            "least": least,
-            "choices": choices,
-            "without_effect": without_effect,
-        },
-    )
-
-
-def _ignored(default: Any, reason: str) -> Any:
-    return _flag(default, f"accepted, and does nothing: {reason}", without_effect=reason)
+from ladle.server.flag_fields import check, flag, ignored
 
 
 def _cpus() -> int:
@@ -58,61 +24,61 @@ class Config:
     """
 
     # Where to listen
-    port: int | None = _flag(
+    port: int | None = flag(
         8500, "TCP port for gRPC, on all interfaces; 0 for none, auto for a free one (printed)"
     )
-    grpc_socket_path: str = _flag("", "also listen on a Unix socket at this path")
-    ssl_config_file: str = _flag("", "SSLConfig in text format: serve over TLS")
-    auth_tokens_file: str = _flag(
+    grpc_socket_path: str = flag("", "also listen on a Unix socket at this path")
+    ssl_config_file: str = flag("", "SSLConfig in text format: serve over TLS")
+    auth_tokens_file: str = flag(
         "", "take calls only with a token of this file, one JSON object a line; see SECURITY.md"
     )
-    allow_remote_admin: bool = _flag(
+    allow_remote_admin: bool = flag(
         False,
         "without tokens, let other machines change what is served (tensorflow_model_server: true)",
     )
-    grpc_channel_arguments: str = _flag("", "gRPC's own options, as name=value,name=value")
-    grpc_max_threads: int = _flag(
+    grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")
+    grpc_max_threads: int = flag(
         max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1
     )
 
-    rest_api_port: int | None = _flag(
+    rest_api_port: int | None = flag(
         0,
         "TCP port for HTTP: REST and the status page; 0 for none, auto for a free one (printed)",
     )
-    rest_api_num_threads: int = _flag(
+    rest_api_num_threads: int = flag(
         4 * _cpus(), "threads that read and write large bodies of JSON", least=1
     )
-    rest_api_timeout_in_ms: int = _flag(
+    rest_api_timeout_in_ms: int = flag(
         30_000, "how long a request over HTTP may take, with the time to send it", least=1
     )
-    rest_api_enable_cors_support: bool = _flag(
+    rest_api_enable_cors_support: bool = flag(
         False, "let pages of other origins use the REST interface"
     )
 
     # What it tells of itself
-    monitoring_config_file: str = _flag(
+    monitoring_config_file: str = flag(
         "",
         "MonitoringConfig in text format: whether metrics are served on the REST port, and at "
         "which path; without a file they are, at /monitoring/prometheus/metrics",
     )
 
-    log_format: str = _flag(
+    log_format: str = flag(
         "text", "how the log is written: text, or json, a line each", choices=("text", "json")
     )
-    access_log: str = _flag(
+    access_log: str = flag(
         "", "write a line for each request to this file, or with - to the standard error"
     )
-    request_log_max_file_bytes: int = _flag(
+    request_log_max_file_bytes: int = flag(
         64 << 20, "size from which a model's request log goes on in another file", least=1
     )
-    request_log_max_files: int = _flag(
+    request_log_max_files: int = flag(
         10, "files of each request log that are kept; the oldest go", least=1
     )
 
-    max_request_bytes: int = _flag(
+    max_request_bytes: int = flag(
         256 << 20, "the largest request that is taken, after decompression", least=1
     )
-    max_inflight_bytes: int = _flag(
+    max_inflight_bytes: int = flag(
         1 << 30,
         "bytes of all requests under way; past it new ones are refused, and past the half of it "
         "those to a model with as much in its queue",
@@ -120,111 +86,109 @@ class Config:
     )
 
     # What to serve
-    model_name: str = _flag("default", "the name that requests ask for")
-    model_base_path: str = _flag("", "the folder that holds the numbered versions")
-    model_config_file: str = _flag(
+    model_name: str = flag("default", "the name that requests ask for")
+    model_base_path: str = flag("", "the folder that holds the numbered versions")
+    model_config_file: str = flag(
         "", "ModelServerConfig in text format: many models, instead of --model_name and its path"
     )
-    model_config_file_poll_wait_seconds: float = _flag(
+    model_config_file_poll_wait_seconds: float = flag(
         0.0, "seconds between looks at --model_config_file; 0 reads it once", least=0
     )
-    file_system_poll_wait_seconds: float = _flag(
+    file_system_poll_wait_seconds: float = flag(
         1.0, "seconds between looks for new versions; 0 looks once, less than 0 never"
     )
-    allow_version_labels_for_unavailable_models: bool = _flag(
+    allow_version_labels_for_unavailable_models: bool = flag(
         False, "let a reload put a new label on a version that is not available yet"
     )
-    saved_model_tags: str = _flag("serve", "comma-separated tags of the graph to load")
-    prefer_tflite_model: bool = _flag(False, "load model.tflite where a version brings one")
-    num_tflite_pools: int = _flag(_cpus(), "pools of TensorFlow Lite interpreters", least=1)
-    num_tflite_interpreters_per_pool: int = _flag(1, "interpreters in each pool", least=1)
+    saved_model_tags: str = flag("serve", "comma-separated tags of the graph to load")
+    prefer_tflite_model: bool = flag(False, "load model.tflite where a version brings one")
+    num_tflite_pools: int = flag(_cpus(), "pools of TensorFlow Lite interpreters", least=1)
+    num_tflite_interpreters_per_pool: int = flag(1, "interpreters in each pool", least=1)
 
     # How versions come and go
-    aspired_version_policy: str = _flag(
+    aspired_version_policy: str = flag(
         "availability_preserving",
         "availability_preserving loads the new version before the old one goes, "
         "resource_preserving after",
         choices=("availability_preserving", "resource_preserving"),
     )
-    num_load_threads: int = _flag(
+    num_load_threads: int = flag(
         0, "versions that load at the same time, of all models; 0 is 4 for each CPU", least=0
     )
-    max_num_load_retries: int = _flag(
+    max_num_load_retries: int = flag(
         5, "how often a version that failed to load is tried again", least=0
     )
-    load_retry_interval_micros: int = _flag(
+    load_retry_interval_micros: int = flag(
         60_000_000,
         "longest wait between such tries: the first comes after 1 s, each later one after twice "
         "as long; less than 0 tries at once",
     )
-    enable_model_warmup: bool = _flag(
+    enable_model_warmup: bool = flag(
         True, "run a version's warm-up requests before it is made available"
     )
-    num_request_iterations_for_warmup: int = _flag(
+    num_request_iterations_for_warmup: int = flag(
         0, "how often each warm-up request runs; 0 is once", least=0
     )
 
     # How requests run
-    enable_batching: bool = _flag(
+    enable_batching: bool = flag(
         True, "run rows of concurrent requests together (tensorflow_model_server: false)"
     )
-    batching_parameters_file: str = _flag(
+    batching_parameters_file: str = flag(
         "", "BatchingParameters in text format; rewritten, it takes effect at once"
     )
-    enable_per_model_batching_parameters: bool = _flag(
+    enable_per_model_batching_parameters: bool = flag(
         False, "read each version's own batching_params.pbtxt"
     )
-    enable_signature_method_name_check: bool = _flag(
+    enable_signature_method_name_check: bool = flag(
         False, "refuse requests to a signature whose method_name is another kind's"
     )
-    enable_serialization_as_tensor_content: bool = _flag(
+    enable_serialization_as_tensor_content: bool = flag(
         False, "answer Predict in tensor_content, which is faster to read than typed fields"
     )
-    tensorflow_session_parallelism: int = _flag(
+    tensorflow_session_parallelism: int = flag(
         0, "TensorFlow threads, within and between operations; 0 leaves it to TensorFlow", least=0
     )
-    tensorflow_intra_op_parallelism: int = _flag(
+    tensorflow_intra_op_parallelism: int = flag(
         0, "threads within one operation; 0 is automatic", least=0
     )
-    tensorflow_inter_op_parallelism: int = _flag(
+    tensorflow_inter_op_parallelism: int = flag(
         0, "threads between operations; 0 or 1 runs them in the request's own thread", least=0
     )
-    tensorflow_session_config_file: str = _flag("", "tensorflow.ConfigProto in text format")
-    per_process_gpu_memory_fraction: float = _flag(
+    tensorflow_session_config_file: str = flag("", "tensorflow.ConfigProto in text format")
+    per_process_gpu_memory_fraction: float = flag(
         0.0, "the part of each GPU's memory that TensorFlow may take; 0 is all", least=0
     )
-    mixed_precision: str = _flag(
+    mixed_precision: str = flag(
         "", "bfloat16 runs parts of the graph in it", choices=("", "bfloat16")
     )
-    xla_cpu_compilation_enabled: bool = _flag(False, "compile graphs with XLA on CPUs")
-    xla_gpu_compilation_enabled: bool = _flag(False, "compile graphs with XLA on GPUs")
+    xla_cpu_compilation_enabled: bool = flag(False, "compile graphs with XLA on CPUs")
+    xla_gpu_compilation_enabled: bool = flag(False, "compile graphs with XLA on GPUs")
 
     # How it starts and stops
-    wait_for_models: bool = _flag(
+    wait_for_models: bool = flag(
         False, "open the port only once every model is available or has failed"
     )
-    drain_grace_seconds: float = _flag(
+    drain_grace_seconds: float = flag(
         30.0, "how long a stop waits for the requests under way to finish", least=0
     )
 
     # What means nothing here
-    enable_grpc_healthcheck_service: bool = _ignored(False, "the health service is always on")
-    enable_profiler: bool = _ignored(True, "there is no profiler service")
-    num_unload_threads: int = _ignored(0, "each version unloads in a thread of its own")
-    flush_filesystem_caches: bool = _ignored(True, "the page cache is left to the system")
-    remove_unused_fields_from_bundle_metagraph: bool = _ignored(
+    enable_grpc_healthcheck_service: bool = ignored(False, "the health service is always on")
+    enable_profiler: bool = ignored(True, "there is no profiler service")
+    num_unload_threads: int = ignored(0, "each version unloads in a thread of its own")
+    flush_filesystem_caches: bool = ignored(True, "the page cache is left to the system")
+    remove_unused_fields_from_bundle_metagraph: bool = ignored(
         True, "only signatures are kept of a graph's description"
     )
-    platform_config_file: str = _ignored("", "its settings have flags of their own")
-    thread_pool_factory_config_file: str = _ignored("", "thread pools are TensorFlow's own")
-    use_alts_credentials: bool = _ignored(False, "ALTS exists inside Google's cloud alone")
-    skip_initialize_tpu: bool = _ignored(False, "there is no TPU support")
+    platform_config_file: str = ignored("", "its settings have flags of their own")
+    thread_pool_factory_config_file: str = ignored("", "thread pools are TensorFlow's own")
+    use_alts_credentials: bool = ignored(False, "ALTS exists inside Google's cloud alone")
+    skip_initialize_tpu: bool = ignored(False, "there is no TPU support")
 
     def __post_init__(self) -> None:
         for checked in fields(self):
-            if isinstance(checked.default, float):
-                _check_size(checked.name, getattr(self, checked.name))
-            _check_range(checked.name, getattr(self, checked.name), checked.metadata)
+            check(checked, getattr(self, checked.name))
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535 or auto, got {self.port}")
         if self.rest_api_port is not None and not 0 <= self.rest_api_port <= 65535:
@@ -290,21 +254,6 @@ class Config:
             for given in fields(self)
             if given.metadata["without_effect"] and getattr(self, given.name) != given.default
         }
-
-
-def _check_size(name: str, value: float) -> None:
-    if not abs(value) <= _MOST_SECONDS:  # a wait without end is none that a system has
-        raise ValueError(f"--{name}: expected a number up to {_MOST_SECONDS}, got {value}")
-
-
-def _check_range(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    least, choices = rules["least"], rules["choices"]
-    if least is not None and not value >= least:
-        raise ValueError(f"--{name}: expected {least} or more, got {value}")
-    if choices is not None and value not in choices:
-        raise ValueError(
-            f"--{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}"
-        )
 
 
 def _number(text: str) -> int | str:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S
+from fakes import PATIENCE_S, FakeLoader
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 from server.monitoring.test_request_log import Counts, observation
 
@@ -16,7 +17,7 @@ from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, pairs
-from ladle.server.server import StartupError
+from ladle.server.startup import StartupError
 
 EVIL = 'a\n2026 I fake\r\x1b[31m\u2028"b" c=d'
 
@@ -140,3 +141,28 @@ def test_ids_that_are_made_here_differ() -> None:
 def test_an_access_log_that_can_t_be_written_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"--access_log: .* can't be written: Is a"):
         Server(Config(model_base_path=str(tmp_path), access_log=str(tmp_path)))
+
+
+def test_a_server_that_can_not_be_made_leaves_no_access_log_open(tmp_path: Path) -> None:
+    (tmp_path / "monitoring.txt").write_text('prometheus_config { enable: true path: "/livez" }')
+    config = Config(
+        model_base_path=str(tmp_path),
+        rest_api_port=None,
+        access_log=str(tmp_path / "log"),
+        monitoring_config_file=str(tmp_path / "monitoring.txt"),
+    )
+    with pytest.raises(StartupError, match="something else answers at /livez"):
+        Server(config, load=FakeLoader())
+    assert "access log" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("flag", ["ssl_config_file", "auth_tokens_file", "monitoring_config_file"])
+def test_files_are_read_before_the_access_log_is_opened(tmp_path: Path, flag: str) -> None:
+    config = Config(
+        model_base_path=str(tmp_path),
+        access_log=str(tmp_path / "log"),
+        **{flag: str(tmp_path / "nowhere")},  # type: ignore[arg-type]
+    )
+    with pytest.raises(StartupError, match=f"--{flag}.*nowhere: "):
+        Server(config, load=FakeLoader())
+    assert not (tmp_path / "log").exists()

@@ -56,8 +56,9 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def routes(server: Server) -> list[Route]:
-    assert server._http is not None
-    return list(server._http.app.routes.routes)
+    http = server._ports.http
+    assert http is not None
+    return list(http.app.routes.routes)
 
 
 def bearer(token: str) -> dict[str, str]:

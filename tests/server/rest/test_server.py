@@ -138,7 +138,7 @@ def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
         assert http.get("/readyz").status_code == 503
         body = {"instances": [[1, 2]]}
         answer = pool.submit(http.post, "/v1/models/m:predict", json=body)
-        wait_until(lambda: server._manager._waiting_requests == 1)
+        wait_until(lambda: server._manager.waiting_requests == 1)
         let_load.set()
         assert answer.result(PATIENCE_S).json() == {"predictions": [[2.0, 4.0]]}
     server.stop(notice=False)

@@ -84,7 +84,7 @@ def channel(server: Server) -> Iterator[grpc.Channel]:
 
 def registered(server: Server) -> set[str]:
     """The path of every method that gRPC has a handler for, health's and reflection's too."""
-    grpc_server: Any = server._transport._server
+    grpc_server: Any = server._ports.grpc._server
     paths: set[str] = set()
     for handlers in grpc_server._state.generic_handlers:
         own = getattr(handlers, "_method_handlers", None) or handlers._handlers

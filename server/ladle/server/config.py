@@ -38,7 +38,9 @@ class Config:
     )
     grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")
     grpc_max_threads: int = flag(
-        max(16, 4 * _cpus()), "threads that take requests: so many are answered at a time", least=1
+        max(16, 4 * _cpus()),
+        "threads for calls that block; 128 of any kind are under way for each",
+        least=1,
     )
 
     rest_api_port: int | None = flag(

@@ -8,6 +8,7 @@ from fakes import DOUBLE, PATIENCE_S, FakeServable
 
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
+from ladle.server.core.errors import Cancelled
 
 
 def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_told() -> None:
@@ -43,3 +44,33 @@ def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_to
     assert over.wait(PATIENCE_S)
     batching.close()
     assert done == [[0, 1, 2, 3]]
+
+
+def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> None:
+    """It takes a while, and who tells that a caller has gone may be who reads from the network."""
+    model = FakeServable()
+    batching = BatchingServable(model, BatchOptions())
+    threads: list[threading.Thread] = []
+    over = threading.Event()
+
+    def afterwards() -> None:
+        threads.append(threading.current_thread())
+        over.set()
+
+    x = np.ones((1, 2), np.float32)
+    model.hold()
+    batching.submit(DOUBLE, {"x": x}, ("y",), lambda _: None)
+    model.wait_until_running()
+    told: list[object] = []
+
+    def end(outcome: object) -> Any:
+        told.append(outcome)
+        return afterwards
+
+    batching.submit(DOUBLE, {"x": x}, ("y",), end).leave()
+    assert isinstance(told[0], Cancelled)
+    model.let_go()
+
+    assert over.wait(PATIENCE_S)
+    assert threads != [threading.current_thread()]
+    batching.close()

@@ -27,7 +27,12 @@ def _start(piece: tuple[int, Outputs]) -> int:
 
 
 def tell_all(ended: Sequence[tuple[Task, Outputs | Exception]]) -> None:
-    """Tell the callers of a batch, and then do once what they leave to be done; never raises."""
+    """Tell the callers of a batch, and then do what they leave to be done; never raises."""
+    follow_up(tell(ended))
+
+
+def tell(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[], object]]:
+    """Tell the callers of a batch; return what they leave to be done, once. Never raises."""
     afterwards: dict[Callable[[], object], None] = {}
     for task, outcome in ended:
         try:
@@ -37,6 +42,11 @@ def tell_all(ended: Sequence[tuple[Task, Outputs | Exception]]) -> None:
             logger.exception("a request's outcome could not be handed over")
         # Whoever holds the task to leave it does not hold the arrays.
         task.inputs = {}
+    return list(afterwards)
+
+
+def follow_up(afterwards: Sequence[Callable[[], object]]) -> None:
+    """Do what `tell` has returned; never raises."""
     for then in afterwards:
         try:
             then()

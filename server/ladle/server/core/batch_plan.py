@@ -20,7 +20,8 @@ class BatchOptions:
     batch_timeout_s: float = 0.0
     """How long the first request of a batch waits for company while nothing runs."""
     max_enqueued_batches: int = 10
-    """How many full batches may wait in one queue; past that requests get UNAVAILABLE."""
+    """How many full batches may wait, in all queues of a version together; past that requests get
+    UNAVAILABLE."""
     num_batch_threads: int = 1
     """How many batches of one queue may run at the same time."""
     allowed_batch_sizes: tuple[int, ...] = ()

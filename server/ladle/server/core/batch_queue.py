@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ladle.server.core.batch_plan import BatchOptions, RunNow, WaitUntil, decide
 from ladle.server.core.batch_rows import Outputs
@@ -27,6 +31,7 @@ class Task:
         "queue",
         "rows",
         "seen",
+        "size",
         "total",
     )
 
@@ -38,13 +43,16 @@ class Task:
         done: Done,
         leave: Callable[[Task], None],
         seen: Observation | None = None,
+        size: int | None = None,
     ) -> None:
         self.inputs = inputs
         self.total = total
-        """How many rows it has."""
+        """How many rows it has; one, as the place that it takes, if it runs alone."""
+        self.size = total if size is None else size
+        """How many rows it has in any case."""
         self.rows = total
         """How many of them still wait: the last ones."""
-        self.nbytes = sum([array.nbytes for array in inputs.values()])
+        self.nbytes = sum([_nbytes(array) for array in inputs.values()])
         self.deadline = deadline
         self.done = done
         self.over = False
@@ -148,6 +156,7 @@ class Queue:
         self.running = 0
         # In order of arrival; a dict, so that any of them can leave at once.
         self.waiting: dict[Task, None] = {}
+        self._earliest = math.inf  # no deadline of those that wait is before that
         self._load = load
 
     def join(self, task: Task, now: float) -> None:
@@ -155,6 +164,8 @@ class Queue:
         task.arrived = now
         task.queue = self
         self.waiting[task] = None
+        if task.deadline is not None and task.deadline < self._earliest:
+            self._earliest = task.deadline
         self._load.requests += 1
         self._load.rows += task.rows
         self._load.nbytes += task.nbytes
@@ -169,7 +180,17 @@ class Queue:
 
     def expired(self, now: float) -> list[Task]:
         """Return those that wait in vain."""
-        return [t for t in self.waiting if t.deadline is not None and t.deadline <= now]
+        if now < self._earliest:
+            return []  # there may be thousands, and each batch asks
+        late = []
+        self._earliest = math.inf
+        for task in self.waiting:
+            if task.deadline is not None:
+                if task.deadline <= now:
+                    late.append(task)
+                else:
+                    self._earliest = min(self._earliest, task.deadline)
+        return late
 
     def next_batch(self, now: float, options: BatchOptions) -> list[Piece] | WaitUntil | None:
         """Take out what `decide` says is to run now, or return its answer."""
@@ -200,3 +221,10 @@ class Queue:
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self.waiting and not self.running
+
+
+def _nbytes(array: NDArray[Any]) -> int:
+    """Return what an array takes; of strings the array itself only points to them."""
+    if not array.dtype.hasobject:
+        return array.nbytes
+    return array.nbytes + sum(map(len, array.ravel().tolist()))

@@ -38,6 +38,14 @@ def shared_rows(signature: Signature, inputs: Arrays) -> int | None:
     return rows or None
 
 
+def lone_rows(signature: Signature, inputs: Arrays) -> int:
+    """Return how many rows a request has that runs alone, by the first input that may have any."""
+    for alias, spec in signature.inputs.items():
+        if inputs[alias].ndim and (spec.shape is None or spec.shape[:1] == (-1,)):
+            return len(inputs[alias])
+    return 1
+
+
 def why_not_padded(signature: Signature) -> str | None:
     """Return why requests of different shapes can't run together padded; None if they can.
 

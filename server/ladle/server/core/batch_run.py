@@ -85,7 +85,8 @@ class BatchRun:
         rows = sum(counts)
         padded = options.padded(rows)
         is_one = len(pieces) == 1 and padded == rows and pieces[0].is_whole
-        run = self._begin(queue, pieces, rows, padded)
+        size = pieces[0].task.size if queue.alone else rows
+        run = self._begin(queue, pieces, size, size + padded - rows)
         try:
             inputs = pieces[0].inputs
             if not is_one:

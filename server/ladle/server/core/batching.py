@@ -7,16 +7,17 @@ threads of its own that run its batches, so no model waits for another's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
-from ladle.server.core.batch_outcomes import tell_all, whole
+from ladle.server.core.batch_outcomes import follow_up, tell, tell_all, whole
 from ladle.server.core.batch_plan import BatchOptions, WaitUntil
 from ladle.server.core.batch_queue import Load, Piece, Queue, Task
-from ladle.server.core.batch_rows import Outputs, shared_rows, why_not_padded
+from ladle.server.core.batch_rows import Outputs, lone_rows, shared_rows, why_not_padded
 from ladle.server.core.batch_run import LATE, BatchRun, Ended
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
@@ -76,6 +77,7 @@ class BatchingServable:
         self._max_threads = max_threads or cpus()
         self._changed = threading.Condition(threading.Lock())
         self._queues: dict[Hashable, Queue] = {}
+        self._afterwards: list[Callable[[], object]] = []
         self._load = Load()
         self._idle_threads = 0
         self._threads: list[threading.Thread] = []
@@ -151,13 +153,14 @@ class BatchingServable:
                     f"Task size {rows} is larger than maximum input batch size "
                     f"{options.max_batch_size}"
                 )
-        task = Task(inputs, rows or 1, deadline, done, self._leave, seen)
+        size = lone_rows(signature, inputs) if rows is None else rows
+        task = Task(inputs, rows or 1, deadline, done, self._leave, seen, size)
         with self._changed:
             self._check_room(task.rows, task.nbytes)
             queue = self._queue(signature, inputs, outputs, alone=rows is None)
             queue.join(task, self._clock.now())
             if seen is not None:
-                seen.rows, seen.queued = task.rows, task.arrived
+                seen.rows, seen.queued = size, task.arrived
             if queue.running < self._options_of(queue).num_batch_threads:
                 try:
                     self._wake_a_thread()
@@ -266,7 +269,12 @@ class BatchingServable:
                 return
             self._drop_if_idle(queue)
         late = task.deadline is not None and task.deadline <= self._clock.now()
-        tell_all([(task, DeadlineExceeded(LATE) if late else Cancelled("the caller went away"))])
+        error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
+        if afterwards := tell([(task, error)]):
+            # Not here: this may be the thread that reads from the network.
+            with self._changed, contextlib.suppress(RuntimeError):
+                self._afterwards += afterwards
+                self._wake_a_thread()
 
     def _drop_if_idle(self, queue: Queue) -> None:
         if queue.idle:
@@ -305,6 +313,7 @@ class BatchingServable:
         if work is None:
             return False
         tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
+        follow_up(work.afterwards)
         if work.queue is not None:
             self._execute(work.queue, work.pieces)
         return True
@@ -323,6 +332,7 @@ class BatchingServable:
             self._idle_threads -= 1
 
     def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
+        afterwards, self._afterwards = self._afterwards, []
         expired: list[Task] = []
         until: float | None = None
         for queue in list(self._queues.values()):
@@ -335,11 +345,12 @@ class BatchingServable:
                 self._queues[queue.key] = self._queues.pop(queue.key)
                 if len(self._queues) > 1 or queue.waiting:
                     self._wake_a_thread()
-                return _Work(expired, queue, taken), None
+                return _Work(afterwards, expired, queue, taken), None
             self._drop_if_idle(queue)
             if isinstance(taken, WaitUntil):
                 until = taken.time if until is None else min(until, taken.time)
-        return (_Work(expired, None, []) if expired else None), until
+        is_work = afterwards or expired
+        return (_Work(afterwards, expired, None, []) if is_work else None), until
 
     def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
         started = self._clock.now()
@@ -384,6 +395,7 @@ class BatchingServable:
 class _Work(NamedTuple):
     """What a thread finds to do."""
 
+    afterwards: list[Callable[[], object]]
     expired: list[Task]
     queue: Queue | None
     pieces: list[Piece]

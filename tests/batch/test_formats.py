@@ -416,6 +416,21 @@ def test_an_image_that_cant_be_read_is_one_line(
     assert len(told.splitlines()) == 1
 
 
+def test_an_output_that_is_no_row_for_each_input_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = FunctionModel(
+        lambda inputs: {"count": [len(inputs["x"])]},
+        inputs={"x": ("float32", (-1,))},
+        outputs={"count": ("int64", (-1,))},
+    )
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    assert serve(model, "--input", tmp_path / "x.npy") == 1
+    assert 'output "count": expected 3 rows for as many inputs, got shape [1]' in (
+        capsys.readouterr().err
+    )
+
+
 def test_many_rows_are_not_printed(
     predict: Predict, x: NDArray[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

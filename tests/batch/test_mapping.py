@@ -216,6 +216,27 @@ def test_text_and_bytes_stay_what_they_are_for_a_model_of_strings() -> None:
         assert part.tensors["x"].tolist() == [b"ab", b"\0\0"]
 
 
+@pytest.mark.parametrize(
+    ("data_type", "shape", "expected"),
+    [
+        (FLOAT, (-1, 512, 512, 3), 512 * 512 * 3 * 4),
+        (UINT8, (-1, 28, 28), 28 * 28),
+        (UINT8, (-1, -1, 100, -1), 256 * 100 * 3),
+        (STRING, (-1,), 0),
+    ],
+)
+def test_pictures_count_as_what_they_become(
+    data_type: int, shape: tuple[int, ...], expected: int
+) -> None:
+    source = Source(("path",), None, TensorSpec(data_type, shape))
+    column = np.array(["a.png", "b.png"], object)
+    rows = Rows(start=0, stop=2, numbers=np.arange(2), columns={"path": column})
+    [part] = prepare(rows, {"x": source}, ())
+    assert part.picture_bytes == expected
+    first, second = part.halves()
+    assert first.picture_bytes == second.picture_bytes == expected
+
+
 def test_encoded_pictures_of_equal_length_are_no_pixels() -> None:
     [part] = prepared({"c": pa.array([b"\x89PNG.", b"\x89PNG!"])}, PIXELS)
     assert part.tensors["x"].tolist() == [b"\x89PNG.", b"\x89PNG!"]

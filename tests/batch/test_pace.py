@@ -48,6 +48,13 @@ def test_one_request_is_always_allowed() -> None:
     assert pace.in_flight == 1
 
 
+def test_a_pace_may_be_held_to_less() -> None:
+    pace = Pace(allowed=4, most=32)
+    assert pace.at_most(32) == pace
+    assert pace.at_most(8) == Pace(allowed=4, most=8)
+    assert pace.at_most(2) == Pace(allowed=2, most=2)
+
+
 def test_after_a_halving_it_takes_many_answers_to_come_back() -> None:
     pace = Pace(allowed=16, most=32).after_complaint(serial=1, last_serial=1)
     answers = 0

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError
-from ladle.batch.readers import files, jsonl, reader
+from ladle.batch.readers import files, images, jsonl, reader
 from ladle.batch.readers.reader import Reader, chunk_rows, open_reader
 from ladle.batch.rows import FailedRow, Rows
 from ladle.client.examples import to_example
@@ -216,6 +216,21 @@ def test_images_are_paths_or_bytes_and_one_that_is_missing_fails(tmp_path: Path)
     assert read(opened, 2, "path")[1] == {"path": [str(tmp_path / "a.png")]}
     (tmp_path / "a.png").write_bytes(b"B")
     assert files.fingerprint(paths) != before, "the images are the input, not their list alone"
+
+
+def test_images_are_read_in_chunks_of_so_many_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "CHUNK_BYTES", 100)
+    paths = [tmp_path / f"{n}.png" for n in range(10)]
+    for path in paths:
+        path.write_bytes(b"x" * 40)
+    paths[4].unlink()
+    opened = open_reader("images", paths)
+    spans = [(rows.start, rows.stop) for rows in opened.read(0, ("bytes",))]
+    assert spans == [(0, 3), (3, 7), (7, 10)]
+    assert read(opened, 5, "bytes")[0] == [5, 6, 7, 8, 9]
+    assert len([*opened.read(0, ("path",))]) == 1
 
 
 def damaged(save: Callable[[Path], list[Path]], cut: int) -> Callable[[Path], list[Path]]:

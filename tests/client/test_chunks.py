@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from client.fakes import FakeServing, Refused, Version, image_version, listening
+from client.shells import SHELLS
 
 from ladle.client import (
     AsyncClient,
@@ -98,6 +99,30 @@ def test_another_server_is_asked_for_some_rows_at_a_time(by: By) -> None:
     check(predictions)
     assert [len(prediction["scores"]) for prediction in predictions] == [FIRST_ROWS, 136]
     assert [request.model_spec.version.value for request in server.predicted] == [0, 4]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_of_several_servers_each_is_asked_as_it_can_be(shell: Any) -> None:
+    with_chunks, without = serving(70), serving(None)
+    with (
+        listening(without) as first,
+        listening(with_chunks) as second,
+        shell([first, second]) as client,
+    ):
+        chunks = [len(collected(client)) for _ in range(6)]
+    assert {*chunks} == {2, 3}
+    assert chunks.count(3) >= 2, "one server without chunks doesn't end them for the other"
+
+
+def collected(client: Any) -> list[Prediction]:
+    if isinstance(client, Client):
+        return [*client.predict_chunks("m", PIXELS)]
+
+    async def main() -> list[Prediction]:
+        return [p async for p in client.awaited.predict_chunks("m", PIXELS)]
+
+    done: list[Prediction] = client.run(main())
+    return done
 
 
 @both
@@ -260,7 +285,7 @@ class TestParts:
         },
     )
 
-    def ask(self, rows: int, row_bytes: int) -> list[int]:
+    def ask(self, rows: int, row_bytes: int, *, is_text: bool = False) -> list[int]:
         """Return how many rows are asked for each time."""
         wanted = Wanted(asked=Servable("m"), given={"x": np.zeros((rows, 2), np.float32)})
         asked = parts(wanted, self.METADATA)
@@ -269,12 +294,15 @@ class TestParts:
         while part is not None:
             assert isinstance(part.given, dict)
             counts.append(len(part.given["x"]))
-            answer = {"y": np.zeros((counts[-1], row_bytes), np.uint8)}
+            numbers = np.zeros((counts[-1], row_bytes), np.uint8)
+            text = np.array([b"x" * row_bytes] * counts[-1], object)
+            answer = {"y": text if is_text else numbers}
             part = next_part(asked, Prediction(answer, "m", 1, "serving_default"))
         return counts
 
-    def test_parts_grow_to_the_size_of_a_message(self) -> None:
-        assert self.ask(5_000, 1_000) == [64, 4_000, 936]
+    @pytest.mark.parametrize("is_text", [False, True])
+    def test_parts_grow_to_the_size_of_a_message(self, is_text: bool) -> None:
+        assert self.ask(5_000, 1_000, is_text=is_text) == [64, 4_000, 936]
 
     def test_large_rows_go_one_by_one(self) -> None:
         assert self.ask(66, 10_000_000) == [64, 1, 1]

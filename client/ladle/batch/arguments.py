@@ -177,7 +177,8 @@ def _make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=60.0,
         metavar="S",
-        help="how long no request may succeed until the run ends (default: 60)",
+        help="how long a server that refuses requests, or is gone, may answer none until the run"
+        " ends; those that take longer than --timeout are sent in halves first (default: 60)",
     )
     add("--quiet", action="store_true", help="tell nothing of the progress")
     add("--json", action="store_true", help="print the result as JSON, for programs")

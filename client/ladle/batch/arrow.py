@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ladle.batch.errors import one_line
+from ladle.batch.rows import objects
 
 
 class NotAnArray(ValueError):
@@ -59,10 +60,10 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
             offsets = np.frombuffer(column.buffers()[1], np.int64 if large else np.int32)
             begin = int(offsets[column.offset])
             return _void(column.buffers()[2], begin, int(lengths[0]), len(column))
-        return _objects(column.to_pylist())
+        return objects(column.to_pylist())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if dtype is None:
-            return _objects(column.to_pylist())
+            return objects(column.to_pylist())
         try:
             column = pc.cast(pc.utf8_trim_whitespace(column), _type_of(dtype))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -81,9 +82,3 @@ def _void(data: pa.Buffer | None, begin: int, width: int, rows: int) -> NDArray[
     if not rows or data is None or not width:
         return np.empty(rows, f"V{max(width, 1)}")
     return np.frombuffer(data, f"V{width}", count=rows, offset=begin)
-
-
-def _objects(values: list[Any]) -> NDArray[Any]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array

@@ -58,6 +58,12 @@ class Pace:
         """The whole requests that may be in flight; at least one."""
         return int(self.allowed)
 
+    def at_most(self, most: int) -> Pace:
+        """Return the pace with no more in flight than `most`."""
+        if most >= self.most:
+            return self
+        return replace(self, allowed=min(self.allowed, float(most)), most=most)
+
     def after_answer(self, in_flight: int) -> Pace:
         """Return the pace after an answer, while `in_flight` were under way with it.
 

@@ -17,7 +17,11 @@ from ladle.batch.mapping import Source
 from ladle.batch.rows import Column, FailedRow, Part, Rows
 from ladle.client.images import wanted_of
 from ladle.client.models import TensorSpec
+from ladle.client.steps import fits
 from ladle.protos import dtypes
+
+# What the sides of pictures are taken for where a model takes any.
+_SIDE = 256
 
 _Shapes: TypeAlias = "dict[str, tuple[tuple[int, ...], np.dtype[Any]]]"
 
@@ -48,6 +52,7 @@ def prepare(rows: Rows, sources: Mapping[str, Source], keep: Sequence[str]) -> I
         kept={name: columns[name] for name in keep},
         failed=tuple(sorted(failed)),
         share=rows.share,
+        picture_bytes=_picture_bytes(tensors, sources),
     )
 
 
@@ -89,14 +94,16 @@ def _runs(
         chosen = np.array(good[begin:end], np.int64)
         columns = {name: _take(column, chosen) for name, column in rows.columns.items()}
         stop = int(rows.numbers[good[end]]) if end < len(good) else rows.stop
+        tensors = _tensors(columns, sources, len(chosen))
         yield Part(
             start=start,
             stop=stop,
             numbers=rows.numbers[chosen],
-            tensors=_tensors(columns, sources, len(chosen)),
+            tensors=tensors,
             kept={name: columns[name] for name in keep},
             failed=tuple(row for row in failed if start <= row.row < stop),
             share=rows.share,
+            picture_bytes=_picture_bytes(tensors, sources),
         )
         start, begin = stop, end
 
@@ -204,7 +211,7 @@ def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[
     if array.dtype == object and array.ndim == 1 and not _is_string(spec):
         return array  # pictures
     given = array.shape[1:]
-    if _fits(given, inner):
+    if fits(given, inner):
         return array
     size = _size(spec)
     # [rows] and [rows, 1] are the same to whoever writes a file.
@@ -214,10 +221,26 @@ def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[
     raise _Unfit(f"expected {list(inner)} in each row, got {list(given)}")
 
 
-def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    return len(given) == len(declared) and all(
-        size in (-1, actual) for actual, size in zip(given, declared, strict=True)
-    )
+def _picture_bytes(tensors: Mapping[str, NDArray[Any]], sources: Mapping[str, Source]) -> int:
+    """Return about how many bytes the pictures of a row will take."""
+    total = 0
+    for name, tensor in tensors.items():
+        spec = sources[name].spec
+        if tensor.dtype != object or spec is None or _is_string(spec):
+            continue
+        wanted = wanted_of(spec.shape)
+        if wanted is not None:
+            sides = (_SIDE if side < 0 else side for side in (wanted.height, wanted.width))
+            channels = 3 if wanted.channels == -1 else wanted.channels or 1
+            total += math.prod(sides) * channels * _item_bytes(spec)
+    return total
+
+
+def _item_bytes(spec: TensorSpec) -> int:
+    try:
+        return spec.dtype.itemsize
+    except dtypes.UnsupportedDtype:
+        return 4
 
 
 def _size(spec: TensorSpec) -> int | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ladle.batch.errors import BatchError
+from ladle.client.prediction import Prediction, size_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +19,12 @@ Column: TypeAlias = "NDArray[Any] | pa.Array"
 """The values of a column, one for each row: an Arrow array as it was read, or a numpy array whose
 first dimension is the rows. Objects are text, bytes or whatever a line of JSON held."""
 
-_OBJECT_BYTES = 4096
+
+def objects(values: Sequence[object]) -> NDArray[Any]:
+    """Return values as an array of objects, whatever they are, and without looking into them."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 class FailedRow(NamedTuple):
@@ -59,14 +67,14 @@ class Part:
     """What goes into the output beside the predictions, a value for each of `numbers`."""
     failed: tuple[FailedRow, ...] = ()
     share: float = 0.0
+    picture_bytes: int = 0
+    """About how many bytes the pictures of a row take once they are decoded."""
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes the tensors take; text and pictures are only guessed at."""
-        return sum(
-            _OBJECT_BYTES * tensor.size if tensor.dtype == object else tensor.nbytes
-            for tensor in self.tensors.values()
-        )
+        """About how many bytes the tensors take when they are sent."""
+        tensors = sum(map(size_of, self.tensors.values()))
+        return tensors + self.picture_bytes * len(self.numbers)
 
     def halves(self) -> tuple[Part, Part]:
         """Return the part in two; it has at least two rows to send."""
@@ -81,25 +89,58 @@ class Part:
         return self._cut(int(np.searchsorted(self.numbers, row)), row)
 
     def _cut(self, count: int, row: int) -> tuple[Part, Part]:
-        first = Part(
-            start=self.start,
+        first = replace(
+            self,
             stop=row,
             numbers=self.numbers[:count],
             tensors={name: tensor[:count] for name, tensor in self.tensors.items()},
             kept={name: column[:count] for name, column in self.kept.items()},
             failed=tuple(failed for failed in self.failed if failed.row < row),
-            share=self.share,
         )
-        second = Part(
+        second = replace(
+            self,
             start=row,
-            stop=self.stop,
             numbers=self.numbers[count:],
             tensors={name: tensor[count:] for name, tensor in self.tensors.items()},
             kept={name: column[count:] for name, column in self.kept.items()},
             failed=tuple(failed for failed in self.failed if failed.row >= row),
-            share=self.share,
         )
         return first, second
+
+    def answered(self, prediction: Prediction) -> Answered:
+        """Return the rows with their predictions.
+
+        Raises:
+            BatchError: An output has not a row for each of them.
+        """
+        rows = len(self.numbers)
+        for name, output in prediction.outputs.items():
+            if not output.ndim or len(output) != rows:
+                raise BatchError(
+                    f'output "{name}": expected {rows} rows for as many inputs, got shape '
+                    f"{list(output.shape)}; leave it out with --outputs"
+                )
+        return Answered(
+            start=self.start,
+            stop=self.stop,
+            numbers=self.numbers,
+            outputs=dict(sorted(prediction.outputs.items())),
+            kept=self.kept,
+            failed=self.failed,
+            version=prediction.version,
+            share=self.share,
+        )
+
+    def unanswered(self, *failed: FailedRow) -> Answered:
+        """Return the rows without predictions: those that `failed` now, and those before."""
+        return Answered(
+            start=self.start,
+            stop=self.stop,
+            numbers=self.numbers[:0],
+            outputs={},
+            failed=tuple(sorted((*self.failed, *failed))),
+            share=self.share,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,4 +161,4 @@ class Answered:
     @property
     def nbytes(self) -> int:
         """About how many bytes the outputs take."""
-        return sum(output.nbytes for output in self.outputs.values())
+        return sum(map(size_of, self.outputs.values()))

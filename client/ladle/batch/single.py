@@ -61,6 +61,7 @@ def predict_few(
                     "--output says where they go"
                 )
             prediction = ask(client, job, metadata.version, part)
+            part.answered(prediction)  # or else there are outputs without a row for each
             shown += _told(part, prediction, top)
             drawn.append((part, prediction))
     if not shown:
@@ -96,8 +97,7 @@ def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
             row["classes"] = [scored._asdict() for scored in best[index]]
         else:
             row["outputs"] = {
-                output: _value(array[index] if array.ndim else array)
-                for output, array in prediction.outputs.items()
+                output: _value(array[index]) for output, array in prediction.outputs.items()
             }
         told.append(row)
     return told

@@ -13,7 +13,7 @@ from ladle.client.coalescing import mould, rows_of
 from ladle.client.errors import InvalidAnswer, MessageTooLarge, Unavailable
 from ladle.client.flows import Wanted
 from ladle.client.models import ModelMetadata
-from ladle.client.prediction import Prediction
+from ladle.client.prediction import Prediction, size_of
 from ladle.client.requests import Servable
 from ladle.client.responses import Predicted
 
@@ -106,7 +106,7 @@ def parts(wanted: Wanted, metadata: ModelMetadata | None) -> Parts:
             continue
         start += count
         wanted = replace(wanted, asked=_pinned(wanted.asked, outcome))
-        nbytes = sum(array.nbytes for array in outcome.outputs.values())
+        nbytes = sum(map(size_of, outcome.outputs.values()))
         count = max(1, PART_BYTES * count // max(nbytes, 1))
 
 

@@ -10,6 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def size_of(array: NDArray[Any]) -> int:
+    """Return how many bytes the values of an array take, and text and bytes as well."""
+    if array.dtype != object:
+        return array.nbytes
+    return sum(len(value) for value in array.ravel().tolist() if isinstance(value, bytes | str))
+
+
 class Scored(NamedTuple):
     """One class and its score."""
 

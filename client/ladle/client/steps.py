@@ -70,14 +70,14 @@ def step_for(
         seen = np.broadcast_to(np.uint8(0), (array.size, *_sizes(pixels)))
         return step_for(name, seen, spec, metadata, normalize)._replace(pixels=pixels)
     wanted = wanted_of(spec.shape)
-    is_other = spec.shape is not None and not _fits(array.shape, spec.shape)
+    is_other = spec.shape is not None and not fits(array.shape, spec.shape)
     if is_other and wanted is not None and _may_be_resized(array, metadata, normalize):
         seen = np.broadcast_to(np.uint8(0), (len(array), *_sizes(wanted)))
-        if are_images(array.shape) and _fits(seen.shape, spec.shape or ()):
+        if are_images(array.shape) and fits(seen.shape, spec.shape or ()):
             return step_for(name, seen, spec, metadata, normalize)._replace(pixels=wanted)
         raise refuse("images of other sizes come as a batch, [batch, height, width(, channels)]")
-    if spec.shape is not None and not _fits(array.shape, spec.shape):
-        single = _fits((1, *array.shape), spec.shape)
+    if spec.shape is not None and not fits(array.shape, spec.shape):
+        single = fits((1, *array.shape), spec.shape)
         raise refuse("make a batch of the single example: array[None]" if single else "")
     try:
         declared = spec.dtype
@@ -118,7 +118,8 @@ def _sizes(pixels: Pixels) -> tuple[int, ...]:
     return sizes if pixels.channels is None else (*sizes, max(pixels.channels, 0))
 
 
-def _fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+def fits(given: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    """Tell whether a shape is a declared one, of which -1 stands for any size."""
     return len(given) == len(declared) and all(
         size in (-1, actual) for actual, size in zip(given, declared, strict=True)
     )

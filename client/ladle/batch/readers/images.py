@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ladle.batch.rows import Column, FailedRow, Rows
+from ladle.batch.readers.reader import CHUNK_BYTES
+from ladle.batch.rows import Column, FailedRow, Rows, objects
 
 PATH = "path"
 BYTES = "bytes"
@@ -30,35 +31,33 @@ class ImageReader:
 
     def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
         """Yield rows; see `Reader`."""
-        for begin in range(start, len(self._images), _AT_A_TIME):
-            paths = self._images[begin : begin + _AT_A_TIME]
+        begin = start
+        while begin < len(self._images):
             contents: list[bytes] = []
             numbers: list[int] = []
             failed: list[FailedRow] = []
-            for number, path in enumerate(paths, begin):
+            nbytes = 0
+            stop = begin
+            while stop < min(begin + _AT_A_TIME, len(self._images)) and nbytes < CHUNK_BYTES:
+                path = self._images[stop]
                 try:
                     contents.append(path.read_bytes() if BYTES in wanted else b"")
-                    numbers.append(number)
+                    numbers.append(stop)
+                    nbytes += len(contents[-1])
                 except OSError as error:
-                    failed.append(
-                        FailedRow(number, "INVALID_ARGUMENT", f"{path}: {error.strerror}")
-                    )
+                    failed.append(FailedRow(stop, "INVALID_ARGUMENT", f"{path}: {error.strerror}"))
+                stop += 1
             columns: dict[str, Column] = {
-                PATH: _objects([str(self._images[number]) for number in numbers])
+                PATH: objects([str(self._images[number]) for number in numbers])
             }
             if BYTES in wanted:
-                columns[BYTES] = _objects(contents)
+                columns[BYTES] = objects(contents)
             yield Rows(
                 start=begin,
-                stop=begin + len(paths),
+                stop=stop,
                 numbers=np.array(numbers, np.int64),
                 columns=columns,
                 failed=tuple(failed),
-                share=(begin + len(paths)) / len(self._images),
+                share=stop / len(self._images),
             )
-
-
-def _objects(values: Sequence[object]) -> Column:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+            begin = stop

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import wraps
 from typing import Any
 
 import grpc
@@ -14,7 +16,9 @@ _Status = health_pb2.HealthCheckResponse
 
 # Apart from the threads that run models, so that a busy server still says that it is well.
 _THREADS = 2
-# Watchers hold no thread, but each name that is watched, known or not, takes memory.
+# Watchers hold no thread, but each takes memory, and so does each name that is watched, known or
+# not. Nobody needs a token for it.
+_MAX_WATCHERS = 4096
 _MAX_WATCHED_NAMES = 1024
 
 
@@ -58,8 +62,11 @@ class _Servicer(health.HealthServicer):  # type: ignore[misc]
 
     def __init__(self, pool: Executor) -> None:
         super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
-        # grpcio looks for the pool on the function, as the package does with Watch.
-        vars(_Servicer)["Check"].experimental_thread_pool = pool
+        self._watchers = 0
+        # grpcio looks for the pool on the function. The package puts Watch's on the class's own,
+        # where that of another server in this process would take its place.
+        for name in ("Check", "Watch"):
+            setattr(self, name, _with_pool(getattr(self, name), pool))
 
     def change(self, name: str, status: Any) -> None:
         with self._lock:
@@ -82,22 +89,36 @@ class _Servicer(health.HealthServicer):  # type: ignore[misc]
                 for end in list(callbacks):
                     end(None)
 
-    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return super().Check(request, context)
-
     def Watch(
         self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None
     ) -> Any:
-        def forget_if_last() -> None:
+        def forget() -> None:
             with self._lock:
-                if not self._send_response_callbacks.get(request.service, True):
+                self._watchers -= 1
+                callbacks = self._send_response_callbacks.get(request.service)
+                if callbacks is None:
+                    return
+                callbacks.discard(send_response_callback)
+                if not callbacks:
                     del self._send_response_callbacks[request.service]
 
         with self._lock:
+            if self._watchers >= _MAX_WATCHERS:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch already")
             watched = self._send_response_callbacks
             if request.service not in watched and len(watched) >= _MAX_WATCHED_NAMES:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names are watched")
             answer = super().Watch(request, context, send_response_callback)
-        if not context.add_callback(forget_if_last):
-            forget_if_last()
+            self._watchers += 1
+        if not context.add_callback(forget):
+            forget()
         return answer
+
+
+def _with_pool(method: Callable[..., Any], pool: Executor) -> Callable[..., Any]:
+    @wraps(method)
+    def behaviour(*given: Any) -> Any:
+        return method(*given)
+
+    behaviour.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return behaviour

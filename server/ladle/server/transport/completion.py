@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import inspect
 import logging
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 from ladle.server.call import Prompt, Streaming
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.completion_call import CompletionCall
-from ladle.server.transport.completion_rpc import Pools, cygrpc, server
-from ladle.server.transport.completion_stream import CompletionStream
+from ladle.server.transport.completion_rpc import CompletionRpc, Pools, cygrpc, server
+from ladle.server.transport.completion_stream import CompletionStream, Streams
 
 logger = logging.getLogger(__name__)
 
 
+@cache
 def supported() -> bool:
     """Whether the installed grpcio is put together as this module needs it."""
     try:
@@ -69,9 +70,12 @@ def unary(handler: Prompt, pools: Pools, limits: Limits) -> Intake:
     return Intake(lambda event, state: CompletionCall(event, state, handler, pools, limits).begin())
 
 
-def streaming(
-    handler: Streaming, pools: Pools, limits: Limits, streams: weakref.WeakSet[CompletionStream]
-) -> Intake:
+def refusing(error: ServingError) -> Intake:
+    """Return what ends calls of any kind with a status, and reads nothing of them."""
+    return Intake(lambda event, state: CompletionRpc(event, state).finish(None, error))
+
+
+def streaming(handler: Streaming, pools: Pools, limits: Limits, streams: Streams) -> Intake:
     """Return what begins streams; those that there are can be found in `streams`."""
 
     def begin(event: Any, state: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.transport.budget import Limits
 from ladle.server.transport.completion_rpc import (
     RECEIVE,
@@ -20,6 +22,26 @@ logger = logging.getLogger(__name__)
 
 _SEND = "ladle send"
 _LULL = "ladle lull"
+
+
+class Streams:
+    """Those that there are. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[CompletionStream] = weakref.WeakSet()
+
+    def add(self, stream: CompletionStream) -> None:
+        """Count a stream in for as long as it lives."""
+        with self._lock:
+            self._streams.add(stream)
+
+    def stop(self) -> None:
+        """Tell all of them that the server is going to stop."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.stop()
 
 
 class CompletionStream(CompletionRpc):
@@ -76,7 +98,10 @@ class CompletionStream(CompletionRpc):
     def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
         """Have `work` done in a thread of the pool that is for it."""
         pool = self._pools.waiting if waits else self._pools.working
-        pool.submit(self._guarded, work)
+        try:
+            pool.submit(self._guarded, work)
+        except RuntimeError as error:  # as of unary calls
+            self.end(Unavailable(f"no thread can take the request: {error}; try again"))
 
     def reserve(self, nbytes: int) -> None:
         """Count the bytes of a request as under way, or raise ResourceExhausted."""

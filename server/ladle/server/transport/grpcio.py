@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any
 
 import grpc
 
 from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
-from ladle.server.core.errors import ServingError
+from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.completion_rpc import Pools, trailing_metadata
-from ladle.server.transport.completion_stream import CompletionStream
+from ladle.server.transport.completion_stream import Streams
 from ladle.server.transport.health import Health
 from ladle.server.transport.interceptor import GateInterceptor
 from ladle.server.transport.reflection import Reflection
 from ladle.server.transport.threads import SteadyPool
-
-Streams: TypeAlias = "weakref.WeakSet[CompletionStream]"
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
@@ -136,8 +134,7 @@ class GrpcioTransport:
         """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
         self.health.close()
         stopped = self._server.stop(grace_s)
-        for stream in list(self._methods.streams):
-            stream.stop()
+        self._methods.streams.stop()
         stopped.wait()
         for executor in (self._executor, self._waiting):
             executor.shutdown(wait=False, cancel_futures=True)
@@ -145,18 +142,18 @@ class GrpcioTransport:
 
 class _Methods(grpc.GenericRpcHandler):
     def __init__(self, methods: Methods, pools: Pools, limits: Limits) -> None:
-        self.streams: Streams = weakref.WeakSet()
+        self.streams = Streams()
         self._handlers = {
             path: _rpc_handler(method, pools, limits, self.streams)
             for path, method in methods.items()
         }
         self.calls = 0
-        self._pools = pools
-        self._limits = limits
+        # Refused calls come in floods, and what tells them of it is dear to make.
+        self._refusal = lru_cache(maxsize=64)(_rpc_refusal)
 
     def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler that ends calls with a status, and reads nothing of them."""
-        return _rpc_refusal(error, self._pools, self._limits, self.streams)
+        return self._refusal(error.code, error.message)
 
     def count_calls(self) -> None:
         """Count in `calls` from now on; until then a call costs nothing more."""
@@ -178,7 +175,7 @@ def _rpc_handler(
     method: Handler | Prompt | Streaming,
     pools: Pools,
     limits: Limits,
-    streams: weakref.WeakSet[CompletionStream],
+    streams: Streams,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
         return grpc.stream_stream_rpc_method_handler(
@@ -192,18 +189,14 @@ def _rpc_handler(
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
 
-def _rpc_refusal(
-    error: ServingError, pools: Pools, limits: Limits, streams: Streams
-) -> grpc.RpcMethodHandler[Any, Any]:
+def _rpc_refusal(code: Code, message: str) -> grpc.RpcMethodHandler[Any, Any]:
     # As a stream, which needs no message to begin; it does for unary calls, too.
-    refuse = Streaming(lambda stream: stream.end(error))
-
     def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
-        context.abort(_STATUS[error.code.value], error.message)
+        context.abort(_STATUS[code.value], message)
 
     if completion.supported():
-        behaviour.experimental_thread_pool = completion.streaming(  # type: ignore[attr-defined]
-            refuse, pools, limits, streams
+        behaviour.experimental_thread_pool = completion.refusing(  # type: ignore[attr-defined]
+            ServingError(message, code)
         )
     return grpc.stream_stream_rpc_method_handler(behaviour)
 

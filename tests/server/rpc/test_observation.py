@@ -16,6 +16,7 @@ from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStr
 from ladle.protos.serving_pb import GetModelStatusRequest, PredictRequest
 from ladle.server.core.batch_plan import BatchOptions
 from ladle.server.core.batching import BatchingServable
+from ladle.server.core.errors import Cancelled
 from ladle.server.core.manager import Manager
 from ladle.server.core.observation import Observation, Run, Unobserved
 from ladle.server.core.servable import ServableId
@@ -298,6 +299,24 @@ def test_what_is_kept_of_a_refused_request_does_not_hold_the_request(served: Ser
         assert error.__traceback__ is None
         assert error.__cause__ is None
         assert error.__context__ is None
+
+
+def test_of_an_answer_and_a_leaving_at_the_same_time_one_ends_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Observation("Predict", "GRPC", b"")
+    notebook = Notebook()
+
+    def leave() -> float:
+        monkeypatch.undo()
+        seen.end(Cancelled("the caller went away"), notebook)
+        return 1.0
+
+    monkeypatch.setattr("ladle.server.core.observation.time.monotonic", leave)
+    seen.end(b"answer", notebook)
+
+    assert notebook.next() is seen
+    assert notebook.requests.empty()
 
 
 def test_a_long_name_of_a_model_is_cut(served: Served) -> None:

@@ -40,10 +40,12 @@ def _new_request_id() -> str:
 class Observation:
     """One request, from the moment that a method takes it until its answer or its refusal.
 
-    It belongs to one thread after the other, as the request does, and needs no lock.
+    It belongs to one thread after the other, as the request does, and needs no lock. But of its
+    answer and its caller's leaving, which may come in two threads at a time, only one ends it.
     """
 
     __slots__ = (
+        "_open",
         "_request_id",
         "api",
         "began",
@@ -105,6 +107,7 @@ class Observation:
         self.span: object = None
         """Whatever an observer keeps with the request."""
         self._request_id = ""
+        self._open = [True]  # whoever pops it ends the request
 
     @property
     def code(self) -> Code:
@@ -129,7 +132,9 @@ class Observation:
 
         Without effect once the request has ended.
         """
-        if self.ended is not None:
+        try:
+            self._open.pop()
+        except IndexError:
             return
         self.ended = time.monotonic()
         self.model = self.model[:_MAX_NAME]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakePending, FakeServable
 
-from ladle.protos import tensors
-from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
+from ladle.protos import tensors, wire
+from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
+from ladle.server.core import heap
 from ladle.server.core.errors import ResourceExhausted, ServingError
 from ladle.server.core.manager import Manager
-from ladle.server.core.servable import Arrays, Done, Servable, Signature
-from ladle.server.rpc.chunks import predict_in_chunks
+from ladle.server.core.observation import Observation, Unobserved
+from ladle.server.core.servable import Arrays, Done, Servable, ServableId, Signature
+from ladle.server.rpc.chunks import chunks, predict_in_chunks
 from ladle.server.rpc.gathering import Gathering, Window
 from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.predict_response import encode_response
 from ladle.server.rpc.streaming import predict_stream
 
 
@@ -68,9 +72,9 @@ class FakeStream:
         self.lull: Callable[[], None] | None = None
         self.sent: Callable[[], None] | None = None
         self.answers: list[tuple[int, bool]] = []
+        self.sent_bytes: list[int] = []
         self.ended: list[ServingError | None] = []
         self.work: list[Callable[[], None]] = []
-        self.at_end: list[Callable[[], None]] = []
         self.reserved = 0
         self.room = 1 << 30
 
@@ -104,21 +108,22 @@ class FakeStream:
 
     def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
         assert self.sent is None
+        self.sent_bytes.append(len(message))
         self.answers.append((PredictStreamResponse.FromString(message).id, more))
         self.sent = sent
 
     def end(self, error: ServingError | None = None) -> None:
         self.ended.append(error)
 
-    def come(self, *numbers: int, rows: int = 1) -> None:
+    def come(self, *numbers: int, rows: int = 1, as_ready: bool = False) -> None:
         """Let requests come, as far as they are asked for."""
         for number in numbers:
-            self._tell(request(number, rows))
+            self.come_as(request(number, rows, as_ready))
 
     def finish(self) -> None:
-        self._tell(None)
+        self.come_as(None)
 
-    def _tell(self, message: bytes | None) -> None:
+    def come_as(self, message: bytes | None) -> None:
         receiver, self.receiver = self.receiver, None
         assert receiver is not None, "nothing was asked for"
         receiver(message)
@@ -135,8 +140,8 @@ class FakeStream:
         sent()
 
 
-def request(number: int, rows: int = 1) -> bytes:
-    message = PredictStreamRequest(id=number)
+def request(number: int, rows: int = 1, as_ready: bool = False) -> bytes:
+    message = PredictStreamRequest(id=number, answer_as_ready=as_ready)
     message.request.model_spec.name = "m"
     x = np.full((rows, 2), number, np.float32)
     message.request.inputs["x"].CopyFrom(tensors.to_proto(x))
@@ -272,8 +277,8 @@ def test_what_has_gathered_does_not_begin_once_the_caller_is_gone(
     stream: FakeStream, model: Queued
 ) -> None:
     stream.come(1, 2)
-    for callback in stream.at_end:
-        callback()
+    stream.go()
+    stream.pass_lull()
     stream.pass_lull()
 
     assert not model.waiting
@@ -283,10 +288,31 @@ def test_bytes_that_are_no_request_drop_what_came_after_them(
     stream: FakeStream, model: Queued
 ) -> None:
     stream.come(1)
-    assert stream.receiver is not None
-    receiver, stream.receiver = stream.receiver, None
-    receiver(b"\xff")
+    stream.come_as(b"\xff")
     stream.come(3, 4)
+    model.run_all()
+    stream.take()
+
+    (error,) = stream.ended
+    assert error is not None
+    assert error.code.name == "INVALID_ARGUMENT"
+    assert [number for number, _ in stream.answers] == [0, 1]
+
+
+@pytest.mark.parametrize("as_ready", [False, True])
+def test_what_gathers_while_such_bytes_are_read_is_dropped_too(
+    stream: FakeStream, model: Queued, as_ready: bool
+) -> None:
+    stream.come(1, as_ready=as_ready)
+    stream.pass_lull()
+    stream.come_as(b"\xff" * 600_000)
+    (work,) = stream.work
+    stream.come(3)
+    stream.come_as(b"\xff")
+    work()
+    stream.pass_lull()
+    stream.pass_lull()
+    assert len(model.waiting) == 1, "what came before is under way, and nothing else"
     model.run_all()
     stream.take()
 
@@ -299,8 +325,11 @@ def test_bytes_that_are_no_request_drop_what_came_after_them(
 def test_past_the_budget_nothing_is_read_of_a_request_but_its_id(
     stream: FakeStream, model: Queued
 ) -> None:
+    """Not even whether its tensors are some."""
+    message = PredictStreamRequest.FromString(request(7)).request
+    broken = message.SerializeToString() + wire.join(wire.bytes_field(2, [b"\xff"]))
     stream.room = 0
-    stream.come(7)
+    stream.come_as(wire.join([wire.varint_field(1, 7), *wire.bytes_field(2, [broken])]))
     stream.pass_lull()
 
     assert stream.answers[-1] == (7, False)
@@ -322,12 +351,138 @@ def test_a_gathering_counts_requests_and_bytes() -> None:
 def test_a_large_request_for_chunks_is_read_in_a_thread(manager: Manager, model: Queued) -> None:
     stream = FakeStream()
     predict_in_chunks(Predict(manager, tensor_content=True)).handle(stream)
-    message = PredictStreamRequest.FromString(request(1, rows=1 << 16)).request
-    receiver, stream.receiver = stream.receiver, None
-    assert receiver is not None
-    receiver(message.SerializeToString())
+    stream.come_as(predict_request(rows=1 << 16))
     assert not model.waiting
     (work,) = stream.work
     work()
 
     assert len(model.waiting) == 1
+
+
+def test_a_caller_who_sends_no_request_for_chunks_is_told_and_not_counted(
+    manager: Manager,
+) -> None:
+    ended: list[Observation] = []
+    stream = FakeStream()
+    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    stream.finish()
+
+    (error,) = stream.ended
+    assert error is not None
+    assert (error.code.name, error.message) == (
+        "INVALID_ARGUMENT",
+        "expected one PredictRequest, got none",
+    )
+    assert not ended
+
+
+def test_a_caller_who_goes_before_its_request_for_chunks_is_read_has_nothing_read(
+    manager: Manager, model: Queued
+) -> None:
+    ended: list[Observation] = []
+    stream = FakeStream()
+    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    stream.come_as(predict_request(rows=1 << 16))
+    (work,) = stream.work
+    stream.go()
+    work()
+
+    assert not model.waiting
+    assert [one.code.name for one in ended] == ["CANCELLED"]
+
+
+def test_each_chunk_after_the_first_is_encoded_in_a_thread(manager: Manager, model: Queued) -> None:
+    """Encoding it would hold up all other calls."""
+    ended: list[Observation] = []
+    stream = FakeStream()
+    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    stream.come_as(predict_request(rows=1))
+    ((_, done),) = model.waiting
+    then = done({"y": np.zeros((3, 700_000), np.float32)})
+    assert len(stream.sent_bytes) == 1
+    for number in range(2, 4):
+        assert not ended
+        assert not stream.ended
+        stream.take()
+        (work,) = stream.work
+        stream.work.clear()
+        assert len(stream.sent_bytes) == number - 1
+        work()
+        assert len(stream.sent_bytes) == number
+    assert then is None
+    assert [one.code.name for one in ended] == ["OK"]
+    stream.take()
+
+    assert stream.ended == [None]
+    assert not stream.work
+
+
+def test_a_large_request_for_chunks_is_let_go_while_its_answer_is_sent(
+    manager: Manager, model: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "LARGE_BYTES", 1000)
+    seen: list[Observation] = []
+    stream = FakeStream()
+    submit = model.submit
+
+    def noting(*given: Any) -> FakePending:
+        seen.append(given[-1])
+        return submit(*given)
+
+    monkeypatch.setattr(model, "submit", noting)
+    predict_in_chunks(Predict(manager, tensor_content=True)).handle(stream)
+    stream.come_as(predict_request(rows=1 << 10))
+
+    assert [one.request for one in seen] == [None]
+
+
+def test_after_large_requests_of_a_stream_the_heap_is_given_back_once(
+    stream: FakeStream, model: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.come(1, 2, 3, 4)
+    trimmed: list[int] = []
+    monkeypatch.setattr(heap, "LARGE_BYTES", 1)
+    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(len(stream.answers)))
+    stream.come(5, 6, 7, 8)
+    trimmed.clear()
+    model.run_all()
+
+    assert trimmed == [2], "once, and after the answers are on their way"
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_of_strings_no_more_is_encoded_than_has_room(
+    typed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However unequal they are."""
+    tried: list[int] = []
+
+    def encode(outputs: Arrays, *given: Any, **options: Any) -> bytes:
+        tried.append(len(outputs["y"]))
+        return encode_response(outputs, *given, **options)
+
+    monkeypatch.setattr("ladle.server.rpc.chunks.encode_response", encode)
+    y = np.array([b"s"] * 3000 + [b"l" * 1_500_000] * 4 + [b"x" * 5_000_000] + [b""] * 5, object)
+    outputs = {"y": y, "z": np.zeros((len(y), 2), np.float32)}
+
+    made = list(chunks(outputs, ServableId("m", 1), "s", typed=typed))
+
+    assert tried == [3002, 2, 1, 5]
+    assert [one.is_last for one in made] == [False, False, False, True]
+    parts = [PredictChunk.FromString(one.message).response.outputs["y"] for one in made]
+    assert [value for part in parts for value in part.string_val] == y.tolist()
+
+
+def predict_request(rows: int) -> bytes:
+    message = PredictStreamRequest.FromString(request(1, rows))
+    return message.request.SerializeToString()
+
+
+class Ended(Unobserved):
+    """An observer that keeps the requests that have ended."""
+
+    def __init__(self, ended: list[Observation]) -> None:
+        self._ended = ended
+
+    def request_ended(self, request: Observation) -> None:
+        self._ended.append(request)

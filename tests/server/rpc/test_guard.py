@@ -18,7 +18,7 @@ from fakes import PATIENCE_S, FakeLoader, refusal
 from google.protobuf.message import Message
 
 from ladle.client import Client, PermissionDenied, Unauthenticated, VersionState
-from ladle.protos import tensors
+from ladle.protos import tensors, wire
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     LoadModelRequest,
@@ -39,7 +39,7 @@ from ladle.protos.serving_pb import (
 from ladle.server import Config, Server, StartupError
 from ladle.server.call import Call
 from ladle.server.core.access import Access, Kind, Tokens
-from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.rpc.guard import RULES, Rule, guarded
 
 PREDICT, METADATA, ADMIN, OTHER = (
@@ -244,6 +244,21 @@ def test_the_name_that_is_asked_about_is_the_one_that_is_read() -> None:
     twice = predict_request("a").SerializeToString() + predict_request("b").SerializeToString()
     assert RULES[f"{P}Predict"].models(twice) == ["b"]
     assert PredictRequest.FromString(twice).model_spec.name == "b"
+
+
+@pytest.mark.parametrize("method", ["PredictStream", "PredictInChunks"])
+def test_of_a_streamed_request_nothing_is_read_but_the_name(method: str) -> None:
+    """All of it, large as it may be, would hold up the calls of everybody."""
+    request = PredictRequest()
+    request.model_spec.name = "a"
+    message = request.SerializeToString() + wire.join(wire.bytes_field(2, [b"\xff"]))
+    if method == "PredictStream":
+        message = wire.varint_field(1, 7) + wire.join(wire.bytes_field(2, [message]))
+    rule = RULES[f"/ladle.v1.StreamingPrediction/{method}"]
+
+    assert rule.models(message) == ["a"]
+    with pytest.raises(InvalidArgument):
+        rule.models(message[:-1])
 
 
 def test_a_request_that_cannot_be_read_is_refused(channel: grpc.Channel) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
+from ladle.server.core import heap
 from ladle.server.core.entry import Handle
 from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound
 from ladle.server.core.observation import Observation, Observer, Unobserved
@@ -28,6 +30,8 @@ from ladle.server.rpc.streaming import MAX_INLINE_BYTES
 _PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
 # What clients take unless told otherwise is 4 MiB; the rest is for names and headers.
 _CHUNK_BYTES = 4_000_000
+# What tells of a string that it is there, and how long it is: nearly always less.
+_STRING_HEAD_BYTES = 4
 
 
 def predict_in_chunks(predict: Predict, observer: Observer | None = None) -> Streaming:
@@ -36,10 +40,17 @@ def predict_in_chunks(predict: Predict, observer: Observer | None = None) -> Str
     return Streaming(lambda stream: _Chunks(stream, predict, observer).begin())
 
 
+class Chunk(NamedTuple):
+    """A PredictChunk."""
+
+    message: bytes
+    is_last: bool
+
+
 def chunks(
     outputs: dict[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
-) -> Iterator[bytes]:
-    """Yield the PredictChunks that the outputs come in."""
+) -> Iterator[Chunk]:
+    """Yield what the outputs come in."""
     counts = {array.shape[0] if array.ndim else None for array in outputs.values()}
     total = counts.pop() if len(counts) == 1 else None
 
@@ -57,19 +68,48 @@ def chunks(
         )
 
     if not total:
-        yield chunk(0, 0)
+        yield Chunk(chunk(0, 0), is_last=True)
         return
-    row_bytes = sum(array.nbytes for array in outputs.values()) / total
-    rows = max(1, int(_CHUNK_BYTES / max(1, row_bytes)))
+    stop_of = _stops(outputs, total)
+    room = float(_CHUNK_BYTES)
     start = 0
     while start < total:
-        encoded = chunk(start, start + rows)
-        while len(encoded) > _CHUNK_BYTES and rows > 1:
-            # Strings and typed integers take more on the wire than in memory.
-            rows = max(1, rows // 2)
-            encoded = chunk(start, start + rows)
-        yield encoded
-        start += rows
+        stop = stop_of(start, room)
+        encoded = chunk(start, stop)
+        while len(encoded) > _CHUNK_BYTES and stop > start + 1:
+            # Typed integers take more on the wire than in memory.
+            room /= 2
+            stop = stop_of(start, room)
+            encoded = chunk(start, stop)
+        yield Chunk(encoded, is_last=stop == total)
+        start = stop
+
+
+def _stops(outputs: dict[str, NDArray[Any]], total: int) -> Callable[[int, float], int]:
+    """Return what tells, of a first row and a number of bytes, where the rows in them end.
+
+    Strings are measured one by one, so that none is encoded that then has no room.
+    """
+    arrays = outputs.values()
+    fixed = max(1.0, sum(array.nbytes for array in arrays if not array.dtype.hasobject) / total)
+    ends: NDArray[np.float64] | None = None  # of each row, in bytes from the first row on
+    for array in arrays:
+        if array.dtype.hasobject and array.size:
+            lengths = np.fromiter(map(len, array.flat), np.float64, array.size)
+            per_row = lengths.reshape(total, -1) + _STRING_HEAD_BYTES
+            ends = (fixed if ends is None else ends) + per_row.sum(axis=1)
+    if ends is not None:
+        ends = ends.cumsum()
+
+    def stop_of(start: int, room: float) -> int:
+        if ends is None:
+            stop = start + int(room / fixed)
+        else:
+            before = ends[start - 1] if start else 0.0
+            stop = int(np.searchsorted(ends, before + room, side="right"))
+        return min(max(start + 1, stop), total)
+
+    return stop_of
 
 
 class _Chunks:
@@ -79,41 +119,56 @@ class _Chunks:
         self._observer = observer
         self._seen: Observation | None = None  # until the request is there
         self._typed = predict.is_typed(stream)
-        self._chunks: Iterator[bytes] = iter(())
+        # Until each is made the next, or the caller goes: then none of them stays.
+        self._message = b""
+        self._request: Request | None = None
+        self._pending: Pending | None = None
+        self._over = False
+        self._chunks: Iterator[Chunk] = iter(())
 
     def begin(self) -> None:
         """Read the request."""
+        self._stream.on_end(self._leave)
         self._stream.receive(self._received)
 
     def _received(self, message: bytes | None) -> None:
-        seen = Observation("PredictInChunks", "GRPC", message or b"", self._stream.metadata)
+        if message is None:  # no request to observe; perhaps the caller has only gone
+            self._stream.end(InvalidArgument("expected one PredictRequest, got none"))
+            return
+        seen = Observation("PredictInChunks", "GRPC", message, self._stream.metadata)
         self._seen = seen
         try:
-            if message is None:
-                raise InvalidArgument("expected one PredictRequest, got none")
             self._stream.reserve(len(message))
         except Exception as error:
             self._fail(error)
             return
+        self._message = message
         if len(message) <= MAX_INLINE_BYTES:
-            self._read(message, seen)
+            self._read(seen)
         else:
-            self._stream.in_thread(lambda: self._read(message, seen))
+            self._stream.in_thread(lambda: self._read(seen))
 
-    def _read(self, message: bytes, seen: Observation) -> None:
+    def _read(self, seen: Observation) -> None:
+        message, self._message = self._message, b""
+        if self._over:
+            return
         try:
             request = read_request(message)
             seen.model = request.message.model_spec.name
             handle = acquire_at_once(self._predict.manager, request.message.model_spec)
         except NotFound:
             # It may be on its way, and waiting for that takes a thread.
-            self._stream.in_thread(lambda: self._wait_and_run(request, seen), waits=True)
+            self._request = request
+            self._stream.in_thread(lambda: self._wait_and_run(seen), waits=True)
         except Exception as error:
             self._fail(error)
         else:
             self._run(handle, request, seen)
 
-    def _wait_and_run(self, request: Request, seen: Observation) -> None:
+    def _wait_and_run(self, seen: Observation) -> None:
+        request, self._request = self._request, None
+        if request is None:
+            return
         spec = request.message.model_spec
         try:
             stream = self._stream
@@ -125,18 +180,25 @@ class _Chunks:
 
     def _run(self, handle: Handle, request: Request, seen: Observation) -> None:
         try:
-            pending = self._predict.begin_raw(
+            self._pending = self._predict.begin_raw(
                 handle, request, self._stream.deadline, self._done, seen
             )
         except Exception as error:
             self._fail(error)
-        else:
-            self._stream.on_end(lambda: self._leave(pending))
+            return
+        if request.nbytes >= heap.LARGE_BYTES:
+            seen.request = None
+        if self._over:  # the caller went meanwhile, and nobody has told the queue
+            self._pending.leave()
 
-    def _leave(self, pending: Pending) -> None:
-        pending.leave()
-        assert self._seen is not None
-        self._seen.end(Cancelled("the caller went away"), self._observer)
+    def _leave(self) -> None:
+        self._over = True
+        self._message = b""
+        self._request = None
+        if self._pending is not None:
+            self._pending.leave()
+        if self._seen is not None:
+            self._seen.end(Cancelled("the caller went away"), self._observer)
 
     def _fail(self, error: Exception) -> None:
         assert self._seen is not None
@@ -156,14 +218,16 @@ class _Chunks:
     def _send_next(self) -> None:
         """Encode one chunk more, now that the connection has taken the last one."""
         try:
-            chunk = next(self._chunks, None)
+            message, is_last = next(self._chunks)
         except Exception as error:
             self._fail(error)
             return
         assert self._seen is not None
-        if chunk is None:
+        self._seen.response_bytes += len(message)
+        if is_last:
             self._seen.end(b"", self._observer)
-            self._stream.end()
-        else:
-            self._seen.response_bytes += len(chunk)
-            self._stream.send(chunk, self._send_next)
+        self._stream.send(message, self._stream.end if is_last else self._sent)
+
+    def _sent(self) -> None:
+        # Encoding a chunk takes too long for the network's thread.
+        self._stream.in_thread(self._send_next)

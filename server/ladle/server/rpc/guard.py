@@ -8,12 +8,13 @@ from typing import NamedTuple, TypeAlias
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     LoadModelRequest,
+    PredictOutline,
+    PredictStreamOutline,
     PredictStreamRequest,
     RescanModelRequest,
     TasksRequest,
     UnloadModelRequest,
 )
-from ladle.protos.serving_pb import GetModelStatusRequest
 from ladle.server.call import Call, Gate, Handler, Methods, Prompt, Stream, Streaming
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import ServingError
@@ -35,10 +36,10 @@ class Rule(NamedTuple):
 
 
 def _of_spec(request: bytes) -> Names:
-    # All requests but those below have their model_spec in the first field. This message has no
+    # All requests but those below have their model_spec in the first field. An outline has no
     # other, so protobuf itself reads it, by the same rules as the method does later, and steps
     # over the tensors.
-    return [parse(GetModelStatusRequest, request, "request").model_spec.name]
+    return [parse(PredictOutline, request, "request").model_spec.name]
 
 
 def _of_tasks(request: bytes) -> Names:
@@ -46,7 +47,8 @@ def _of_tasks(request: bytes) -> Names:
 
 
 def _of_stream(request: bytes) -> Names:
-    return [parse(PredictStreamRequest, request).request.model_spec.name]
+    name = PredictStreamRequest.DESCRIPTOR.full_name
+    return [parse(PredictStreamOutline, request, name).request.model_spec.name]
 
 
 def _listed(request: bytes) -> Names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,6 +52,7 @@ from ladle.server.rpc.status import ObservedHandler, as_status
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
 
+_PATH = "/tensorflow.serving.PredictionService/Predict"
 
 Outcome: TypeAlias = "bytes | Exception"
 RawOutcome: TypeAlias = "dict[str, NDArray[Any]] | Exception"
@@ -64,6 +66,18 @@ class Request(NamedTuple):
     """The `tensor_content` of those inputs from which it was lifted out."""
     nbytes: int
     """How large it was on the wire."""
+
+
+@dataclass(frozen=True)
+class _Tidying:
+    """What is done after a large request, so that the next one finds the heap as it has."""
+
+    then: Afterwards
+
+    def __call__(self) -> None:
+        if self.then is not None:
+            self.then()
+        heap.trim()
 
 
 class Predict:
@@ -162,8 +176,7 @@ class Predict:
                     then = done(outcome, handle.id, run.signature.name)
                 finally:
                     handle.release()
-                # So that the next large one finds the heap as this one has.
-                return then or (heap.trim if is_large else None)
+                return _Tidying(then) if is_large else then
 
             return handle.servable.submit(*run, ended, deadline, seen)
         except BaseException:
@@ -179,7 +192,7 @@ class Predict:
     def _answer(self, call: ObservedCall, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
-                call.refuse(as_status(outcome, "Predict", call.seen))
+                call.refuse(as_status(outcome, _PATH, call.seen))
             else:
                 call.answer(outcome)
 

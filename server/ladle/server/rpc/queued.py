@@ -40,12 +40,12 @@ class QueuedMethod(Generic[R]):
         """Take what tells this method from others; both functions may raise ServingError.
 
         Args:
-            name: the method's, for the log.
+            name: the method's, of PredictionService.
             manager: where the models are.
             read: returns a request, and what it says of the model.
             plan: returns what to run, and what makes the response of it.
         """
-        self._name = name
+        self._path = f"/tensorflow.serving.PredictionService/{name}"
         self._manager = manager
         self._read = read
         self._plan = plan
@@ -83,7 +83,7 @@ class QueuedMethod(Generic[R]):
                     call.seen.encoding = time.monotonic()
                     call.answer(respond(outcome, handle.id))
                 except Exception as error:
-                    call.refuse(as_status(error, self._name, call.seen))
+                    call.refuse(as_status(error, self._path, call.seen))
                 finally:
                     handle.release()
 

@@ -6,7 +6,11 @@ import threading
 from collections import deque
 
 from ladle.protos import wire
-from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
+from ladle.protos.ladle_pb import (
+    PredictStreamOutline,
+    PredictStreamRequest,
+    PredictStreamResponse,
+)
 from ladle.server.call import Stream, Streaming
 from ladle.server.core import heap
 from ladle.server.core.entry import Handle
@@ -19,6 +23,7 @@ from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_mo
 from ladle.server.rpc.status import as_status
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictStream"
+_REQUEST: str = PredictStreamRequest.DESCRIPTOR.full_name
 
 # More is read by a thread of the pool, so that it holds up nobody else.
 MAX_INLINE_BYTES = 256 << 10
@@ -36,17 +41,31 @@ def predict_stream(
 class _Slot:
     """A request that was read, until its answer is sent."""
 
-    __slots__ = ("answer", "id", "message", "nbytes", "pending", "refusal", "seen")
+    __slots__ = (
+        "answer",
+        "dropped",
+        "id",
+        "message",
+        "nbytes",
+        "pending",
+        "refusal",
+        "request",
+        "seen",
+    )
 
     def __init__(self, message: bytes, seen: Observation) -> None:
+        # Until each is made the next, or the caller goes: then none of them stays.
         self.message = message
+        self.request: Request | None = None
+        self.pending: Pending | None = None
         self.nbytes = len(message)
         self.seen = seen
         self.id = 0
         self.refusal: ServingError | None = None
         """Why its bytes were not reserved."""
         self.answer: bytes | None = None
-        self.pending: Pending | None = None
+        self.dropped = False
+        """Whether what came before it has ended the stream."""
 
 
 class _PredictStream:
@@ -158,41 +177,52 @@ class _PredictStream:
                     self._beginning = False
                     break
                 slot = self._to_begin.popleft()
-            self._begin(slot)
+                dropped = slot.dropped
+            if not dropped:
+                self._begin(slot)
         self._go_on()
 
     def _begin(self, slot: _Slot) -> None:
+        message, slot.message = slot.message, b""
         is_large = slot.nbytes >= heap.LARGE_BYTES
         if is_large:
             heap.trim()  # of the pieces that the transport got it in
+            slot.seen.request = None
         try:
-            request = parse(PredictStreamRequest, slot.message)
+            if slot.refusal is not None:
+                self._note(slot, parse(PredictStreamOutline, message, _REQUEST))
+                self._answer(slot, slot.refusal)
+                return
+            request = parse(PredictStreamRequest, message)
         except InvalidArgument as error:
             self._break_off(slot, error)
             return
-        slot.message = b""
-        if is_large:
-            slot.seen.request = None
-        slot.id = request.id
-        slot.seen.model = request.request.model_spec.name
-        if self._first:
-            self._first = False
-            self._in_order = not request.answer_as_ready
+        del message  # it may be large
+        self._note(slot, request)
         read = Request(request.request, {}, slot.nbytes)
         try:
-            if slot.refusal is not None:
-                raise slot.refusal
             require_model_spec(read.message)
             handle = acquire_at_once(self._predict.manager, read.message.model_spec)
         except NotFound:
             # It may be on its way, and waiting for that takes a thread.
-            self._stream.in_thread(lambda: self._wait_and_run(slot, read), waits=True)
+            slot.request = read
+            self._stream.in_thread(lambda: self._wait_and_run(slot), waits=True)
         except Exception as error:
             self._answer(slot, error)
         else:
             self._run(slot, handle, read)
 
-    def _wait_and_run(self, slot: _Slot, request: Request) -> None:
+    def _note(self, slot: _Slot, request: PredictStreamRequest | PredictStreamOutline) -> None:
+        slot.id = request.id
+        slot.seen.model = request.request.model_spec.name
+        if self._first:
+            self._first = False
+            self._in_order = not request.answer_as_ready
+
+    def _wait_and_run(self, slot: _Slot) -> None:
+        request, slot.request = slot.request, None
+        if request is None:
+            return
         spec = request.message.model_spec
         try:
             handle = acquire(self._predict.manager, spec, self._deadline, self._stream.on_end)
@@ -299,13 +329,16 @@ class _PredictStream:
     def _break_off(self, slot: _Slot, error: ServingError) -> None:
         """End with the status, once what was read before this slot is answered."""
         with self._lock:
-            self._to_begin.clear()
             dropped = [self._slots.pop()]
             while dropped[-1] is not slot:
                 dropped.append(self._slots.pop())
+            for one in dropped:
+                one.dropped = True  # it may still gather
+            self._last_word = self._last_word or error
+            self._finished = True
         for one in dropped:
             one.seen.end(error, self._observer)
-        self._finish(error)
+        self._go_on()
 
     def _stop(self) -> None:
         self._finish(Unavailable("the server is stopping: send the rest to another"))
@@ -315,6 +348,8 @@ class _PredictStream:
             self._over = True
             left = list(self._slots)
         for slot in left:
+            slot.message = b""
+            slot.request = None
             if slot.pending is not None:
                 slot.pending.leave()
             elif slot.answer is None:

@@ -400,6 +400,20 @@ def test_a_model_without_classes_prints_its_outputs(
     assert capsys.readouterr().out == "row 0 (version 1)\n  total: 10\n"
 
 
+def test_numbers_that_json_lacks_are_printed_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = FunctionModel(
+        lambda inputs: {"y": inputs["x"]},
+        inputs={"x": ("float32", (-1,))},
+        outputs={"y": ("float32", (-1,))},
+    )
+    np.save(tmp_path / "x.npy", np.array([np.nan, -np.inf, 1], np.float32))
+    assert serve(model, "--input", tmp_path / "x.npy", "--json") == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["outputs"]["y"] for row in told] == ["NaN", "-Infinity", 1.0]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

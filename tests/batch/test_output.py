@@ -72,6 +72,25 @@ def test_a_shard_ends_where_it_is_full_and_at_the_end(folder: OutputFolder) -> N
     assert folder.read() == manifest
 
 
+def test_names_of_files_are_on_the_disk_before_the_manifest_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync = OutputFolder.sync_names
+
+    def sync_names(folder: OutputFolder) -> None:
+        sync(folder)
+        steps.append("names synced")
+
+    monkeypatch.setattr(OutputFolder, "sync_names", sync_names)
+    with OutputFolder(tmp_path, steps.append) as folder:
+        output = output_to(folder)
+        output.add(answer(0, 4))
+        output.write()
+    in_place = steps.index("shard in place")
+    assert steps[in_place : in_place + 3] == ["shard in place", "names synced", "manifest written"]
+
+
 def test_a_shard_ends_when_it_has_been_open_for_long(folder: OutputFolder) -> None:
     now_s = 100.0
     output = output_to(folder, shard_s=60.0, now=lambda: now_s)

@@ -33,6 +33,7 @@ DOUBLE = FunctionModel(
     inputs={"x": ("float32", (-1, 2))},
     outputs={"twice": ("float32", (-1, 2)), "count": ("int64", (1,))},
     version=7,
+    version_labels=("stable",),
     card=ModelCard(labels=("a", "b"), normalization=Normalization(divisor=255)),
 )
 
@@ -75,6 +76,9 @@ def test_mistakes_get_the_errors_of_a_real_server(shell: Any) -> None:
             client.predict("other", image)
         with pytest.raises(NotFound, match="version 8 is not served"):
             client.predict("double", image, version=8)
+        with pytest.raises(InvalidInput, match="Unrecognized servable version label: canary"):
+            client.predict("double", image, label="canary")
+        assert client.predict("double", image, label="stable").version == 7
         with pytest.raises(FailedPrecondition, match='signature "s"'):
             client.predict("double", image, signature="s")
         with pytest.raises(InvalidInput, match=r"expected float32 \[-1, 2\]"):

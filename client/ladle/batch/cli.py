@@ -57,9 +57,10 @@ def _predict_all(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from ladle.batch.single import predict_few, shown
+    from ladle.batch.writers.jsonl import as_json
 
     few = predict_few(_job(args), _connector(args), top=args.top, plot=args.plot)
-    print(json.dumps(few) if args.json else shown(few))
+    print(json.dumps(as_json(few), allow_nan=False) if args.json else shown(few))
     return 0
 
 

@@ -57,12 +57,18 @@ class OutputFolder:
         self.path = path
         self._on_step = on_step
         path.mkdir(parents=True, exist_ok=True)
+        self.check()  # nothing is left in what is somebody else's, not even a lock
         self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(self._lock)
-            raise BatchError(f"{path}: another process is writing to it") from None
+            if isinstance(error, BlockingIOError):
+                raise BatchError(f"{path}: another process is writing to it") from None
+            raise BatchError(
+                f"{path}: expected a file system with locks, which keep two processes from "
+                f"writing to it at once: {error.strerror}"
+            ) from None
 
     def __enter__(self) -> OutputFolder:
         return self
@@ -110,7 +116,7 @@ class OutputFolder:
             _sync(file)
         self._on_step("manifest written")
         os.replace(temporary, self.path / FILE_NAME)
-        self._sync_names()
+        self.sync_names()
         self._on_step("manifest in place")
 
     def remove_leftovers(self, manifest: Manifest) -> None:
@@ -124,7 +130,8 @@ class OutputFolder:
         """Begin the shard with that index, whose first row is number `start`."""
         return ShardFiles(self, index, start, make_writer, self._on_step)
 
-    def _sync_names(self) -> None:
+    def sync_names(self) -> None:
+        """Have the disk hold the names of the files as they are now."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -189,6 +196,7 @@ class ShardFiles:
         for name in self._files:
             os.replace(self._path(name), self._folder.path / name)
             self._on_step("shard in place")
+        self._folder.sync_names()  # before the manifest counts them
         return Shard(
             files=tuple(sorted(self._files)),
             start=self.start,

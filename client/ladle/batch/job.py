@@ -10,29 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ladle.batch import mapping
+from ladle.batch.binding import Binding, ConnectClient, ask, bind, learn, signature_of
 from ladle.batch.errors import BatchError, ChangedError
 from ladle.batch.folder import MakeWriter, OnStep, OpenFile, OutputFolder, Writer
 from ladle.batch.manifest import Manifest, go_on
-from ladle.batch.mapping import Rule, Source
-from ladle.batch.preparing import prepare
+from ladle.batch.mapping import Rule
 from ladle.batch.progress import State
 from ladle.batch.readers import files
-from ladle.batch.readers.images import PATH
-from ladle.batch.readers.reader import Reader, open_reader
+from ladle.batch.readers.reader import open_reader
 from ladle.batch.rows import Part
 from ladle.batch.run import Options, run
-from ladle.client import Client, inputs
-from ladle.client.errors import FailedPrecondition, InvalidInput, Unimplemented
+from ladle.client import inputs
+from ladle.client.errors import FailedPrecondition, InvalidInput
 from ladle.client.inputs import DEFAULT_SIGNATURE
 from ladle.client.models import ModelMetadata, Signature
-from ladle.client.prediction import Prediction
 from ladle.client.steps import Normalize
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl", "csv", "npy"]
-OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("parquet", "jsonl", "csv", "npy")
-ConnectClient: TypeAlias = "Callable[[bool], Client]"
-"""Makes a client; True for one that makes calls again by itself, as it would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +73,6 @@ class Summary:
     output: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Binding:
-    """How rows of an input become the inputs of a model."""
-
-    reader: Reader
-    sources: dict[str, Source]
-    keep: tuple[str, ...]
-
-    def parts(self, start: int) -> Iterator[Part]:
-        """Yield the rows from number `start` on, ready to be sent."""
-        columns = [name for source in self.sources.values() for name in source.columns]
-        wanted = tuple(dict.fromkeys([*columns, *self.keep]))
-        for rows in self.reader.read(start, wanted):
-            yield from prepare(rows, self.sources, self.keep)
-
-
 def carry_out(
     job: Job,
     connect: ConnectClient,
@@ -129,7 +107,7 @@ def carry_out(
                 partial(ask, client, job, _asked_version(job, metadata)),
                 folder,
                 manifest,
-                _writer_of(job.output_format, _signature(job, metadata)),
+                _writer_of(job.output_format, signature_of(job, metadata)),
                 job.options,
                 give_up=client.close,
                 tell=tell,
@@ -146,58 +124,6 @@ def carry_out(
         shards=len(manifest.shards),
         versions=tuple(sorted({v for shard in manifest.shards for v in shard.versions})),
         output=os.fspath(job.output),
-    )
-
-
-def learn(job: Job, connect: ConnectClient) -> ModelMetadata:
-    """Ask which version answers, and how it is called.
-
-    Raises:
-        LadleError: The server could not be asked.
-    """
-    with connect(True) as client:
-        try:
-            return client.metadata(job.model, version=job.version, label=job.label)
-        except Unimplemented:  # then nothing is checked here
-            return ModelMetadata(model=job.model, version=job.version, signatures={})
-
-
-def bind(job: Job, reader: Reader, input_format: str, metadata: ModelMetadata) -> Binding:
-    """Return how the input's columns become the model's inputs.
-
-    Raises:
-        BatchError: A tensor has no column, or the model no such signature.
-    """
-    signature = _signature(job, metadata)
-    are_images = input_format == "images"
-    sources = mapping.bind(
-        signature.inputs if signature else {},
-        signature.optional if signature else frozenset(),
-        reader.columns,
-        job.rules,
-        is_text=reader.is_text,
-        are_images=are_images,
-        is_normalised=(
-            job.normalize is not None
-            and metadata.card is not None
-            and metadata.card.normalization is not None
-        ),
-    )
-    keep = job.keep or ((PATH,) if are_images else ())
-    return Binding(reader=reader, sources=sources, keep=mapping.matching(keep, reader.columns))
-
-
-def ask(client: Client, job: Job, version: int | None, part: Part) -> Prediction:
-    """Have the model answer a part; as `Client.predict`."""
-    return client.predict(
-        job.model,
-        part.tensors,
-        version=version,
-        label=job.label if version is None else None,
-        signature=job.signature,
-        outputs=job.outputs,
-        timeout=job.timeout_s,
-        normalize=job.normalize,
     )
 
 
@@ -221,18 +147,6 @@ def _begin(folder: OutputFolder, wanted: Manifest, job: Job) -> Manifest:
         folder.save(wanted)
     folder.remove_leftovers(wanted)
     return wanted
-
-
-def _signature(job: Job, metadata: ModelMetadata) -> Signature | None:
-    if not metadata.signatures:
-        return None
-    name = job.signature or DEFAULT_SIGNATURE
-    if name not in metadata.signatures:
-        raise BatchError(
-            f'model "{job.model}" has no signature "{name}"; it has '
-            f"{', '.join(metadata.signatures)}"
-        )
-    return metadata.signatures[name]
 
 
 def _settings(job: Job, binding: Binding) -> dict[str, object]:

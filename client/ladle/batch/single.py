@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.batch.binding import ConnectClient, ask, bind, learn
 from ladle.batch.errors import BatchError
-from ladle.batch.job import ConnectClient, Job, ask, bind, learn
+from ladle.batch.job import Job
 from ladle.batch.readers import files
 from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.reader import Reader, open_reader

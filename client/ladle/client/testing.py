@@ -16,7 +16,7 @@ Real gRPC on a free port of the loopback, and no TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,11 +30,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ladle.client import requests
 from ladle.client.errors import FailedPrecondition, InvalidInput, LadleError, NotFound
 from ladle.client.inputs import DEFAULT_SIGNATURE
+from ladle.client.models import VersionState
+from ladle.client.responses import SIGNATURES_METADATA_FIELD
 from ladle.protos import dtypes, health_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard
-
-_SIGNATURES = "signature_def"
-_AVAILABLE = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,8 @@ class FunctionModel:
     """The dtype and shape of each input, -1 for any size; `object` for strings."""
     outputs: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
     version: int = 1
+    version_labels: Collection[str] = ()
+    """The labels by which that version may be asked for."""
     card: ModelCard | None = None
     """Labels and normalisation, as a ladle server would tell them."""
 
@@ -134,7 +135,7 @@ class FunctionServer:
             model_spec=_spec(request.model_spec.name, model)
         )
         for name in request.metadata_field:
-            if name == _SIGNATURES:
+            if name == SIGNATURES_METADATA_FIELD:
                 signature = tensorflow_pb.SignatureDef(
                     inputs=_infos(model.inputs),
                     outputs=_infos(model.outputs),
@@ -151,7 +152,7 @@ class FunctionServer:
     def _status(self, request: serving_pb.GetModelStatusRequest) -> Message:
         model = self._find(request.model_spec)
         response = serving_pb.GetModelStatusResponse()
-        response.model_version_status.add(version=model.version, state=_AVAILABLE)
+        response.model_version_status.add(version=model.version, state=VersionState.AVAILABLE)
         return response
 
     def _find(self, spec: serving_pb.ModelSpec) -> FunctionModel:
@@ -160,6 +161,8 @@ class FunctionServer:
         if model is None or is_other:
             version = f" version {spec.version.value}" if spec.HasField("version") else ""
             raise NotFound(f'model "{spec.name}"{version} is not served')
+        if spec.version_label and spec.version_label not in model.version_labels:
+            raise InvalidInput(f"Unrecognized servable version label: {spec.version_label}")
         return model
 
 

@@ -50,10 +50,11 @@ def _values(column: Column) -> list[Any]:
             return values
     else:
         values = column.to_pylist()
-    return [_as_json(value) for value in values]
+    return [as_json(value) for value in values]
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Return a value as JSON can say it; see `JsonlShard`."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):
@@ -64,9 +65,9 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, list | tuple):
-        return [_as_json(inner) for inner in value]
+        return [as_json(inner) for inner in value]
     if isinstance(value, dict):
-        return {str(key): _as_json(inner) for key, inner in value.items()}
+        return {str(key): as_json(inner) for key, inner in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)  # dates, decimals, complex numbers

@@ -19,6 +19,7 @@ from ladle.protos.serving_pb import (
     PredictResponse,
     ReloadConfigRequest,
 )
+from ladle.server.core import heap
 from ladle.server.core.errors import Code, InvalidArgument
 from ladle.server.core.model_config import (
     ModelConfig,
@@ -141,6 +142,23 @@ def test_the_lot_decides_what_is_logged(tmp_path: Path) -> None:
 
     assert counts.logged == [("m", "OK")] * 2
     logs.stop(PATIENCE_S)
+
+
+def test_a_large_request_is_counted_and_not_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is let go of before its answer is there; over REST an empty one is left."""
+    monkeypatch.setattr(heap, "LARGE_BYTES", 1000)
+    counts = Counts()
+    logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
+    observation(nbytes=1000).end(b"answer", logs)
+    for message in (None, b""):
+        let_go = observation(nbytes=1000)
+        let_go.request = message
+        let_go.end(b"answer", logs)
+
+    assert counts.dropped == ["too_large"] * 3
+    assert counts.logged == [("m", "RESOURCE_EXHAUSTED")] * 3
 
 
 def test_a_full_queue_drops_and_counts_and_blocks_nobody(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import LogMetadata
+from ladle.server.core import heap
 from ladle.server.core.errors import Code
 from ladle.server.core.model_config import ModelConfig, RequestLogging
 from ladle.server.core.observation import Observation, Unobserved
@@ -99,9 +100,12 @@ class RequestLogs(Unobserved):
         if config is None or config.logging is None or self._sample() >= config.logging.rate:
             return
         api = request.api.lower()
-        if api not in _FIELDS or request.request is None or request.response is None:
+        if api not in _FIELDS or request.error is not None or request.response is None:
             return
-        if request.error is None:
+        # A large one's message has been let go of by now, or nearly always.
+        if not request.request or len(request.request) >= heap.LARGE_BYTES:
+            self._drop("too_large", request)
+        else:
             self._put(config.logging, api, request.request, request.response, request)
 
     def flush(self, timeout_s: float) -> bool:
@@ -142,6 +146,9 @@ class RequestLogs(Unobserved):
                 self._nbytes += record.nbytes
                 self._changed.notify_all()
                 return
+        self._drop(reason, seen)
+
+    def _drop(self, reason: str, seen: Observation) -> None:
         self._counting.log_dropped("request", reason)
         self._counting.request_logged(seen.model, Code.RESOURCE_EXHAUSTED)
 

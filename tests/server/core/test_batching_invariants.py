@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from fakes import PATIENCE_S, FakeClock, FakeServable, spec
+from fakes import PATIENCE_S, FakeClock, FakeServable, spec, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -178,8 +178,7 @@ def finish(batching: BatchingServable, clock: FakeClock, sent: list[Sent]) -> No
                 break
             clock.advance(1.0)
         assert one.done.wait(PATIENCE_S)
-    while batching.load != Load():
-        threading.Event().wait(0.001)
+    until(lambda: batching.load == Load())
 
 
 def check(one: Sent, clock: FakeClock) -> None:

@@ -12,7 +12,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader
+from fakes import PATIENCE_S, FakeLoader, until
 from server.conftest import Identities
 from server.monitoring.conftest import wait_until
 from server.rest.conftest import Setting, address_of, serving
@@ -67,8 +67,7 @@ def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
         servable.wait_until_running()
         for thread in threads[1:]:
             thread.start()
-        while setting.server.snapshot()["m"].queue_requests < 7:
-            threading.Event().wait(0.001)
+        until(lambda: setting.server.snapshot()["m"].queue_requests == 7)
         servable.let_go()
         for thread in threads:
             thread.join()

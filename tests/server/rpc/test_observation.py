@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal
+from fakes import PATIENCE_S, FakeServable, refusal, until
 
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
@@ -260,13 +260,8 @@ def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> 
 
 
 def assert_waiting(served: Served, requests: int) -> None:
-    """Wait until so many requests are in the queue, which only other threads can bring about."""
-    done = threading.Event()
-    deadline = PATIENCE_S
-    while served.batching.load.requests != requests and deadline > 0:
-        done.wait(0.005)
-        deadline -= 0.005
-    assert served.batching.load.requests == requests
+    """Wait until so many requests are in the queue."""
+    until(lambda: served.batching.load.requests == requests)
 
 
 @pytest.mark.parametrize("method", [PREDICT, STATUS])

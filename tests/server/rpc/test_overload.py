@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal
+from fakes import PATIENCE_S, FakeServable, refusal, until
 
 from ladle.protos import dtypes, tensors
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
@@ -55,9 +55,7 @@ def full() -> Iterator[tuple[grpc.Channel, Callable[[], None]]]:
         futures = [call.future(good.SerializeToString(), timeout=PATIENCE_S)]
         model.wait_until_running()
         futures.append(call.future(good.SerializeToString(), timeout=PATIENCE_S))
-        waiting = threading.Event()  # never set: it only passes the time
-        while not batching.load.requests:
-            waiting.wait(0.001)
+        until(lambda: batching.load.requests)
 
         def empty() -> None:
             model.let_go()

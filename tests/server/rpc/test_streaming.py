@@ -9,13 +9,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal, spec
+from fakes import PATIENCE_S, FakeServable, refusal, spec, until
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import PredictRequest
 from ladle.server.core.batch_plan import BatchOptions
+from ladle.server.core.batch_queue import Load
 from ladle.server.core.batching import BatchingServable
 from ladle.server.core.errors import Code
 from ladle.server.core.manager import Manager, ManagerOptions
@@ -194,11 +195,9 @@ def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
     for n in range(100):
         client.send(n, [[n, n]])
     served.model.wait_until_running()
-    full = threading.Event()  # never set: it only passes the time
-    while served.batching.load.requests + served.model.batches[0] < 4:
-        full.wait(0.001)
+    until(lambda: served.batching.load.requests + served.model.batches[0] >= 4)
 
-    assert not full.wait(0.05)
+    assert not threading.Event().wait(0.05)  # for what must not come
     assert served.batching.load.requests + served.model.batches[0] == 4
     served.model.let_go()
     assert [client.get().id for _ in range(100)] == list(range(100))
@@ -210,17 +209,23 @@ def test_a_reader_that_stops_stops_the_server_from_reading(serve: Serve) -> None
     client = Client(served)
     row = [[MAGIC, MAGIC]]
     for n in range(200):
-        message = PredictStreamRequest(id=n)
+        message = PredictStreamRequest(id=1000 + n)
         message.request.CopyFrom(request(row, "wide"))
         client.sending.put(message)
+    size = len(message.SerializeToString())
 
-    seen = -1
-    while seen != (seen := sum(served.model.batches)) or not seen:
-        threading.Event().wait(0.2)
+    def has_stopped() -> bool:
+        seen = sum(served.model.batches)
+        is_full = served.transport.limits.budget.used == 8 * size
+        answered = is_full and served.batching.load == Load()
+        return answered and not passing.wait(0.1) and sum(served.model.batches) == seen
+
+    passing = threading.Event()  # never set: it only passes the time
+    until(has_stopped)
 
     # 400 kB each: the window's, and what fits into the buffers of the connection.
-    assert seen < 60
-    assert [client.get().id for _ in range(200)] == list(range(200))
+    assert sum(served.model.batches) < 60
+    assert [client.get().id for _ in range(200)] == list(range(1000, 1200))
 
 
 def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: Serve) -> None:
@@ -231,13 +236,10 @@ def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: S
     served.model.wait_until_running()
     for n in range(5):
         client.send(n, [[n, n]])
-    waiting = threading.Event()  # never set: it only passes the time
-    while served.batching.load.requests < 5:
-        waiting.wait(0.001)
+    until(lambda: served.batching.load.requests == 5)
     client.call.cancel()
 
-    while served.batching.load.requests:
-        waiting.wait(0.001)
+    until(lambda: not served.batching.load.requests)
     served.model.let_go()
     assert served.model.batches == [1]
 
@@ -302,9 +304,7 @@ def test_the_bytes_of_a_stream_count_with_those_of_all_requests(serve: Serve) ->
     for n in range(1, 4):
         client.send(n, [[n, n]])
     served.model.wait_until_running()
-    waiting = threading.Event()  # never set: it only passes the time
-    while budget.used < 2 * size:
-        waiting.wait(0.001)
+    until(lambda: budget.used == 2 * size)
     with pytest.raises(grpc.RpcError) as raised:
         chunks(served, request([[1, 1]]))
     assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
@@ -329,9 +329,7 @@ def test_a_stream_that_is_cancelled_gives_its_bytes_back(serve: Serve) -> None:
     assert served.transport.limits.budget.used > 0
     client.call.cancel()
 
-    waiting = threading.Event()  # never set: it only passes the time
-    while served.transport.limits.budget.used:
-        waiting.wait(0.001)
+    until(lambda: not served.transport.limits.budget.used)
 
 
 def test_too_large_a_request_of_a_stream_fails_alone(serve: Serve) -> None:
@@ -414,8 +412,6 @@ def test_chunks_that_nobody_wants_any_more_are_not_made(serve: Serve) -> None:
     assert served.transport.limits.budget.used > 0
     received.cancel()
 
-    waiting = threading.Event()  # never set: it only passes the time
-    while served.transport.limits.budget.used:
-        waiting.wait(0.001)
+    until(lambda: not served.transport.limits.budget.used)
     (chunk,) = chunks(served, request([[1, 2]]))
     assert tensors.to_array(chunk.response.outputs["y"]).tolist() == [[2, 4]]

@@ -66,8 +66,8 @@ def address(folder: Path) -> Iterator[str]:
     manager = server._manager
 
     def is_over() -> bool:
-        digits = {s.version: s.state.name for s in manager._status("digits")}
-        return digits == {1: "AVAILABLE", 2: "AVAILABLE", 3: "END"} and manager._settled("empty")
+        digits = {s.version: s.state.name for s in manager.status("digits")}
+        return digits == {1: "AVAILABLE", 2: "AVAILABLE", 3: "END"} and manager.is_settled("empty")
 
     with manager._changed:
         assert manager._changed.wait_for(is_over, PATIENCE_S)

@@ -103,7 +103,9 @@ class Lifecycle(RuleBasedStateMachine):
         self.clock.advance(1)
         self.source.step()
         with self.manager._changed:
-            assert self.manager._changed.wait_for(lambda: not self.manager._threads, PATIENCE_S)
+            assert self.manager._changed.wait_for(
+                lambda: not self.manager._transitions.threads, PATIENCE_S
+            )
 
     @property
     def on_disk(self) -> set[int]:

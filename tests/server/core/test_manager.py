@@ -23,7 +23,7 @@ def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
 
 
 def states(manager: Manager, name: str = "m") -> dict[int, State]:
-    return {status.version: status.state for status in manager._status(name)}
+    return {status.version: status.state for status in manager.status(name)}
 
 
 def become(manager: Manager, expected: dict[int, State]) -> None:
@@ -236,7 +236,7 @@ def test_the_status_forgets_old_endings(manager: Manager) -> None:
     for version in range(1, 40):
         manager.aspire("m", {version: Path(f"/m/{version}")})
         wait_for(manager, lambda v=version: states(manager).get(v) is State.AVAILABLE)  # type: ignore[misc]
-    wait_for(manager, lambda: not manager._threads)
+    wait_for(manager, lambda: not manager._transitions.threads)
 
     assert states(manager)[39] is State.AVAILABLE
     assert len(states(manager)) <= 18

@@ -63,7 +63,7 @@ def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
 
 
 def become(manager: Manager, expected: dict[int, State], name: str = "m") -> None:
-    wait_for(manager, lambda: {s.version: s.state for s in manager._status(name)} == expected)
+    wait_for(manager, lambda: {s.version: s.state for s in manager.status(name)} == expected)
 
 
 def waiting(manager: Manager, pool: ThreadPoolExecutor, ask: Callable[[], T]) -> Future[T]:
@@ -91,7 +91,7 @@ def test_a_failed_version_is_tried_again_after_a_second_and_so_often(
         clock.wait_until_sleeping(1)
         clock.advance(wait_s)
 
-    wait_for(manager, lambda: len(loader.attempts) == 3 and not manager._threads)
+    wait_for(manager, lambda: len(loader.attempts) == 3 and not manager._transitions.threads)
     assert list(manager.failed("m")) == [1]
     assert manager.problem("m") == "no good"
 
@@ -131,7 +131,7 @@ def test_nothing_is_kept_of_a_load_that_failed_but_its_message() -> None:
 
     assert manager.problem("m") == "can't be loaded"
     assert manager.wait_until_settled(["m"], PATIENCE_S)
-    wait_for(manager, lambda: not manager._threads)
+    wait_for(manager, lambda: not manager._transitions.threads)
     assert loading[0]() is None
 
 
@@ -158,7 +158,7 @@ def test_a_version_left_out_is_not_tried_again(manager: Manager, loader: FakeLoa
     manager.aspire("m", TWO)
 
     become(manager, {1: State.END, 2: State.AVAILABLE})
-    wait_for(manager, lambda: not manager._threads)
+    wait_for(manager, lambda: not manager._transitions.threads)
     assert loader.attempts.count(ServableId("m", 1)) == 1
 
 
@@ -359,7 +359,7 @@ def test_a_look_that_finds_nothing_new_tells_nobody(manager: Manager) -> None:
     manager.expect("m")
     manager.aspire("m", ONE)
     become(manager, {1: State.AVAILABLE})
-    wait_for(manager, lambda: not manager._threads)
+    wait_for(manager, lambda: not manager._transitions.threads)
     heard: list[str] = []
     manager.add_listener(heard.append)
 
@@ -384,12 +384,12 @@ def test_withdrawn_models_are_forgotten_in_time(manager: Manager) -> None:
         become(manager, {1: State.AVAILABLE}, name)
         manager.withdraw(name)
         become(manager, {1: State.END}, name)
-    wait_for(manager, lambda: not manager._threads)
+    wait_for(manager, lambda: not manager._transitions.threads)
     manager.withdraw("m99")
 
     assert manager.status("m99")
     assert not manager.status("m0")
-    assert len(manager._models) <= 65
+    assert len(manager.names()) <= 65
 
 
 def test_models_that_are_forgotten_while_they_wait_to_load_hold_up_no_other(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -118,17 +116,3 @@ class Entry:
                 self._idle.wait()
         assert self.servable is not None
         return self.servable
-
-
-@dataclass(frozen=True)
-class Serving:
-    """The versions of one model that requests can have, and the labels on them."""
-
-    versions: Mapping[int, Entry]
-    latest: Entry
-    labels: Mapping[str, int]
-    """Those of the model's folder that are in force."""
-
-    def find(self, version: int | None) -> Entry | None:
-        """Return a version, or the highest one."""
-        return self.latest if version is None else self.versions.get(version)

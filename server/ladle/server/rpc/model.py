@@ -12,8 +12,9 @@ from ladle.protos.serving_pb import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
+from ladle.server.core.book import VersionStatus
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.manager import Manager, VersionStatus
+from ladle.server.core.manager import Manager
 from ladle.server.core.model_config import from_proto
 from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.observed import ObservedCall

@@ -70,11 +70,15 @@ def test_an_unknown_command_ends_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("command", "module", "extra"),
-    [("export", "ladle.export.cli", "export"), ("serve", "ladle.server.cli", "server")],
+    ("command", "module", "wanted"),
+    [
+        ("export", "ladle.export.cli", "'ladle[export]'"),
+        ("serve", "ladle.server.cli", "'ladle[server]'"),
+        ("health", "ladle.client.health_cli", "ladle"),
+    ],
 )
 def test_a_missing_extra_ends_in_one_line_that_says_what_to_install(
-    install: Install, capsys: pytest.CaptureFixture[str], command: str, module: str, extra: str
+    install: Install, capsys: pytest.CaptureFixture[str], command: str, module: str, wanted: str
 ) -> None:
     def main(argv: list[str]) -> int:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow.python")
@@ -82,7 +86,7 @@ def test_a_missing_extra_ends_in_one_line_that_says_what_to_install(
     install(module, main)
     assert cli.main([command]) == 1
     assert capsys.readouterr().err == (
-        f"ladle: {command} needs the package tensorflow: pip install 'ladle[{extra}]'\n"
+        f"ladle: {command} needs the package tensorflow: pip install {wanted}\n"
     )
 
 

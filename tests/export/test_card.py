@@ -24,8 +24,8 @@ def test_provenance_tells_how_to_train_the_version_again(arrays: dict[str, NDArr
     assert told["data"] == {
         "name": "small",
         "fingerprint": dataset.fingerprint,
-        "training_images": 12,
-        "held_out_images": 6,
+        "training_examples": 12,
+        "held_out_examples": 6,
     }
     assert told["packages"]["numpy"] == np.__version__
     age = datetime.now(timezone.utc) - datetime.fromisoformat(told["created"])

@@ -1,4 +1,4 @@
-"""The command's arguments and errors, in this process; test_export.py drives it for real."""
+"""The command's arguments and errors, here; test_export_command.py drives it for real."""
 
 from __future__ import annotations
 

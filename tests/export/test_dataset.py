@@ -77,11 +77,15 @@ def test_an_array_of_another_form_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_the_fingerprint_is_that_of_the_content(arrays: Arrays) -> None:
+def test_the_fingerprint_is_that_of_the_content(
+    arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Dataset.from_arrays("small", arrays).fingerprint
     same = {name: np.asfortranarray(array.copy()) for name, array in arrays.items()}
     assert re.fullmatch("sha256:[0-9a-f]{64}", original)
     assert Dataset.from_arrays("renamed", same).fingerprint == original
+    monkeypatch.setattr("ladle.export.dataset._ROWS_AT_A_TIME", 5)
+    assert Dataset.from_arrays("in pieces", same).fingerprint == original
     same["x_test"][5, 3, 3] ^= 1
     assert Dataset.from_arrays("small", same).fingerprint != original
 

@@ -33,7 +33,7 @@ def test_the_command_publishes_and_says_how_to_serve(tmp_path: Path, npz: Path) 
     assert finished.returncode == 0
     version, accuracy, serve = finished.stdout.splitlines()
     assert version == f"Published version 1: {base_path}/1"
-    assert re.fullmatch(r"Accuracy: [01]\.\d{4} on 6 held-out images", accuracy)
+    assert re.fullmatch(r"Accuracy: [01]\.\d{4} on 6 held-out examples", accuracy)
     assert serve == (
         f"Serve it: ladle serve --port=8500 --model_name=small '--model_base_path={base_path}'"
     )
@@ -54,7 +54,7 @@ def test_the_command_in_json_and_quiet(
     assert printed.err == ""
     summary = json.loads(printed.out)
     assert summary["path"] == str(tmp_path / "m" / "1")
-    assert summary.keys() == {"version", "path", "accuracy", "held_out_images", "serve"}
+    assert summary.keys() == {"version", "path", "accuracy", "held_out_examples", "serve"}
 
 
 def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) -> None:

@@ -151,7 +151,7 @@ def test_labels_that_are_numbers_are_ordered_as_such(tmp_path: Path) -> None:
             ["a,label", "1,x", "?,y", *["1,x"] * 9],
             "line 3: column \"a\": expected a finite number, got '?'",
         ),
-        (["a,label", "1,x", "2,y"], "2 rows leave nothing to train on or to measure with"),
+        (["a,label", "1,x", "2,y"], "2 examples leave nothing to train on or to measure with"),
         (["a,label", "1,x", "1e39,y", *["1,x"] * 9], "expected a finite number, got '1e39'"),
         (["label", *["x"] * 10], "expected columns of numbers beside label"),
         (["a,label", *["1,x"] * 10], "expected at least 2 classes, got 1"),
@@ -242,6 +242,24 @@ def test_tf_examples_are_a_data_set(tmp_path: Path, labels: tuple[Any, Any]) -> 
     dataset = load_data(records(tmp_path / "a.tfrecord", *made))
     assert dataset.labels == tuple(map(str, labels))
     assert dataset.x_test[:, 0, 0, 0].tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("n_left", [4, 12])
+def test_a_tfrecord_that_changes_while_it_is_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_left: int
+) -> None:
+    from ladle.export import splitting
+
+    made = [example(png(grey(n)), n % 2) for n in range(12)]
+    path = records(tmp_path / "a.tfrecord", *made[:10])
+
+    def change(targets: Any) -> Any:
+        records(path, *made[:n_left])
+        return splitting.every_fifth_of_each(targets)
+
+    monkeypatch.setattr("ladle.export.records.every_fifth_of_each", change)
+    with pytest.raises(DataError, match=r"a\.tfrecord: was changed while it was read"):
+        load_data(path)
 
 
 @pytest.mark.parametrize(

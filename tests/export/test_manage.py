@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ladle.export import PublishError
+from ladle.export import PublishError, manage
 from ladle.export.card import write_card
 from ladle.export.manage import (
     find_version,
@@ -205,3 +208,49 @@ def test_wrong_usage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]
             main(arguments)
         assert end.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_labels_are_changed_one_at_a_time(base_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else wants to read them, to change them, waits until they are written."""
+    write = manage._write_labels
+    waited = []
+
+    def write_while_another_asks(path: Path, labels: Mapping[str, int]) -> None:
+        another = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited.append(path)
+        finally:
+            os.close(another)
+        write(path, labels)
+
+    monkeypatch.setattr(manage, "_write_labels", write_while_another_asks)
+    set_label(base_path, "canary", 4)
+    assert waited == [base_path]
+    assert read_labels(base_path) == {"stable": 2, "canary": 4}
+
+
+def test_a_label_of_a_model_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "label", tmp_path / "gone", "stable", 1)
+    assert line.endswith("gone: cannot be read: No such file or directory\n")
+
+
+def test_a_label_to_remove_has_to_be_named(
+    base_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "expected LABEL and N, or LABEL and --remove" in refused(
+        capsys, "label", base_path, "--remove"
+    )
+
+
+def test_a_version_out_of_sight_is_found_by_its_number(
+    base_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide(base_path, 4)
+    told = run(capsys, "show", base_path / "4")
+    assert (told["version"], told["hidden"]) == (4, True)
+    line = refused(capsys, "show", base_path / "9")
+    assert line.endswith("digits: expected version 9, found 1, 2, 3, 4\n")

@@ -110,7 +110,16 @@ def test_a_version_that_nothing_is_known_of_has_a_page_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "history", [None, [], {"loss": 3}, {"loss": ["x"]}, {"epochs": ["1"], "loss": [1.0, 2.0]}]
+    "history",
+    [
+        None,
+        [],
+        {"loss": 3},
+        {"loss": ["x"]},
+        {"epochs": ["1"], "loss": [1.0, 2.0]},
+        {"epochs": [1, 10**400], "loss": [1.0, 2.0]},
+        {"loss": [10**400, 1.0, 1e308, -1e308]},
+    ],
 )
 def test_a_strange_history_draws_no_more_than_it_can(history: Any) -> None:
     for chart in charts_of(history).values():
@@ -160,6 +169,11 @@ def test_ticks_are_round_numbers(low: float, high: float, expected: list[float])
     assert svg.ticks(low, high) == pytest.approx(expected)
 
 
+def test_numbers_far_out_are_not_drawn() -> None:
+    chart = svg.points("p", [(1.0, 2.0), (1e308, -1e308)], "x", "y")
+    assert chart.count("<circle") == 1
+
+
 def test_an_evaluation_comes_back_from_its_file(tmp_path: Path) -> None:
     write_evaluation(EVALUATION, tmp_path)
     assert read_evaluation(tmp_path) == EVALUATION
@@ -176,6 +190,9 @@ def test_an_evaluation_comes_back_from_its_file(tmp_path: Path) -> None:
         {"held_out": [{"index": 0, "image": None, "truth": 0, "scores": []}]},
         {"pairs": [[1, 1e999]]},
         {"pairs": 3},
+        {"n_examples": 1e999},
+        {"pairs": [[1, 10**400]]},
+        {"held_out": [{"index": 0, "image": None, "truth": 0, "scores": [[0, 10**400]]}]},
     ],
 )
 def test_a_damaged_evaluation_is_one_line(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.export.versions import next_version
+from ladle.export.versions import next_version, size_bytes
 from ladle.protos.versions import MAX_VERSION, version_of
 
 
@@ -24,3 +27,23 @@ def test_the_next_version_looks_through_leading_zeros() -> None:
 def test_there_is_no_version_after_the_last() -> None:
     with pytest.raises(OverflowError, match=str(MAX_VERSION)):
         next_version([str(MAX_VERSION)])
+
+
+def test_files_that_vanish_while_they_are_counted_have_no_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+    (tmp_path / "variables" / "data").write_bytes(b"weights")
+    (tmp_path / "link").symlink_to("nowhere")
+    assert size_bytes(tmp_path) == len("graph" + "weights" + "nowhere")
+    look = os.lstat
+
+    def look_too_late(path: str) -> os.stat_result:
+        if path.endswith("data"):
+            os.unlink(path)
+        return look(path)
+
+    monkeypatch.setattr(os, "lstat", look_too_late)
+    assert size_bytes(tmp_path) == len("graph" + "nowhere")
+    assert size_bytes(tmp_path / "gone") == 0

@@ -19,7 +19,7 @@ HTTP the way TensorFlow Serving does.
 commands:
   export     train a classifier, check it, and publish it as the next version of a model
   health     ask whether a server serves
-  models     list, show, compare, check, label, roll back, prune and report on versions
+  models     list, show, compare, check, warm up, label, roll back, prune and report on versions
   serve      serve the newest version of a model over gRPC and HTTP
   predict    have a server predict the rows of files of any size, or print one prediction
 
@@ -95,9 +95,8 @@ def _run(name: str, command: _Command, arguments: list[str]) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "ladle"):
             raise  # not a package left out, but a mistake in one of ours
-        return _fail(
-            f"{name} needs the package {missing}: pip install 'ladle[{command.extra}]'", status=1
-        )
+        wanted = f"'ladle[{command.extra}]'" if command.extra else "ladle"
+        return _fail(f"{name} needs the package {missing}: pip install {wanted}", status=1)
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", status=130)
 

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import Field, fields
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Options = TypeVar("Options")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, where argparse would print the usage as well."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with that line."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_options(parser: argparse.ArgumentParser, options: type[Any]) -> None:

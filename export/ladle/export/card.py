@@ -31,8 +31,8 @@ def provenance(
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
-            "training_images": len(dataset.x_train),
-            "held_out_images": len(dataset.x_test),
+            "training_examples": len(dataset.x_train),
+            "held_out_examples": len(dataset.x_test),
         },
         "resize": None if dataset.resize is None else list(dataset.resize),
         "packages": _package_versions(),

@@ -15,9 +15,9 @@ import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from ladle.export.arguments import add_options, options_from
+from ladle.export.arguments import CommandParser, add_options, options_from
 from ladle.export.errors import ExportError
 from ladle.export.options import TrainingOptions
 from ladle.export.quiet import quiet_import
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="ladle export",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -173,12 +173,6 @@ def _make_parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="let TensorFlow log what it has to say"
     )
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line, where argparse would print the usage as well."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _local_path(text: str) -> Path:
@@ -270,9 +264,9 @@ def _serve_command(exported: Exported) -> str:
 
 
 def _as_text(exported: Exported) -> str:
-    held_out = exported.card.provenance["data"]["held_out_images"]
+    held_out = exported.card.provenance["data"]["held_out_examples"]
     measured = "\n".join(
-        f"{name.capitalize()}: {value:.4f} on {held_out} held-out images"
+        f"{name.capitalize()}: {value:.4f} on {held_out} held-out examples"
         for name, value in sorted(exported.card.metrics.items())
     )
     return (
@@ -287,7 +281,7 @@ def _as_json(exported: Exported) -> str:
         "version": exported.version,
         "path": str(exported.path),
         **exported.card.metrics,
-        "held_out_images": exported.card.provenance["data"]["held_out_images"],
+        "held_out_examples": exported.card.provenance["data"]["held_out_examples"],
         "serve": _serve_command(exported),
     }
     return json.dumps(summary, indent=2)

@@ -162,9 +162,12 @@ class Dataset:
         """SHA-256 over the four arrays with their types and shapes, as `sha256:<hex>`."""
         digest = hashlib.sha256()
         for name in ARRAY_NAMES:
-            array = np.ascontiguousarray(getattr(self, name))
+            array = getattr(self, name)
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
+            # Some rows at a time: not all of the array has to fit in memory, in another order.
+            for start in range(0, len(array), _ROWS_AT_A_TIME):
+                rows = np.ascontiguousarray(array[start : start + _ROWS_AT_A_TIME])
+                digest.update(rows.reshape(-1).view(np.uint8).data)
         return f"sha256:{digest.hexdigest()}"
 
 

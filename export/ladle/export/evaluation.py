@@ -110,7 +110,14 @@ class Evaluation:
                 held_out=tuple(map(_held_out, told["held_out"])),
                 pairs=tuple((_finite(a), _finite(b)) for a, b in told["pairs"]),
             )
-        except (KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            binascii.Error,
+        ) as error:
             raise ValueError(f"a field is missing or not of its type: {error}") from None
 
 

@@ -83,11 +83,16 @@ def decode(
     channels = 1 if shape[2] < 3 else 3
     height, width = size or shape[:2]
     parts = Parts(held_out, (height, width, channels), np.uint8)
-    for source, _ in zip(chain([first], coming), held_out, strict=True):
+    n_read = 0
+    for n_read, source in enumerate(chain([first], coming), start=1):  # asked for below
+        if n_read > len(held_out):
+            break
         image = decoded(source, channels)
         if image.shape[:2] != (height, width):
             image = tf.cast(tf.round(tf.image.resize(image, (height, width))), tf.uint8)
         parts.add(image.numpy())
+    if n_read != len(held_out):
+        raise DataError(f"{name}: was changed while it was read")
     return parts
 
 

@@ -7,12 +7,14 @@ that is hidden or removed is unloaded, and one that is brought back is loaded ag
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ladle.export.card import read_card
 from ladle.export.errors import PublishError
 from ladle.export.history import HIDDEN_PREFIX, hidden_versions, published_versions
 from ladle.export.publish import STAGING_PREFIX
+from ladle.export.versions import size_bytes
 from ladle.protos import labels
 from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import ModelCard
@@ -60,7 +63,7 @@ def list_versions(base_path: Path) -> list[Version]:
             serves=not out_of_sight and number == max(visible),
             hidden=out_of_sight,
             labels=named.get(number, ()),
-            size_bytes=_size_bytes(path),
+            size_bytes=size_bytes(path),
         )
         for number, path, out_of_sight in sorted(
             [(n, p, False) for n, p in visible.items()] + [(n, p, True) for n, p in hidden.items()]
@@ -118,16 +121,19 @@ def set_label(base_path: Path, label: str, number: int | None) -> None:
         raise PublishError(
             f"label: expected letters, digits, '.', '_' and '-', at most 64, got {label!r}"
         )
-    labels = read_labels(base_path)
-    if number is None:
-        if label not in labels:
-            raise PublishError(f"{base_path}: there is no label {label}")
-        del labels[label]
-    else:
-        if find_version(base_path, number).hidden:
-            raise PublishError(f"{base_path}: version {number} is out of sight; restore it first")
-        labels[label] = number
-    _write_labels(base_path, labels)
+    with _one_at_a_time(base_path):
+        labels = read_labels(base_path)
+        if number is None:
+            if label not in labels:
+                raise PublishError(f"{base_path}: there is no label {label}")
+            del labels[label]
+        else:
+            if find_version(base_path, number).hidden:
+                raise PublishError(
+                    f"{base_path}: version {number} is out of sight; restore it first"
+                )
+            labels[label] = number
+        _write_labels(base_path, labels)
 
 
 def hide(base_path: Path, number: int | None = None) -> Version:
@@ -171,7 +177,8 @@ def restore(base_path: Path, number: int | None = None) -> Version:
 def to_prune(versions: Iterable[Version], keep: int) -> list[Version]:
     """Return those of `versions` that pruning removes.
 
-    All but the `keep` highest in sight; never one that serves, is labelled or is out of sight.
+    All but the `keep` highest in sight; never the highest, one with a label that lies beside the
+    versions, or one out of sight. What a server's own configuration names is not known here.
     """
     in_sight = sorted(
         (version for version in versions if not version.hidden), key=lambda v: v.version
@@ -217,6 +224,21 @@ def _rename(source: Path, target: Path) -> None:
         ) from error
 
 
+@contextmanager
+def _one_at_a_time(base_path: Path) -> Iterator[None]:
+    """Wait until nobody else changes labels, where the file system has locks."""
+    try:
+        descriptor = os.open(base_path, os.O_RDONLY)
+    except OSError as error:
+        raise PublishError(f"{base_path}: cannot be read: {error.strerror or error}") from error
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _write_labels(base_path: Path, labels: Mapping[str, int]) -> None:
     path = base_path / f"{LABELS_NAME}.{secrets.token_hex(8)}"
     try:
@@ -230,7 +252,3 @@ def _write_labels(base_path: Path, labels: Mapping[str, int]) -> None:
         raise PublishError(
             f"{base_path}: labels cannot be written: {error.strerror or error}"
         ) from error
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

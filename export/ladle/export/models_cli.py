@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ladle.export import manage
+from ladle.export.arguments import CommandParser
 from ladle.export.errors import ExportError, PublishError
 from ladle.export.evaluation import EVALUATION_PATH, read_evaluation
 from ladle.export.manage import Version
@@ -63,17 +64,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line, where argparse would print the usage as well."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 _Run = Callable[[argparse.Namespace], tuple[Any, str]]
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="ladle models",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -133,7 +128,11 @@ def _make_parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "take a version out of servers' sight, or bring it back")
     rollback.add_argument("version", metavar="N", nargs="?", type=_number)
     rollback.add_argument("--restore", action="store_true", help="bring the hidden version back")
-    prune = add("prune", _prune, "remove old versions, never one that serves or is labelled")
+    prune = add(
+        "prune",
+        _prune,
+        "remove old versions, never the newest or one labelled here",
+    )
     prune.add_argument("--keep", type=_keep, required=True, metavar="N", help="how many to keep")
     prune.add_argument("--dry-run", action="store_true", help="only tell which")
     return parser
@@ -282,8 +281,8 @@ def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _label(args: argparse.Namespace) -> tuple[Any, str]:
-    if args.label is not None:
-        if (args.version is None) != args.remove:
+    if args.label is not None or args.remove:
+        if args.label is None or (args.version is None) != args.remove:
             raise PublishError("label: expected LABEL and N, or LABEL and --remove")
         manage.set_label(args.path, args.label, args.version)
     labels = manage.read_labels(args.path)
@@ -321,6 +320,7 @@ def _named(path: Path) -> tuple[str, int | None]:
 def _find(path: Path) -> Version:
     """Return the version at BASE_PATH/N, or the one that serves at BASE_PATH."""
     number = version_of(path.name)
-    if number is not None and (path.parent / path.name).is_dir():
+    # A version that is out of sight has another name.
+    if number is not None and path.parent.is_dir():
         return manage.find_version(path.parent, number)
     return manage.find_version(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladle.export import manage
@@ -67,7 +67,7 @@ def card_of(version: Version) -> dict[str, Any]:
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested objects as one, whose keys are joined by dots."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return {prefix: value}
     found: dict[str, Any] = {}
     for key, inner in value.items():

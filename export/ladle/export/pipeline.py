@@ -30,6 +30,7 @@ from ladle.export.requirements import Requirements
 from ladle.export.samples import Sample, make_samples
 from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
 from ladle.export.training import Trained, Verbosity, check_backend, has_softmax, train
+from ladle.export.versions import size_bytes
 from ladle.export.warmup import write_warmup
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import MAX_VERSION
@@ -166,7 +167,7 @@ def export_classifier(
                 "history": history,
                 "parameters": trained.model.count_params(),
                 "latency_ms": latency_ms,
-                "size_bytes": _size_bytes(folder),
+                "size_bytes": size_bytes(folder),
             },
         )
         write_card(card, folder)
@@ -226,7 +227,3 @@ def _check_signatures(
         for request, answer in zip(requests, answers, strict=True)
         if answer.latency_ms is not None
     }
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

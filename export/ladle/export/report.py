@@ -10,10 +10,12 @@ from typing import Any
 
 from ladle.export import svg
 from ladle.export.evaluation import Evaluation, HeldOut
+from ladle.export.models_text import flat
 from ladle.protos.model_card import ModelCard
 
 _VALIDATION = "val_"
 _LONGEST_VALUE = 300
+_LARGEST_EPOCH = 2**53
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222b36; background: #fff;
@@ -75,7 +77,9 @@ def charts_of(history: Any) -> dict[str, str]:
     }
     longest = max(map(len, lines.values()), default=0)
     given = history.get("epochs")
-    numbered = isinstance(given, list) and all(type(number) is int for number in given)
+    numbered = isinstance(given, list) and all(
+        type(number) is int and abs(number) <= _LARGEST_EPOCH for number in given
+    )
     epochs = given if numbered and given is not None else list(range(1, longest + 1))
     charts = {}
     for measure in dict.fromkeys(name.removeprefix(_VALIDATION) for name in lines):
@@ -153,7 +157,11 @@ def _card_tables(card: ModelCard) -> list[str]:
     if card.normalization is not None:
         told = card.normalization
         rows.append(("normalisation", f"(raw - {told.offset}) / {told.divisor}"))
-    rows += [item for item in _flat(card.provenance) if not item[0].startswith("history")]
+    rows += [
+        (key, value)
+        for key, value in sorted(flat(card.provenance).items())
+        if value not in (None, [], "") and not key.startswith("history")
+    ]
     signatures = [
         (name, _tensors(told, "inputs"), _tensors(told, "outputs"))
         for name, told in card.signatures.items()
@@ -172,16 +180,6 @@ def _tensors(signature: Any, side: str) -> str:
         f"{name} {told.get('dtype')} {told.get('shape')}" if isinstance(told, Mapping) else name
         for name, told in tensors.items()
     )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, inner in sorted(value.items()):
-        if isinstance(inner, Mapping):
-            rows += _flat(inner, f"{prefix}{key}.")
-        elif inner not in (None, [], ""):
-            rows.append((f"{prefix}{key}", inner))
-    return rows
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

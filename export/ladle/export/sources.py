@@ -1,4 +1,4 @@
-"""Where training data comes from: data sets known by name, and .npz files."""
+"""Where training data comes from: data sets known by name, and those in files and folders."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from ladle.export.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.errors import DataError
 from ladle.export.folders import read_folder
 from ladle.export.records import read_tfrecords
-from ladle.export.splitting import mapped
+from ladle.export.splitting import every_fifth_of_each, mapped
 from ladle.export.tables import read_csv
 from ladle.protos.model_card import Normalization
 
-_DIGITS_HELD_OUT_EVERY = 5
 # Larger arrays are not read into memory, but mapped.
 _LARGE_BYTES = 1 << 28
 _PIECE_BYTES = 1 << 20
@@ -97,10 +96,7 @@ def _digits(regression: bool) -> Dataset:
 
     digits = load_digits()
     images, targets = digits.images.astype(np.uint8), digits.target
-    held_out = np.zeros(len(targets), bool)
-    for number in range(10):
-        of_number = np.flatnonzero(targets == number)
-        held_out[of_number[_DIGITS_HELD_OUT_EVERY - 1 :: _DIGITS_HELD_OUT_EVERY]] = True
+    held_out = every_fifth_of_each(targets)
     arrays = {
         "x_train": images[~held_out],
         "y_train": targets[~held_out],

@@ -19,6 +19,7 @@ _SERIES = (RIGHT, "#e07b00", "#2b8a3e", "#7b3fa0")
 _FONT = 'font-family="system-ui, sans-serif"'
 _CHARACTER_WIDTH = 6.5
 _LONGEST_LABEL = 18
+_LARGEST = 1e100
 
 _WIDTH, _HEIGHT = 460, 280
 _LEFT, _TOP, _FOOT, _SIDE = 58, 34, 38, 16
@@ -27,7 +28,7 @@ _MOST_NUMBERED_CLASSES = 20
 
 def curves(title: str, series: Mapping[str, Sequence[float | None]], epochs: Sequence[int]) -> str:
     """Draw a line for each of `series` over `epochs`, which are as long; None leaves a gap."""
-    values = [v for line in series.values() for v in line if v is not None and math.isfinite(v)]
+    values = [v for line in series.values() for v in line if v is not None and _is_drawn(v)]
     x = _Scale(min(epochs, default=1), max(epochs, default=1), _LEFT, _WIDTH - _SIDE)
     y = _Scale(min(values, default=0), max(values, default=1), _HEIGHT - _FOOT, _TOP)
     body = [*_axes(x, y, "epoch", whole_x=True)]
@@ -117,6 +118,7 @@ def bars(scores: Sequence[tuple[str, float]], predicted: str, truth: str) -> str
 
 def points(title: str, pairs: Sequence[tuple[float, float]], x_name: str, y_name: str) -> str:
     """Draw a point for each pair, and the line on which both numbers are the same."""
+    pairs = [pair for pair in pairs if all(map(_is_drawn, pair))]
     numbers = [number for pair in pairs for number in pair]
     low, high = min(numbers, default=0), max(numbers, default=1)
     x = _Scale(low, high, _LEFT, _WIDTH - _SIDE)
@@ -141,6 +143,11 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     step = next(power * f for f in (1, 2, 5, 10) if span / (power * f) <= about)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _is_drawn(number: float) -> bool:
+    """Return whether a scale can be made with it: it is not NaN, and not far out."""
+    return abs(number) <= _LARGEST
 
 
 class _Scale:
@@ -181,7 +188,7 @@ def _stretches(
     """Return the parts of a line between its gaps."""
     stretches: list[list[tuple[int, float]]] = [[]]
     for epoch, value in zip(epochs, line, strict=True):
-        if value is not None and math.isfinite(value):
+        if value is not None and _is_drawn(value):
             stretches[-1].append((epoch, value))
         elif stretches[-1]:
             stretches.append([])

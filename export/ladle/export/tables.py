@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from ladle.export.dataset import Dataset
 from ladle.export.errors import DataError
-from ladle.export.splitting import Labels, Parts, every_fifth, every_fifth_of_each
+from ladle.export.splitting import (
+    Labels,
+    Parts,
+    check_parts,
+    every_fifth,
+    every_fifth_of_each,
+)
 from ladle.protos.model_card import Normalization
 
 _LABEL_COLUMNS = ("label", "target")
@@ -64,8 +70,7 @@ def read_csv(path: Path, *, regression: bool = False) -> Dataset:
     else:
         names, targets = labels.result()
         held_out = every_fifth_of_each(targets)
-    if held_out.all() or not held_out.any():
-        raise DataError(f"{path}: {n_rows} rows leave nothing to train on or to measure with")
+    check_parts(str(path), held_out)
     parts = Parts(held_out, (len(columns),), np.float32)
     for (line, row), _ in zip(_rows_again(path, n_rows), held_out, strict=True):
         parts.add([_number(path, line, header[column], row[column]) for column in columns])

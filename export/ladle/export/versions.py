@@ -1,8 +1,11 @@
-"""Which number the next version gets."""
+"""Which number the next version gets, and how large one is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from ladle.protos.versions import MAX_VERSION, version_of
 
@@ -18,3 +21,13 @@ def next_version(names: Iterable[str]) -> int:
     if highest == MAX_VERSION:
         raise OverflowError(f"version {MAX_VERSION} is the highest that there can be")
     return highest + 1
+
+
+def size_bytes(folder: Path) -> int:
+    """Return how many bytes the files in `folder` have; those that vanish meanwhile have none."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -87,3 +89,82 @@ def npy(tmp_path: Path, x: NDArray[np.uint8]) -> Path:
     path = tmp_path / "x.npy"
     np.save(path, x)
     return path
+
+
+@dataclass
+class Batch:
+    """The thousand rows of `x.npy`, the folder that they are predicted into, and what is there."""
+
+    predict: Predict
+    npy: Path
+    x: NDArray[np.uint8]
+    out: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *arguments: object) -> int:
+        """Run `ladle predict` from the file into the folder, and return the exit status."""
+        return self.predict("--input", self.npy, "--output", self.out, *arguments)
+
+    def change(self, x: NDArray[np.uint8]) -> None:
+        """Put other rows into the file."""
+        self.x = x
+        np.save(self.npy, x)
+
+    def poison(self, *rows: int) -> None:
+        """Make rows of the file fail."""
+        self.x[list(rows), 0] = POISON
+        np.save(self.npy, self.x)
+
+    @property
+    def printed(self) -> str:
+        """What has been printed since the last look."""
+        return self.capsys.readouterr().out
+
+    @property
+    def error(self) -> str:
+        """The one line that has been told of an error since the last look."""
+        told = self.capsys.readouterr().err
+        assert len(told.splitlines()) == 1
+        return told
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.out / "_manifest.json").read_text())
+        return loaded
+
+    @property
+    def rows(self) -> dict[str, list[Any]]:
+        """All parts of the Parquet output, one below the other."""
+        rows: dict[str, list[Any]] = {"row": [], "scores": [], "total": []}
+        for part in sorted(self.out.glob("part-*.parquet")):
+            for name, values in pq.read_table(part).to_pydict().items():
+                rows.setdefault(name, []).extend(values)
+        return rows
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for part in sorted(self.out.glob("_failed-*.jsonl"))
+            for line in part.read_text().splitlines()
+        ]
+
+    def assert_whole(self, without: Collection[int] = ()) -> None:
+        """Every row is there once, in order, with the answer to it."""
+        numbers = [row for row in range(len(self.x)) if row not in without]
+        found, expected = self.rows, answer(self.x[numbers])
+        assert found["row"] == numbers
+        assert found["total"] == expected["total"].tolist()
+        assert found["scores"] == expected["scores"].tolist()
+        assert self.manifest["is_complete"]
+
+
+@pytest.fixture
+def batch(
+    predict: Predict,
+    npy: Path,
+    x: NDArray[np.uint8],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Batch:
+    return Batch(predict, npy, x, tmp_path / "out", capsys)

@@ -338,7 +338,7 @@ def test_an_input_without_an_answer_fails_alone(run: Run) -> None:
             address,
             12,
             window=4,
-            timeout=0.8,
+            timeout=2.0,
             on_error=lambda index, error: told.append((index, error)),
         )
     assert [prediction.index for prediction in predictions] == [0, 1, 2, *range(4, 12)]

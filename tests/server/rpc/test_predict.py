@@ -211,6 +211,7 @@ def test_a_fault_of_the_server_tells_the_caller_nothing_of_its_inside(
     assert code == "INTERNAL"
     assert "secret" not in told
     assert "/secret/path" in caplog.text
+    assert f"method={PREDICT}" in caplog.text
 
 
 def test_inputs_with_defaults_can_be_left_out(send: Send, loader: FakeLoader) -> None:

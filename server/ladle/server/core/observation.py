@@ -107,7 +107,7 @@ class Observation:
         self.span: object = None
         """Whatever an observer keeps with the request."""
         self._request_id = ""
-        self._open = [True]  # whoever pops it ends the request
+        self._open = True  # whoever deletes it, which only one can, ends the request
 
     @property
     def code(self) -> Code:
@@ -133,8 +133,8 @@ class Observation:
         Without effect once the request has ended.
         """
         try:
-            self._open.pop()
-        except IndexError:
+            del self._open
+        except AttributeError:
             return
         self.ended = time.monotonic()
         self.model = self.model[:_MAX_NAME]

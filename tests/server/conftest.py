@@ -45,7 +45,9 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
         command = (
             f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
             f"-subj /CN={name} -keyout {name}.key -out {name}.pem "
-            "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+            "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 "
+            # Python 3.13 takes no authority without it.
+            "-addext keyUsage=critical,digitalSignature,keyCertSign"
         )
         command_line = [*command.split(), *signed_by]
         subprocess.run(command_line, cwd=folder, check=True, capture_output=True)

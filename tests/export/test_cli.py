@@ -95,6 +95,7 @@ def test_a_base_path_that_cannot_be_is_told_before_tensorflow_is_imported(
         (PublishError("models/m: no\nspace"), "models/m: no space"),
         (CheckError("signatures", "one is missing"), "check signatures failed: one is missing"),
         (MemoryError("3 TiB"), "out of memory: 3 TiB"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
     ],
 )
 def test_an_export_that_fails_is_one_line(

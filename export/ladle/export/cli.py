@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     try:
         exported = _export(args, options, requirements)
-    except (ExportError, ValueError) as error:
+    except (ExportError, ValueError, OSError) as error:
         return _fail(error)
     except MemoryError as error:
         return _fail(f"out of memory: {error}")

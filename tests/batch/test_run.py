@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Semaphore
 
@@ -15,13 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ladle.batch import pace
-from ladle.batch.errors import BatchError
+from ladle.batch.errors import BatchError, ModelLost
 from ladle.batch.folder import OutputFolder
 from ladle.batch.manifest import Manifest
 from ladle.batch.rows import FailedRow, Part
-from ladle.batch.run import Options, run
+from ladle.batch.run import Ask, Options, run
 from ladle.batch.writers.jsonl import JsonlShard
-from ladle.client import DeadlineExceeded, InvalidInput, Overloaded, Prediction, Unavailable
+from ladle.client import (
+    DeadlineExceeded,
+    InvalidInput,
+    LadleError,
+    Overloaded,
+    Prediction,
+    Unavailable,
+)
 
 EMPTY = Manifest(input="", settings={}, version=1)
 
@@ -65,6 +74,29 @@ def written(folder: Path) -> tuple[list[int], list[int]]:
     return [row["row"] for row in parts], failed
 
 
+def run_into(
+    folder: Path,
+    parts: Callable[[int], Iterator[Part]],
+    ask: Ask,
+    options: Options | None = None,
+    *,
+    manifest: Manifest = EMPTY,
+    now: Callable[[], float] = time.monotonic,
+) -> Manifest:
+    """Run with one request at a time, where no options say otherwise."""
+    with OutputFolder(folder) as opened:
+        return run(
+            parts,
+            ask,
+            opened,
+            manifest,
+            JsonlShard,
+            options or Options(max_in_flight=1),
+            give_up=lambda: None,
+            now=now,
+        )
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -106,20 +138,17 @@ def test_whatever_fails_each_row_is_there_once_in_order(
             raise InvalidInput("bad")
         return prediction(twice=x * 2)
 
-    with tempfile.TemporaryDirectory() as path, OutputFolder(Path(path)) as folder:
-        manifest = run(
+    with tempfile.TemporaryDirectory() as path:
+        manifest = run_into(
+            Path(path),
             lambda start: parts_of(rows, unreadable, sizes, start),
             ask,
-            folder,
-            EMPTY,
-            JsonlShard,
             Options(
                 request_rows=request_rows,
                 max_in_flight=in_flight,
                 shard_rows=shard_rows,
                 max_failed=rows,
             ),
-            give_up=lambda: None,
         )
         gone = {n for n in bad | unreadable if n < rows}
         assert written(Path(path)) == (
@@ -130,27 +159,13 @@ def test_whatever_fails_each_row_is_there_once_in_order(
         assert all(shard.stop % shard_rows == 0 for shard in manifest.shards[:-1])
 
 
-def run_in(folder: Path, ask: object, **kept: np.ndarray) -> Manifest:
+def run_in(folder: Path, ask: Ask, **kept: np.ndarray) -> Manifest:
     def parts(start: int) -> Iterator[Part]:
         for part in parts_of(8, set(), [4], start):
-            yield Part(
-                start=part.start,
-                stop=part.stop,
-                numbers=part.numbers,
-                tensors=part.tensors,
-                kept={name: column[part.start : part.stop] for name, column in kept.items()},
-            )
+            columns = {name: column[part.start : part.stop] for name, column in kept.items()}
+            yield replace(part, kept=columns)
 
-    with OutputFolder(folder) as opened:
-        return run(
-            parts,
-            ask,  # type: ignore[arg-type]
-            opened,
-            EMPTY,
-            JsonlShard,
-            Options(max_in_flight=1),
-            give_up=lambda: None,
-        )
+    return run_into(folder, parts, ask)
 
 
 def test_two_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -173,17 +188,13 @@ def test_a_slow_model_has_its_answers_put_in_place_before_a_shard_is_full(tmp_pa
         now[0] += 200.0
         return prediction(twice=part.tensors["x"] * 2)
 
-    with OutputFolder(tmp_path) as folder:
-        manifest = run(
-            lambda start: parts_of(12, set(), [2], start),
-            ask,
-            folder,
-            EMPTY,
-            JsonlShard,
-            Options(max_in_flight=1, shard_s=300.0),
-            give_up=lambda: None,
-            now=lambda: now[0],
-        )
+    manifest = run_into(
+        tmp_path,
+        lambda start: parts_of(12, set(), [2], start),
+        ask,
+        Options(max_in_flight=1, shard_s=300.0),
+        now=lambda: now[0],
+    )
     assert len(manifest.shards) > 1
     assert written(tmp_path) == (list(range(12)), [])
 
@@ -209,18 +220,29 @@ def test_reading_takes_nothing_of_the_patience_with_the_server(
         answers.release()
         return prediction(twice=part.tensors["x"] * 2)
 
-    with OutputFolder(tmp_path) as folder:
-        run(
-            parts,
+    run_into(tmp_path, parts, ask, Options(max_in_flight=1, patience_s=60.0), now=lambda: now[0])
+    assert written(tmp_path) == ([0, 1, 2, 3], [])
+
+
+@pytest.mark.parametrize("kind", [Unavailable, DeadlineExceeded])
+def test_patience_ends_while_the_same_request_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LadleError]
+) -> None:
+    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
+    now = [0.0]
+
+    def ask(part: Part) -> Prediction:
+        now[0] += 10.0
+        raise kind("not now")
+
+    with pytest.raises(ModelLost, match="no answer for 70 s: not now"):
+        run_into(
+            tmp_path,
+            lambda start: parts_of(4, set(), [4], start),
             ask,
-            folder,
-            EMPTY,
-            JsonlShard,
             Options(max_in_flight=1, patience_s=60.0),
-            give_up=lambda: None,
             now=lambda: now[0],
         )
-    assert written(tmp_path) == ([0, 1, 2, 3], [])
 
 
 def test_bad_rows_after_good_ones_of_a_run_before_do_not_end_this_one(tmp_path: Path) -> None:
@@ -232,16 +254,13 @@ def test_bad_rows_after_good_ones_of_a_run_before_do_not_end_this_one(tmp_path: 
         return prediction(twice=part.tensors["x"] * 2)
 
     def run_to(rows: int, manifest: Manifest) -> Manifest:
-        with OutputFolder(tmp_path) as folder:
-            return run(
-                lambda start: parts_of(rows, set(), [50], start),
-                ask,
-                folder,
-                manifest,
-                JsonlShard,
-                Options(request_rows=1),
-                give_up=lambda: None,
-            )
+        return run_into(
+            tmp_path,
+            lambda start: parts_of(rows, set(), [50], start),
+            ask,
+            Options(request_rows=1),
+            manifest=manifest,
+        )
 
     manifest = run_to(310, run_to(10, EMPTY))
     assert (manifest.rows, manifest.failed) == (310, len(bad))
@@ -261,13 +280,5 @@ def test_what_the_reading_thread_raises_reaches_the_caller(tmp_path: Path) -> No
         yield from parts_of(4, set(), [4], start)
         raise BatchError("damaged")
 
-    with OutputFolder(tmp_path) as folder, pytest.raises(BatchError, match="damaged"):
-        run(
-            parts,
-            lambda part: prediction(twice=part.tensors["x"] * 2),
-            folder,
-            EMPTY,
-            JsonlShard,
-            Options(),
-            give_up=lambda: None,
-        )
+    with pytest.raises(BatchError, match="damaged"):
+        run_into(tmp_path, parts, lambda part: prediction(twice=part.tensors["x"] * 2))

@@ -7,8 +7,34 @@ from collections.abc import Callable, Sequence
 
 from ladle.server.core.batch_queue import Task
 from ladle.server.core.batch_rows import Outputs, together
+from ladle.server.core.batch_run import Ended
 
 logger = logging.getLogger(__name__)
+
+
+def settle(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
+    """Count in what was run; return the tasks that are over with it, and the rows run in vain.
+
+    Of a task that was cut the outcome is only its last piece's, unless that has failed. Called
+    under the batcher's lock.
+    """
+    done: list[tuple[Task, Outputs | Exception]] = []
+    in_vain = 0
+    for piece, outcome in ended:
+        task = piece.task
+        if task.over:
+            in_vain += piece.rows
+            continue
+        if not piece.is_whole and not isinstance(outcome, Exception):
+            task.pieces.append((piece.start, outcome))
+            task.finished_rows += piece.rows
+            if task.finished_rows < task.total:
+                continue
+        else:
+            task.pieces = []
+        task.end()
+        done.append((task, outcome))
+    return done, in_vain
 
 
 def whole(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:

@@ -14,6 +14,9 @@ from ladle.server.core.batch_rows import Outputs
 from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Arrays, Done, Signature
 
+# For what can't be batched, and for a servable that is not to batch.
+_ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
+
 
 class Task:
     """One request. It is over exactly once: with its outputs, its error, or because it left."""
@@ -158,6 +161,10 @@ class Queue:
         self.waiting: dict[Task, None] = {}
         self._earliest = math.inf  # no deadline of those that wait is before that
         self._load = load
+
+    def options(self, options: BatchOptions | None) -> BatchOptions:
+        """Return how its batches form, given how the servable's do."""
+        return _ALONE if self.alone or options is None else options
 
     def join(self, task: Task, now: float) -> None:
         """Put a task at the end."""

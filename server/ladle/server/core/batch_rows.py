@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from ladle.server.core import heap
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable import Arrays, Signature
+
+logger = logging.getLogger(__name__)
 
 Outputs: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -62,6 +65,28 @@ def why_not_padded(signature: Signature) -> str | None:
         if spec.shape is not None and len(spec.shape) > _MAX_PADDED_RANK:
             return f"input {alias!r} is declared as {spec}, of more than {_MAX_PADDED_RANK} ranks"
     return None
+
+
+class Padding:
+    """Which requests can run with others of another shape; warns once of a signature's that can't.
+
+    Called under the batcher's lock.
+    """
+
+    def __init__(self) -> None:
+        self._why_not: dict[str, str | None] = {}
+
+    def fits(self, signature: Signature, inputs: Arrays) -> bool:
+        """Whether these inputs can be padded."""
+        name = signature.name
+        if name not in self._why_not:
+            reason = self._why_not[name] = why_not_padded(signature)
+            if reason:
+                logger.warning(
+                    "only equal shapes run together, unpadded signature=%s reason=%s", name, reason
+                )
+        # There is no first value to pad an empty array with.
+        return not self._why_not[name] and all(array.size for array in inputs.values())
 
 
 def assemble(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:

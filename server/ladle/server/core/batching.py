@@ -14,24 +14,20 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
-from ladle.server.core.batch_outcomes import follow_up, tell, tell_all, whole
+from ladle.server.core.batch_outcomes import follow_up, settle, tell, tell_all, whole
 from ladle.server.core.batch_plan import BatchOptions, WaitUntil
 from ladle.server.core.batch_queue import Load, Piece, Queue, Task
-from ladle.server.core.batch_rows import Outputs, lone_rows, shared_rows, why_not_padded
-from ladle.server.core.batch_run import LATE, BatchRun, Ended
+from ladle.server.core.batch_room import Room
+from ladle.server.core.batch_rows import Outputs, Padding, lone_rows, shared_rows
+from ladle.server.core.batch_run import LATE, BatchRun
+from ladle.server.core.batch_workers import Workers
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from ladle.server.core.observation import Observation, Observer
-from ladle.server.core.scheduling import cpus, yield_when_woken
+from ladle.server.core.scheduling import cpus
 from ladle.server.core.servable import Arrays, Done, Model, ServableId, Signature
 
 logger = logging.getLogger(__name__)
-
-# For what can't be batched, and for a servable that is not to batch.
-_ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
-_DEFAULTS = BatchOptions()
-# A hint for a caller that was refused; what a batch takes is known only roughly.
-_MAX_RETRY_AFTER_S = 10.0
 
 
 class BatchingServable:
@@ -73,17 +69,21 @@ class BatchingServable:
         self._options = options
         self._clock = clock or MonotonicClock()
         self._run_batch = BatchRun(model, self._clock.now, observer, servable_id)
-        self._max_bytes = max_enqueued_bytes
         self._max_threads = max_threads or cpus()
         self._changed = threading.Condition(threading.Lock())
         self._queues: dict[Hashable, Queue] = {}
         self._afterwards: list[Callable[[], object]] = []
         self._load = Load()
-        self._idle_threads = 0
-        self._threads: list[threading.Thread] = []
+        self._room = Room(self._load, max_enqueued_bytes)
+        self._padding = Padding()
         self._closing = False
-        self._not_padded: dict[str, str | None] = {}
-        self._batch_s = 0.0
+        self._workers = Workers(
+            self._changed,
+            self._clock,
+            self._next_work,
+            self._do,
+            lambda: self._closing and not self._load.requests,
+        )
 
     def run(
         self,
@@ -156,12 +156,12 @@ class BatchingServable:
         size = lone_rows(signature, inputs) if rows is None else rows
         task = Task(inputs, rows or 1, deadline, done, self._leave, seen, size)
         with self._changed:
-            self._check_room(task.rows, task.nbytes)
+            self._room.check(task.rows, task.nbytes, self._options)
             queue = self._queue(signature, inputs, outputs, alone=rows is None)
             queue.join(task, self._clock.now())
             if seen is not None:
                 seen.rows, seen.queued = size, task.arrived
-            if queue.running < self._options_of(queue).num_batch_threads:
+            if queue.running < queue.options(self._options).num_batch_threads:
                 try:
                     self._wake_a_thread()
                 except RuntimeError as error:
@@ -176,7 +176,7 @@ class BatchingServable:
         Raises:
             Unavailable: There is no room for a request of so many bytes.
         """
-        self._check_room(1, nbytes)
+        self._room.check(1, nbytes, self._options)
 
     def configure(self, options: BatchOptions | None) -> None:
         """Form batches by other options from now on; what waits already is not refused."""
@@ -200,8 +200,7 @@ class BatchingServable:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._threads:  # and those that join the list meanwhile
-            thread.join()
+        self._workers.join()
         self._model.close()
 
     def _queue(
@@ -210,7 +209,8 @@ class BatchingServable:
         pads = False
         shapes: Hashable = None
         if not alone and not signature.has_fixed_rows:
-            pads = self._pads(signature, inputs)
+            if self._options is not None and self._options.pad_variable_length_inputs:
+                pads = self._padding.fits(signature, inputs)
             shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
         key = (signature.name, outputs, alone, pads, shapes)
         queue = self._queues.get(key)
@@ -218,47 +218,6 @@ class BatchingServable:
             queue = Queue(key, signature, outputs, self._load, alone=alone, pads=pads)
             self._queues[key] = queue
         return queue
-
-    def _pads(self, signature: Signature, inputs: Arrays) -> bool:
-        if self._options is None or not self._options.pad_variable_length_inputs:
-            return False
-        name = signature.name
-        if name not in self._not_padded:
-            reason = self._not_padded[name] = why_not_padded(signature)
-            if reason:
-                logger.warning(
-                    "only equal shapes run together, unpadded signature=%s reason=%s", name, reason
-                )
-        # There is no first value to pad an empty array with.
-        return not self._not_padded[name] and all(array.size for array in inputs.values())
-
-    def _options_of(self, queue: Queue) -> BatchOptions:
-        return _ALONE if queue.alone or self._options is None else self._options
-
-    def _check_room(self, rows: int, nbytes: int) -> None:
-        load = self._load
-        if not load.requests:
-            return
-        options = self._options or _DEFAULTS
-        room = options.max_batch_size * options.max_enqueued_batches
-        if load.rows + rows > room:
-            excess = f"{load.rows} rows wait of at most {room}, and the request brings {rows}"
-        elif load.nbytes + nbytes > self._max_bytes:
-            excess = (
-                f"{load.nbytes} bytes wait of at most {self._max_bytes}, "
-                f"and the request brings {nbytes}"
-            )
-        else:
-            return
-        # These words are what scripts around upstream look for.
-        error = Unavailable(
-            "The batch scheduling queue to which this task was submitted is full: "
-            f"{excess}; try again later"
-        )
-        error.reason = "queue_full"
-        batches = 1 + load.rows / options.max_batch_size
-        error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
-        raise error
 
     def _leave(self, task: Task) -> None:
         if task.over:  # as nearly always: the call ended because it was answered
@@ -281,55 +240,8 @@ class BatchingServable:
             self._queues.pop(queue.key, None)
 
     def _wake_a_thread(self) -> None:
-        """Have a thread look for work: one that is idle, or a new one.
-
-        Raises:
-            RuntimeError: There is no thread, and none can be started.
-        """
-        if self._idle_threads:
-            self._changed.notify()
-            return
         allowed = self._options.num_batch_threads if self._options else 1
-        if len(self._threads) < max(self._max_threads, allowed):
-            thread = threading.Thread(target=self._work, name="batch", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the system has no room for more
-                if not self._threads:
-                    raise
-                return  # the next thread to be done comes to it
-            self._threads.append(thread)
-
-    def _work(self) -> None:
-        """Run batches until the servable closes: the life of a thread."""
-        yield_when_woken()
-        while self._work_once():
-            pass
-
-    def _work_once(self) -> bool:
-        """Run one batch; a call of its own, so that nothing of it is held on to while waiting."""
-        with self._changed:
-            work = self._wait_for_work()
-        if work is None:
-            return False
-        tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
-        follow_up(work.afterwards)
-        if work.queue is not None:
-            self._execute(work.queue, work.pieces)
-        return True
-
-    def _wait_for_work(self) -> _Work | None:
-        while True:
-            now = self._clock.now()
-            work, until = self._next_work(now)
-            if work is not None:
-                return work
-            if self._closing and not self._load.requests:
-                self._changed.notify_all()
-                return None
-            self._idle_threads += 1
-            self._clock.wait(self._changed, None if until is None else until - now)
-            self._idle_threads -= 1
+        self._workers.wake(max(self._max_threads, allowed))
 
     def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
         afterwards, self._afterwards = self._afterwards, []
@@ -339,7 +251,7 @@ class BatchingServable:
             for task in queue.expired(now):
                 task.end()
                 expired.append(task)
-            taken = queue.next_batch(now, self._options_of(queue))
+            taken = queue.next_batch(now, queue.options(self._options))
             if isinstance(taken, list):
                 # To the end: the other queues come first next time.
                 self._queues[queue.key] = self._queues.pop(queue.key)
@@ -352,44 +264,29 @@ class BatchingServable:
         is_work = afterwards or expired
         return (_Work(afterwards, expired, None, []) if is_work else None), until
 
+    def _do(self, work: _Work) -> None:
+        tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
+        if work.queue is not None:
+            self._execute(work.queue, work.pieces)
+        follow_up(work.afterwards)
+
     def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
         started = self._clock.now()
         try:
-            ended = self._run_batch(queue, pieces, self._options_of(queue))
+            ended = self._run_batch(queue, pieces, queue.options(self._options))
         except Exception as error:  # a fault of ours, which must not take the queue with it
             logger.exception("a batch could not be run")
             ended = [(piece, error) for piece in pieces]
-        self._batch_s = 0.8 * self._batch_s + 0.2 * (self._clock.now() - started)
+        self._room.batch_took(self._clock.now() - started)
         with self._changed:
-            done = self._settle(ended)
+            done, in_vain = settle(ended)
+            self.rows_in_vain += in_vain
             queue.batch_ended()
             self._drop_if_idle(queue)
-            if queue.waiting and self._idle_threads:
+            if queue.waiting and self._workers.idle:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
         tell_all([(task, whole(task, outcome)) for task, outcome in done])
-
-    def _settle(self, ended: list[Ended]) -> list[tuple[Task, Outputs | Exception]]:
-        """Count in what was run, and return the tasks that are over with it.
-
-        Of one that was cut the outcome is only its last piece's, unless that has failed.
-        """
-        done: list[tuple[Task, Outputs | Exception]] = []
-        for piece, outcome in ended:
-            task = piece.task
-            if task.over:
-                self.rows_in_vain += piece.rows
-                continue
-            if not piece.is_whole and not isinstance(outcome, Exception):
-                task.pieces.append((piece.start, outcome))
-                task.finished_rows += piece.rows
-                if task.finished_rows < task.total:
-                    continue
-            else:
-                task.pieces = []
-            task.end()
-            done.append((task, outcome))
-        return done
 
 
 class _Work(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ladle.server.config import Config
+from ladle.server.core.fanout import Fanout
 from ladle.server.core.model_config import ModelConfig
-from ladle.server.core.observation import Fanout, Observer
+from ladle.server.core.observation import Observer
 from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.log_files import Rotation
 from ladle.server.monitoring.metrics import Metrics

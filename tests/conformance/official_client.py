@@ -48,6 +48,7 @@ def ask_with_ladle(address: str, model: str, images: NDArray[np.uint8]) -> dict[
 
 def ask_with_upstream(address: str, model: str, images: NDArray[np.uint8]) -> dict[str, Any]:
     """Predict on raw pixels, through the signature that normalises them."""
+    sys.modules["keras"] = None  # type: ignore[assignment] # half of TensorFlow's import, unused
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import (

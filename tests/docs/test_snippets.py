@@ -77,6 +77,7 @@ class Setting(NamedTuple):
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     from ladle.export import pipeline
+    from ladle.export.fresh import run_here
 
     folder = tmp_path_factory.mktemp("docs")
     made: list[Any] = []
@@ -91,6 +92,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(pipeline, "export_classifier", export)
+        patch.setattr(pipeline, "run_in_fresh_process", run_here)
         assert cli.main([*shlex.split(quickstart)[1:], "--epochs=2", "--quiet"]) == 0
     config = Config(
         port=None,

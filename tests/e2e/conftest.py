@@ -8,6 +8,7 @@ import pytest
 from e2e.serving import ServerProcess
 
 from ladle.export import TrainingOptions, export_classifier, load_data
+from ladle.export.fresh import run_here
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -32,6 +33,8 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     base_path = tmp_path_factory.mktemp("models") / "digits"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ladle.export.pipeline.train", train)
+        # A server in a process of its own loads it soon.
+        patch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
         export_classifier(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
     return Digits(base_path, trained[0])
 

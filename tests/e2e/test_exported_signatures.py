@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from e2e.official import told_by
 from e2e.serving import ServerProcess
+from exporting import ONE_EPOCH
 
-from ladle.export import Dataset, TrainingOptions, export_classifier, load_data
+from ladle.export import Dataset, export_classifier, load_data
+from ladle.export.fresh import run_here
 
 pytestmark = pytest.mark.conformance
 
@@ -38,7 +40,11 @@ def test_every_signature_of_a_classifier_answers_the_official_client(
     }
 
 
-def test_a_regression_answers_the_official_client(conformance_python: str, tmp_path: Path) -> None:
+def test_a_regression_answers_the_official_client(
+    conformance_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server loads it in a process of its own, too.
+    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
     features = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     arrays = {
         "x_train": features,
@@ -47,7 +53,7 @@ def test_a_regression_answers_the_official_client(conformance_python: str, tmp_p
         "y_test": features[:6].sum(axis=1),
     }
     dataset = Dataset.from_arrays("sums", arrays, regression=True)
-    export_classifier(tmp_path / "sums", dataset, options=TrainingOptions(epochs=1))
+    export_classifier(tmp_path / "sums", dataset, options=ONE_EPOCH)
     with ServerProcess("sums", tmp_path / "sums") as server:
         answers = ask(conformance_python, server, "sums", tmp_path / "sums")
     assert isinstance(answers.pop("regress"), float)

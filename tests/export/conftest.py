@@ -70,9 +70,9 @@ def session(exported: Exported) -> Iterator[TF1Session]:
 
 
 @pytest.fixture
-def checked_here(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check exports in this process: importing TensorFlow for each takes long.
 
-    The version `exported` is there before, and so was checked as it is done for real.
+    The version `exported`, of the whole session, is made before, and checked as it is for real.
     """
     monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)

@@ -64,7 +64,8 @@ def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) 
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "sys.exit(main(['export', *sys.argv[1:]]))"
     )
-    arguments = [str(tmp_path / "model"), "--data", str(npz), "--epochs", "1", "--quiet"]
+    options = ["--epochs=1", "--run-eagerly", "--quiet"]
+    arguments = [str(tmp_path / "model"), "--data", str(npz), *options]
     finished = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,

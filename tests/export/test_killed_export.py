@@ -32,6 +32,8 @@ STAGES = (
 )
 KILLED = (
     "import os, signal, sys; from ladle.cli import main; import ladle.export.pipeline as pipeline\n"
+    "from ladle.export.fresh import run_here\n"
+    "pipeline.run_in_fresh_process = run_here\n"
     "pipeline.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     "main(['export', *sys.argv[1:]])"
 )

@@ -282,7 +282,12 @@ def test_a_stopped_training_goes_on_from_its_last_epoch(
     from ladle.export import loop
 
     sized = small.resized(10, 10)
-    options: dict[str, Any] = {"epochs": 4, "learning_rate": 0.001, "shuffle": False}
+    options: dict[str, Any] = {
+        "epochs": 4,
+        "batch_size": 6,
+        "learning_rate": 0.001,
+        "shuffle": False,
+    }
     expected = weights(sized, recipe, **options)
     epochs = 0
 

@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
-BUILD_INPUTS := pyproject.toml protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
+BUILD_INPUTS := pyproject.toml tests/deploy/requirements.txt \
+	protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
+
+# What the tests start is compiled once, and not anew in each process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help bench compare demo docs test lint fmt types unit e2e install protos clean
 
@@ -13,24 +17,30 @@ help: ## show this list
 
 install: $(VENV)/.installed ## make .venv with ladle and everything that working on it needs
 
+# Compiled on all cores, of which pip would take one; some packages bring files that don't compile.
 $(VENV)/.installed: $(BUILD_INPUTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/wheels -r tests/deploy/requirements.txt
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 	@touch $@
 
 # The official client lives in an environment of its own that borrows ours for TensorFlow:
 # ladle's own environment must never hold a second definition of the protos.
 $(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
-	$(BIN)/python -m venv $(CONFORMANCE)
+	$(BIN)/python -m venv --without-pip $(CONFORMANCE)
 	$(CONFORMANCE)/bin/python tests/conformance/borrow.py $(VENV)
-	$(CONFORMANCE)/bin/python -m pip install --quiet --no-deps -r tests/conformance/requirements.txt
+	$(BIN)/python -m pip --python $(CONFORMANCE)/bin/python install --quiet --no-deps \
+		-r tests/conformance/requirements.txt
 	@touch $@
 
 demo: install ## train, publish, serve and predict real images, with a picture at the end
 	$(BIN)/python examples/demo.py
 
-test: lint unit ## lint, then every test
+# Both at once: the tests leave a part of two cores idle.
+test: install ## lint, and every test
+	$(MAKE) --no-print-directory --jobs=2 lint unit
 
 lint: install ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check .
@@ -45,9 +55,9 @@ fmt: install ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 # Two workers, each with files of its own: many tests wait for processes. More of them would take
-# gigabytes, as each imports TensorFlow.
+# gigabytes, as each imports TensorFlow. Files come in their order, with short ones last.
 unit: install $(CONFORMANCE)/.installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and real models
 	$(BIN)/pytest -m "e2e or conformance"

@@ -12,6 +12,9 @@ from ladle.server.core.clock import Clock
 
 logger = logging.getLogger(__name__)
 
+# More threads than models with a base path of their own should ever hang.
+_MOST_THREADS = 1000
+
 _Inbox: TypeAlias = "SimpleQueue[_Errand | None]"
 
 
@@ -31,7 +34,13 @@ class Lookers:
         self._clock = clock
         self._changed = threading.Condition()
         self._idle: _Inbox | None = None
+        self._threads = 0
         self._closed = False
+
+    @property
+    def are_all_hanging(self) -> bool:
+        """Whether so many threads were left behind that no other may join them."""
+        return self._idle is None and self._threads >= _MOST_THREADS
 
     def do(self, look: Callable[[], None], patience_s: float) -> bool:
         """Have a thread look, and wait for it; False if it goes on after so many seconds.
@@ -41,6 +50,7 @@ class Lookers:
         errand = _Errand(look)
         with self._changed:
             inbox, self._idle = self._idle, None
+            self._threads += inbox is None
         if inbox is None:
             inbox = SimpleQueue()
             thread = threading.Thread(
@@ -49,6 +59,8 @@ class Lookers:
             try:
                 thread.start()
             except RuntimeError:  # the system has no room for more
+                with self._changed:
+                    self._threads -= 1
                 _do(errand)
                 return True
         inbox.put(errand)
@@ -75,6 +87,7 @@ class Lookers:
                 errand.over = True
                 self._changed.notify_all()
                 if self._idle is not None or self._closed:
+                    self._threads -= 1
                     return
                 self._idle = inbox
             del errand

@@ -206,6 +206,8 @@ class FileSystemSource:
 
     def _claim(self, watched: _Watched, wait_s: float) -> bool:
         """Be the one to look; False if another look goes on for longer than that."""
+        if self._lookers.are_all_hanging:
+            return False
         until = self._clock.now() + wait_s
         with self._changed:
             while watched.began is not None:

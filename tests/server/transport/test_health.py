@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -8,10 +9,13 @@ import pytest
 from fakes import PATIENCE_S, refusal, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ladle.server.core.errors import ServingError
 from ladle.server.transport import health
 from ladle.server.transport.grpcio import GrpcioTransport
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 Start = Callable[[], tuple[GrpcioTransport, Any]]
 
 
@@ -57,7 +61,7 @@ def test_watchers_are_bounded_and_give_up_their_places(
     assert ask(stub) == SERVING
 
     watching[0].cancel()
-    until(lambda: transport.health._servicer._watchers == 1)
+    until(lambda: transport.health._watching == 1)
     assert next(watch(stub)).status == SERVING
     watching[1].cancel()
 
@@ -71,3 +75,123 @@ def test_two_servers_in_a_process_have_threads_of_their_own(start: Start) -> Non
     watching = watch(first)
     assert next(watching).status == SERVING
     watching.cancel()
+
+
+def test_watchers_who_come_and_go_while_all_are_told_end_nothing(start: Start) -> None:
+    """gRPC's polling thread must not wait for what it has to bring about itself."""
+    transport, stub = start()
+
+    def come_and_go(serving: bool) -> None:
+        for _ in range(50):
+            watching = watch(stub)
+            assert next(watching).status in (SERVING, NOT_SERVING)
+            transport.health.set("", serving)
+            watching.cancel()
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(come_and_go, bool(n % 2)) for n in range(4)]:
+            each.result()
+    transport.health.set("", True)
+    assert ask(stub) == SERVING
+
+
+def asking(name: str) -> bytes:
+    request: bytes = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+    return request
+
+
+class Reader:
+    """A stream whose caller reads only when told to."""
+
+    local = True
+    deadline = None
+
+    def __init__(self, service: health.Health, request: bytes | None) -> None:
+        self.told: list[int] = []
+        self.ended: list[ServingError | None] = []
+        self.at_end: list[Callable[[], None]] = []
+        self.sent: Callable[[], None] | None = None
+        self.request = request
+        service.watch.handle(self)  # type: ignore[arg-type] # that much of it is used
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        self.at_end.append(callback)
+
+    def receive(self, callback: Callable[[bytes | None], None]) -> None:
+        callback(self.request)
+
+    def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
+        assert self.sent is None
+        self.told.append(health_pb2.HealthCheckResponse.FromString(message).status)
+        self.sent = sent
+
+    def end(self, error: ServingError | None = None) -> None:
+        self.ended.append(error)
+
+    def read(self) -> None:
+        sent, self.sent = self.sent, None
+        assert sent is not None
+        sent()
+
+    def go(self) -> None:
+        for callback in self.at_end:
+            callback()
+
+
+def test_who_does_not_read_holds_up_nobody_and_is_told_the_last_word() -> None:
+    service = health.Health()
+    stuck, reading = Reader(service, asking("m")), Reader(service, asking("m"))
+    reading.read()
+    for serving in (True, False, True):
+        service.set("m", serving)
+        reading.read()
+    assert reading.told == [UNKNOWN, SERVING, NOT_SERVING, SERVING]
+    assert stuck.told == [UNKNOWN]
+    assert service.serves("m")
+
+    stuck.read()
+    assert stuck.told == [UNKNOWN, SERVING]
+    service.set("m", None)
+    service.set("m", True)
+    stuck.read()
+    assert stuck.sent is None, "it knows that already"
+
+
+def test_who_has_gone_is_told_nothing_and_kept_nowhere() -> None:
+    service = health.Health()
+    gone = Reader(service, asking("m"))
+    gone.read()
+    gone.go()
+    service.set("m", True)
+
+    assert gone.told == [UNKNOWN]
+    assert not service._watchers
+
+
+def test_a_stop_is_told_for_good_and_then_ends_the_watching() -> None:
+    service = health.Health()
+    service.set("m", True)
+    watching = Reader(service, asking("m"))
+    watching.read()
+    service.shut_down()
+    service.set("m", True)
+    watching.read()
+    assert watching.told == [SERVING, NOT_SERVING]
+    assert not service.serves("m")
+
+    service.close()
+    assert watching.ended == [None]
+    (error,) = Reader(service, asking("m")).ended
+    assert error is not None
+    assert error.code.name == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "says"),
+    [(None, "expected one HealthCheckRequest, got none"), (b"\xff", "it can't be read")],
+)
+def test_what_is_no_request_is_refused(request_bytes: bytes | None, says: str) -> None:
+    (error,) = Reader(health.Health(), request_bytes).ended
+    assert error is not None
+    assert error.code.name == "INVALID_ARGUMENT"
+    assert says in error.message

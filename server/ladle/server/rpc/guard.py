@@ -76,11 +76,9 @@ RULES = {
     "/ladle.v1.ModelRepository/RescanModel": Rule(
         Kind.ADMIN, lambda request: [parse(RescanModelRequest, request).name]
     ),
-    # The transport's own. Kubernetes and gRPC's clients ask for health without a token; List tells
-    # the names of all models.
+    # The transport's own. Kubernetes and gRPC's clients ask for health without a token.
     "/grpc.health.v1.Health/Check": Rule(Kind.OPEN),
     "/grpc.health.v1.Health/Watch": Rule(Kind.OPEN),
-    "/grpc.health.v1.Health/List": Rule(Kind.METADATA),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Rule(Kind.METADATA),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(Kind.METADATA),
 }

@@ -18,7 +18,7 @@ from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.budget import ByteBudget, Limits
 from ladle.server.transport.completion_rpc import Pools, trailing_metadata
 from ladle.server.transport.completion_stream import Streams
-from ladle.server.transport.health import Health
+from ladle.server.transport.health import SERVICE, Health
 from ladle.server.transport.interceptor import GateInterceptor
 from ladle.server.transport.reflection import Reflection
 from ladle.server.transport.threads import SteadyPool
@@ -84,8 +84,9 @@ class GrpcioTransport:
             )
         self.health = Health()
         """Answers for the names that it is told of."""
-        self.health.register(self._server)
-        services = {path.split("/")[1] for path in methods} | {"grpc.health.v1.Health"}
+        streams = self._methods.streams
+        self.health.register(self._server, _rpc_handler(self.health.watch, pools, limits, streams))
+        services = {path.split("/")[1] for path in methods} | {SERVICE}
         Reflection(services).register(self._server)
 
     def listen(self, address: str) -> int:

@@ -11,8 +11,8 @@ from fakes import PATIENCE_S, FakeClock, FakeLoader
 
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.entry import Handle
-from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument
-from ladle.server.core.manager import Manager
+from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
+from ladle.server.core.manager import Manager, ManagerOptions
 from ladle.server.rpc.request import acquire
 
 ONE = {1: Path("/m/1")}
@@ -92,3 +92,16 @@ def test_a_caller_whose_deadline_has_passed_is_late_and_not_gone(setting: Settin
 
     with pytest.raises(DeadlineExceeded):
         handle.result(PATIENCE_S)
+
+
+def test_nothing_is_kept_for_a_caller_for_whom_there_is_no_place() -> None:
+    """A stream lives on, and may have thousands of its requests refused."""
+    manager = Manager(FakeLoader(), ManagerOptions(max_waiting_requests=0))
+    manager.expect("m")
+    leave: list[Callable[[], None]] = []
+
+    with pytest.raises(Unavailable, match="0 requests wait already"):
+        acquire(manager, LATEST, None, leave.append)
+
+    assert not leave
+    assert not manager.waiting_requests

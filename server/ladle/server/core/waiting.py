@@ -45,16 +45,18 @@ class Waiting:
         with self._changed:
             if not self._book.is_coming(name):
                 return
-        if on_end is not None:
-            on_end(leave)  # without the lock: whoever calls back may hold one of its own
-        with self._changed:
             if self.requests >= self._most:
                 raise _loading(
                     f"model {name} is still loading, and {self.requests} requests "
                     "wait already: try again"
                 )
             self.requests += 1
-            try:
+        try:
+            if on_end is not None:
+                # Without the lock: whoever calls back may hold one of its own. And only now: a
+                # stream keeps it until its end, however many of its requests are refused.
+                on_end(leave)
+            with self._changed:
                 while self._book.is_coming(name):
                     remaining_s = until - self._clock.now()
                     if remaining_s <= 0:
@@ -63,7 +65,8 @@ class Waiting:
                     if gone.is_set():
                         raise Cancelled("the caller went away")
                     self._clock.wait(self._changed, remaining_s)
-            finally:
+        finally:
+            with self._changed:
                 self.requests -= 1
 
     def until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:

@@ -61,7 +61,7 @@ def test_requests_that_wait_are_gone_through_only_when_one_of_them_may_be_late()
 
 def test_the_bytes_that_may_wait_are_those_of_the_strings_too() -> None:
     model = FakeServable(lambda inputs: {"y": np.ones(len(inputs["x"]), np.float32)}, (STRINGS,))
-    batching = BatchingServable(model, None, max_enqueued_bytes=3000)
+    batching = BatchingServable(model, None, max_enqueued_bytes=3000, max_threads=1)
     images = np.array([b"x" * 600, b"y" * 400], object)
     model.hold()
     batching.submit(STRINGS, {"x": images}, ("y",), lambda _: None)

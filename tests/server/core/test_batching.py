@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -441,3 +443,17 @@ def test_callers_may_block_in_any_number_of_threads(make: MakeSender) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(call, range(200))) == [2 * n for n in range(200)]
+
+
+def test_a_servable_that_was_closed_is_gone_at_once(servable: FakeServable) -> None:
+    """Not with some later collection: until then its options would be kept up to date."""
+    batching = BatchingServable(servable, BatchOptions())
+    batching.run(DOUBLE, {"x": np.ones((1, 2), np.float32)}, ("y",))
+    batching.close()
+    closed = weakref.ref(batching)
+    gc.disable()
+    try:
+        del batching
+        assert closed() is None
+    finally:
+        gc.enable()

@@ -9,21 +9,26 @@ from typing import Generic, TypeVar
 from ladle.server.core.clock import Clock
 from ladle.server.core.scheduling import yield_when_woken
 
+Owner = TypeVar("Owner")
 W = TypeVar("W")
 
 
-class Workers(Generic[W]):
-    """Threads that look for work, and do it. They live until there is none, and never will be."""
+class Workers(Generic[Owner, W]):
+    """Threads that look for their owner's work, and do it, until there never will be any more.
+
+    Only the threads hold the owner: it goes with the last reference, and not when garbage is
+    collected.
+    """
 
     def __init__(
         self,
         changed: threading.Condition,
         clock: Clock,
-        find: Callable[[float], tuple[W | None, float | None]],
-        do: Callable[[W], None],
-        is_over: Callable[[], bool],
+        find: Callable[[Owner, float], tuple[W | None, float | None]],
+        do: Callable[[Owner, W], None],
+        is_over: Callable[[Owner], bool],
     ) -> None:
-        """Take what the threads do.
+        """Take what the threads do; each function gets the owner first.
 
         Args:
             changed: the lock around `find`, `is_over` and `wake`; notified of work.
@@ -41,8 +46,10 @@ class Workers(Generic[W]):
         self.idle = 0
         """How many of the threads wait for work."""
 
-    def wake(self, most: int) -> None:
+    def wake(self, owner: Owner, most: int) -> None:
         """Have a thread look for work: one that is idle or, if there are fewer than `most`, a new.
+
+        The owner is always the same.
 
         Raises:
             RuntimeError: There is no thread, and none can be started.
@@ -51,7 +58,7 @@ class Workers(Generic[W]):
             self._changed.notify()
             return
         if len(self._threads) < most:
-            thread = threading.Thread(target=self._work, name="batch", daemon=True)
+            thread = threading.Thread(target=self._work, args=(owner,), name="batch", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the system has no room for more
@@ -65,27 +72,27 @@ class Workers(Generic[W]):
         for thread in self._threads:  # and those that join the list meanwhile
             thread.join()
 
-    def _work(self) -> None:
+    def _work(self, owner: Owner) -> None:
         yield_when_woken()
-        while self._work_once():
+        while self._work_once(owner):
             pass
 
-    def _work_once(self) -> bool:
+    def _work_once(self, owner: Owner) -> bool:
         """Do one thing; a call of its own, so that nothing of it is held on to while waiting."""
         with self._changed:
-            work = self._wait_for_work()
+            work = self._wait_for_work(owner)
         if work is None:
             return False
-        self._do(work)
+        self._do(owner, work)
         return True
 
-    def _wait_for_work(self) -> W | None:
+    def _wait_for_work(self, owner: Owner) -> W | None:
         while True:
             now = self._clock.now()
-            work, until = self._find(now)
+            work, until = self._find(owner, now)
             if work is not None:
                 return work
-            if self._is_over():
+            if self._is_over(owner):
                 self._changed.notify_all()
                 return None
             self.idle += 1

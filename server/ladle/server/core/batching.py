@@ -80,9 +80,9 @@ class BatchingServable:
         self._workers = Workers(
             self._changed,
             self._clock,
-            self._next_work,
-            self._do,
-            lambda: self._closing and not self._load.requests,
+            BatchingServable._next_work,
+            BatchingServable._do,
+            BatchingServable._is_over,
         )
 
     def run(
@@ -241,7 +241,10 @@ class BatchingServable:
 
     def _wake_a_thread(self) -> None:
         allowed = self._options.num_batch_threads if self._options else 1
-        self._workers.wake(max(self._max_threads, allowed))
+        self._workers.wake(self, max(self._max_threads, allowed))
+
+    def _is_over(self) -> bool:
+        return self._closing and not self._load.requests
 
     def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
         afterwards, self._afterwards = self._afterwards, []

@@ -67,7 +67,8 @@ def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) 
     options = ["--epochs=1", "--run-eagerly", "--quiet"]
     arguments = [str(tmp_path / "model"), "--data", str(npz), *options]
     finished = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        # Without bytecode, which Python would leave cut off at the limit, for others to read.
+        [sys.executable, "-B", "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -79,8 +80,14 @@ def test_a_disk_that_refuses_to_write_on_is_one_line(tmp_path: Path, npz: Path) 
 
 
 def test_ctrl_c_while_training_is_one_line_and_publishes_nothing(tmp_path: Path, npz: Path) -> None:
+    program = (
+        "import signal, sys; from ladle.cli import main\n"
+        # What a shell starts in the background ignores it otherwise, and what that starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main(['export', *sys.argv[1:]]))"
+    )
     arguments = [str(tmp_path / "model"), "--data", str(npz), "--epochs", "100000"]
-    command = [sys.executable, "-m", "ladle.cli", "export", *arguments]
+    command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("Epoch 2/"))

@@ -141,11 +141,15 @@ class Ports:
             self.http.start()
         return tuple(addresses)
 
+    def send_away(self) -> None:
+        """Go on taking requests, but tell callers to take the next ones elsewhere."""
+        if self.http is not None:
+            self.http.send_away()
+        self.grpc.health.shut_down()  # last: whoever has seen it is sent away
+
     def wait_until_quiet(self, longest_s: float) -> None:
         """Go on taking requests until none has come for a second, or `longest_s` have passed."""
         http = self.http
-        if http is not None:
-            http.send_away()
         self.grpc.wait_until_quiet(_QUIET_S, longest_s, lambda: http.requests if http else 0)
 
     def stop(self, grace_s: float) -> None:

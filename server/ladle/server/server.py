@@ -212,7 +212,7 @@ class Server:
         Returns False if something was still running when the time was over.
         """
         deadline = time.monotonic() + self._config.drain_grace_seconds
-        self._ports.grpc.health.shut_down()
+        self._ports.send_away()
         self._source.stop()
         self._config_file.stop()
         if notice and self.addresses:

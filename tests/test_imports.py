@@ -44,12 +44,7 @@ ALLOWED = {
         "ladle.server.core",
         "ladle.server.warmup.records",  # TFRecord files
     },
-    "ladle.server.transport": {
-        "ladle.protos",
-        "ladle.server.core.errors",
-        "ladle.server.core.scheduling",
-        "ladle.server.call",
-    },
+    "ladle.server.transport": {"ladle.protos", "ladle.server.core.errors", "ladle.server.call"},
     "ladle.server": {"ladle.protos", "ladle.server"},
 }
 FORBIDDEN = {

@@ -11,6 +11,7 @@ from ladle.server.config import Config
 from ladle.server.core.access import Access
 from ladle.server.core.manager import Manager
 from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.rpc.guard import gate
 from ladle.server.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 from ladle.server.transport import unix_socket
@@ -63,17 +64,18 @@ class Ports:
             StartupError: Something else is where metrics should be.
         """
         self._config = config
-        self.grpc = GrpcioTransport(
-            methods,
-            max_request_bytes=config.max_request_bytes,
-            max_inflight_bytes=config.max_inflight_bytes,
-            max_threads=config.grpc_max_threads,
-            max_waiting=MAX_WAITING_REQUESTS + 1,  # one to refuse the others
-            options=config.channel_arguments,
-            credentials=tls.grpc if tls else None,
-            gate=gate(access, observer),
-            refused=lambda error: Observation("", "GRPC", b"").end(error, observer),
-        )
+        with starting_such_as_yield():  # the threads of network events
+            self.grpc = GrpcioTransport(
+                methods,
+                max_request_bytes=config.max_request_bytes,
+                max_inflight_bytes=config.max_inflight_bytes,
+                max_threads=config.grpc_max_threads,
+                max_waiting=MAX_WAITING_REQUESTS + 1,  # one to refuse the others
+                options=config.channel_arguments,
+                credentials=tls.grpc if tls else None,
+                gate=gate(access, observer),
+                refused=lambda error: Observation("", "GRPC", b"").end(error, observer),
+            )
         self.http: HttpServer | None = None
         if config.rest_api_port == 0:
             return
@@ -136,7 +138,8 @@ class Ports:
             addresses.append(f"unix:{config.grpc_socket_path}")
         if self.http is not None:
             addresses.append(self.http.listen(config.rest_api_port or 0))
-        self.grpc.start()
+        with starting_such_as_yield():  # the thread that polls
+            self.grpc.start()
         if self.http is not None:
             self.http.start()
         return tuple(addresses)

@@ -12,7 +12,6 @@ import grpc
 
 from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.transport import completion, peer, unix_socket
 from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.budget import ByteBudget, Limits
@@ -68,20 +67,19 @@ class GrpcioTransport:
         self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
-        with starting_such_as_yield():  # its threads of network events
-            self._server = grpc.server(
-                self._executor,
-                handlers=[self._methods],
-                interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
-                options=[
-                    *options,  # of two values for one name gRPC takes the first
-                    ("grpc.max_receive_message_length", limits.max_received_bytes),
-                    ("grpc.max_send_message_length", -1),
-                    # Otherwise a second server on the port would share it without a word.
-                    ("grpc.so_reuseport", 0),
-                ],
-                maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
-            )
+        self._server = grpc.server(
+            self._executor,
+            handlers=[self._methods],
+            interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
+            options=[
+                *options,  # of two values for one name gRPC takes the first
+                ("grpc.max_receive_message_length", limits.max_received_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Otherwise a second server on the port would share it without a word.
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
+        )
         self.health = Health()
         """Answers for the names that it is told of."""
         streams = self._methods.streams
@@ -114,8 +112,7 @@ class GrpcioTransport:
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
-        with starting_such_as_yield():  # its polling thread
-            self._server.start()
+        self._server.start()
 
     def wait_until_quiet(
         self, quiet_s: float, longest_s: float, others: Callable[[], int] = lambda: 0

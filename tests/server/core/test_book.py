@@ -122,3 +122,21 @@ def test_only_what_has_failed_and_is_still_wanted_starts_over(book: Book) -> Non
     fail(book, 1)
     book.stop()
     assert not book.start_over(book.versions("m")[1])
+
+
+def test_a_version_that_is_wanted_again_while_it_unloads_begins_without_old_failures(
+    book: Book,
+) -> None:
+    book.aspire("m", ONE)
+    fail(book, 1)
+    assert book.start_over(book.versions("m")[1], attempt=3)
+    load(book, 1)
+    book.aspire("m", TWO)
+    go(book, 1, State.UNLOADING)
+    book.aspire("m", ONE | TWO)
+    go(book, 1, State.END)
+
+    book.tidy("m")
+
+    assert (book.versions("m")[1].state, book.versions("m")[1].attempt) == (State.START, 0)
+    assert book.is_coming("m")

@@ -199,7 +199,9 @@ class Book:
             if entry.state is State.START and not entry.aspired:
                 entry.end(ServingError("Loading of servable cancelled", Code.CANCELLED))
             elif entry.should_start_over(entry.path) and entry.aspired:
-                model[version] = Entry(entry.id, entry.path, entry.attempt)
+                # What was loaded before comes without the failures before that.
+                attempt = entry.attempt if entry.has_failed else 0
+                model[version] = Entry(entry.id, entry.path, attempt)
         ended = sorted(v for v, e in model.items() if e.state is State.END and not e.aspired)
         for version in ended[:-_REMEMBERED_ENDINGS]:
             del model[version]

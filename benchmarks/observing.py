@@ -20,7 +20,7 @@ from ladle.server.call import Call
 from ladle.server.core.errors import ServingError
 from ladle.server.core.fanout import Fanout
 from ladle.server.core.observation import Observer, Run, Unobserved
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.request_log import RequestLogs
 from ladle.server.rpc.observed import ObservedCall

@@ -86,7 +86,7 @@ class ServerProcess:
 def _serve_echo(answer: bytes) -> None:
     """Serve the bare transport: every call is answered with the same bytes."""
     from ladle.server.call import Call, Prompt, Stream, Streaming
-    from ladle.server.transport.grpcio import GrpcioTransport
+    from ladle.server.transport.grpcio.transport import GrpcioTransport
 
     def respond(call: Call) -> None:
         call.answer(answer)
@@ -114,7 +114,8 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
 
     from ladle.protos import dtypes
     from ladle.server.config import Config
-    from ladle.server.core.servable import Model, ServableId
+    from ladle.server.core.servable import Model
+    from ladle.server.core.servable_id import ServableId
     from ladle.server.flags import parser
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
     from ladle.server.server import Server

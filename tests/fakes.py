@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes
 from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation
-from ladle.server.core.servable import Arrays, Done, ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Arrays, Done, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 
 PATIENCE_S = 30.0
 """How long a test waits for an event that must come: longer than any machine is slow."""

@@ -25,17 +25,18 @@ ALLOWED = {
     "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},
     "ladle.server.call": {"ladle.server.core.errors"},
-    "ladle.server.flag_fields": set[str](),
-    "ladle.server.config": {"ladle.server.flag_fields"},
+    "ladle.server.limits": {"ladle.server.core.errors"},
+    "ladle.server.config": {"ladle.server.core.cpus"},
     "ladle.server.flags": {"ladle.server.config"},
+    "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
     "ladle.server.rest": {
         "ladle.protos",
         "ladle.server.core",
         "ladle.server.call",
+        "ladle.server.limits",
         "ladle.server.rpc",
-        "ladle.server.transport.budget",
         "ladle.server.transport.peer",
     },
     "ladle.server.warmup": {"ladle.protos", "ladle.server.core", "ladle.server.rpc"},
@@ -44,7 +45,12 @@ ALLOWED = {
         "ladle.server.core",
         "ladle.server.warmup.records",  # TFRecord files
     },
-    "ladle.server.transport": {"ladle.protos", "ladle.server.core.errors", "ladle.server.call"},
+    "ladle.server.transport": {
+        "ladle.protos",
+        "ladle.server.core.errors",
+        "ladle.server.call",
+        "ladle.server.limits",
+    },
     "ladle.server": {"ladle.protos", "ladle.server"},
 }
 FORBIDDEN = {
@@ -54,6 +60,8 @@ FORBIDDEN = {
     "ladle.batch": {"tensorflow", "keras"},
     "ladle.server.core": {"tensorflow", "keras", "grpc"},
     "ladle.server.call": {"tensorflow", "keras", "grpc"},
+    "ladle.server.limits": {"tensorflow", "keras", "grpc"},
+    "ladle.server.settings": {"tensorflow", "keras", "grpc"},
     "ladle.server.rpc": {"tensorflow", "keras", "grpc"},
     "ladle.server.rest": {"tensorflow", "keras", "grpc", "uvicorn"},
     "ladle.server.warmup": {"tensorflow", "keras", "grpc"},
@@ -108,11 +116,54 @@ def test_every_package_of_the_tree_is_seen() -> None:
         assert any(within(name, package) for name in names), package
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and those for type checkers count too: a reader follows them all."""
+    paths = {n: p for n, p in modules() if within(n, "ladle.server")}
+    graph = {
+        name: {i for i in imported_by(path) if i in paths and i != name}
+        for name, path in paths.items()
+    }
+    for cycle in strongly_connected(graph):
+        assert len(cycle) == 1, f"these import each other: {', '.join(sorted(cycle))}"
+
+
+def strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the graph's strongly connected components, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    components: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            start = stack.index(node)
+            components.append(set(stack[start:]))
+            del stack[start:]
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return components
+
+
+def test_a_circle_of_imports_would_be_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert {"b", "c"} in strongly_connected(graph)
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import ladle.client", {"tensorflow", "keras", "ladle.server"}),
-        ("import ladle.server.core.manager", {"tensorflow", "grpc"}),
+        ("import ladle.server.core.lifecycle.manager", {"tensorflow", "grpc"}),
         ("import ladle.server; ladle.server.Config", {"tensorflow", "grpc", "numpy"}),
         ("import ladle.server.server", {"tensorflow", "starlette", "uvicorn"}),
         ("import ladle.export", {"tensorflow", "keras"}),

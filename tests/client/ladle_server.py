@@ -21,7 +21,8 @@ from fakes import FakeServable, spec
 
 from ladle.protos.model_card import ModelCard, Normalization
 from ladle.server import Config, Server
-from ladle.server.core.servable import Arrays, ServableId, Signature
+from ladle.server.core.servable import Arrays, Signature
+from ladle.server.core.servable_id import ServableId
 
 
 def load(servable_id: ServableId, path: Path) -> FakeServable:

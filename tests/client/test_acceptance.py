@@ -40,7 +40,8 @@ from ladle.protos.serving_pb import ModelServerConfig
 from ladle.protos.tensorflow_pb import Example, SignatureDef
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 
 IMAGES = np.arange(20, dtype=np.float32).repeat(4).reshape(20, 2, 2) / 20
 PLAIN_SERVER = Path(__file__).resolve().parents[1] / "conformance" / "plain_server.py"

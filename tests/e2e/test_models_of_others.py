@@ -12,7 +12,7 @@ from ladle.protos.ladle_pb import SerializedInput
 from ladle.protos.serving_pb import MultiInferenceRequest
 from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc import multi_inference
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.regress import REGRESSION

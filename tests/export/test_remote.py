@@ -18,7 +18,7 @@ from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import CARD_PATH, ModelCard
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 CONFIG = """
 model_config_list {{

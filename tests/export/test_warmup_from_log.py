@@ -15,7 +15,7 @@ from ladle.export.models_cli import main
 from ladle.export.warmup_from_log import write_warmup_from_logs
 from ladle.protos.serving_pb import PredictionLog
 from ladle.protos.tensors import to_proto
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 from ladle.server.warmup.records import frame, read_records
 from ladle.server.warmup.replay import WARMUP_PATH, WarmupOptions, warm_up

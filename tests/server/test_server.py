@@ -40,7 +40,7 @@ from ladle.protos.serving_pb import (
 )
 from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.transport.addresses import AddressInUse
 
 M = TypeVar("M", bound=Message)

@@ -8,7 +8,7 @@ from ladle.server.config import Config
 
 if TYPE_CHECKING:
     from ladle.server.server import Server
-    from ladle.server.startup import StartupError
+    from ladle.server.wiring.startup import StartupError
 
 __all__ = ["Config", "Server", "StartupError"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return Server
     if name == "StartupError":
-        from ladle.server.startup import StartupError
+        from ladle.server.wiring.startup import StartupError
 
         return StartupError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

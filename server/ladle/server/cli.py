@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
     from ladle.server.server import Server
-    from ladle.server.startup import StartupError
     from ladle.server.transport.addresses import AddressInUse
+    from ladle.server.wiring.startup import StartupError
 
     signals = _Signals()
     server: Server | None = None

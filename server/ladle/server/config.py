@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from ladle.server.flag_fields import check, flag, ignored
+from ladle.server.core.cpus import cpus
+
+# A year: a wait without end is none that a system has.
+_MOST_SECONDS = 365 * 86400
 
 
-def _cpus() -> int:
-    """Return how many CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def flag(
+    default: Any,
+    help_text: str,
+    *,
+    least: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    without_effect: str = "",
+) -> Any:
+    """A field that is a command line flag too; the text is what --help says of it.
+
+    Args:
+        default: tensorflow_model_server's, but where ladle's own is told in the text.
+        help_text: one line.
+        least: the smallest number that means anything.
+        choices: the only texts that mean anything.
+        without_effect: why a flag of tensorflow_model_server's does nothing here.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help_text,
+            "least": least,
+            "choices": choices,
+            "without_effect": without_effect,
+        },
+    )
+
+
+def ignored(default: Any, reason: str) -> Any:
+    """A flag of tensorflow_model_server's that does nothing here, and why."""
+    return flag(default, f"accepted, and does nothing: {reason}", without_effect=reason)
+
+
+def _check(checked: Field[Any], value: Any) -> None:
+    """Hold a value to what was said of its field.
+
+    Raises:
+        ValueError: It is out of the field's range.
+    """
+    least, choices = checked.metadata["least"], checked.metadata["choices"]
+    if isinstance(checked.default, float) and not abs(value) <= _MOST_SECONDS:
+        raise ValueError(f"--{checked.name}: expected a number up to {_MOST_SECONDS}, got {value}")
+    if least is not None and not value >= least:
+        raise ValueError(f"--{checked.name}: expected {least} or more, got {value}")
+    if choices is not None and value not in choices:
+        raise ValueError(
+            f"--{checked.name}: expected one of {', '.join(map(repr, choices))}, got {value!r}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +86,7 @@ class Config:
     )
     grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")
     grpc_max_threads: int = flag(
-        max(16, 4 * _cpus()),
+        max(16, 4 * cpus()),
         "threads for calls that block; 128 of any kind are under way for each",
         least=1,
     )
@@ -48,7 +96,7 @@ class Config:
         "TCP port for HTTP: REST and the status page; 0 for none, auto for a free one (printed)",
     )
     rest_api_num_threads: int = flag(
-        4 * _cpus(), "threads that read and write large bodies of JSON", least=1
+        4 * cpus(), "threads that read and write large bodies of JSON", least=1
     )
     rest_api_timeout_in_ms: int = flag(
         30_000, "how long a request over HTTP may take, with the time to send it", least=1
@@ -104,7 +152,7 @@ class Config:
     )
     saved_model_tags: str = flag("serve", "comma-separated tags of the graph to load")
     prefer_tflite_model: bool = flag(False, "load model.tflite where a version brings one")
-    num_tflite_pools: int = flag(_cpus(), "pools of TensorFlow Lite interpreters", least=1)
+    num_tflite_pools: int = flag(cpus(), "pools of TensorFlow Lite interpreters", least=1)
     num_tflite_interpreters_per_pool: int = flag(1, "interpreters in each pool", least=1)
 
     # How versions come and go
@@ -190,7 +238,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for checked in fields(self):
-            check(checked, getattr(self, checked.name))
+            _check(checked, getattr(self, checked.name))
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535 or auto, got {self.port}")
         if self.rest_api_port is not None and not 0 <= self.rest_api_port <= 65535:

@@ -7,25 +7,25 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ladle.server import startup
 from ladle.server.config import Config
-from ladle.server.config_file import ConfigFile
-from ladle.server.core.base_path import Check
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer
-from ladle.server.core.reloading import ModelSet
-from ladle.server.core.source import FileSystemSource
-from ladle.server.loading import ModelLoader, batching_loader, saved_model_loader
+from ladle.server.core.sources.base_path import Check
+from ladle.server.core.sources.file_system import FileSystemSource
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
-from ladle.server.observers import Observers
-from ladle.server.ports import Ports
-from ladle.server.readiness import Readiness
 from ladle.server.rpc.services import methods
-from ladle.server.saved_model.wholeness import missing
-from ladle.server.startup import StartupError
-from ladle.server.tokens_file import TokensFile
+from ladle.server.saved_model.integrity import missing
+from ladle.server.settings.model_config_file import ConfigFile
+from ladle.server.settings.tokens_file import TokensFile
+from ladle.server.wiring import startup
+from ladle.server.wiring.loading import ModelLoader, batching_loader, saved_model_loader
+from ladle.server.wiring.observers import Observers
+from ladle.server.wiring.ports import Ports
+from ladle.server.wiring.readiness import Readiness
+from ladle.server.wiring.startup import StartupError
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest
 from ladle.server import Config, Server
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fakes import FakeLoader
 
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.monitoring.catalogue import Own, Upstream, families_of
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.metrics import Metrics

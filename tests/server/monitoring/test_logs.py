@@ -17,7 +17,7 @@ from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, pairs
-from ladle.server.startup import StartupError
+from ladle.server.wiring.startup import StartupError
 
 EVIL = 'a\n2026 I fake\r\x1b[31m\u2028"b" c=d'
 

@@ -7,7 +7,7 @@ import pytest
 from ladle.server.core.errors import NotFound
 from ladle.server.core.fanout import Fanout
 from ladle.server.core.observation import Loading, Observation, Run, Unobserved
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import text
 from ladle.server.monitoring.metrics import SEVERAL, Metrics
 

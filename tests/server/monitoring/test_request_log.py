@@ -19,9 +19,9 @@ from ladle.protos.serving_pb import (
     PredictResponse,
     ReloadConfigRequest,
 )
-from ladle.server.core import heap
+from ladle.server.core import malloc
 from ladle.server.core.errors import Code, InvalidArgument
-from ladle.server.core.model_config import (
+from ladle.server.core.models.config import (
     ModelConfig,
     RequestLogging,
     from_proto,
@@ -148,7 +148,7 @@ def test_a_large_request_is_counted_and_not_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message is let go of before its answer is there; over REST an empty one is left."""
-    monkeypatch.setattr(heap, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(malloc, "LARGE_BYTES", 1000)
     counts = Counts()
     logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
     observation(nbytes=1000).end(b"answer", logs)

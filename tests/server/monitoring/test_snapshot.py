@@ -7,11 +7,11 @@ from fakes import PATIENCE_S, FakeLoader, FakeServable
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 
 from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
-from ladle.server.core.entry import Entry
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import ServableId
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.lifecycle.entry import Entry
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.recent import Recent

@@ -17,15 +17,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 from server.monitoring.conftest import PREDICT, predict_request, wait_until
 
 from ladle.client import Client
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import Cancelled
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Run
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.tracing import Tracing, TracingError, configure_from_environment
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 TRACE_ID, SPAN_ID = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

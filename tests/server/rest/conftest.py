@@ -11,7 +11,7 @@ import pytest
 from fakes import PATIENCE_S, FakeServable
 
 from ladle.server import Config, Server
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 
 @dataclass(frozen=True)

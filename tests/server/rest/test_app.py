@@ -16,12 +16,12 @@ from starlette.responses import Response
 from ladle.server.call import Call, Methods, Prompt
 from ladle.server.core.access import Access, Grant, Kind, Tokens, digest_of
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import http_status, json_response
-from ladle.server.transport.budget import ByteBudget, Limits
 
 NEVER: list[dict[str, Any]] = []
 

@@ -20,7 +20,7 @@ from server.rest.conftest import Setting, address_of, serving
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.server import Config, Server
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 
 def predict_over_grpc(setting: Setting, x: Any) -> Any:

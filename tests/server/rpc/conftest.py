@@ -7,9 +7,9 @@ import grpc
 import pytest
 from fakes import PATIENCE_S, FakeLoader
 
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from fakes import PATIENCE_S, FakePending, FakeServable
 
 from ladle.protos import tensors, wire
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
-from ladle.server.core import heap
+from ladle.server.core import malloc
 from ladle.server.core.errors import ResourceExhausted, ServingError
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Unobserved
-from ladle.server.core.servable import Arrays, Done, Servable, ServableId, Signature
+from ladle.server.core.servable import Arrays, Done, Servable, Signature
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.chunks import chunks, predict_in_chunks
 from ladle.server.rpc.gathering import Gathering, Window
 from ladle.server.rpc.predict import Predict
@@ -420,7 +421,7 @@ def test_each_chunk_after_the_first_is_encoded_in_a_thread(manager: Manager, mod
 def test_a_large_request_for_chunks_is_let_go_while_its_answer_is_sent(
     manager: Manager, model: Queued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heap, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(malloc, "LARGE_BYTES", 1000)
     seen: list[Observation] = []
     stream = FakeStream()
     submit = model.submit
@@ -441,8 +442,8 @@ def test_after_large_requests_of_a_stream_the_heap_is_given_back_once(
 ) -> None:
     stream.come(1, 2, 3, 4)
     trimmed: list[int] = []
-    monkeypatch.setattr(heap, "LARGE_BYTES", 1)
-    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(len(stream.answers)))
+    monkeypatch.setattr(malloc, "LARGE_BYTES", 1)
+    monkeypatch.setattr(malloc, "trim", lambda: trimmed.append(len(stream.answers)))
     stream.come(5, 6, 7, 8)
     trimmed.clear()
     model.run_all()

@@ -22,7 +22,8 @@ from ladle.protos.serving_pb import (
     PredictRequest,
     RegressionRequest,
 )
-from ladle.server.core.servable import ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}

@@ -23,12 +23,13 @@ from ladle.protos.serving_pb import (
     RegressionResponse,
 )
 from ladle.protos.tensorflow_pb import Example
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.multi_inference import plan
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVICE = "/tensorflow.serving.PredictionService/"
 CLASSIFY = "tensorflow/serving/classify"

@@ -16,11 +16,11 @@ import grpc, numpy as np
 from fakes import FakeServable
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
-from ladle.server.core.manager import Manager
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

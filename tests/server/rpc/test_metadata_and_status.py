@@ -18,8 +18,8 @@ from ladle.protos.serving_pb import (
 )
 from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import ServableId
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable_id import ServableId
 
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"

@@ -14,14 +14,14 @@ from fakes import PATIENCE_S, FakeServable, refusal, until
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import GetModelStatusRequest, PredictRequest
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import Cancelled
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Run, Unobserved
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"

@@ -15,13 +15,13 @@ from ladle.protos import dtypes, tensors
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import ClassificationRequest, PredictRequest
 from ladle.server.call import Methods
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batching import BatchingServable
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import Code
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Signature, TensorSpec
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 STREAM = "/ladle.v1.StreamingPrediction/PredictStream"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId, Signature
+from ladle.server.core.servable import Signature
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.predict import wanted_outputs
 
 X = np.array([[1, 2], [3, 4]], np.float32)

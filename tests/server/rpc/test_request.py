@@ -10,9 +10,9 @@ import pytest
 from fakes import PATIENCE_S, FakeClock, FakeLoader
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.entry import Handle
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
-from ladle.server.core.manager import Manager, ManagerOptions
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
 from ladle.server.rpc.request import acquire
 
 ONE = {1: Path("/m/1")}

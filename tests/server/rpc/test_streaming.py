@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import PredictRequest
-from ladle.server.core.batch_plan import BatchOptions
-from ladle.server.core.batch_queue import Load
-from ladle.server.core.batching import BatchingServable
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.queue import Load
 from ladle.server.core.errors import Code
-from ladle.server.core.manager import Manager, ManagerOptions
-from ladle.server.core.servable import ServableId, Signature
+from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
+from ladle.server.core.servable import Signature
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.gathering import Window
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.services import methods
 from ladle.server.rpc.streaming import predict_stream
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})
 MAGIC = 12345.0

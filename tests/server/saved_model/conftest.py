@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 from ladle.server.saved_model.servable import SavedModelServable
 

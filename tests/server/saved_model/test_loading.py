@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ladle.protos.tensorflow_pb import SignatureDef
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import callable_signatures
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 from ladle.server.saved_model.servable import SavedModelServable
 

@@ -7,7 +7,7 @@ import pytest
 
 from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 from ladle.server.saved_model.session_config import SessionOptions, session_config
 

@@ -14,7 +14,7 @@ import pytest
 
 from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.tflite import TFLiteServable, load_tflite
 
 pytestmark = pytest.mark.e2e

@@ -13,7 +13,7 @@ from server.conftest import Identities, Identity
 
 from ladle.protos.serving_pb import SSLConfig
 from ladle.server.transport.credentials import CredentialsError, read_credentials
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 Serve = Callable[[SSLConfig], tuple[str, str]]
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ladle.server.core.errors import ServingError
 from ladle.server.transport import health
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

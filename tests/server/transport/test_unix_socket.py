@@ -10,7 +10,7 @@ import pytest
 from fakes import PATIENCE_S
 
 from ladle.server.transport.addresses import AddressInUse
-from ladle.server.transport.grpcio import GrpcioTransport
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 from ladle.server.transport.unix_socket import make_way
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes, tensors
 from ladle.protos.serving_pb import PredictionLog
 from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 from ladle.server.warmup.records import frame
 from ladle.server.warmup.replay import WARMUP_PATH, WarmupOptions, resized, warm_up
 

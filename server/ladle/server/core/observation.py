@@ -13,12 +13,10 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ladle.server.core.errors import Code, ServingError
-
-if TYPE_CHECKING:
-    from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -16,16 +16,6 @@ Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their alias in a signature."""
 
 DEFAULT_SIGNATURE = "serving_default"
-
-
-class ServableId(NamedTuple):
-    """One version of one model."""
-
-    name: str
-    version: int
-
-    def __str__(self) -> str:
-        return f"{{name: {self.name} version: {self.version}}}"
 
 
 @dataclass(frozen=True)

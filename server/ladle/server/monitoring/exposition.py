@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-from ladle.server.core.batching import BatchingServable
-from ladle.server.core.lifecycle import State
-from ladle.server.core.manager import Manager
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.states import State
 from ladle.server.monitoring.families import Counters, Family, Gauges, text
 from ladle.server.monitoring.metrics import Metrics
 

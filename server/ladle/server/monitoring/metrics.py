@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.catalogue import Own, Upstream, families_of
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent

@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import LogMetadata
-from ladle.server.core import heap
+from ladle.server.core import malloc
 from ladle.server.core.errors import Code
-from ladle.server.core.model_config import ModelConfig, RequestLogging
+from ladle.server.core.models.config import ModelConfig, RequestLogging
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.monitoring.log_files import RotatingFiles, Rotation
 from ladle.server.warmup.records import frame
@@ -103,7 +103,7 @@ class RequestLogs(Unobserved):
         if api not in _FIELDS or request.error is not None or request.response is None:
             return
         # A large one's message has been let go of by now, or nearly always.
-        if not request.request or len(request.request) >= heap.LARGE_BYTES:
+        if not request.request or len(request.request) >= malloc.LARGE_BYTES:
             self._drop("too_large", request)
         else:
             self._put(config.logging, api, request.request, request.response, request)

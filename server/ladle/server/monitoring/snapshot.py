@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from ladle.server.core.batching import BatchingServable
-from ladle.server.core.manager import Manager
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.monitoring.metrics import Metrics
 
 _RATE_S = 10

@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import Cancelled, DeadlineExceeded
 from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.limits import Limits
 from ladle.server.rest import bodies
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Match, Route, Routes
 from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
-from ladle.server.transport.budget import Limits
 from ladle.server.transport.peer import is_loopback
 
 T = TypeVar("T")

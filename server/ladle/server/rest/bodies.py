@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from ladle.server.limits import Limits
 from ladle.server.rest.status_codes import HttpError
-from ladle.server.transport.budget import Limits
 
 # JSON grows when it is parsed: a number of four bytes becomes an object of 24 and pointers to it,
 # an empty object of two bytes one of 64.

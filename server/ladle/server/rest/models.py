@@ -20,10 +20,11 @@ from ladle.protos.serving_pb import (
     SignatureDefMap,
 )
 from ladle.server.core.access import Kind
-from ladle.server.core.entry import Handle
 from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import DEFAULT_SIGNATURE, ServableId, Signature
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Signature
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rest import examples, predict
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
 from ladle.server.rest.json_text import parse

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from ladle.protos import dtypes
 from ladle.protos.model_card import ModelCard
-from ladle.server.core.book import VersionStatus
 from ladle.server.core.errors import NotFound
-from ladle.server.core.lifecycle import State
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.registry import VersionStatus
+from ladle.server.core.lifecycle.states import State
 from ladle.server.core.servable import Servable, TensorSpec
 from ladle.server.rpc.status import bounded
 

@@ -11,7 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from ladle.server.core.access import Kind
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rest.calls import Services
 from ladle.server.rest.overview import Load, overview
 from ladle.server.rest.request import Endpoint, Request

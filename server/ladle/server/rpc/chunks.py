@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
-from ladle.server.core import heap
-from ladle.server.core.entry import Handle
+from ladle.server.core import malloc
 from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound
+from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.observation import Observation, Observer, Unobserved
-from ladle.server.core.servable import Pending, ServableId
+from ladle.server.core.servable import Pending
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.predict import (
     Predict,
     RawOutcome,
@@ -186,7 +187,7 @@ class _Chunks:
         except Exception as error:
             self._fail(error)
             return
-        if request.nbytes >= heap.LARGE_BYTES:
+        if request.nbytes >= malloc.LARGE_BYTES:
             seen.request = None
         if self._over:  # the caller went meanwhile, and nobody has told the queue
             self._pending.leave()

@@ -17,7 +17,7 @@ from ladle.protos.serving_pb import (
     ModelSpec,
 )
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.rpc.inference import Interpretation, example_method
 from ladle.server.rpc.queued import QueuedMethod

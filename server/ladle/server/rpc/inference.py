@@ -12,15 +12,9 @@ from ladle.protos import dtypes
 from ladle.protos.ladle_pb import ExamplesRequest, SerializedInput
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import (
-    DEFAULT_SIGNATURE,
-    Arrays,
-    Model,
-    ServableId,
-    Signature,
-    TensorSpec,
-)
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.examples import read_examples
 from ladle.server.rpc.queued import QueuedMethod, Respond
 from ladle.server.rpc.request import parse, require_model_spec

@@ -11,9 +11,9 @@ from ladle.protos.serving_pb import (
     GetModelMetadataResponse,
     SignatureDefMap,
 )
-from ladle.server.core.entry import Handle
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Servable
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec

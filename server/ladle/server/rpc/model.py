@@ -12,11 +12,11 @@ from ladle.protos.serving_pb import (
     ReloadConfigRequest,
     ReloadConfigResponse,
 )
-from ladle.server.core.book import VersionStatus
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.manager import Manager
-from ladle.server.core.model_config import from_proto
-from ladle.server.core.reloading import ModelSet
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.registry import VersionStatus
+from ladle.server.core.models.config import from_proto
+from ladle.server.core.models.model_set import ModelSet
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.status import bounded

@@ -14,14 +14,9 @@ from ladle.protos.serving_pb import (
     RegressionResult,
 )
 from ladle.server.core.errors import InvalidArgument, Unimplemented
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import (
-    DEFAULT_SIGNATURE,
-    Arrays,
-    Model,
-    ServableId,
-    Signature,
-)
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.examples import read_examples
 from ladle.server.rpc.inference import INPUT, Interpretation, of_rows, served

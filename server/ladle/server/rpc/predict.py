@@ -15,8 +15,7 @@ from ladle.protos.lifting import lift
 from ladle.protos.serving_pb import PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.server.call import Stream
-from ladle.server.core import heap
-from ladle.server.core.entry import Handle
+from ladle.server.core import malloc
 from ladle.server.core.errors import (
     Code,
     FailedPrecondition,
@@ -24,7 +23,8 @@ from ladle.server.core.errors import (
     NotFound,
     ServingError,
 )
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
@@ -32,9 +32,9 @@ from ladle.server.core.servable import (
     Arrays,
     Model,
     Pending,
-    ServableId,
     Signature,
 )
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.predict_response import encode_response
 from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
@@ -77,7 +77,7 @@ class _Tidying:
     def __call__(self) -> None:
         if self.then is not None:
             self.then()
-        heap.trim()
+        malloc.trim()
 
 
 class Predict:
@@ -169,7 +169,7 @@ class Predict:
             if seen is not None:
                 seen.signature = run.signature.name
 
-            is_large = request.nbytes >= heap.LARGE_BYTES  # without holding on to the request
+            is_large = request.nbytes >= malloc.LARGE_BYTES  # without holding on to the request
 
             def ended(outcome: RawOutcome) -> Afterwards:
                 try:
@@ -198,7 +198,7 @@ class Predict:
 
         typed = self.is_typed(call)
         pending = self.begin(handle, request, call.deadline, done, typed, call.seen)
-        if request.nbytes >= heap.LARGE_BYTES:
+        if request.nbytes >= malloc.LARGE_BYTES:
             call.let_go()
         call.on_end(pending.leave)
 
@@ -209,8 +209,8 @@ def read_request(data: bytes) -> Request:
     Raises:
         InvalidArgument: The bytes are no PredictRequest, or name no model.
     """
-    if len(data) >= heap.LARGE_BYTES:
-        heap.trim()  # of the pieces that the transport got it in
+    if len(data) >= malloc.LARGE_BYTES:
+        malloc.trim()  # of the pieces that the transport got it in
     rest, contents = lift(data)
     message = parse(PredictRequest, rest)
     require_model_spec(message)
@@ -279,8 +279,8 @@ def read_inputs(
                 f"input {alias!r}: expected {spec}, "
                 f"got {dtypes.name(proto.dtype)} {list(array.shape)}"
             )
-        if array.nbytes >= heap.LARGE_BYTES:
-            array = heap.aligned(array)  # a copy, and the message can go
+        if array.nbytes >= malloc.LARGE_BYTES:
+            array = malloc.aligned(array)  # a copy, and the message can go
         arrays[alias] = array
     return arrays
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ladle.protos import tensors, wire
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import ResourceExhausted
-from ladle.server.core.servable import ServableId
+from ladle.server.core.servable_id import ServableId
 
 _MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 

@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from numpy.typing import NDArray
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.entry import Handle
 from ladle.server.core.errors import NotFound
-from ladle.server.core.manager import Manager
-from ladle.server.core.servable import Arrays, Model, ServableId
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import Arrays, Model
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.signatures import Run

@@ -8,7 +8,7 @@ from ladle.protos import dtypes
 from ladle.protos.ladle_pb import ExamplesRequest
 from ladle.protos.serving_pb import ModelSpec, Regression, RegressionResponse, RegressionResult
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.rpc.inference import Interpretation, example_method
 from ladle.server.rpc.queued import QueuedMethod

@@ -17,10 +17,10 @@ from ladle.protos.ladle_pb import (
     UnloadModelResponse,
 )
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.lifecycle import State
-from ladle.server.core.manager import Manager
-from ladle.server.core.model_config import ModelConfig, model_from_proto, to_proto
-from ladle.server.core.reloading import ModelSet
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.states import State
+from ladle.server.core.models.config import ModelConfig, model_from_proto, to_proto
+from ladle.server.core.models.model_set import ModelSet
 from ladle.server.rpc.model import status_proto
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.request import parse

@@ -8,9 +8,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.entry import Handle
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
 
 M = TypeVar("M", bound=Message)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
-from ladle.server.core.manager import Manager
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer, Unobserved
-from ladle.server.core.reloading import ModelSet
 from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
 from ladle.server.rpc.guard import guarded

@@ -12,9 +12,9 @@ from ladle.protos.ladle_pb import (
     PredictStreamResponse,
 )
 from ladle.server.call import Stream, Streaming
-from ladle.server.core import heap
-from ladle.server.core.entry import Handle
+from ladle.server.core import malloc
 from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound, ServingError, Unavailable
+from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Afterwards, Pending
 from ladle.server.rpc.gathering import Gathering, Window
@@ -184,9 +184,9 @@ class _PredictStream:
 
     def _begin(self, slot: _Slot) -> None:
         message, slot.message = slot.message, b""
-        is_large = slot.nbytes >= heap.LARGE_BYTES
+        is_large = slot.nbytes >= malloc.LARGE_BYTES
         if is_large:
-            heap.trim()  # of the pieces that the transport got it in
+            malloc.trim()  # of the pieces that the transport got it in
             slot.seen.request = None
         try:
             if slot.refusal is not None:

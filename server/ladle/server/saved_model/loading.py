@@ -14,7 +14,8 @@ from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import NotFound, ServingError
-from ladle.server.core.servable import ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.errors import load_error
 from ladle.server.saved_model.runtime import tensorflow
 from ladle.server.saved_model.servable import SavedModelServable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from functools import cache
 
-from ladle.server.core import heap
+from ladle.server.core import malloc
 
 
 @cache
@@ -29,4 +29,4 @@ def give_back() -> None:
     has doubled after a dozen times, and with it stays as it is (benchmarks/memory.py).
     """
     gc.collect()
-    heap.trim()
+    malloc.trim()

@@ -25,7 +25,8 @@ from ladle.server.core.errors import (
     InvalidArgument,
     ServingError,
 )
-from ladle.server.core.servable import Arrays, ServableId, Signature, TensorSpec
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.errors import one_line
 from ladle.server.saved_model.loading import read_card
 from ladle.server.saved_model.runtime import tensorflow

@@ -25,7 +25,8 @@ from ladle.protos.serving_pb import (
 )
 from ladle.server.core.errors import InvalidArgument, ServingError, Unimplemented
 from ladle.server.core.observation import Loading, Observer
-from ladle.server.core.servable import Arrays, Model, ServableId
+from ladle.server.core.servable import Arrays, Model
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc import multi_inference, predict
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.inference import INPUT, Interpretation

@@ -1,0 +1,302 @@
+"""Batches: rows of many callers, run together, each caller getting exactly its own back.
+
+Greedy by default: an idle model runs what has come at once, and whatever comes meanwhile makes the
+next batch, so nobody waits for a timer. A request waits without a thread; each version has a few
+threads of its own that run its batches, so no model waits for another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple
+
+from ladle.server.core.batching.capacity import Room
+from ladle.server.core.batching.outcomes import follow_up, settle, tell, tell_all, whole
+from ladle.server.core.batching.plan import BatchOptions, WaitUntil
+from ladle.server.core.batching.queue import Load, Piece, Queue, Task
+from ladle.server.core.batching.rows import Outputs, Padding, lone_rows, shared_rows
+from ladle.server.core.batching.run import LATE, BatchRun
+from ladle.server.core.batching.workers import Workers
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.cpus import cpus
+from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
+from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.servable import Arrays, Done, Model, Signature
+from ladle.server.core.servable_id import ServableId
+
+logger = logging.getLogger(__name__)
+
+
+class BatchingServable:
+    """A servable whose requests run together where that is possible. Thread-safe.
+
+    There is a queue for each signature, set of outputs, and shape beyond the rows; it lives only
+    while something runs or waits in it, so that hostile shapes leave nothing behind.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: BatchOptions | None,
+        clock: Clock | None = None,
+        *,
+        max_enqueued_bytes: int = 1 << 62,
+        max_threads: int | None = None,
+        observer: Observer | None = None,
+        servable_id: ServableId | None = None,
+    ) -> None:
+        """Take over `model`.
+
+        Args:
+            model: what runs.
+            options: how batches form; None = every request runs alone.
+            clock: what tells the time.
+            max_enqueued_bytes: bytes of inputs that may wait.
+            max_threads: threads that run batches and single requests, at most; by default one
+                for each CPU. Where more batches may run at a time there are as many.
+            observer: hears of each run of the model.
+            servable_id: what it hears that the model is.
+        """
+        self.signatures: Mapping[str, Signature] = model.signatures
+        self.signature_defs = model.signature_defs
+        self.card_json = model.card_json
+        self.rows_in_vain = 0
+        """Rows that were run for callers who had gone by then."""
+        self._model = model
+        self._options = options
+        self._clock = clock or MonotonicClock()
+        self._run_batch = BatchRun(model, self._clock.now, observer, servable_id)
+        self._max_threads = max_threads or cpus()
+        self._changed = threading.Condition(threading.Lock())
+        self._queues: dict[Hashable, Queue] = {}
+        self._afterwards: list[Callable[[], object]] = []
+        self._load = Load()
+        self._room = Room(self._load, max_enqueued_bytes)
+        self._padding = Padding()
+        self._closing = False
+        self._workers = Workers(
+            self._changed,
+            self._clock,
+            BatchingServable._next_work,
+            BatchingServable._do,
+            BatchingServable._is_over,
+        )
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+    ) -> Outputs:
+        """Return the named outputs for these inputs; blocks until they are there.
+
+        Args:
+            signature: what to run.
+            inputs: an array for each of the signature's inputs, of the dtype declared.
+            outputs: aliases of the outputs wanted.
+            deadline: the clock's reading at which the caller stops waiting; None = never.
+
+        Raises:
+            DeadlineExceeded: The deadline passed; if it did so in the queue, nothing was run.
+            InvalidArgument: More rows than a batch may have, where that is to be refused.
+            Unavailable: The queue is full.
+            ServingError: The model refused these inputs.
+        """
+        gate = threading.Lock()
+        gate.acquire()
+        outcomes: list[Outputs | Exception] = []
+
+        def done(outcome: Outputs | Exception) -> None:
+            outcomes.append(outcome)
+            gate.release()
+
+        task = self.submit(signature, inputs, outputs, done, deadline)
+        timeout_s = -1.0  # a lock's way to say for ever
+        if deadline is not None:
+            timeout_s = min(max(0.0, deadline - self._clock.now()), threading.TIMEOUT_MAX)
+        if not gate.acquire(timeout=timeout_s):
+            task.leave()
+            raise DeadlineExceeded("the deadline passed before the request had run")
+        outcome = outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        done: Done,
+        deadline: float | None = None,
+        seen: Observation | None = None,
+    ) -> Task:
+        """As `run`, but never blocks: `done` gets the outputs or the exception.
+
+        It is called exactly once, from another thread or from `leave`, and must not block. What
+        becomes of the request on its way is noted in `seen`.
+
+        Raises:
+            InvalidArgument: More rows than a batch may have, where that is to be refused.
+            Unavailable: The queue is full.
+        """
+        options = self._options
+        rows = None
+        if options is not None and signature.name not in self._run_batch.unbatchable:
+            rows = shared_rows(signature, inputs)
+            if rows is not None and rows > options.max_batch_size and options.refuse_larger:
+                raise InvalidArgument(
+                    f"Task size {rows} is larger than maximum input batch size "
+                    f"{options.max_batch_size}"
+                )
+        size = lone_rows(signature, inputs) if rows is None else rows
+        task = Task(inputs, rows or 1, deadline, done, self._leave, seen, size)
+        with self._changed:
+            self._room.check(task.rows, task.nbytes, self._options)
+            queue = self._queue(signature, inputs, outputs, alone=rows is None)
+            queue.join(task, self._clock.now())
+            if seen is not None:
+                seen.rows, seen.queued = size, task.arrived
+            if queue.running < queue.options(self._options).num_batch_threads:
+                try:
+                    self._wake_a_thread()
+                except RuntimeError as error:
+                    task.end()
+                    self._drop_if_idle(queue)
+                    raise Unavailable(f"nothing can run the request: {error}; try again") from None
+        return task
+
+    def admit(self, nbytes: int) -> None:
+        """Refuse at once what would find the queue full; cheap, for before it is decoded.
+
+        Raises:
+            Unavailable: There is no room for a request of so many bytes.
+        """
+        self._room.check(1, nbytes, self._options)
+
+    def configure(self, options: BatchOptions | None) -> None:
+        """Form batches by other options from now on; what waits already is not refused."""
+        with self._changed:
+            self._options = options
+            self._changed.notify_all()
+
+    @property
+    def options(self) -> BatchOptions | None:
+        """How batches form; None = every request runs alone."""
+        return self._options
+
+    @property
+    def load(self) -> Load:
+        """What waits and runs at this moment."""
+        with self._changed:
+            return dataclasses.replace(self._load)
+
+    def close(self) -> None:
+        """Run what still waits, end the threads, and close the model; blocks."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._workers.join()
+        self._model.close()
+
+    def _queue(
+        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], *, alone: bool
+    ) -> Queue:
+        pads = False
+        shapes: Hashable = None
+        if not alone and not signature.has_fixed_rows:
+            if self._options is not None and self._options.pad_variable_length_inputs:
+                pads = self._padding.fits(signature, inputs)
+            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
+        key = (signature.name, outputs, alone, pads, shapes)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = Queue(key, signature, outputs, self._load, alone=alone, pads=pads)
+            self._queues[key] = queue
+        return queue
+
+    def _leave(self, task: Task) -> None:
+        if task.over:  # as nearly always: the call ended because it was answered
+            return
+        with self._changed:
+            queue = task.end()
+            if queue is None:
+                return
+            self._drop_if_idle(queue)
+        late = task.deadline is not None and task.deadline <= self._clock.now()
+        error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
+        if afterwards := tell([(task, error)]):
+            # Not here: this may be the thread that reads from the network.
+            with self._changed, contextlib.suppress(RuntimeError):
+                self._afterwards += afterwards
+                self._wake_a_thread()
+
+    def _drop_if_idle(self, queue: Queue) -> None:
+        if queue.idle:
+            self._queues.pop(queue.key, None)
+
+    def _wake_a_thread(self) -> None:
+        allowed = self._options.num_batch_threads if self._options else 1
+        self._workers.wake(self, max(self._max_threads, allowed))
+
+    def _is_over(self) -> bool:
+        return self._closing and not self._load.requests
+
+    def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
+        afterwards, self._afterwards = self._afterwards, []
+        expired: list[Task] = []
+        until: float | None = None
+        for queue in list(self._queues.values()):
+            for task in queue.expired(now):
+                task.end()
+                expired.append(task)
+            taken = queue.next_batch(now, queue.options(self._options))
+            if isinstance(taken, list):
+                # To the end: the other queues come first next time.
+                self._queues[queue.key] = self._queues.pop(queue.key)
+                if len(self._queues) > 1 or queue.waiting:
+                    self._wake_a_thread()
+                return _Work(afterwards, expired, queue, taken), None
+            self._drop_if_idle(queue)
+            if isinstance(taken, WaitUntil):
+                until = taken.time if until is None else min(until, taken.time)
+        is_work = afterwards or expired
+        return (_Work(afterwards, expired, None, []) if is_work else None), until
+
+    def _do(self, work: _Work) -> None:
+        tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
+        if work.queue is not None:
+            self._execute(work.queue, work.pieces)
+        follow_up(work.afterwards)
+
+    def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
+        started = self._clock.now()
+        try:
+            ended = self._run_batch(queue, pieces, queue.options(self._options))
+        except Exception as error:  # a fault of ours, which must not take the queue with it
+            logger.exception("a batch could not be run")
+            ended = [(piece, error) for piece in pieces]
+        self._room.batch_took(self._clock.now() - started)
+        with self._changed:
+            done, in_vain = settle(ended)
+            self.rows_in_vain += in_vain
+            queue.batch_ended()
+            self._drop_if_idle(queue)
+            if queue.waiting and self._workers.idle:
+                # The next batch runs while this one's callers get their answers.
+                self._changed.notify()
+        tell_all([(task, whole(task, outcome)) for task, outcome in done])
+
+
+class _Work(NamedTuple):
+    """What a thread finds to do."""
+
+    afterwards: list[Callable[[], object]]
+    expired: list[Task]
+    queue: Queue | None
+    pieces: list[Piece]

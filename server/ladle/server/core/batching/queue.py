@@ -1,0 +1,237 @@
+"""Requests that wait for a batch, and what is known of them; changed under the batcher's lock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ladle.server.core.batching.plan import BatchOptions, RunNow, WaitUntil, decide
+from ladle.server.core.batching.rows import Outputs
+from ladle.server.core.observation import Observation
+from ladle.server.core.servable import Arrays, Done, Signature
+
+# For what can't be batched, and for a servable that is not to batch.
+_ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
+
+
+class Task:
+    """One request. It is over exactly once: with its outputs, its error, or because it left."""
+
+    __slots__ = (
+        "_leave",
+        "arrived",
+        "deadline",
+        "done",
+        "finished_rows",
+        "inputs",
+        "nbytes",
+        "over",
+        "pieces",
+        "queue",
+        "rows",
+        "seen",
+        "size",
+        "total",
+    )
+
+    def __init__(
+        self,
+        inputs: Arrays,
+        total: int,
+        deadline: float | None,
+        done: Done,
+        leave: Callable[[Task], None],
+        seen: Observation | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.total = total
+        """How many rows it has; one, as the place that it takes, if it runs alone."""
+        self.size = total if size is None else size
+        """How many rows it has in any case."""
+        self.rows = total
+        """How many of them still wait: the last ones."""
+        self.nbytes = sum([_nbytes(array) for array in inputs.values()])
+        self.deadline = deadline
+        self.done = done
+        self.over = False
+        self.arrived = 0.0
+        self.queue: Queue | None = None
+        self.finished_rows = 0
+        self.pieces: list[tuple[int, Outputs]] = []
+        """What is there of a request that was cut: the first row, and the outputs from there."""
+        self.seen = seen
+        self._leave = leave
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some of its rows have run already, or run now."""
+        return self.rows < self.total
+
+    def end(self) -> Queue | None:
+        """Take it out of its queue for good, and return that; None if it was over already."""
+        if self.over or self.queue is None:
+            return None
+        self.over = True
+        self.queue.remove(self)
+        return self.queue
+
+    def leave(self) -> None:
+        """Say that nobody waits for it any more; without effect once it is over."""
+        self._leave(self)
+
+
+class Piece:
+    """The rows of a task that run in one batch: nearly always all of them."""
+
+    __slots__ = ("inputs", "rows", "start", "task")
+
+    def __init__(self, task: Task, rows: int, start: int | None = None) -> None:
+        """`start`: the first of the rows; by default the first that waits."""
+        self.task = task
+        self.start = task.total - task.rows if start is None else start
+        self.rows = rows
+        whole = rows == task.total
+        stop = self.start + rows
+        self.inputs = (
+            task.inputs
+            if whole
+            else {alias: array[self.start : stop] for alias, array in task.inputs.items()}
+        )
+
+    @classmethod
+    def all_of(cls, task: Task) -> Piece:
+        """Return all of a task's rows, whatever of them still waits."""
+        return cls(task, task.total, 0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the task was not cut."""
+        return self.rows == self.task.total
+
+
+@dataclass
+class Load:
+    """What waits and what runs of one servable."""
+
+    requests: int = 0
+    """Requests in its queues."""
+    rows: int = 0
+    """Their rows."""
+    nbytes: int = 0
+    """The bytes of their inputs."""
+    running: int = 0
+    """Batches that run."""
+
+
+class Queue:
+    """What waits and runs for one signature, set of outputs, and shape."""
+
+    def __init__(
+        self,
+        key: Hashable,
+        signature: Signature,
+        outputs: tuple[str, ...],
+        load: Load,
+        *,
+        alone: bool = False,
+        pads: bool = False,
+    ) -> None:
+        """Make an empty queue.
+
+        Args:
+            key: what the batcher finds it by.
+            signature: what is run.
+            outputs: which of its outputs are wanted.
+            load: the servable's, which counts the queue in.
+            alone: whether each request runs by itself.
+            pads: whether requests of different shapes meet here.
+        """
+        self.key = key
+        self.signature = signature
+        self.outputs = outputs
+        self.alone = alone
+        self.pads = pads
+        self.running = 0
+        # In order of arrival; a dict, so that any of them can leave at once.
+        self.waiting: dict[Task, None] = {}
+        self._earliest = math.inf  # no deadline of those that wait is before that
+        self._load = load
+
+    def options(self, options: BatchOptions | None) -> BatchOptions:
+        """Return how its batches form, given how the servable's do."""
+        return _ALONE if self.alone or options is None else options
+
+    def join(self, task: Task, now: float) -> None:
+        """Put a task at the end."""
+        task.arrived = now
+        task.queue = self
+        self.waiting[task] = None
+        if task.deadline is not None and task.deadline < self._earliest:
+            self._earliest = task.deadline
+        self._load.requests += 1
+        self._load.rows += task.rows
+        self._load.nbytes += task.nbytes
+
+    def remove(self, task: Task) -> None:
+        """Take a task out of those that wait, if it is there."""
+        if task in self.waiting:
+            del self.waiting[task]
+            self._load.requests -= 1
+            self._load.rows -= task.rows
+            self._load.nbytes -= task.nbytes
+
+    def expired(self, now: float) -> list[Task]:
+        """Return those that wait in vain."""
+        if now < self._earliest:
+            return []  # there may be thousands, and each batch asks
+        late = []
+        self._earliest = math.inf
+        for task in self.waiting:
+            if task.deadline is not None:
+                if task.deadline <= now:
+                    late.append(task)
+                else:
+                    self._earliest = min(self._earliest, task.deadline)
+        return late
+
+    def next_batch(self, now: float, options: BatchOptions) -> list[Piece] | WaitUntil | None:
+        """Take out what `decide` says is to run now, or return its answer."""
+        decision = decide(self.waiting, self.running, now, options)
+        if not isinstance(decision, RunNow):
+            return decision
+        pieces = []
+        for task in decision.batch[:-1]:
+            pieces.append(Piece(task, task.rows))
+            self.remove(task)
+        last, rows = decision.batch[-1], decision.last_rows
+        pieces.append(Piece(last, rows))
+        if rows == last.rows:
+            self.remove(last)
+        else:
+            last.rows -= rows
+            self._load.rows -= rows
+        self.running += 1
+        self._load.running += 1
+        return pieces
+
+    def batch_ended(self) -> None:
+        """Count out a batch that `next_batch` returned."""
+        self.running -= 1
+        self._load.running -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.waiting and not self.running
+
+
+def _nbytes(array: NDArray[Any]) -> int:
+    """Return what an array takes; of strings the array itself only points to them."""
+    if not array.dtype.hasobject:
+        return array.nbytes
+    return array.nbytes + sum(map(len, array.ravel().tolist()))

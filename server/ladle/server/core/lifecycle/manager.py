@@ -1,0 +1,269 @@
+"""The manager: takes aspired versions to being served and out again, and hands out handles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import InvalidArgument, NotFound
+from ladle.server.core.lifecycle.changes import Changes, Listener
+from ladle.server.core.lifecycle.entry import Entry, Handle
+from ladle.server.core.lifecycle.registry import Book, VersionStatus
+from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.lifecycle.states import TransitionPolicy
+from ladle.server.core.lifecycle.transitions import Loader, Transitions
+from ladle.server.core.lifecycle.waiting import Waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManagerOptions:
+    """How versions come and go."""
+
+    policy: TransitionPolicy = "availability_preserving"
+    max_concurrent_loads: int = 16
+    """Of all models together."""
+    max_load_retries: int = 0
+    """How often a version that failed is tried again by itself."""
+    longest_retry_wait_s: float = 60.0
+    """The bound of the waits between them; less than 0 tries at once."""
+    max_waiting_requests: int = 8
+    """How many requests may wait for first versions at a time, of all models together."""
+    longest_request_wait_s: float = 60.0
+    """How long each of them waits at most."""
+
+
+class Manager:
+    """Every version of every model, from aspired to unloaded. Thread-safe.
+
+    A model's wanted versions are stated whole, by `aspire`. Each load and unload runs in a thread
+    of its own, so that no model waits for another. Requests read one immutable map, which is
+    replaced by a single assignment: they never wait for the manager.
+    """
+
+    def __init__(
+        self,
+        load: Loader,
+        options: ManagerOptions | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        options = options or ManagerOptions()
+        self._clock = clock or MonotonicClock()
+        self._changes = Changes()
+        self._changed = self._changes.condition
+        self._book = Book(options.policy)
+        self._serving = ServingMap()
+        self._transitions = Transitions(
+            load,
+            self._book,
+            self._serving,
+            self._changes,
+            self._clock,
+            max_loads=options.max_concurrent_loads,
+            max_retries=options.max_load_retries,
+            longest_retry_wait_s=options.longest_retry_wait_s,
+        )
+        self._waiting = Waiting(
+            self._book,
+            self._changes,
+            self._clock,
+            most=options.max_waiting_requests,
+            longest_s=options.longest_request_wait_s,
+        )
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have `listener` told of every change; called from any thread, without a lock held."""
+        self._changes.add_listener(listener)
+
+    def expect(self, name: str) -> None:
+        """Take note that a model is configured: requests for it may wait for its first version."""
+        with self._changed:
+            self._book.expect(name)
+            self._changes.note(name)
+        self._changes.tell()
+
+    def withdraw(self, name: str) -> None:
+        """Unload all of a model, which is no longer configured; returns at once."""
+        with self._changed:
+            if self._book.stopping:
+                return
+            self._book.withdraw(name)
+            self._serving.set_folder_labels(name, {})
+            self._serving.publish(name, self._book.versions(name))
+            self._transitions.advance(name)
+            self._book.forget_withdrawn()
+        self._changes.tell()
+
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+        """State all the versions of a model that should be served, each with its folder.
+
+        What is left out is unloaded; returns at once. Saying the same again changes nothing: a
+        version that failed to load stays so until its retry is due, it has been left out, or its
+        folder is another. Only one for whose load there was no thread is tried each time.
+        """
+        with self._changed:
+            if self._book.stopping:
+                return
+            if self._book.aspire(name, versions):
+                self._transitions.advance(name)
+            self._transitions.advance_held_up()
+        self._changes.tell()
+
+    def failed(self, name: str) -> Collection[int]:
+        """Return the aspired versions of a model that could not be loaded."""
+        with self._changed:
+            return self._book.failed(name)
+
+    def retry(self, name: str, version: int) -> None:
+        """Load a version that has failed afresh; no other is touched."""
+        with self._changed:
+            entry = self._book.versions(name).get(version)
+            if entry is None or not self._book.start_over(entry):
+                return
+            self._transitions.advance(name)
+        self._changes.tell()
+
+    def report(self, name: str, problem: str | None, *, final: bool) -> None:
+        """Remember why versions of a model are missing; `final`: waiting alone won't mend it."""
+        with self._changed:
+            if not self._book.report(name, problem, final=final):
+                return
+            self._changes.note(name)
+        self._changes.tell()
+
+    def acquire(self, name: str, version: int | None = None) -> Handle:
+        """Return a handle on a version, or on the highest one available; never blocks.
+
+        Raises:
+            NotFound: No such version is available.
+        """
+        return self._serving.acquire(name, version)
+
+    def wait_for_first(
+        self,
+        name: str,
+        deadline: float | None,
+        on_end: Callable[[Callable[[], None]], None] | None = None,
+    ) -> bool:
+        """Block while a configured model has its first version on the way.
+
+        Returns False at once if there is nothing to wait for.
+
+        Args:
+            name: the model.
+            deadline: a time of the clock's.
+            on_end: has a callback called when the caller has gone; none is, by default.
+
+        Raises:
+            Cancelled: The caller has gone.
+            DeadlineExceeded: The deadline passed.
+            Unavailable: It took too long, or too many requests wait already.
+        """
+        self._waiting.for_first(name, deadline, on_end)
+        return name in self._serving
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for first versions, at this moment."""
+        return self._waiting.requests
+
+    def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Replace all configured labels, of all models, at once: the version of each."""
+        self._serving.set_labels(labels)
+
+    def labelled(self, name: str, label: str) -> int:
+        """Return the version that a label stands for, loaded or not; never blocks.
+
+        Raises:
+            InvalidArgument: The model has no such label.
+            NotFound: It may have it: its first version is on the way, and only when that is
+                available those of its folder are known.
+        """
+        serves = name in self._serving
+        version = self.labels(name).get(label)
+        if version is None and not serves and not self._serving.has_configured_labels(name):
+            with self._changed:
+                if self._book.is_coming(name):
+                    raise NotFound(f"Servable not found for request: Label({name}, {label})")
+                version = self.labels(name).get(label)  # perhaps it has come since
+        if version is None:
+            raise InvalidArgument(f"Unrecognized servable version label: {label}")
+        return version
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Return a model's labels: those configured or, where none are, those of its folder."""
+        return self._serving.labels(name)
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """State the labels that lie in a model's folder.
+
+        They count where none are configured. One comes into force when its version is available,
+        and stays where it was until then.
+        """
+        with self._changed:
+            if self._serving.set_folder_labels(name, labels):
+                self._serving.publish(name, self._book.versions(name))
+
+    def is_available(self, name: str, version: int | None = None) -> bool:
+        """Whether a version can be had, or any of the model; never blocks."""
+        return self._serving.is_available(name, version)
+
+    def available(self) -> list[Entry]:
+        """Return the versions that requests can have, to look at; never blocks."""
+        return self._serving.available()
+
+    def names(self) -> list[str]:
+        """Return the models of which anything is known."""
+        with self._changed:
+            return self._book.names()
+
+    def status(self, name: str) -> list[VersionStatus]:
+        """Return what is known of a model's versions, the highest first; empty if nothing is."""
+        with self._changed:
+            return self._book.status(name)
+
+    def problem(self, name: str) -> str | None:
+        """Return why versions of a model are missing, or did not load; None if all is well."""
+        with self._changed:
+            return self._book.problem(name)
+
+    def is_settled(self, name: str) -> bool:
+        """Whether a model has a version available, or nothing on the way that may become one."""
+        with self._changed:
+            return self._book.is_settled(name)
+
+    def wait_until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
+        """Block until each model has a version available, or has failed; False if time passed.
+
+        A version that failed counts, even if it will be tried again; a model of which nothing was
+        seen yet does not.
+        """
+        return self._waiting.until_settled(names, timeout_s)
+
+    def source_stopped(self) -> None:
+        """Take note that nothing more will be aspired.
+
+        Whoever waits for a model of which no version is known by now is told that there is none.
+        """
+        with self._changed:
+            self._book.source_stopped()
+            self._changed.notify_all()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unload everything, waiting for the last handles; False if the time passed first.
+
+        A load under way is left to itself: it can't be interrupted.
+        """
+        with self._changed:
+            self._book.stop()
+            self._changed.notify_all()
+            for name in self._book.names():
+                self._transitions.advance(name)
+            deadline = self._clock.now() + timeout_s
+            while self._book.holds_anything() and (remaining_s := deadline - self._clock.now()) > 0:
+                self._clock.wait(self._changed, remaining_s)
+            unloaded = not self._book.holds_anything() and not self._transitions.loads
+        self._changes.tell()
+        return unloaded

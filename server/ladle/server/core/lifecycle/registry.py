@@ -1,0 +1,214 @@
+"""The manager's book: every version of every model, and what is known of the models themselves.
+
+No locks, threads or clock live here: the manager holds its lock around each call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.lifecycle.entry import Entry
+from ladle.server.core.lifecycle.states import (
+    Load,
+    State,
+    TransitionPolicy,
+    Unload,
+    VersionSnapshot,
+    next_action,
+)
+from ladle.server.core.servable_id import ServableId
+
+logger = logging.getLogger(__name__)
+
+# How many versions that have ended a model's status remembers, and how many models that were
+# withdrawn; upstream keeps all for ever, and its answers grow without end (its issue 1488).
+_REMEMBERED_ENDINGS = 16
+_REMEMBERED_MODELS = 64
+
+
+class VersionStatus(NamedTuple):
+    """What GetModelStatus tells of a version."""
+
+    version: int
+    state: State
+    error: ServingError | None
+
+
+class Book:
+    """What is wanted of each model, and where its versions stand."""
+
+    def __init__(self, policy: TransitionPolicy) -> None:
+        self.stopping = False
+        """Whether everything is to be unloaded, for good."""
+        self._policy = policy
+        self._models: dict[str, dict[int, Entry]] = {}
+        self._expected: set[str] = set()  # models of which nothing has been seen yet
+        self._problems: dict[str, tuple[str, bool]] = {}
+        self._withdrawn: dict[str, None] = {}
+        self._source_stopped = False
+
+    def expect(self, name: str) -> None:
+        """Take note that a model is configured."""
+        self._withdrawn.pop(name, None)
+        if not any(entry.aspired for entry in self.versions(name).values()):
+            self._expected.add(name)
+
+    def withdraw(self, name: str) -> None:
+        """Take note that a model is configured no longer: nothing of it is wanted."""
+        self._expected.discard(name)
+        self._problems.pop(name, None)
+        self._withdrawn[name] = None
+        for entry in self.versions(name).values():
+            entry.aspired = False
+
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> bool:
+        """Take all the versions of a model that should be served; False if they are as before."""
+        changed = False
+        if versions and name in self._expected:
+            self._expected.discard(name)
+            changed = True
+        model = self._models.setdefault(name, {})
+        for version, path in versions.items():
+            known = model.get(version)
+            if known is None or known.should_start_over(path):
+                model[version] = Entry(ServableId(name, version), path)
+                changed = True
+            elif not known.aspired:
+                known.aspired = changed = True
+        for version, entry in model.items():
+            if entry.aspired and version not in versions:
+                entry.aspired = False
+                changed = True
+        return changed
+
+    def start_over(self, failed: Entry, attempt: int = 0) -> bool:
+        """Have a version that has failed loaded afresh; False if it is not wanted any more."""
+        if not self.is_current(failed) or not failed.has_failed or self.stopping:
+            return False
+        entry = Entry(failed.id, failed.path, attempt)
+        self._models[failed.id.name][failed.id.version] = entry
+        return True
+
+    def report(self, name: str, problem: str | None, *, final: bool) -> bool:
+        """Remember why versions of a model are missing; False if that is known."""
+        if problem is None:
+            return self._problems.pop(name, None) is not None
+        if self._problems.get(name) == (problem, final):
+            return False
+        self._problems[name] = (problem, final)
+        logger.log(logging.WARNING if final else logging.INFO, "%s model=%s", problem, name)
+        return True
+
+    def source_stopped(self) -> None:
+        """Take note that nothing more will be aspired."""
+        self._source_stopped = True
+
+    def stop(self) -> None:
+        """Take note that nothing is wanted any more, of any model."""
+        self.stopping = True
+        for model in self._models.values():
+            for entry in model.values():
+                entry.aspired = False
+
+    def names(self) -> list[str]:
+        """Return the models of which anything is known."""
+        return list(self._models)
+
+    def versions(self, name: str) -> Mapping[int, Entry]:
+        """Return what is known of a model's versions."""
+        return self._models.get(name, {})
+
+    def is_current(self, entry: Entry) -> bool:
+        """Whether no other entry stands for the version by now."""
+        return self.versions(entry.id.name).get(entry.id.version) is entry
+
+    def failed(self, name: str) -> list[int]:
+        """Return the aspired versions of a model that could not be loaded."""
+        return [version for version, entry in self.versions(name).items() if entry.has_failed]
+
+    def status(self, name: str) -> list[VersionStatus]:
+        """Return where a model's versions stand, the highest first."""
+        return [
+            VersionStatus(version, entry.state, entry.error)
+            for version, entry in sorted(self.versions(name).items(), reverse=True)
+        ]
+
+    def problem(self, name: str) -> str | None:
+        """Return why versions of a model are missing, or did not load; None if all is well."""
+        reasons = [str(entry.error) for entry in self.versions(name).values() if entry.has_failed]
+        problem, final = self._problems.get(name, ("", False))
+        # One that may pass by itself is perhaps over, and its end not told yet.
+        if problem and (final or not reasons):
+            reasons.append(problem)
+        return "; ".join(reasons) or None
+
+    def is_settled(self, name: str) -> bool:
+        """Whether a model has a version available, or nothing on the way that may become one."""
+        entries = self.versions(name).values()
+        states = {entry.state for entry in entries}
+        if State.AVAILABLE in states:
+            return True
+        if states & {State.START, State.LOADING}:
+            return False
+        _, final = self._problems.get(name, ("", False))
+        return (
+            final
+            or self._source_stopped
+            or name in self._withdrawn
+            or any(entry.has_failed for entry in entries)
+        )
+
+    def is_coming(self, name: str) -> bool:
+        """Whether a version may become available soon, and none is."""
+        entries = self.versions(name).values()
+        if self.stopping or any(entry.state is State.AVAILABLE for entry in entries):
+            return False
+        if any(e.state in (State.START, State.LOADING) and not e.attempt for e in entries):
+            return True
+        return name in self._expected and not self.is_settled(name)
+
+    def holds_anything(self) -> bool:
+        """Whether any version is still loaded."""
+        return any(
+            entry.state in (State.AVAILABLE, State.UNLOADING)
+            for model in self._models.values()
+            for entry in model.values()
+        )
+
+    def next_action(self, name: str) -> Load | Unload | None:
+        """Return the one thing to do next for a model."""
+        return next_action(
+            [
+                VersionSnapshot(version, entry.state, entry.aspired)
+                for version, entry in self.versions(name).items()
+            ],
+            self._policy,
+        )
+
+    def tidy(self, name: str) -> None:
+        """End what is not wanted before it has begun, begin again what is, and forget old endings.
+
+        Comes before `next_action`.
+        """
+        model = self._models.get(name, {})
+        for version, entry in list(model.items()):
+            if entry.state is State.START and not entry.aspired:
+                entry.end(ServingError("Loading of servable cancelled", Code.CANCELLED))
+            elif entry.should_start_over(entry.path) and entry.aspired:
+                # What was loaded before comes without the failures before that.
+                attempt = entry.attempt if entry.has_failed else 0
+                model[version] = Entry(entry.id, entry.path, attempt)
+        ended = sorted(v for v, e in model.items() if e.state is State.END and not e.aspired)
+        for version in ended[:-_REMEMBERED_ENDINGS]:
+            del model[version]
+
+    def forget_withdrawn(self) -> None:
+        """Forget all but the last models that were withdrawn, as far as they are unloaded."""
+        for name in list(self._withdrawn)[:-_REMEMBERED_MODELS]:
+            if all(entry.state is State.END for entry in self.versions(name).values()):
+                self._models.pop(name, None)
+                del self._withdrawn[name]

@@ -1,0 +1,191 @@
+"""Loads and unloads: what the book says is next, each in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ladle.server.core.clock import Clock
+from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.core.lifecycle.changes import Changes
+from ladle.server.core.lifecycle.entry import Entry
+from ladle.server.core.lifecycle.registry import Book
+from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.lifecycle.states import Load, State, Unload, retry_wait_s
+from ladle.server.core.servable import Servable
+from ladle.server.core.servable_id import ServableId
+
+logger = logging.getLogger(__name__)
+
+Loader = Callable[[ServableId, Path], Servable]
+"""Loads a version from its folder, warm-up included; blocks, and raises ServingError."""
+
+
+class Transitions:
+    """Takes versions from state to state as the book says, and the map after them.
+
+    `advance` and `advance_held_up` are called under the manager's lock.
+    """
+
+    def __init__(
+        self,
+        load: Loader,
+        book: Book,
+        serving: ServingMap,
+        changes: Changes,
+        clock: Clock,
+        *,
+        max_loads: int,
+        max_retries: int,
+        longest_retry_wait_s: float,
+    ) -> None:
+        """Take what to load with, and what to change.
+
+        Args:
+            load: loads a version.
+            book: says what is to be done, and is told what was.
+            serving: the map that requests read.
+            changes: the lock around all this, and who is told.
+            clock: what tells the time.
+            max_loads: how many loads run at a time.
+            max_retries: how often a version that failed is tried again by itself.
+            longest_retry_wait_s: the bound of the waits between them.
+        """
+        self._load = load
+        self._book = book
+        self._serving = serving
+        self._changes = changes
+        self._changed = changes.condition
+        self._clock = clock
+        self._max_loads = max_loads
+        self._max_retries = max_retries
+        self._longest_retry_wait_s = longest_retry_wait_s
+        self.threads: set[threading.Thread] = set()
+        """Those that load, unload, or wait to load again."""
+        self.loads = 0
+        """How many loads run."""
+        self._held_up: dict[str, None] = {}  # models that wait for the place of a load, or a thread
+
+    def advance(self, name: str) -> None:
+        """Begin all that is to be done for a model; comes after every change."""
+        self._held_up.pop(name, None)
+        self._changes.note(name)
+        self._book.tidy(name)
+        while action := self._book.next_action(name):
+            entry = self._book.versions(name)[action.version]
+            match action:
+                case Load():
+                    if self.loads >= self._max_loads:
+                        self._held_up[name] = None
+                        break
+                    if self._start_thread(self._run_load, entry):
+                        entry.move(State.LOADING)
+                        self.loads += 1
+                    else:
+                        entry.end(Unavailable(f"{entry.id}: no thread can be had to load it"))
+                        self._held_up[name] = None
+                case Unload():
+                    if not self._start_thread(self._run_unload, entry):
+                        self._held_up[name] = None  # it serves on
+                        break
+                    # Published as unloading first, so that no observer trusts it a moment longer.
+                    entry.move(State.UNLOADING)
+                    self._serving.publish(name, self._book.versions(name))
+
+    def advance_held_up(self) -> None:
+        """Go on with the models that had to wait, until one has to wait again."""
+        if self.loads >= self._max_loads:
+            return
+        held_up, self._held_up = self._held_up, {}
+        for name in held_up:
+            if self._held_up:
+                self._held_up[name] = None
+            else:
+                self.advance(name)
+
+    def _start_thread(self, target: Callable[[Entry], None], entry: Entry) -> bool:
+        """Have a thread call `target` once the lock is free; False if none can be had."""
+
+        def run() -> None:
+            with self._changed:
+                pass  # whoever started it has noted by now what the version's state is
+            try:
+                target(entry)
+                self._changes.tell()
+            finally:
+                with self._changed:
+                    self.threads.discard(thread)
+                    self._changed.notify_all()
+
+        thread = threading.Thread(target=run, name=f"{target.__name__} {entry.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no room for more
+            logger.warning("%s: model=%s version=%d must wait", error, *entry.id)
+            return False
+        self.threads.add(thread)
+        return True
+
+    def _run_load(self, entry: Entry) -> None:
+        outcome = self._outcome(entry)
+        with self._changed:
+            self.loads -= 1
+            if isinstance(outcome, ServingError):
+                entry.end(outcome)
+            else:
+                entry.servable = outcome
+                # Handles can be had before anyone is told that they can.
+                entry.move(State.AVAILABLE)
+                self._serving.publish(entry.id.name, self._book.versions(entry.id.name))
+            self.advance(entry.id.name)
+            self.advance_held_up()
+        if isinstance(outcome, ServingError):
+            self._changes.tell()
+            self._retry(entry)
+
+    def _outcome(self, entry: Entry) -> Servable | ServingError:
+        """Load a version; return the error if it can't be."""
+        started = self._clock.now()
+        logger.info("loading model=%s version=%d path=%s", *entry.id, entry.path)
+        try:
+            servable = self._load(entry.id, entry.path)
+        except Exception as error:
+            failure = error
+        else:
+            took_s = self._clock.now() - started
+            logger.info("available model=%s version=%d load_s=%.2f", *entry.id, took_s)
+            return servable
+        if not isinstance(failure, ServingError):
+            logger.error("loading failed model=%s version=%d", *entry.id, exc_info=failure)
+            failure = ServingError(f"{entry.id}: {failure}", Code.INTERNAL)
+        logger.error("not loaded model=%s version=%d error=%s", *entry.id, failure)
+        return failure
+
+    def _retry(self, failed: Entry) -> None:
+        """Wait, and load the version once more if it is still wanted and still failed."""
+        if failed.attempt >= self._max_retries:
+            return
+        due = self._clock.now() + retry_wait_s(failed.attempt, self._longest_retry_wait_s)
+        with self._changed:
+            while self._book.is_current(failed) and failed.aspired and not self._book.stopping:
+                remaining_s = due - self._clock.now()
+                if remaining_s <= 0:
+                    self._book.start_over(failed, failed.attempt + 1)
+                    self.advance(failed.id.name)
+                    return
+                self._clock.wait(self._changed, remaining_s)
+
+    def _run_unload(self, entry: Entry) -> None:
+        servable = entry.quiesce()
+        try:
+            servable.close()
+        except Exception:
+            logger.exception("closing failed model=%s version=%d", *entry.id)
+        logger.info("unloaded model=%s version=%d", *entry.id)
+        with self._changed:
+            entry.end(None)
+            self.advance(entry.id.name)
+            self._book.forget_withdrawn()
+            self.advance_held_up()

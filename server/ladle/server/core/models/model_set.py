@@ -1,0 +1,155 @@
+"""Puts a new set of models in place of the old one, and says which of them did not come up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import NotFound, ServingError, Unavailable
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.models.config import ModelConfig, check_labels
+from ladle.server.core.sources.file_system import FileSystemSource
+
+logger = logging.getLogger(__name__)
+
+# How long a reload waits for its models, for a caller who would wait for ever.
+_LONGEST_WAIT_S = 600.0
+# Each wait holds a thread of the transport: past so many, the next is refused.
+_MAX_WAITING = 4
+# What is kept of a caller's time to bring the answer to it.
+_LARGEST_MARGIN_S = 1.0
+
+
+class ModelSet:
+    """The models that are configured. Thread-safe.
+
+    A change is checked and put in place under a lock, quickly; waiting for models comes after it,
+    so that a change that waits holds up no other.
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        source: FileSystemSource,
+        *,
+        allow_unavailable_labels: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self._manager = manager
+        self._source = source
+        self._allow_unavailable_labels = allow_unavailable_labels
+        self._clock = clock or MonotonicClock()
+        self._lock = threading.Lock()
+        self._waits = threading.BoundedSemaphore(_MAX_WAITING)
+        self._models: Mapping[str, ModelConfig] = {}
+
+    @property
+    def models(self) -> Mapping[str, ModelConfig]:
+        """What is configured now, by name."""
+        return self._models
+
+    def begin(self, models: Iterable[ModelConfig]) -> None:
+        """Put the first models in place: their labels may name versions that are yet to load."""
+        with self._lock:
+            self._put(models)
+
+    def replace(self, models: Iterable[ModelConfig]) -> set[str]:
+        """Put `models` in place of all that were; return the names that are new, at once.
+
+        Nothing is changed if it raises.
+
+        Raises:
+            FailedPrecondition: A label may not be put where it is wanted.
+        """
+        with self._lock:
+            return self._replace({model.name: model for model in models})
+
+    def add(self, model: ModelConfig) -> None:
+        """Put one model in place, beside the others or instead of the one of its name.
+
+        Raises:
+            FailedPrecondition: A label may not be put where it is wanted.
+        """
+        with self._lock:
+            self._replace({**self._models, model.name: model})
+
+    def remove(self, name: str) -> None:
+        """Take one model out, and leave the others.
+
+        Raises:
+            NotFound: It is not configured.
+        """
+        with self._lock:
+            if name not in self._models:
+                raise NotFound(f"model {name} is not configured")
+            self._replace({n: model for n, model in self._models.items() if n != name})
+
+    def rescan(self, name: str) -> None:
+        """Look at one model's base path now, and try its failed versions again.
+
+        Raises:
+            NotFound: It is not configured.
+            Unavailable: The base path does not answer.
+        """
+        if not self._source.rescan(name):
+            raise NotFound(f"model {name} is not configured")
+
+    def wait_for(self, names: Iterable[str], deadline: float | None) -> None:
+        """Block until each model has a version available or has failed, but not past `deadline`.
+
+        Raises:
+            ServingError: UNKNOWN, as upstream has it: which did not become available, and why.
+            Unavailable: Too many callers wait already; what they changed is in place.
+        """
+        names = sorted(names)
+        if all(map(self._manager.is_settled, names)):
+            self._require(names)
+            return
+        if not self._waits.acquire(blocking=False):
+            raise Unavailable(
+                f"{_MAX_WAITING} callers wait for models to load already: "
+                "the change is made, GetModelStatus tells how it goes"
+            )
+        try:
+            self._wait_for(names, deadline)
+        finally:
+            self._waits.release()
+
+    def _wait_for(self, names: list[str], deadline: float | None) -> None:
+        remaining_s = _LONGEST_WAIT_S if deadline is None else deadline - self._clock.now()
+        timeout_s = remaining_s - min(_LARGEST_MARGIN_S, remaining_s / 5)
+        self._manager.wait_until_settled(names, min(timeout_s, _LONGEST_WAIT_S))
+        self._require(names)
+
+    def _require(self, names: list[str]) -> None:
+        absent = [name for name in names if not self._manager.is_available(name)]
+        if absent:
+            reasons = "; ".join(f"{name}: {self._why(name)}" for name in absent)
+            raise ServingError(f"{len(absent)} model(s) did not become available: {{{reasons}}}")
+
+    def _why(self, name: str) -> str:
+        if name not in self._models:
+            return "it was taken out again"
+        return self._manager.problem(name) or "it is still loading"
+
+    def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
+        check_labels(
+            models.values(),
+            {name: model.labels for name, model in self._models.items()},
+            self._manager.is_available,
+            allow_unavailable=self._allow_unavailable_labels,
+        )
+        new = models.keys() - self._models.keys()
+        self._put(models.values())
+        return new
+
+    def _put(self, models: Iterable[ModelConfig]) -> None:
+        models = list(models)
+        self._models = {model.name: model for model in models}
+        self._manager.set_labels({model.name: model.labels for model in models})
+        for model in models:
+            self._manager.expect(model.name)
+        self._source.set_models(model.monitored for model in models)
+        logger.info("configured models=%s", sorted(self._models))

@@ -1,0 +1,279 @@
+"""The source: looks at base paths, and tells the manager which versions are aspired."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import Unavailable
+from ladle.server.core.sources.base_path import BasePath, Check, Found
+from ladle.server.core.sources.scan_threads import Lookers
+from ladle.server.core.sources.version_policy import Latest, VersionPolicy
+
+logger = logging.getLogger(__name__)
+
+# A folder counts as at rest after one poll without a change, but no later than this.
+_LONGEST_SETTLE_S = 2.0
+# A look takes milliseconds: so long one round waits for those that take longer, all together, and
+# so long for each that comes after. They go on by themselves.
+_ROUND_PATIENCE_S = 2.0
+_LEAST_PATIENCE_S = 0.1
+# A file system that has not answered for so long may never do.
+_HANGS_AFTER_S = 30.0
+# How long a rescan waits for the look under way, and for its own.
+_RESCAN_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class MonitoredModel:
+    """A model's name, where its versions lie, and which of them are wanted."""
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy = field(default_factory=Latest)
+
+
+class AspiredVersions(Protocol):
+    """Who is told of what lies under the base paths: the manager."""
+
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+        """Take all the versions of a model that should be served, each with its folder."""
+
+    def withdraw(self, name: str) -> None:
+        """Take out a model that is no longer watched."""
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Take the labels that lie beside a model's versions."""
+
+    def failed(self, name: str) -> Collection[int]:
+        """Return the aspired versions that could not be loaded."""
+
+    def retry(self, name: str, version: int) -> None:
+        """Load a failed version afresh: its files have changed."""
+
+    def report(self, name: str, problem: str | None, *, final: bool) -> None:
+        """Hear why versions are missing; `final`: waiting alone won't mend it."""
+
+    def source_stopped(self) -> None:
+        """Hear that nothing more will be aspired."""
+
+
+class _Watched:
+    """A model that is looked at, by one thread at a time."""
+
+    def __init__(self, model: MonitoredModel, base: BasePath) -> None:
+        self.model = model
+        self.base = base
+        self.looked = False
+        self.began: float | None = None
+        """When the look began that is under way."""
+
+
+class FileSystemSource:
+    """Polls the base paths of models and states what it finds, one model at a time. Thread-safe.
+
+    A version counts once it is whole and at rest; until then what is served stays. So it does
+    while a base path can't be read, or does not answer, and the other models go on; upstream gives
+    up the poll of all models then (tensorflow/serving issue 2189).
+    """
+
+    def __init__(
+        self,
+        manager: AspiredVersions,
+        *,
+        poll_wait_s: float,
+        check: Check = lambda _: None,
+        clock: Clock | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Take how to look; nothing is read before `start`.
+
+        Args:
+            manager: told, from threads of the source's, what there is.
+            poll_wait_s: seconds between polls; 0 looks at each model once, without waiting for
+                files to come to rest; less never looks, but for `rescan`.
+            check: tells whether a folder is whole.
+            clock: for tests.
+            wall: seconds since 1970, for tests.
+        """
+        self._manager = manager
+        self._poll_wait_s = poll_wait_s
+        self._settle_s = min(max(poll_wait_s, 0.0), _LONGEST_SETTLE_S)
+        self._check = check
+        self._clock = clock or MonotonicClock()
+        self._wall = wall
+        self._lookers = Lookers(self._clock)
+        self._changed = threading.Condition()
+        self._watched: dict[str, _Watched] = {}
+        self._due = False
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def set_models(self, models: Iterable[MonitoredModel]) -> None:
+        """Watch just these models from now on; returns at once.
+
+        Models left out are withdrawn. New ones, and those whose base path or policy is another,
+        are looked at without waiting for the next poll.
+        """
+        wanted = {model.name: model for model in models}
+        with self._changed:
+            for name in self._watched.keys() - wanted.keys():
+                del self._watched[name]
+                self._manager.withdraw(name)
+            for name, model in wanted.items():
+                known = self._watched.get(name)
+                if known is None or known.model.base_path != model.base_path:
+                    self._watched[name] = _Watched(model, self._base(model))
+                    if self._poll_wait_s < 0:
+                        unseen = "its base path is not looked at before RescanModel asks for it"
+                        self._manager.report(name, unseen, final=True)
+                elif known.model != model:
+                    known.model = model
+                    known.looked = False
+            self._due = True
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """Look once, in the caller's time, then go on in a thread."""
+        if self._poll_wait_s < 0:
+            return
+        self.step()
+        self._thread = threading.Thread(target=self._run, name="file system source", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End polling; waits a moment for the thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+        self._lookers.close()
+        self._manager.source_stopped()
+
+    def step(self, *, only_new: bool = False) -> None:
+        """Look at every base path once, or only at those not looked at yet.
+
+        One that does not answer is left to itself after a while, and not looked at again before
+        it does.
+        """
+        with self._changed:
+            self._due = False
+            watched = [w for w in self._watched.values() if not (only_new and w.looked)]
+        until = self._clock.now() + _ROUND_PATIENCE_S
+        for one in watched:
+            if self._stopped:
+                return
+            patience_s = max(_LEAST_PATIENCE_S, until - self._clock.now())
+            if not (self._claim(one, 0.0) and self._look(one, patience_s)):
+                self._report_hanging(one)
+
+    def rescan(self, name: str) -> bool:
+        """Look at one model's base path now, and try its failed versions again.
+
+        Returns False if no such model is watched.
+
+        Raises:
+            Unavailable: The base path does not answer.
+        """
+        with self._changed:
+            watched = self._watched.get(name)
+        if watched is None:
+            return False
+        if not (
+            self._claim(watched, _RESCAN_PATIENCE_S) and self._look(watched, _RESCAN_PATIENCE_S)
+        ):
+            raise Unavailable(f"model {name}: {_no_answer(watched)}; try again later")
+        for version in self._manager.failed(name):
+            self._manager.retry(name, version)
+        return True
+
+    def _base(self, model: MonitoredModel) -> BasePath:
+        return BasePath(
+            model.base_path,
+            self._check,
+            settle_s=self._settle_s,
+            clock=self._clock,
+            wall=self._wall,
+        )
+
+    def _claim(self, watched: _Watched, wait_s: float) -> bool:
+        """Be the one to look; False if another look goes on for longer than that."""
+        if self._lookers.are_all_hanging:
+            return False
+        until = self._clock.now() + wait_s
+        with self._changed:
+            while watched.began is not None:
+                remaining_s = until - self._clock.now()
+                if remaining_s <= 0:
+                    return False
+                self._clock.wait(self._changed, remaining_s)
+            watched.began = self._clock.now()
+            watched.looked = True
+        return True
+
+    def _look(self, watched: _Watched, patience_s: float) -> bool:
+        """Look at what was claimed; False if that goes on."""
+        return self._lookers.do(partial(self._look_and_tell, watched), patience_s)
+
+    def _look_and_tell(self, watched: _Watched) -> None:
+        model = watched.model
+        found: Found | None = None
+        try:
+            found = watched.base.look(model.policy, self._manager.failed(model.name))
+        finally:
+            with self._changed:
+                watched.began = None
+                self._due = self._due or not watched.looked  # its policy is another by now
+                self._changed.notify_all()
+                # If it is not watched, it was withdrawn meanwhile, or moved.
+                if (
+                    found is not None
+                    and self._watched.get(model.name) is watched
+                    and not self._stopped
+                ):
+                    self._tell(model.name, found)
+
+    def _tell(self, name: str, found: Found) -> None:
+        if found.labels is not None:
+            self._manager.label(name, found.labels)
+        if found.wanted is not None:
+            self._manager.aspire(name, found.wanted)
+        self._manager.report(name, found.problem, final=found.final)
+        for version in found.mended:
+            self._manager.retry(name, version)
+
+    def _report_hanging(self, watched: _Watched) -> None:
+        with self._changed:
+            name = watched.model.name
+            if watched.began is not None and self._watched.get(name) is watched:
+                final = self._clock.now() - watched.began >= _HANGS_AFTER_S
+                self._manager.report(name, _no_answer(watched), final=final)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                until = self._clock.now() + self._poll_wait_s
+                while not self._stopped and not self._due:
+                    remaining_s = until - self._clock.now() if self._poll_wait_s else None
+                    if remaining_s is not None and remaining_s <= 0:
+                        break
+                    self._clock.wait(self._changed, remaining_s)
+                if self._stopped:
+                    return
+                only_new = self._due or not self._poll_wait_s
+            try:
+                self.step(only_new=only_new)
+            except Exception:
+                logger.exception("a look at the base paths failed")
+
+
+def _no_answer(watched: _Watched) -> str:
+    return f"base path {watched.model.base_path} does not answer: a look at it is still under way"

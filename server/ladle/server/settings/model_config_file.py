@@ -1,0 +1,35 @@
+"""The model config file: read at the start, and again whenever its text is another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ladle.server.core.clock import Clock
+from ladle.server.core.models.config import ModelConfig, read_text
+from ladle.server.settings.polled_file import PolledFile
+
+_MAX_BYTES = 64 << 20
+
+
+class ConfigFile(PolledFile[tuple[ModelConfig, ...]]):
+    """Polls the file, and hands its models on."""
+
+    def __init__(
+        self,
+        path: Path,
+        replace: Callable[[tuple[ModelConfig, ...]], object],
+        *,
+        poll_wait_s: float,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take `replace`, which puts models in place or raises ServingError; 0 never polls."""
+        super().__init__(
+            path,
+            read_text,
+            replace,
+            name="model config",
+            max_bytes=_MAX_BYTES,
+            poll_wait_s=poll_wait_s,
+            clock=clock,
+        )

@@ -1,0 +1,180 @@
+"""Streams without threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.limits import Limits
+from ladle.server.transport.grpcio.completion_rpc import (
+    RECEIVE,
+    CompletionRpc,
+    Pools,
+    cygrpc,
+    initial_metadata,
+)
+
+logger = logging.getLogger(__name__)
+
+_SEND = "ladle send"
+_LULL = "ladle lull"
+
+
+class Streams:
+    """Those that there are. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[CompletionStream] = weakref.WeakSet()
+
+    def add(self, stream: CompletionStream) -> None:
+        """Count a stream in for as long as it lives."""
+        with self._lock:
+            self._streams.add(stream)
+
+    def stop(self) -> None:
+        """Tell all of them that the server is going to stop."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.stop()
+
+
+class CompletionStream(CompletionRpc):
+    """A Stream that holds no thread."""
+
+    __slots__ = (
+        "__weakref__",
+        "_ending",
+        "_limits",
+        "_lull",
+        "_pools",
+        "_receiver",
+        "_reserved",
+        "_sent",
+        "_stop",
+    )
+
+    def __init__(self, event: Any, state: Any, pools: Pools, limits: Limits) -> None:
+        super().__init__(event, state)
+        self._pools = pools
+        self._limits = limits
+        self._stop: Callable[[], None] | None = None
+        self._receiver: Callable[[bytes | None], None] | None = None
+        self._lull: Callable[[], None] | None = None
+        self._sent: Callable[[], None] | None = None
+        self._ending: list[ServingError | None] = []
+        self._reserved: int | None = None  # None until the first time
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the server is going to stop."""
+        self._stop = callback
+
+    def stop(self) -> None:
+        """Tell the handler that the server is going to stop."""
+        if self._stop is not None:
+            self._guarded(self._stop)
+
+    def receive(self, callback: Callable[[bytes | None], None]) -> None:
+        """Ask for one message more; never blocks."""
+        self._receiver = callback
+        self.start_receiving(self._received)
+
+    def on_lull(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when all is told that is there by now."""
+        state = self.state
+        with state.condition:
+            if self.is_active():
+                self._lull = callback
+                # No operations at all are done at once, and the polling thread hears of it after
+                # all that had happened before: messages that wait to be asked for are among that.
+                self.call.start_server_batch((), self._lulled)
+                state.due.add(_LULL)
+
+    def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
+        """Have `work` done in a thread of the pool that is for it."""
+        pool = self._pools.waiting if waits else self._pools.working
+        try:
+            pool.submit(self._guarded, work)
+        except RuntimeError as error:  # as of unary calls
+            self.end(Unavailable(f"no thread can take the request: {error}; try again"))
+
+    def reserve(self, nbytes: int) -> None:
+        """Count the bytes of a request as under way, or raise ResourceExhausted."""
+        self._limits.take(nbytes)
+        with self.state.condition:
+            is_first = self._reserved is None
+            self._reserved = (self._reserved or 0) + nbytes
+        if is_first:
+            self.on_end(self._give_all_back)
+
+    def give_back(self, nbytes: int) -> None:
+        """Count out bytes that were reserved."""
+        with self.state.condition:
+            if not self._reserved:
+                return  # the stream's end has counted them out
+            self._reserved -= nbytes
+        self._limits.budget.give_back(nbytes)
+
+    def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
+        """Send a message; never blocks."""
+        state = self.state
+        with state.condition:
+            if not self.is_active():
+                return
+            flags = cygrpc.WriteFlag.buffer_hint if more else 0
+            operations = [*initial_metadata(state), cygrpc.SendMessageOperation(message, flags)]
+            self.call.start_server_batch(operations, self._message_sent)
+            state.due.add(_SEND)
+            self._sent = sent
+
+    def end(self, error: ServingError | None = None) -> None:
+        """End the call, after what is being sent; never blocks."""
+        with self.state.condition:
+            if self._sent is not None:
+                self._ending.append(error)
+                return
+        self.finish(None, error)
+
+    def _received(self, event: Any) -> Any:
+        message = event.batch_operations[0].message()
+        ended = self.end_operation(RECEIVE)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            self._guarded(receiver, message)
+        return ended
+
+    def _lulled(self, _event: Any) -> Any:
+        ended = self.end_operation(_LULL)
+        lull, self._lull = self._lull, None
+        if lull is not None:
+            self._guarded(lull)
+        return ended
+
+    def _message_sent(self, _event: Any) -> Any:
+        with self.state.condition:
+            sent, self._sent = self._sent, None
+            ending = self._ending
+            ended = self.end_operation(_SEND)
+        if ending:
+            self.finish(None, ending[0])
+        elif sent is not None:
+            self._guarded(sent)
+        return ended
+
+    def _give_all_back(self) -> None:
+        with self.state.condition:
+            reserved, self._reserved = self._reserved or 0, 0
+        self._limits.budget.give_back(reserved)
+
+    def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call what must not fail: an exception here would end the whole server's polling."""
+        try:
+            callback(*arguments)
+        except Exception:
+            logger.exception("a stream failed")
+            self.end(ServingError("the server failed on this stream", Code.INTERNAL))

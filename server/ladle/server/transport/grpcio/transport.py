@@ -1,0 +1,282 @@
+"""The first transport: grpcio's synchronous server, which hands over the bytes as they came."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import grpc
+
+from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
+from ladle.server.core.errors import Code, ServingError
+from ladle.server.limits import ByteBudget, Limits
+from ladle.server.transport import peer, unix_socket
+from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.grpcio import completion
+from ladle.server.transport.grpcio.completion_rpc import Pools, trailing_metadata
+from ladle.server.transport.grpcio.completion_stream import Streams
+from ladle.server.transport.grpcio.interceptor import GateInterceptor
+from ladle.server.transport.grpcio.reflection import Reflection
+from ladle.server.transport.health import SERVICE, Health
+from ladle.server.transport.threads import SteadyPool
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+# Calls that wait for a thread hold no more than their headers; past this many they are refused.
+_CALLS_PER_THREAD = 128
+
+
+class GrpcioTransport:
+    """Serves methods on TCP ports and Unix sockets.
+
+    A call blocks one of `max_threads` threads until it is answered, unless its handler is Prompt
+    or Streaming: those take no thread, and half of the CPU.
+    """
+
+    def __init__(
+        self,
+        methods: Methods,
+        *,
+        max_threads: int,
+        max_waiting: int = 256,
+        max_request_bytes: int = (1 << 31) - 1,
+        max_inflight_bytes: int = 1 << 62,
+        options: Sequence[tuple[str, Any]] = (),
+        credentials: grpc.ServerCredentials | None = None,
+        gate: Gate | None = None,
+        refused: Callable[[ServingError], None] = lambda _: None,
+    ) -> None:
+        """Make a transport that listens nowhere yet.
+
+        Args:
+            methods: what it serves.
+            max_threads: how many calls of blocking handlers are handled at a time.
+            max_waiting: how many calls may wait at a time for what is still to come, beside them.
+            max_request_bytes: the largest message that is taken, after decompression.
+            max_inflight_bytes: the bytes of requests under way past which new ones are refused.
+            options: gRPC's own channel arguments.
+            credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
+            gate: is asked of every call, whatever it is to; without one all are let through.
+            refused: hears of each request that is refused for its size, before any handler.
+        """
+        self._credentials = credentials
+        self._executor = SteadyPool(max_threads, "grpc")
+        limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes), refused)
+        """What requests may take; another transport can share it."""
+        self._waiting = SteadyPool(max_waiting, "waiting")
+        pools = Pools(working=self._executor, waiting=self._waiting)
+        self._methods = _Methods(methods, pools, limits)
+        self._server = grpc.server(
+            self._executor,
+            handlers=[self._methods],
+            interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
+            options=[
+                *options,  # of two values for one name gRPC takes the first
+                ("grpc.max_receive_message_length", limits.max_received_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Otherwise a second server on the port would share it without a word.
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
+        )
+        self.health = Health()
+        """Answers for the names that it is told of."""
+        streams = self._methods.streams
+        self.health.register(self._server, _rpc_handler(self.health.watch, pools, limits, streams))
+        services = {path.split("/")[1] for path in methods} | {SERVICE}
+        Reflection(services).register(self._server)
+
+    def listen(self, address: str) -> int:
+        """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port it got.
+
+        Raises:
+            AddressInUse: It can't be bound.
+        """
+        path = address.removeprefix("unix:")
+        if path != address and (problem := unix_socket.make_way(path)):
+            raise AddressInUse(f"can't listen on {address}: {problem}")
+        try:
+            if self._credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, self._credentials)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise AddressInUse(
+                f"can't listen on {address}: the port is taken by another process, or not allowed; "
+                "--port=auto finds a free one"
+            )
+        return port
+
+    def start(self) -> None:
+        """Take calls from now on; returns at once."""
+        self._server.start()
+
+    def wait_until_quiet(
+        self, quiet_s: float, longest_s: float, others: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Go on taking calls until none has come for `quiet_s`, or `longest_s` have passed.
+
+        `others` counts what has come elsewhere, and should have ended too.
+        """
+        self._methods.count_calls()
+        until = time.monotonic() + longest_s
+        seen = -1
+        while (count := self._methods.calls + others()) != seen and time.monotonic() < until:
+            seen = count
+            time.sleep(max(0.0, min(quiet_s, until - time.monotonic())))
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
+        self.health.close()
+        stopped = self._server.stop(grace_s)
+        self._methods.streams.stop()
+        stopped.wait()
+        for executor in (self._executor, self._waiting):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+class _Methods(grpc.GenericRpcHandler):
+    def __init__(self, methods: Methods, pools: Pools, limits: Limits) -> None:
+        self.streams = Streams()
+        self._handlers = {
+            path: _rpc_handler(method, pools, limits, self.streams)
+            for path, method in methods.items()
+        }
+        self.calls = 0
+        # Refused calls come in floods, and what tells them of it is dear to make.
+        self._refusal = lru_cache(maxsize=64)(_rpc_refusal)
+
+    def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler that ends calls with a status, and reads nothing of them."""
+        return self._refusal(error.code, error.message)
+
+    def count_calls(self) -> None:
+        """Count in `calls` from now on; until then a call costs nothing more."""
+
+        class Counting(dict[str, "grpc.RpcMethodHandler[Any, Any]"]):
+            def get(counting, path: str, default: Any = None) -> Any:
+                self.calls += 1
+                return super().get(path, default)
+
+        self._handlers = Counting(self._handlers)
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _rpc_handler(
+    method: Handler | Prompt | Streaming,
+    pools: Pools,
+    limits: Limits,
+    streams: Streams,
+) -> grpc.RpcMethodHandler[Any, Any]:
+    if isinstance(method, Streaming):
+        return grpc.stream_stream_rpc_method_handler(
+            _without_thread(completion.streaming(method, pools, limits, streams))
+        )
+    if not isinstance(method, Prompt):
+        return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
+    behaviour = _behaviour(method.handle_blocking, limits)
+    if completion.supported():
+        behaviour.experimental_thread_pool = completion.unary(method, pools, limits)
+    return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def _rpc_refusal(code: Code, message: str) -> grpc.RpcMethodHandler[Any, Any]:
+    # As a stream, which needs no message to begin; it does for unary calls, too.
+    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(_STATUS[code.value], message)
+
+    if completion.supported():
+        behaviour.experimental_thread_pool = completion.refusing(  # type: ignore[attr-defined]
+            ServingError(message, code)
+        )
+    return grpc.stream_stream_rpc_method_handler(behaviour)
+
+
+def _without_thread(intake: completion.Intake) -> Any:
+    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "streams need another version of grpcio")
+
+    if completion.supported():
+        behaviour.experimental_thread_pool = intake  # type: ignore[attr-defined]
+    return behaviour
+
+
+def _behaviour(handler: Handler, limits: Limits) -> Any:
+    def serve(request: bytes, context: grpc.ServicerContext) -> bytes:
+        call = _GrpcioCall(request, context)
+        try:
+            limits.take(len(request))
+        except ServingError as error:
+            limits.refused(error)
+            call.refuse(error)
+            return call.wait()
+        try:
+            handler(call)
+            return call.wait()
+        finally:
+            limits.budget.give_back(len(request))
+
+    return serve
+
+
+class _GrpcioCall:
+    """A Call whose gRPC thread waits for it to be answered."""
+
+    __slots__ = ("_answered", "_context", "_error", "_response", "deadline", "request")
+
+    def __init__(self, request: bytes, context: grpc.ServicerContext) -> None:
+        self.request = request
+        remaining_s = context.time_remaining()
+        # gRPC tells of an absent deadline as one in the far future.
+        self.deadline = (
+            None
+            if remaining_s is None or remaining_s > threading.TIMEOUT_MAX
+            else time.monotonic() + remaining_s
+        )
+        self._context = context
+        self._answered = threading.Lock()
+        self._answered.acquire()
+        self._response: bytes = b""
+        self._error: ServingError | None = None
+
+    @property
+    def local(self) -> bool:
+        return peer.is_local(self._context.peer())
+
+    def metadata(self, key: str) -> str | None:
+        for name, value in self._context.invocation_metadata():
+            if name == key:
+                return value if isinstance(value, str) else value.decode("latin-1")
+        return None
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        if not self._context.add_callback(callback):
+            callback()
+
+    def let_go(self) -> None:
+        self.request = b""
+
+    def answer(self, response: bytes) -> None:
+        self._response = response
+        self._answered.release()
+
+    def refuse(self, error: ServingError) -> None:
+        self._error = error
+        self._answered.release()
+
+    def wait(self) -> bytes:
+        """Return the response once it is there, in the call's own thread."""
+        self._answered.acquire()
+        if self._error is not None:
+            if metadata := trailing_metadata(self._error):
+                self._context.set_trailing_metadata(metadata)
+            self._context.abort(_STATUS[self._error.code.value], self._error.message)
+        return self._response

@@ -1,0 +1,111 @@
+"""The HTTP side of a server: the REST interface, probes, and whatever else has a URL."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ladle.server.call import Methods
+from ladle.server.core.access import Access
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.observation import Observer
+from ladle.server.limits import Limits
+from ladle.server.rest.app import App, AppOptions
+from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.models import Models
+from ladle.server.rest.overview import Load
+from ladle.server.rest.probes import probes
+from ladle.server.rest.routes import Route, taken
+from ladle.server.rest.status_page import StatusPage
+from ladle.server.transport.http import HttpTransport
+
+
+class PathTaken(Exception):
+    """A route can't be had; the message says which."""
+
+
+class HttpServer:
+    """Serves HTTP beside gRPC, on the same models. Order of calls: `listen`, `start`, `stop`."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        methods: Methods,
+        *,
+        limits: Limits,
+        names: Callable[[], Collection[str]],
+        is_ready: Callable[[], bool],
+        load: Load = dict,
+        max_threads: int = 8,
+        max_waiting: int = 256,
+        options: AppOptions | None = None,
+        more_routes: Sequence[Route] = (),
+        access: Access | None = None,
+        observer: Observer | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Make a server that listens nowhere yet.
+
+        Args:
+            manager: where the models are.
+            methods: the services, which answer here as they do over gRPC.
+            limits: what requests may take; shared with the gRPC transport.
+            names: returns the models that are configured.
+            is_ready: whether the server as a whole is to get requests.
+            load: returns how the models do, for the status page.
+            max_threads: how many large bodies are read or written at a time.
+            max_waiting: how many calls may wait at a time for what is still to come.
+            options: how to answer.
+            more_routes: beside those of the REST interface, at paths of their own.
+            access: who may call what; by default what Access says without tokens.
+            observer: hears of each request.
+            tls: put the port behind TLS.
+
+        Raises:
+            PathTaken: Something else answers where one of `more_routes` should.
+        """
+        self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
+        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
+        services = Services(methods, Pools(working=self._working, waiting=self._waiting))
+        page = StatusPage(manager, services, names, is_ready=is_ready, load=load)
+        routes = [*Models(manager, services).routes, *probes(is_ready), *page.routes]
+        for route in more_routes:
+            if taken(route, routes):
+                raise PathTaken(f"something else answers at {route.path}")
+            routes.append(route)
+        self.app = App(routes, services, limits, options, access, observer)
+        """What answers; its routes can be enumerated."""
+        self._transport = HttpTransport(self.app, tls=tls)
+        self._scheme = "https" if tls else "http"
+
+    @property
+    def requests(self) -> int:
+        """How many requests have come."""
+        return self.app.requests
+
+    def listen(self, port: int) -> str:
+        """Bind a port, 0 for any that is free; return the address, `http://0.0.0.0:8501`.
+
+        Raises:
+            AddressInUse: It can't be bound.
+        """
+        return f"{self._scheme}://0.0.0.0:{self._transport.listen(port)}"
+
+    def start(self) -> None:
+        """Take requests from now on; returns at once."""
+        self._transport.start()
+
+    def send_away(self) -> None:
+        """Go on answering, but ask callers to come back on another connection."""
+        self.app.closing = True
+
+    def begin_stop(self, grace_s: float) -> None:
+        """Refuse new requests, and give those under way `grace_s` seconds; returns at once."""
+        self._transport.begin_stop(grace_s)
+
+    def stop(self, grace_s: float) -> None:
+        """As `begin_stop`, and return when all have ended, or been cut off."""
+        self._transport.stop(grace_s)
+        for executor in (self._working, self._waiting):
+            executor.shutdown(wait=False, cancel_futures=True)

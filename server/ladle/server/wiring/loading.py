@@ -1,0 +1,94 @@
+"""How a version is loaded: by TensorFlow unless told otherwise, warmed up, and with its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from ladle.server.config import Config
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.observation import Observer, observed_load
+from ladle.server.core.servable import Model
+from ladle.server.core.servable_id import ServableId
+from ladle.server.settings.batching_parameters import BatchingLoader
+from ladle.server.warmup.replay import WarmupOptions, warm_up
+from ladle.server.wiring.startup import StartupError, batching_config
+
+ModelLoader: TypeAlias = "Callable[[ServableId, Path], Model]"
+"""Loads a version from its folder; blocks, and raises ServingError."""
+
+
+def batching_loader(config: Config, load: ModelLoader, observer: Observer) -> BatchingLoader:
+    """Return what `load` is a part of: warm-up, the batch queue, and telling the observer."""
+
+    def batch_options(path: Path) -> BatchOptions | None:
+        return batching.options(path)
+
+    if config.enable_model_warmup:
+        load = _warmed(load, config, batch_options, observer)
+    load = observed_load(load, observer)
+    batching = BatchingLoader(load, batching_config(config), observer=observer)
+    return batching
+
+
+def saved_model_loader(config: Config) -> ModelLoader:
+    """Return what loads SavedModels; imports TensorFlow, which takes seconds.
+
+    Raises:
+        StartupError: `--tensorflow_session_config_file` is of no use.
+    """
+    from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+    from ladle.server.saved_model.session_config import SessionOptions, session_config
+    from ladle.server.saved_model.tflite import MODEL_FILE, load_tflite
+
+    both = config.tensorflow_session_parallelism
+    file = config.tensorflow_session_config_file
+    session = SessionOptions(
+        config_file=Path(file) if file else None,
+        intra_op_threads=both or config.tensorflow_intra_op_parallelism,
+        inter_op_threads=both or config.tensorflow_inter_op_parallelism,
+        gpu_memory_fraction=config.per_process_gpu_memory_fraction,
+        xla_on_cpu=config.xla_cpu_compilation_enabled,
+        xla_on_gpu=config.xla_gpu_compilation_enabled,
+        bfloat16=config.mixed_precision == "bfloat16",
+    )
+    try:
+        options = LoadOptions(tags=config.tags, config=session_config(session))
+    except InvalidArgument as error:
+        raise StartupError(f"--tensorflow_session_config_file {error.message}") from error
+    interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
+
+    def load(servable_id: ServableId, path: Path) -> Model:
+        if config.prefer_tflite_model and (path / MODEL_FILE).is_file():
+            return load_tflite(
+                servable_id, path, interpreters=interpreters, threads=session.intra_op_threads
+            )
+        return load_saved_model(servable_id, path, options)
+
+    return load
+
+
+def _warmed(
+    load: ModelLoader,
+    config: Config,
+    batch_options: Callable[[Path], BatchOptions | None],
+    observer: Observer,
+) -> ModelLoader:
+    def load_warmed(servable_id: ServableId, path: Path) -> Model:
+        batches = batch_options(path)
+        options = WarmupOptions(
+            iterations=config.num_request_iterations_for_warmup or 1,
+            batch_sizes=(1, *batches.allowed_batch_sizes) if batches else (),
+            check_method_names=config.enable_signature_method_name_check,
+        )
+        servable = load(servable_id, path)
+        try:
+            warm_up(servable_id, path, servable, options, observer)
+        except BaseException:
+            servable.close()
+            raise
+        return servable
+
+    return load_warmed

@@ -1,0 +1,75 @@
+"""Everybody who hears of a server's requests, runs and loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ladle.server.config import Config
+from ladle.server.core.fanout import Fanout
+from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.observation import Observer
+from ladle.server.monitoring.access_log import AccessLog
+from ladle.server.monitoring.log_files import Rotation
+from ladle.server.monitoring.metrics import Metrics
+from ladle.server.monitoring.request_log import LogOptions, RequestLogs
+from ladle.server.monitoring.tracing import Tracing, configured_tracer
+from ladle.server.wiring.startup import StartupError
+
+
+class Observers:
+    """Metrics, traces and logs, as a Config asks for them. `stop` comes last."""
+
+    def __init__(
+        self,
+        config: Config,
+        models: Callable[[], Mapping[str, ModelConfig]],
+        is_served: Callable[[str, int], bool],
+        more: Observer | None = None,
+    ) -> None:
+        """Begin to listen.
+
+        Args:
+            config: the settings.
+            models: returns what is configured.
+            is_served: whether a version of a model answers.
+            more: hears of everything, too, and first.
+
+        Raises:
+            StartupError: The access log can't be written.
+        """
+        self.metrics = Metrics(models, is_served)
+        rotation = Rotation(
+            max_file_bytes=config.request_log_max_file_bytes,
+            max_files=config.request_log_max_files,
+        )
+        self.request_logs = RequestLogs(models, self.metrics, LogOptions(rotation=rotation))
+        self._access_log = _access_log(config, self.metrics)
+        tracer = configured_tracer()
+        self.all = Fanout(
+            [
+                *([more] if more else []),
+                *([Tracing(tracer)] if tracer else []),
+                *([self._access_log] if self._access_log else []),
+                self.request_logs,
+                self.metrics,
+            ]
+        )
+        """Tells each of them."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Write what waits to be written, each log within `timeout_s`."""
+        self.request_logs.stop(timeout_s)
+        if self._access_log is not None:
+            self._access_log.stop(timeout_s)
+
+
+def _access_log(config: Config, metrics: Metrics) -> AccessLog | None:
+    if not config.access_log:
+        return None
+    try:
+        return AccessLog(config.access_log, config.log_format, metrics)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartupError(
+            f"--access_log: {config.access_log} can't be written: {reason}"
+        ) from None

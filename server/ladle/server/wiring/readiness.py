@@ -1,0 +1,64 @@
+"""What the health service is told: which names serve, and when the server as a whole does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+
+from ladle.server.core.lifecycle.manager import Manager
+
+_PREDICTION = ("PredictionService", "tensorflow.serving.PredictionService")
+_ADMIN = (
+    "ModelService",
+    "tensorflow.serving.ModelService",
+    "ladle.v1.ModelRepository",
+)
+
+Say = Callable[[str, "bool | None"], None]
+"""Told a name, and whether it serves; None if there is no such thing any more."""
+
+
+class Readiness:
+    """Follows the manager's changes. Thread-safe.
+
+    A model serves while a version of it answers. The whole, and PredictionService, serve from the
+    moment that every configured model has come up or failed, and one has come up, for as long as
+    one is there: a bad model does not take the server from the others' callers. ModelService
+    serves as long as the server runs.
+    """
+
+    def __init__(
+        self, manager: Manager, configured: Callable[[], Collection[str]], say: Say
+    ) -> None:
+        self._manager = manager
+        self._configured = configured
+        self._say = say
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._begun = False
+        for name in _ADMIN:
+            say(name, True)
+        for name in ("", *_PREDICTION):
+            say(name, False)
+
+    def model_changed(self, name: str) -> None:
+        """Say how things stand, after something about a model may have changed."""
+        # Read under the lock: of two changes at once, the later word has to be the newer one.
+        with self._lock:
+            configured = self._configured()
+            for gone in self._told - set(configured):
+                self._told.discard(gone)
+                self._say_of_model(gone, None)
+            if name in configured:
+                self._told.add(name)
+                self._say_of_model(name, self._manager.is_available(name))
+            if not self._begun:
+                self._begun = all(map(self._manager.is_settled, configured))
+            whole = self._begun and any(map(self._manager.is_available, configured))
+            # The whole comes last: who hears of it finds all else as it should be.
+            for service in (*_PREDICTION, ""):
+                self._say(service, whole)
+
+    def _say_of_model(self, name: str, serving: bool | None) -> None:
+        if name not in _PREDICTION and name not in _ADMIN:
+            self._say(name, serving)

@@ -1,0 +1,143 @@
+"""What a Config's settings and files mean, found out before anything is made of it."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+
+from ladle.protos.versions import version_of
+from ladle.server.config import Config
+from ladle.server.core.access import Access
+from ladle.server.core.cpus import cpus
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.lifecycle.manager import ManagerOptions
+from ladle.server.core.lifecycle.states import TransitionPolicy
+from ladle.server.core.models.config import ModelConfig
+from ladle.server.monitoring.config import read_path
+from ladle.server.settings.batching_parameters import BatchingConfig
+from ladle.server.settings.model_config_file import ConfigFile
+from ladle.server.settings.tokens_file import TokensFile
+from ladle.server.transport.credentials import CredentialsError, read_context, read_credentials
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING_REQUESTS = 256
+"""How many requests may wait for first versions; each has a thread, which costs little but room."""
+
+
+class StartupError(Exception):
+    """The server can't start; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a server proves itself with."""
+
+    grpc: grpc.ServerCredentials
+    http: ssl.SSLContext | None
+    """None where there is no HTTP."""
+
+
+def tls(config: Config) -> Tls | None:
+    """Return what `--ssl_config_file` says; None without it.
+
+    Raises:
+        StartupError: It is of no use.
+    """
+    if not config.ssl_config_file:
+        return None
+    file = Path(config.ssl_config_file)
+    try:
+        context = read_context(file) if config.rest_api_port != 0 else None
+        return Tls(read_credentials(file), context)
+    except CredentialsError as error:
+        raise StartupError(str(error)) from error
+
+
+def access(config: Config, tokens_file: TokensFile) -> Access:
+    """Return who may call what.
+
+    Raises:
+        StartupError: `--auth_tokens_file` is of no use.
+    """
+    if not config.auth_tokens_file:
+        return Access(allow_remote_admin=config.allow_remote_admin)
+    if not config.ssl_config_file:
+        logger.warning("without --ssl_config_file anybody on the way can read the callers' tokens")
+    try:
+        return Access(tokens_file.read())
+    except InvalidArgument as error:
+        raise StartupError(f"--auth_tokens_file: {error.message}") from None
+
+
+def metrics_path(config: Config) -> str | None:
+    """Return the path at which metrics are served; None if they are not to be.
+
+    Raises:
+        StartupError: `--monitoring_config_file` is of no use.
+    """
+    file = config.monitoring_config_file
+    if file and config.rest_api_port == 0:
+        logger.warning("--monitoring_config_file does nothing without --rest_api_port")
+    try:
+        return read_path(Path(file) if file else None)
+    except InvalidArgument as error:
+        raise StartupError(f"--monitoring_config_file: {error.message}") from None
+
+
+def first_models(config: Config, config_file: ConfigFile) -> tuple[ModelConfig, ...]:
+    """Return what is to be served.
+
+    Raises:
+        StartupError: The single model has no versions, or the model config file is of no use.
+    """
+    if not config.model_config_file:
+        _check_base_path(config.base_path)
+        return (ModelConfig(config.model_name, config.base_path),)
+    try:
+        return config_file.read()
+    except InvalidArgument as error:
+        raise StartupError(f"--model_config_file: {error.message}") from None
+
+
+def manager_options(config: Config) -> ManagerOptions:
+    """Return how versions come and go."""
+    return ManagerOptions(
+        policy=cast(TransitionPolicy, config.aspired_version_policy),
+        max_concurrent_loads=config.num_load_threads or 4 * cpus(),
+        max_load_retries=config.max_num_load_retries,
+        longest_retry_wait_s=config.load_retry_interval_micros / 1e6,
+        max_waiting_requests=MAX_WAITING_REQUESTS,
+    )
+
+
+def batching_config(config: Config) -> BatchingConfig:
+    """Return where the parameters of batches come from."""
+    return BatchingConfig(
+        enabled=config.enable_batching,
+        file=Path(config.batching_parameters_file) if config.batching_parameters_file else None,
+        per_model=config.enable_per_model_batching_parameters,
+        # So that a flood on one model leaves room for requests to another.
+        max_enqueued_bytes=config.max_inflight_bytes // 2,
+    )
+
+
+def _check_base_path(base_path: Path) -> None:
+    """Say at once what would otherwise be waited for in vain."""
+    try:
+        children = [child.name for child in base_path.iterdir()]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartupError(
+            f"--model_base_path: expected a folder of numbered versions, got {base_path}: {reason}"
+        ) from None
+    if not any(version_of(name) is not None for name in children):
+        raise StartupError(
+            f"--model_base_path: expected a folder named by a number, such as {base_path / '1'}, "
+            f"and found none in {base_path}"
+        )

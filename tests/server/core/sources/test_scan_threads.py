@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from fakes import PATIENCE_S, FakeClock
+
+from ladle.server.core.sources import scan_threads as module
+from ladle.server.core.sources.scan_threads import Lookers
+
+
+class Setting:
+    """Lookers, and looks that hang until they are let go."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.clock = FakeClock()
+        self.lookers = Lookers(self.clock)
+        self.threads: list[threading.Thread] = []
+        self.gate = threading.Event()
+        self._pool = pool
+
+    def hang(self) -> None:
+        self.look()
+        assert self.gate.wait(PATIENCE_S)
+
+    def look(self) -> None:
+        self.threads.append(threading.current_thread())
+
+    def leave_behind(self) -> None:
+        """Have a look hang for longer than it is waited for."""
+        done = self.asked(self.hang)
+        self.clock.wait_until_sleeping(1)
+        self.clock.advance(1)
+        assert not done.result(PATIENCE_S)
+
+    def asked(self, look: Callable[[], None]) -> Future[bool]:
+        return self._pool.submit(self.lookers.do, look, 1.0)
+
+
+@pytest.fixture
+def setting() -> Iterator[Setting]:
+    with ThreadPoolExecutor(1) as pool:
+        setting = Setting(pool)
+        yield setting
+        setting.gate.set()
+        setting.lookers.close()
+
+
+def test_one_thread_looks_as_long_as_none_hangs(setting: Setting) -> None:
+    for _ in range(3):
+        assert setting.lookers.do(setting.look, 1.0)
+
+    assert len(set(setting.threads)) == 1
+    assert threading.current_thread() not in setting.threads
+
+
+def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back(
+    setting: Setting,
+) -> None:
+    setting.leave_behind()
+    assert setting.lookers.do(setting.look, 1.0)
+    hanging, other = setting.threads
+    assert hanging is not other
+
+    setting.gate.set()
+    hanging.join(PATIENCE_S)
+
+    assert not hanging.is_alive()
+    assert setting.lookers.do(setting.look, 1.0)
+    assert setting.threads[-1] is other
+
+
+def test_what_a_look_raises_is_logged(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("boom")
+
+    assert setting.lookers.do(fail, 1.0)
+    assert "a look at a base path failed" in caplog.text
+    assert setting.lookers.do(setting.look, 1.0)
+
+
+def test_only_so_many_are_left_behind(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_THREADS", 2)
+    full = []
+    for _ in range(2):
+        setting.leave_behind()
+        full.append(setting.lookers.are_all_hanging)
+    assert full == [False, True]
+
+    setting.gate.set()
+    with setting.lookers._changed:
+        assert setting.lookers._changed.wait_for(
+            lambda: not setting.lookers.are_all_hanging, PATIENCE_S
+        )
+
+
+def test_without_a_thread_it_looks_itself(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+
+    assert setting.lookers.do(setting.look, 1.0)
+
+    assert setting.threads == [threading.current_thread()]

@@ -1,0 +1,362 @@
+"""Calls with and without threads behave alike, on real connections."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from fakes import PATIENCE_S, refusal, until
+
+from ladle.server.call import Call, Handler, Prompt
+from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.transport.grpcio import completion
+from ladle.server.transport.grpcio.completion_call import CompletionCall
+from ladle.server.transport.grpcio.transport import GrpcioTransport
+
+LIMIT = 1 << 20
+
+Serve = Callable[[Callable[[Call], Any]], "grpc.UnaryUnaryMultiCallable[bytes, bytes]"]
+
+
+@pytest.fixture(params=["prompt", "blocking"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Serves a handler, and returns how to call it; the budget holds two of the largest."""
+    closing: list[Callable[[], object]] = []
+
+    def serve(handler: Callable[[Call], Any]) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        method = Prompt(handler) if request.param == "prompt" else handler
+        transport = GrpcioTransport(
+            {"/a/B": method},
+            max_threads=4,
+            max_request_bytes=LIMIT,
+            max_inflight_bytes=2 * LIMIT,
+        )
+        port = transport.listen("127.0.0.1:0")
+        transport.start()
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
+        )
+        closing.extend([channel.close, lambda: transport.stop(PATIENCE_S)])
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        return call
+
+    yield serve
+    for close in closing:
+        close()
+
+
+def echo(call: Call) -> None:
+    call.answer(call.request)
+
+
+def test_the_installed_grpcio_can_do_without_threads() -> None:
+    assert completion.supported()
+
+
+def test_what_a_handler_answers_arrives(serve: Serve) -> None:
+    call = serve(echo)
+
+    assert [call(b"%d" % n, timeout=PATIENCE_S) for n in range(50)] == [
+        b"%d" % n for n in range(50)
+    ]
+    assert call(b"", timeout=PATIENCE_S) == b""
+    large = bytes(LIMIT)
+    assert call(large, timeout=PATIENCE_S) == large
+
+
+def test_a_refusal_has_its_code_and_message_and_when_to_come_back(serve: Serve) -> None:
+    def refuse(call: Call) -> None:
+        error = Unavailable("not now — später")
+        error.retry_after_s = 0.25
+        call.refuse(error)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        serve(refuse)(b"", timeout=PATIENCE_S)
+
+    assert refusal(raised.value) == ("UNAVAILABLE", "not now — später")
+    sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
+    assert sent["grpc-retry-pushback-ms"] == "250"
+
+
+def test_an_answer_may_come_later_from_another_thread(serve: Serve) -> None:
+    def later(call: Call) -> None:
+        threading.Thread(target=lambda: call.answer(b"late")).start()
+
+    assert serve(later)(b"", timeout=PATIENCE_S) == b"late"
+
+
+def test_metadata_and_deadline_are_the_callers(serve: Serve) -> None:
+    seen: list[tuple[str | None, str | None, bool]] = []
+
+    def look(call: Call) -> None:
+        seen.append((call.metadata("key"), call.metadata("none"), call.deadline is None))
+        call.answer(b"")
+
+    call = serve(look)
+    call(b"", metadata=(("key", "value"),), timeout=PATIENCE_S)
+    call(b"")
+
+    assert seen == [("value", None, False), (None, None, True)]
+
+
+def test_a_call_tells_when_its_caller_goes(serve: Serve) -> None:
+    came, gone = threading.Event(), threading.Event()
+    calls: list[Call] = []
+
+    def hold(call: Call) -> None:
+        calls.append(call)
+        call.on_end(gone.set)
+        came.set()
+
+    future = serve(hold).future(b"", timeout=PATIENCE_S)
+    assert came.wait(PATIENCE_S)
+    assert not gone.is_set()
+    future.cancel()
+
+    assert gone.wait(PATIENCE_S)
+    calls[0].answer(b"nobody reads this")
+
+
+def test_a_call_tells_when_it_was_answered(serve: Serve) -> None:
+    ended = threading.Event()
+
+    def answer(call: Call) -> None:
+        call.on_end(ended.set)
+        call.answer(b"")
+
+    serve(answer)(b"", timeout=PATIENCE_S)
+
+    assert ended.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
+def test_too_large_a_request_is_refused_by_the_flags_name(
+    serve: Serve, compression: grpc.Compression | None
+) -> None:
+    """Compressed or not: what counts is what it inflates to."""
+    call = serve(echo)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        call(bytes(LIMIT + 1), compression=compression, timeout=PATIENCE_S)
+
+    code, message = refusal(raised.value)
+    assert code == "RESOURCE_EXHAUSTED"
+    assert f"{LIMIT + 1} bytes, more than the {LIMIT} of --max_request_bytes" in message
+    assert call(b"still here", timeout=PATIENCE_S) == b"still here"
+
+
+def test_a_gzip_bomb_does_not_inflate(serve: Serve) -> None:
+    call = serve(echo)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        call(bytes(64 << 20), compression=grpc.Compression.Gzip, timeout=PATIENCE_S)
+
+    assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
+    assert call(b"still here", timeout=PATIENCE_S) == b"still here"
+
+
+def test_the_bytes_of_all_calls_are_bounded(serve: Serve) -> None:
+    held: list[Call] = []
+    both = threading.Semaphore(0)
+
+    def hold(call: Call) -> None:
+        if call.request:
+            held.append(call)
+            both.release()
+        else:
+            call.answer(b"")
+
+    call = serve(hold)
+    waiting = [call.future(bytes(LIMIT), timeout=PATIENCE_S) for _ in range(2)]
+    for _ in waiting:
+        assert both.acquire(timeout=PATIENCE_S)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        call(b"x", timeout=PATIENCE_S)
+    code, message = refusal(raised.value)
+    assert code == "RESOURCE_EXHAUSTED"
+    assert f"{2 * LIMIT} bytes of requests are under way of at most {2 * LIMIT}" in message
+    assert call(b"", timeout=PATIENCE_S) == b""
+
+    for one in held:
+        one.answer(b"")
+    for future in waiting:
+        future.result(PATIENCE_S)
+
+
+def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
+    def fail(call: Call) -> None:
+        if call.request:
+            raise RuntimeError("boom")
+        call.answer(b"")
+
+    call = serve(fail)
+
+    with pytest.raises(grpc.RpcError):
+        call(b"x", timeout=PATIENCE_S)
+    assert call(b"", timeout=PATIENCE_S) == b""
+
+
+def test_a_prompt_handler_that_has_to_wait_gets_a_thread_for_that() -> None:
+    threads: list[str] = []
+
+    def blocking(call: Call) -> None:
+        threads.append(threading.current_thread().name)
+        call.answer(b"")
+
+    def prompt(call: Call) -> Handler | None:
+        return blocking
+
+    transport = GrpcioTransport({"/a/B": Prompt(prompt)}, max_threads=1)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        assert call(b"", timeout=PATIENCE_S) == b""
+    transport.stop(PATIENCE_S)
+    assert threads[0].startswith("waiting")
+
+
+def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled() -> None:
+    """Nor does its message stay, once its bytes are given back."""
+    came, go_on = threading.Semaphore(0), threading.Event()
+    handled: list[bytes] = []
+    refused: queue.SimpleQueue[ServingError] = queue.SimpleQueue()
+
+    def hold(call: Call) -> None:
+        handled.append(call.request[:1])
+        came.release()
+        assert go_on.wait(PATIENCE_S)
+        call.answer(b"")
+
+    transport = GrpcioTransport({"/a/B": Prompt(hold)}, max_threads=1, refused=refused.put)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    budget = transport.limits.budget
+    with grpc.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
+    ) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        first = call.future(b"1" * LIMIT, timeout=PATIENCE_S)
+        assert came.acquire(timeout=PATIENCE_S)
+        gone = call.future(b"2" * LIMIT, timeout=PATIENCE_S)
+        until(lambda: budget.used == 2 * LIMIT)
+        gone.cancel()
+        until(lambda: budget.used == LIMIT)
+        kept = [c for c in gc.get_objects() if isinstance(c, CompletionCall)]
+        assert sum(len(each.request) for each in kept) == LIMIT
+        go_on.set()
+        assert first.result(PATIENCE_S) == b""
+        assert refused.get(timeout=PATIENCE_S).code is Code.CANCELLED
+        assert call(b"3" * LIMIT, timeout=PATIENCE_S) == b""
+    transport.stop(PATIENCE_S)
+    assert handled == [b"1", b"3"]
+
+
+def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() -> None:
+    """A slow model's callers wait without taking anything from those of another."""
+    held: list[Call] = []
+
+    def hold(call: Call) -> None:
+        if call.request == b"hold":
+            held.append(call)
+        else:
+            call.answer(b"")
+
+    transport = GrpcioTransport({"/a/B": Prompt(hold)}, max_threads=1)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        waiting = [call.future(b"hold", timeout=PATIENCE_S) for _ in range(127)]
+        until(lambda: len(held) == 127)
+        assert call(b"fast", timeout=PATIENCE_S) == b""
+        waiting.append(call.future(b"hold", timeout=PATIENCE_S))
+        until(lambda: len(held) == 128)
+        with pytest.raises(grpc.RpcError) as raised:
+            call(b"fast", timeout=PATIENCE_S)
+        assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
+        for one in held:
+            one.answer(b"")
+        for future in waiting:
+            assert future.result(PATIENCE_S) == b""
+    transport.stop(PATIENCE_S)
+
+
+def test_a_stopping_transport_lets_calls_end(serve: Serve) -> None:
+    """The fixture stops the transport, whose grace is long: it must not need all of it."""
+    with pytest.raises(grpc.RpcError):
+        serve(lambda call: call.refuse(ServingError("no")))(b"", timeout=PATIENCE_S)
+
+
+def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What fails where calls begin would otherwise end gRPC's polling, and so all calls."""
+
+    def no_room(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def wait_for_model(call: Call) -> Handler | None:
+        if call.request == b"wait":
+            return echo
+        echo(call)
+        return None
+
+    transport = GrpcioTransport(
+        {"/a/B": Prompt(wait_for_model)}, max_threads=1, max_inflight_bytes=LIMIT
+    )
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadPoolExecutor, "submit", no_room)
+            for request in (bytes(LIMIT), b"wait"):
+                with pytest.raises(grpc.RpcError) as raised:
+                    call(request, timeout=PATIENCE_S)
+                assert refusal(raised.value)[0] == "UNAVAILABLE"
+        assert call(b"small", timeout=PATIENCE_S) == b"small"
+        assert call(bytes(LIMIT), timeout=PATIENCE_S) == bytes(LIMIT), "its bytes were given back"
+    transport.stop(PATIENCE_S)
+
+
+def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    held: list[Call] = []
+    both = threading.Event()
+
+    def hold(call: Call) -> None:
+        held.append(call)
+        both.wait(PATIENCE_S)
+        call.answer(b"")
+
+    transport = GrpcioTransport({"/a/B": hold, "/a/C": echo}, max_threads=4)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        slow: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
+        quick: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/C", None, None)
+        check = "/grpc.health.v1.Health/Check"
+        health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(check, None, None)
+        assert quick(b"1", timeout=PATIENCE_S) == b"1"
+        first = slow.future(b"", timeout=PATIENCE_S)
+        monkeypatch.setattr(threading.Thread, "start", no_room)
+        later = [quick.future(b"2", timeout=PATIENCE_S) for _ in range(3)]
+        assert health(b"", timeout=PATIENCE_S)
+        both.set()
+
+        assert first.result() == b""
+        assert [each.result() for each in later] == [b"2"] * 3
+        monkeypatch.undo()
+    transport.stop(PATIENCE_S)

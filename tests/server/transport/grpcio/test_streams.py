@@ -1,0 +1,94 @@
+"""Streams without threads, on real connections."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from fakes import PATIENCE_S, refusal
+
+from ladle.server.call import Stream, Streaming
+from ladle.server.core.errors import Code, ServingError, Unauthenticated
+from ladle.server.transport.grpcio.transport import GrpcioTransport
+
+
+@pytest.fixture
+def begun() -> queue.SimpleQueue[Stream]:
+    """The streams that have begun."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def call(begun: queue.SimpleQueue[Stream]) -> Iterator[Any]:
+    """Opens a stream; a caller without a token is refused."""
+
+    def gate(_path: str, authorization: str | None) -> None:
+        if authorization is None:
+            raise Unauthenticated("expected a token")
+
+    transport = GrpcioTransport({"/a/B": Streaming(begun.put)}, max_threads=1, gate=gate)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel.stream_stream("/a/B", None, None)
+    transport.stop(PATIENCE_S)
+
+
+TOKEN = (("authorization", "token"),)
+
+
+def test_without_a_thread_to_be_had_a_stream_ends_and_may_come_again(
+    call: Any, begun: queue.SimpleQueue[Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    answers = call(iter([]), timeout=PATIENCE_S, metadata=TOKEN)
+    stream = begun.get(timeout=PATIENCE_S)
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", no_room)
+        stream.in_thread(lambda: None)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        next(answers)
+    assert refusal(raised.value) == (
+        "UNAVAILABLE",
+        "no thread can take the request: can't start new thread; try again",
+    )
+
+
+def test_a_caller_who_has_finished_is_told_of(call: Any, begun: queue.SimpleQueue[Stream]) -> None:
+    told: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    answers = call(iter([]), timeout=PATIENCE_S, metadata=TOKEN)
+    stream = begun.get(timeout=PATIENCE_S)
+    stream.receive(told.put)
+
+    assert told.get(timeout=PATIENCE_S) is None
+    stream.end(ServingError("enough", Code.ABORTED))
+    with pytest.raises(grpc.RpcError) as raised:
+        next(answers)
+    assert refusal(raised.value) == ("ABORTED", "enough")
+
+
+def test_a_flood_of_refused_calls_makes_one_refusal(
+    call: Any, begun: queue.SimpleQueue[Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = ThreadPoolExecutor.__init__
+
+    def counting(pool: ThreadPoolExecutor, *given: Any, **options: Any) -> None:
+        made.append(pool)
+        make(pool, *given, **options)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "__init__", counting)
+    for _ in range(5):
+        with pytest.raises(grpc.RpcError) as raised:
+            next(call(iter([]), timeout=PATIENCE_S))
+        assert refusal(raised.value) == ("UNAUTHENTICATED", "expected a token")
+
+    assert len(made) == 1
+    assert begun.empty()

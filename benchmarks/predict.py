@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from process import ServerProcess
 
-from ladle.client import requests
+from ladle.client.messages import requests
 
 ROWS_PER_REQUEST = 512
 _IN_FLIGHT = 8

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ladle.batch import cli
 from ladle.client import ModelCard, Normalization
-from ladle.client.examples import to_example
+from ladle.client.inputs.examples import to_example
 from ladle.client.testing import FunctionModel, FunctionServer
 from ladle.protos.records import frame
 

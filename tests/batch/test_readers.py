@@ -19,7 +19,7 @@ from ladle.batch.errors import BatchError
 from ladle.batch.readers import files, images, jsonl, reader
 from ladle.batch.readers.reader import Reader, chunk_rows, open_reader
 from ladle.batch.rows import FailedRow, Rows
-from ladle.client.examples import to_example
+from ladle.client.inputs.examples import to_example
 from ladle.protos.records import frame
 
 X = np.arange(40, dtype=np.int64).reshape(20, 2)

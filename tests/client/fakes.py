@@ -15,8 +15,10 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from ladle.client import errors, requests
-from ladle.client.flows import Flow, Pause
+from ladle.client import errors
+from ladle.client.calls.effects import Pause
+from ladle.client.calls.flows import Flow
+from ladle.client.messages import requests
 from ladle.protos import dtypes, ladle_pb, tensors
 from ladle.protos.health_pb import HealthCheckResponse
 from ladle.protos.ladle_pb import (

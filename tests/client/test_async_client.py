@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from client.fakes import FakeServing, image_version, listening
 
-from ladle.client import AsyncClient, Cancelled, Client, Hedge, Unavailable, requests
-from ladle.client.calls import Failure, Second, Send
-from ladle.client.requests import Request
+from ladle.client import AsyncClient, Cancelled, Client, Hedge, Unavailable
+from ladle.client.calls.effects import Failure, Second, Send
+from ladle.client.messages import requests
+from ladle.client.messages.requests import EncodedRequest
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
 PIXELS = np.full((3, 2, 2), 51, np.uint8)
@@ -56,7 +57,7 @@ def test_an_answer_counts_where_the_other_attempt_fails_in_the_same_moment() -> 
             for _ in range(20):  # sets have no order
                 both.clear()
                 second = Second(1, 0.001, "Predict at b", let_go)
-                send = Send(Request(requests.PREDICT, b""), 0, 30.0, "Predict at a", second)
+                send = Send(EncodedRequest(requests.PREDICT, b""), 0, 30.0, "Predict at a", second)
                 raced = await client._race(send, second, ())
                 assert raced.ended[-1] == (1, b"answer")
                 assert [address for address, _ in raced.ended] == [0, 1]

@@ -15,8 +15,7 @@ from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import Part
 from ladle.client import Client
 from ladle.client.errors import Unimplemented
-from ladle.client.inputs import DEFAULT_SIGNATURE
-from ladle.client.models import ModelMetadata, Signature
+from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, Signature
 from ladle.client.prediction import Prediction
 
 if TYPE_CHECKING:

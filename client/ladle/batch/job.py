@@ -20,11 +20,10 @@ from ladle.batch.readers import files
 from ladle.batch.readers.reader import open_reader
 from ladle.batch.rows import Part
 from ladle.batch.run import Options, run
-from ladle.client import inputs
 from ladle.client.errors import FailedPrecondition, InvalidInput
-from ladle.client.inputs import DEFAULT_SIGNATURE
-from ladle.client.models import ModelMetadata, Signature
-from ladle.client.steps import Normalize
+from ladle.client.inputs import planning
+from ladle.client.inputs.conversion import Normalize
+from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, Signature
 
 OutputFormat: TypeAlias = Literal["parquet", "jsonl", "csv", "npy"]
 
@@ -172,8 +171,8 @@ def _checked(parts: Iterator[Part], job: Job, metadata: ModelMetadata) -> Iterat
         if not is_checked and len(part.numbers):
             try:
                 given = dict(part.tensors)
-                plan = inputs.plan(metadata, job.signature or "", given, job.normalize)
-                inputs.check_outputs(metadata, plan.signature, job.outputs)
+                plan = planning.plan(metadata, job.signature or "", given, job.normalize)
+                planning.check_outputs(metadata, plan.signature, job.outputs)
             except (InvalidInput, FailedPrecondition) as error:
                 raise BatchError(str(error)) from None
             is_checked = True

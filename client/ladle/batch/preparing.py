@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ladle.batch.mapping import Source
 from ladle.batch.rows import Column, FailedRow, Part, Rows
-from ladle.client.images import wanted_of
+from ladle.client.inputs.conversion import fits
+from ladle.client.inputs.images import expected_pixels
 from ladle.client.models import TensorSpec
-from ladle.client.steps import fits
 from ladle.protos import dtypes
 
 # What the sides of pictures are taken for where a model takes any.
@@ -151,7 +151,7 @@ def _from_objects(column: NDArray[Any], source: Source) -> NDArray[Any]:
     if any(value is None for value in column):
         raise _Unfit("it has no value")
     if all(isinstance(value, bytes | str) for value in column):
-        if source.spec is None or wanted_of(source.spec.shape) is not None:
+        if source.spec is None or expected_pixels(source.spec.shape) is not None:
             return column  # pictures: encoded, or where they are
         raise _Unfit(f"expected numbers, got {column[0]!r:.50}")
     try:
@@ -177,7 +177,7 @@ def _from_bytes(column: NDArray[Any], spec: TensorSpec | None) -> NDArray[Any]:
                 return column.view(spec.dtype).reshape(len(column), size)
         except dtypes.UnsupportedDtype:
             pass
-        if wanted_of(spec.shape) is None:
+        if expected_pixels(spec.shape) is None:
             raise _Unfit(f"expected {spec} in each row, got {width} bytes")
     objects = np.empty(len(column), object)
     objects[:] = column.tolist()
@@ -228,7 +228,7 @@ def _picture_bytes(tensors: Mapping[str, NDArray[Any]], sources: Mapping[str, So
         spec = sources[name].spec
         if tensor.dtype != object or spec is None or _is_string(spec):
             continue
-        wanted = wanted_of(spec.shape)
+        wanted = expected_pixels(spec.shape)
         if wanted is not None:
             sides = (_SIDE if side < 0 else side for side in (wanted.height, wanted.width))
             channels = 3 if wanted.channels == -1 else wanted.channels or 1

@@ -16,9 +16,8 @@ from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.reader import Reader, open_reader
 from ladle.batch.rows import Part, Rows
 from ladle.batch.writers.names import sayable
-from ladle.client.images import load, wanted_of
-from ladle.client.inputs import DEFAULT_SIGNATURE
-from ladle.client.models import ModelMetadata, TensorSpec
+from ladle.client.inputs.images import expected_pixels, load
+from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, TensorSpec
 from ladle.client.prediction import Prediction
 
 MAX_ROWS = 16
@@ -149,7 +148,7 @@ def _plot(path: Path, drawn: list[tuple[Part, Prediction]], spec: TensorSpec | N
 def _pixels(part: Part, spec: TensorSpec | None) -> NDArray[Any]:
     array = next(iter(part.tensors.values()))
     if array.dtype == object:
-        wanted = wanted_of(spec.shape if spec else None) or wanted_of((-1, -1, -1, 3))
+        wanted = expected_pixels(spec.shape if spec else None) or expected_pixels((-1, -1, -1, 3))
         assert wanted is not None
         return load(array, wanted)
     if array.ndim not in (3, 4):

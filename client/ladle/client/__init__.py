@@ -11,8 +11,8 @@ Everything here is importable from this package; the modules behind it are not a
 """
 
 from ladle.client.async_client import AsyncClient
+from ladle.client.calls.retry import Hedge, Retry
 from ladle.client.client import Client
-from ladle.client.connection import TLS
 from ladle.client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -30,7 +30,7 @@ from ladle.client.errors import (
     Unavailable,
     Unimplemented,
 )
-from ladle.client.examples import Classification, Regression
+from ladle.client.inputs.conversion import Normalize
 from ladle.client.models import (
     ModelMetadata,
     ServedModel,
@@ -39,9 +39,8 @@ from ladle.client.models import (
     VersionState,
     VersionStatus,
 )
-from ladle.client.prediction import Prediction, Scored
-from ladle.client.retry import Hedge, Retry
-from ladle.client.steps import Normalize
+from ladle.client.prediction import Classification, Prediction, Regression, Scored
+from ladle.client.transport.connection import TLS
 from ladle.protos.model_card import ModelCard, Normalization
 
 __all__ = [

@@ -1,27 +1,28 @@
-"""The client that awaits."""
+"""The asyncio client."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 
-from ladle.client import flows, requests
-from ladle.client.async_shell import AsyncShell
-from ladle.client.coalescing import mould
-from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.inputs import Inputs
+from ladle.client.calls import flows
+from ladle.client.coalescing.groups import coalescing_key
+from ladle.client.inputs.conversion import Normalize
+from ladle.client.inputs.examples import Examples, Features
+from ladle.client.inputs.planning import Inputs
+from ladle.client.messages import requests
+from ladle.client.messages.requests import ModelConfigs, Task
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
-from ladle.client.prediction import Prediction
-from ladle.client.requests import ModelConfigs, Task
-from ladle.client.steps import Normalize
-from ladle.client.window import OnError, Window
+from ladle.client.prediction import Classification, Prediction, Regression
+from ladle.client.streaming.window import OnError, StreamWindow
+from ladle.client.transport.async_driver import AsyncIODriver
 
 
-class AsyncClient(AsyncShell):
-    """A `Client` whose methods are awaited; closed by `async with` or `await close()`.
+class AsyncClient(AsyncIODriver):
+    """A `Client` with coroutine methods; closed by `async with` or `await close()`.
 
-    Made anywhere, and used within one event loop: the one that runs when it makes its first call.
-    Its tasks share its connections. Cancelling a task cancels its call at the server too.
+    It can be made outside an event loop. Its first call binds it to the running event loop. All
+    tasks share its connections. Cancelling a task cancels its call at the server too.
     """
 
     async def predict(
@@ -37,12 +38,12 @@ class AsyncClient(AsyncShell):
         normalize: Normalize = "auto",
     ) -> Prediction:
         """As `Client.predict`."""
-        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
         if self._coalescer is not None:
-            key = mould(wanted, self._known.find(wanted.asked))
+            key = coalescing_key(call, self._known.find(call.target))
             if key is not None:
-                return await self._coalescer.predict(wanted, key, self._timeout_s(timeout))
-        return await self._predict(wanted, timeout)
+                return await self._coalescer.predict(call, key, self._timeout_s(timeout))
+        return await self._predict(call, timeout)
 
     def stream(
         self,
@@ -60,22 +61,26 @@ class AsyncClient(AsyncShell):
         on_error: OnError | None = None,
     ) -> AsyncIterator[Prediction]:
         """As `Client.stream`, of any iterable or async iterable; an async iterator itself."""
-        from ladle.client import async_streams  # here, since most need it not
+        from ladle.client.streaming import (
+            async_streams,
+        )  # imported here, because most programs don't stream
 
-        requests.servable(model, version, label)  # mistaken ones are told at once
+        requests.servable(
+            model, version, label
+        )  # bad arguments raise here, not at the first result
 
-        scope = async_streams.Scope(self._lines())
+        scope = async_streams.Scope(self._stream_pool())
 
-        async def predict(given: Inputs) -> Prediction:
-            wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
-            flow = flows.predict(wanted, self._known)
-            return await self._finish(self._conversation(flow, timeout, patient=True), scope)
+        async def predict(inputs: Inputs) -> Prediction:
+            call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+            flow = flows.predict(call, self._known)
+            return await self._finish(self._retry_loop(flow, timeout, patient=True), scope)
 
         return async_streams.stream(
             predict,
             inputs,
             scope=scope,
-            window=Window(window, ordered=ordered),
+            window=StreamWindow(window, ordered=ordered),
             on_error=on_error,
         )
 
@@ -92,8 +97,8 @@ class AsyncClient(AsyncShell):
         normalize: Normalize = "auto",
     ) -> AsyncIterator[Prediction]:
         """As `Client.predict_chunks`; an async iterator."""
-        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
-        return self._in_chunks(wanted, self._timeout_s(timeout))
+        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        return self._in_chunks(call, self._timeout_s(timeout))
 
     async def classify(
         self,
@@ -107,8 +112,8 @@ class AsyncClient(AsyncShell):
         timeout: float | None = None,
     ) -> Classification:
         """As `Client.classify`."""
-        wanted = self._on_examples(model, examples, version, label, context)
-        return await self._run(flows.classify(wanted, signature), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return await self._run(flows.classify(call, signature), timeout)
 
     async def regress(
         self,
@@ -122,8 +127,8 @@ class AsyncClient(AsyncShell):
         timeout: float | None = None,
     ) -> Regression:
         """As `Client.regress`."""
-        wanted = self._on_examples(model, examples, version, label, context)
-        return await self._run(flows.regress(wanted, signature), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return await self._run(flows.regress(call, signature), timeout)
 
     async def multi_inference(
         self,
@@ -137,8 +142,8 @@ class AsyncClient(AsyncShell):
         timeout: float | None = None,
     ) -> dict[str, Classification | Regression]:
         """As `Client.multi_inference`."""
-        wanted = self._on_examples(model, examples, version, label, context)
-        return await self._run(flows.multi_inference(wanted, tasks), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return await self._run(flows.multi_inference(call, tasks), timeout)
 
     async def metadata(
         self,
@@ -197,8 +202,8 @@ class AsyncClient(AsyncShell):
         timeout: float | None = None,
     ) -> None:
         """As `Client.wait_until_ready`."""
-        asked = None if model is None else requests.servable(model, version)
-        await self._run(flows.wait_until_ready(asked), timeout, once=True)
+        target = None if model is None else requests.servable(model, version)
+        await self._run(flows.wait_until_ready(target), timeout, once=True)
 
     async def close(self) -> None:
         """As `Client.close`."""

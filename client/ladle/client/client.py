@@ -1,4 +1,4 @@
-"""The client that blocks."""
+"""The blocking client."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ladle.client import flows, requests
-from ladle.client.coalescing import mould
-from ladle.client.examples import Classification, Examples, Features, Regression
-from ladle.client.inputs import Inputs
+from ladle.client.calls import flows
+from ladle.client.coalescing.groups import coalescing_key
+from ladle.client.inputs.conversion import Normalize
+from ladle.client.inputs.examples import Examples, Features
+from ladle.client.inputs.planning import Inputs
+from ladle.client.messages import requests
+from ladle.client.messages.requests import ModelConfigs, Task
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
-from ladle.client.prediction import Prediction
-from ladle.client.requests import ModelConfigs, Task
-from ladle.client.shell import Shell
-from ladle.client.steps import Normalize
-from ladle.client.window import OnError, Window
+from ladle.client.prediction import Classification, Prediction, Regression
+from ladle.client.streaming.window import OnError, StreamWindow
+from ladle.client.transport.driver import IODriver
 
 if TYPE_CHECKING:
-    from ladle.client.streams import Scope
+    from ladle.client.streaming.streams import Scope
 
 
-class Client(Shell):
-    """Calls the models of servers, ladle's or TensorFlow's; closed by `with` or `close()`.
+class Client(IODriver):
+    """Calls models on ladle's servers or TensorFlow Serving's; closed by `with` or `close()`.
 
-    Thread-safe: one client serves a whole process, and its calls share its connections, which are
-    made with the first call and made again when they break. Every method blocks until the answer
-    is there or its `timeout`, in seconds, is over.
+    Thread-safe: one client is enough for a process. Its calls share its connections. The first call
+    opens them, and broken connections are opened again. Every method blocks until the answer has
+    come or its `timeout`, in seconds, has passed.
 
-    Every method raises LadleError, in the class that tells the cause, and ValueError once the
-    client is closed. Calls that no server could take are made again within the timeout; see
-    `Retry`.
+    Every method raises a subclass of LadleError, one for each cause, and ValueError once the client
+    is closed. Calls that no server processed are retried within the timeout; see `Retry`.
     """
 
     def predict(
@@ -47,41 +47,43 @@ class Client(Shell):
     ) -> Prediction:
         """Run a model on `inputs`: a dict of arrays by name, or the array of the only input.
 
-        For images, pictures do as well, one or a list: PIL images, image files' bytes, or paths,
-        as text too. They are turned as the camera was, greyed or coloured, and resized; and so are
-        uint8 arrays of images, [batch, height, width(, channels)], that are not as the model wants
-        them. That takes Pillow: `pip install 'ladle[images]'`.
+        An input for images also takes pictures, one or a list: PIL images, the bytes of image
+        files, or their paths, as text too. Pictures are rotated as their EXIF orientation says,
+        converted to grey or colour, and resized. So are uint8 arrays of images,
+        [batch, height, width(, channels)], of another size. That needs Pillow:
+        `pip install 'ladle[images]'`.
 
-        The version is the one given, the one with that label, or the server's choice; `signature`
-        defaults to `serving_default` and `outputs` to all. `timeout` is for the whole prediction,
-        whatever it takes.
+        The version is the one given, the one with that label, or the server's choice. `signature`
+        defaults to `serving_default`, `outputs` to all outputs. `timeout` covers the whole
+        prediction with its retries.
 
-        uint8 arrays for an input of floats, and pictures, are taken for raw pixels. `normalize`
-        tells what becomes of them. "client" normalises them here, as is recorded with the version
-        that answers; "server" sends them to its signature for raw pixels, ladle's
-        `serving_uint8`, which takes a quarter of the bytes; "auto" does that where there is one
-        and no `signature` is named, and else the former. The answers are the same. A Normalization
-        is applied here, and None sends the numbers as they are. A signature of uint8 gets raw
-        pixels untouched.
+        uint8 arrays for an input of floats, and pictures, count as raw pixels. `normalize` says how
+        they are normalised. "client" normalises them in this process, as the card of the version
+        that answers says. "server" sends them to the signature for raw pixels, ladle's
+        `serving_uint8`, in a quarter of the bytes. "auto" is "server" if there is such a signature
+        and no `signature` is named, else "client". The answers are the same. A Normalization is
+        applied in this process. None sends the numbers as they are. A signature of uint8 gets raw
+        pixels unchanged.
 
-        Before anything is sent, names, dtypes and shapes are checked against the signature, which
-        is fetched once for each version. Floats are cast to floats of another width, integers to
-        integers and floats that hold their values exactly; nothing else is. When another version
-        answers than was expected, and wants its inputs prepared otherwise, the call is made anew.
+        Names, dtypes and shapes are checked against the signature before anything is sent. The
+        signature is fetched once for each version. Floats are cast to floats of another width,
+        integers to integers and to floats that hold their values exactly; there is no other cast.
+        If another version answers than was expected, and needs its inputs prepared in another
+        way, the call is made again.
 
         Raises:
             InvalidInput: The inputs don't fit the signature; the message names the input, what
-                was expected and what was given. Or the server refused them.
+                was expected and what was inputs. Or the server refused them.
             FailedPrecondition: The model has no such signature.
             NotFound: The model is not served, or not in that version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
         if self._coalescer is not None:
-            key = mould(wanted, self._known.find(wanted.asked))
+            key = coalescing_key(call, self._known.find(call.target))
             if key is not None:
-                return self._coalescer.predict(wanted, key, self._timeout_s(timeout))
-        return self._predict(wanted, timeout)
+                return self._coalescer.predict(call, key, self._timeout_s(timeout))
+        return self._predict(call, timeout)
 
     def stream(
         self,
@@ -100,37 +102,42 @@ class Client(Shell):
     ) -> Iterator[Prediction]:
         """Predict each of `inputs`, any iterable; yields results while further inputs are read.
 
-        An input is what `predict` takes, and `timeout` is for each. Up to `window` of them are
-        read and not yet answered or handed over, and no more are read ahead. Results come in the
-        order of the inputs or, unless `ordered`, as soon as they are there; their `index` tells
-        which input they are of. Inputs that no server could take are sent again until their
-        timeout, so a server that comes back in time loses none. A ladle server gets them on one
-        call, which breaks when it does and is made anew; others get a call for each.
+        Each input is what `predict` takes, with a `timeout` of its own. At most `window` inputs are
+        read whose results were not yielded yet. Results come in the order of the inputs or, with
+        `ordered=False`, in the order of completion; `index` is the number of the input. An input
+        that no server processed is sent again until its timeout, so no input is lost if a server
+        comes back in time. A ladle server gets all inputs on one call, which is opened again when
+        it breaks. Other servers get one call for each input.
 
-        The first input that fails ends the stream with its error. With `on_error` it doesn't: that
-        is called with the index and the error instead, in the thread that consumes the stream.
+        The first input that fails ends the stream with its error. With `on_error` the stream goes
+        on: `on_error` is called with the index and the error, in the thread that consumes the
+        stream.
 
-        Inputs are read when results are asked for, in that same thread. Closing the iterator, or
-        leaving it, cancels what is under way. (An async iterator is left for good by its
-        `aclose()`, as `contextlib.aclosing` calls it.)
+        Inputs are read when the next result is requested, in that same thread. Closing the iterator
+        cancels the calls in flight. (`aclose()` closes an async iterator; `contextlib.aclosing`
+        calls it.)
 
         Raises:
             LadleError: As `predict`, of the first input that fails.
         """
-        from ladle.client import streams  # here, since it brings what others don't need
+        from ladle.client.streaming import (
+            streams,
+        )  # imported here, because most programs don't stream
 
-        requests.servable(model, version, label)  # mistaken ones are told at once
+        requests.servable(
+            model, version, label
+        )  # bad arguments raise here, not at the first result
 
-        def predict(given: Inputs, scope: Scope) -> Prediction:
-            wanted = self._wanted(model, given, version, label, signature, outputs, normalize)
-            flow = flows.predict(wanted, self._known)
-            return self._finish(self._conversation(flow, timeout, patient=True), scope)
+        def predict(inputs: Inputs, scope: Scope) -> Prediction:
+            call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+            flow = flows.predict(call, self._known)
+            return self._finish(self._retry_loop(flow, timeout, patient=True), scope)
 
         return streams.stream(
             predict,
             inputs,
-            scope=self._scope(self._lines()),
-            window=Window(window, ordered=ordered),
+            scope=self._scope(self._stream_pool()),
+            window=StreamWindow(window, ordered=ordered),
             max_workers=window,
             on_error=on_error,
         )
@@ -147,21 +154,21 @@ class Client(Shell):
         timeout: float | None = None,
         normalize: Normalize = "auto",
     ) -> Iterator[Prediction]:
-        """Predict as `predict`, and yield the outputs in parts of their rows, one after the other.
+        """Predict as `predict`, and yield the outputs in parts of their rows, in order.
 
-        For an answer that would be too large as one, or that need not be in memory as a whole. A
-        ladle server runs the model once and sends parts of about 4 MB. Another server is asked for
-        some rows at a time, all of one version, as many as make such a part; that takes a signature
-        whose inputs and outputs all have an open first dimension, and else there is one part.
+        For an answer that is too large for one message, or for the memory. A ladle server runs the
+        model once and sends parts of about 4 MB. Another server gets a request for each part, and
+        one version answers them all; that needs a signature whose inputs and outputs all have an
+        open first dimension. Without one there is one part.
 
-        `timeout` is for all of it, the time that the consumer takes included. A part that doesn't
-        come ends the iteration with its error: nothing is asked for twice once rows were yielded.
+        `timeout` covers the whole iteration, with the time that the consumer takes. A part that
+        fails ends the iteration with its error. Nothing is retried once rows were yielded.
 
         Raises:
-            LadleError: As `predict`; InvalidAnswer where parts don't fit together.
+            LadleError: As `predict`; InvalidAnswer if parts don't fit together.
         """
-        wanted = self._wanted(model, inputs, version, label, signature, outputs, normalize)
-        return self._in_chunks(wanted, self._timeout_s(timeout))
+        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        return self._in_chunks(call, self._timeout_s(timeout))
 
     def classify(
         self,
@@ -174,18 +181,17 @@ class Client(Shell):
         context: Features | None = None,
         timeout: float | None = None,
     ) -> Classification:
-        """Have a model classify examples, each a dict of features; see `Features`.
+        """Classify examples, each a dict of features; see `Features`.
 
-        `context` holds features that all examples share. The model's signature must be made for
-        Classify (`tensorflow/serving/classify`).
+        `context` holds features that all examples share. The signature's method has to be
+        `tensorflow/serving/classify`.
 
         Raises:
-            InvalidInput: A feature is of no kind that an Example holds, or not what the model
-                takes.
+            InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        wanted = self._on_examples(model, examples, version, label, context)
-        return self._run(flows.classify(wanted, signature), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return self._run(flows.classify(call, signature), timeout)
 
     def regress(
         self,
@@ -198,15 +204,14 @@ class Client(Shell):
         context: Features | None = None,
         timeout: float | None = None,
     ) -> Regression:
-        """Have a model give each example a number; as `classify`, for `tensorflow/serving/regress`.
+        """Get a number for each example; as `classify`, for `tensorflow/serving/regress`.
 
         Raises:
-            InvalidInput: A feature is of no kind that an Example holds, or not what the model
-                takes.
+            InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        wanted = self._on_examples(model, examples, version, label, context)
-        return self._run(flows.regress(wanted, signature), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return self._run(flows.regress(call, signature), timeout)
 
     def multi_inference(
         self,
@@ -219,17 +224,16 @@ class Client(Shell):
         context: Features | None = None,
         timeout: float | None = None,
     ) -> dict[str, Classification | Regression]:
-        """Run several signatures over the same examples at once; results come by signature.
+        """Run several signatures over the same examples in one call; returns results by signature.
 
-        `tasks` tells for each signature whether to "classify" or to "regress".
+        `tasks` maps each signature to "classify" or "regress".
 
         Raises:
-            InvalidInput: A feature is of no kind that an Example holds, or not what the model
-                takes.
+            InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        wanted = self._on_examples(model, examples, version, label, context)
-        return self._run(flows.multi_inference(wanted, tasks), timeout)
+        call = self._examples_call(model, examples, version, label, context)
+        return self._run(flows.multi_inference(call, tasks), timeout)
 
     def metadata(
         self,
@@ -239,11 +243,11 @@ class Client(Shell):
         label: str | None = None,
         timeout: float | None = None,
     ) -> ModelMetadata:
-        """Ask the server how a model is called, and what its owner says of it.
+        """Return the signatures and the model card of a model.
 
         Raises:
             NotFound: The model is not served, or not in that version.
-            Unimplemented: The server can't tell.
+            Unimplemented: The server has no metadata.
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.metadata(requests.servable(model, version, label)), timeout)
@@ -251,10 +255,10 @@ class Client(Shell):
     def status(
         self, model: str, *, version: int | None = None, timeout: float | None = None
     ) -> tuple[VersionStatus, ...]:
-        """Ask for the states of a model's versions, in ascending order, or of the one given.
+        """Return the states of a model's versions in ascending order, or of one version.
 
         Raises:
-            NotFound: The server knows no such model or version.
+            NotFound: The server has no such model or version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.status(requests.servable(model, version)), timeout)
@@ -262,22 +266,22 @@ class Client(Shell):
     def models(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> tuple[ServedModel, ...]:
-        """Ask a ladle server which models it is to serve, or only about the one of that name.
+        """List the models that a ladle server is configured to serve, or the one with that name.
 
-        Of several servers one is asked; `models_everywhere` asks all.
+        Of several servers one answers; `models_everywhere` lists those of all.
 
         Raises:
-            Unimplemented: The server is not ladle's; `status` tells of one model there.
+            Unimplemented: The server is not ladle's; `status` works there, for one model.
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.models(name or ""), timeout)
 
     def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
-        """Have the server serve these models instead of its own, and wait until it does.
+        """Replace the models that a server serves, and wait until they are loaded.
 
-        `configs` gives each model's base path by its name, as the server sees it, or is TensorFlow
-        Serving's ModelServerConfig. Models left out are unloaded. Of several servers one is told;
-        `reload_everywhere` tells all.
+        `configs` maps each model's name to its base path on the server, or is TensorFlow Serving's
+        ModelServerConfig. The server unloads every model that is not in `configs`. Of several
+        servers one gets the call; `reload_everywhere` calls all.
 
         Raises:
             LadleError: The server refused, or a model couldn't be loaded; the message says why.
@@ -285,13 +289,13 @@ class Client(Shell):
         self._run(flows.reload(configs), timeout)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
-        """Ask whether the server takes calls, or one of its services.
+        """Return whether the server, or one of its services, takes calls.
 
-        Of several servers one is asked; `health_everywhere` asks all.
+        Of several servers one answers; `health_everywhere` calls all.
 
         Raises:
-            NotFound: The server knows no such service.
-            Unimplemented: It has no health checks, as TensorFlow Serving may not.
+            NotFound: The server has no such service.
+            Unimplemented: The server has no health checks; TensorFlow Serving may have none.
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(flows.health(service), timeout)
@@ -299,36 +303,35 @@ class Client(Shell):
     def models_everywhere(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> dict[str, tuple[ServedModel, ...]]:
-        """Ask the server at every address as `models` does; results come by address.
+        """Call `models` at every address; returns results by address.
 
-        They are asked all at once, and `timeout` is for each. An address that stands for several
+        The calls run in parallel, each with the `timeout`. An address that stands for several
         servers counts as one.
 
         Raises:
-            FleetError: Some failed; it has their errors, and what the others answered.
+            FleetError: Some servers failed; it has their errors, and the results of the others.
         """
         return self._everywhere("models", lambda: flows.models(name or ""), timeout)
 
     def reload_everywhere(
         self, configs: ModelConfigs, *, timeout: float | None = None
     ) -> dict[str, None]:
-        """Tell the server at every address what `reload` tells one; as `models_everywhere`.
+        """Call `reload` at every address; as `models_everywhere`.
 
-        Those that could do it have done it, whatever became of others.
+        A server that fails does not undo the reload of others.
 
         Raises:
-            FleetError: Some failed; it has their errors, and who succeeded in its results.
+            FleetError: Some servers failed; it has their errors, and the results of the others.
         """
         return self._everywhere("reload", lambda: flows.reload(configs), timeout)
 
     def health_everywhere(
         self, service: str = "", *, timeout: float | None = None
     ) -> dict[str, bool]:
-        """Ask the server at every address as `health` does; as `models_everywhere`.
+        """Call `health` at every address; as `models_everywhere`.
 
         Raises:
-            FleetError: Some can't be reached, or can't tell; it has their errors, and what the
-                others answered.
+            FleetError: Some servers failed; it has their errors, and the results of the others.
         """
         return self._everywhere("health", lambda: flows.health(service), timeout)
 
@@ -339,17 +342,17 @@ class Client(Shell):
         version: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Wait until the server takes calls or, where one is named, serves the model.
+        """Wait until the server takes calls or, if `model` is given, until the model is available.
 
         Raises:
-            DeadlineExceeded: It did not within the timeout; the message says what was missing.
-            LadleError: The server is there and can't be asked; see `ladle.client.errors`.
+            DeadlineExceeded: The timeout passed first; the message says what was missing.
+            LadleError: The server answered with another error; see `ladle.client.errors`.
         """
-        asked = None if model is None else requests.servable(model, version)
-        self._run(flows.wait_until_ready(asked), timeout, once=True)
+        target = None if model is None else requests.servable(model, version)
+        self._run(flows.wait_until_ready(target), timeout, once=True)
 
     def close(self) -> None:
-        """Cut the connections; calls that are under way fail as cancelled. May be called again."""
+        """Close the connections; calls in flight fail with Cancelled. May be called again."""
         self._cut()
 
     def __enter__(self) -> Client:

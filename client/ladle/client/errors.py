@@ -1,18 +1,18 @@
-"""What can go wrong with a call, by cause.
+"""The exceptions of the client, one class for each cause.
 
     LadleError
-    ├── InvalidInput          the request can't be what was meant; sending it again won't help
+    ├── InvalidInput          the request is wrong; sending it again won't help
     ├── MessageTooLarge       the request or its answer is larger than one side takes
     ├── NotFound              no such model, or no such version of it is served
-    ├── FailedPrecondition    the model is there, but not what was asked of it
+    ├── FailedPrecondition    the model is there, but lacks what the request names
     ├── Unimplemented         this server has no such method
-    ├── Unauthenticated       the server doesn't know who is asking
-    ├── PermissionDenied      the server knows, and says no
-    ├── Overloaded            the server has more to do than it can take
+    ├── Unauthenticated       the server doesn't know the caller
+    ├── PermissionDenied      the server knows the caller and refuses the call
+    ├── Overloaded            the server has more requests than it can take
     ├── Unavailable           the server can't be reached, or is going away
     ├── DeadlineExceeded      the timeout passed
-    ├── Cancelled             the call was given up, as by `Client.close()`
-    ├── FleetError            some of all servers failed, each for a cause of its own
+    ├── Cancelled             the call was cancelled, for example by `Client.close()`
+    ├── FleetError            some servers failed in a call to every server
     └── ServerError           the server failed
         └── InvalidAnswer     its answer can't be read
 
@@ -26,22 +26,22 @@ from typing import Any, ClassVar
 
 import grpc
 
-# Of a message; longer ones are cut, and `details` has the whole.
+# The limit of a message; `details` has the whole text.
 _MOST_CHARACTERS = 2_000
 
 
 class LadleError(Exception):
-    """A call that failed; the server's own error, where there is one, is its `__cause__`.
+    """A call that failed. Its `__cause__` is gRPC's error, if the server sent one.
 
-    Its message is one line: what doesn't print is escaped.
+    The message is one line; unprintable characters are escaped.
     """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
     code: grpc.StatusCode
-    """The gRPC status; for what this client found itself, the one a server would have given."""
+    """The gRPC status. For an error found by this client, the status that a server would give."""
     details: str
-    """The server's own words, or this client's, without what was asked and of whom."""
+    """The server's words, or this client's, without the method and the address."""
 
     def __init__(
         self, message: str, *, code: grpc.StatusCode | None = None, details: str | None = None
@@ -52,7 +52,7 @@ class LadleError(Exception):
 
 
 class InvalidInput(LadleError):
-    """The request can't be what was meant: an input's name, dtype, shape or values."""
+    """The request is wrong: an input's name, dtype, shape or values."""
 
     default_code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -64,13 +64,13 @@ class MessageTooLarge(LadleError):
 
 
 class NotFound(LadleError):
-    """No such model is served, or not in that version."""
+    """The server has no such model, or not that version."""
 
     default_code = grpc.StatusCode.NOT_FOUND
 
 
 class FailedPrecondition(LadleError):
-    """The model is there, but has not what was asked of it, such as a signature."""
+    """The model is there, but lacks what the request names, such as a signature."""
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -82,48 +82,48 @@ class Unimplemented(LadleError):
 
 
 class Unauthenticated(LadleError):
-    """The server doesn't know who is asking."""
+    """The server doesn't know the caller."""
 
     default_code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDenied(LadleError):
-    """The server knows who is asking, and says no."""
+    """The server knows the caller and refuses the call."""
 
     default_code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Overloaded(LadleError):
-    """The server has more to do than it can take; later, or more slowly, it may succeed."""
+    """The server has more requests than it can take; a later call may succeed."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Unavailable(LadleError):
-    """The server can't be reached, is going away, or has a full queue."""
+    """The server can't be reached, is stopping, or has a full queue."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceeded(LadleError):
-    """The timeout passed before the answer was there."""
+    """The timeout passed before the answer came."""
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Cancelled(LadleError):
-    """The call was given up before its answer came."""
+    """The call was cancelled before its answer came."""
 
     default_code = grpc.StatusCode.CANCELLED
 
 
 class FleetError(LadleError):
-    """Some of all servers that were asked failed; its code is theirs where they have one code."""
+    """Some servers failed in a call to every server. `code` is theirs if all have the same."""
 
     results: Mapping[str, Any]
-    """What the others answered, by address."""
+    """The results of the other servers, by address."""
     errors: Mapping[str, LadleError]
-    """What was wrong, by address."""
+    """The errors, by address."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class FleetError(LadleError):
 
 
 class ServerError(LadleError):
-    """The server failed, and it isn't the request's fault as far as it says."""
+    """The server failed, and doesn't blame the request."""
 
     default_code = grpc.StatusCode.INTERNAL
 
@@ -149,7 +149,7 @@ class InvalidAnswer(ServerError):
 
 
 def _one_line(message: str) -> str:
-    """Return a message whose quotations, of servers and names, can't break or hide the line."""
+    """Return the message as one printable line, whatever names and server texts it quotes."""
     if len(message) > _MOST_CHARACTERS:
         message = message[:_MOST_CHARACTERS] + "..."
     if message.isprintable():
@@ -175,27 +175,27 @@ _BY_CODE: dict[grpc.StatusCode, type[LadleError]] = {
         )
     },
 }
-# RESOURCE_EXHAUSTED is also what gRPC itself answers for a message beyond either side's limit, and
-# only its text tells ("Received message larger than max", "Sent message larger than max"; in
+# gRPC itself gives RESOURCE_EXHAUSTED for a message beyond either side's limit. Only the text
+# differs ("Received message larger than max", "Sent message larger than max"; in
 # gRPC's src/core/ext/filters/message_size and src/core/lib/surface).
 _TOO_LARGE = "message larger than max"
 
 
-def from_status(code: grpc.StatusCode, details: str, asked: str) -> LadleError:
-    """Return the exception for a status; its message begins with `asked`: what, and of whom."""
+def from_status(code: grpc.StatusCode, details: str, what: str) -> LadleError:
+    """Return the exception for a status. `what`, the method and the address, begins its message."""
     cause = _BY_CODE.get(code, ServerError)
     if cause is Overloaded and _TOO_LARGE in details:
         cause = MessageTooLarge
-    message = f"{asked}: {code.name}" + (f": {details}" if details else "")
+    message = f"{what}: {code.name}" + (f": {details}" if details else "")
     return cause(message, code=code, details=details)
 
 
-def from_rpc_error(error: grpc.RpcError, asked: str) -> LadleError:
-    """Return the exception that stands for `error`, with `error` as its cause."""
+def from_rpc_error(error: grpc.RpcError, what: str) -> LadleError:
+    """Return the exception for an error of gRPC, with that error as its cause."""
     call: object = error  # RpcError itself has no code; what calls raise is one of these as well
     if isinstance(call, grpc.Call | grpc.aio.AioRpcError):
-        mapped = from_status(call.code(), call.details() or "", asked)
+        mapped = from_status(call.code(), call.details() or "", what)
     else:
-        mapped = from_status(grpc.StatusCode.UNKNOWN, str(error), asked)
+        mapped = from_status(grpc.StatusCode.UNKNOWN, str(error), what)
     mapped.__cause__ = error
     return mapped

@@ -1,4 +1,4 @@
-"""What a server tells of the models it serves."""
+"""What a server says about its models: signatures, metadata, versions and their states."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ import numpy as np
 from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import ModelCard
 
+DEFAULT_SIGNATURE = "serving_default"
+RAW_SIGNATURE = "serving_uint8"
+"""The signature of ladle's exporter that takes raw pixels and normalises them in the graph."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a signature declares of one input or output; as text, `float32 [-1, 28, 28]`."""
+    """The dtype and shape that a signature declares; as text, `float32 [-1, 28, 28]`."""
 
     data_type: int
     """TensorFlow's number of the dtype, such as 1 for float32."""
     shape: tuple[int, ...] | None
-    """The size of each dimension, -1 for any; None where even the rank is open."""
+    """The size of each dimension, -1 for any; None if even the rank is open."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype; for strings `object`, holding `bytes`.
 
         Raises:
-            UnsupportedDtype: numpy has none (a resource), or it comes with the package ml_dtypes,
-                which is not installed.
+            UnsupportedDtype: numpy has no such dtype (a resource), or the package ml_dtypes has
+                it and is not installed.
         """
         return dtypes.to_numpy(dtypes.without_ref(self.data_type))
 
@@ -45,27 +49,27 @@ class Signature:
     method_name: str = ""
     """Such as `tensorflow/serving/predict`."""
     optional: frozenset[str] = frozenset()
-    """The inputs that may be left out, since the model has a default for them."""
+    """The inputs with a default in the model; they may be left out."""
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """How one version of a model is called, and what its owner says of it."""
+    """The signatures and the model card of one version of a model."""
 
     model: str
     version: int | None
-    """The version that this is about; None where the server doesn't tell."""
+    """The version described; None if the server doesn't say."""
     signatures: Mapping[str, Signature]
-    """By name; empty where the server tells none."""
+    """By name; empty if the server gives none."""
     card: ModelCard | None = None
-    """Labels, normalisation, metrics and provenance, as the exporter recorded them; None where
-    there is none: a model exported by other means, or a server other than ladle's."""
+    """Labels, normalisation, metrics and provenance, as the exporter recorded them. None for a
+    model of another exporter, or from a server other than ladle's."""
     card_error: str = ""
-    """Why there is a card that can't be read, as one of a later format."""
+    """Why the card can't be read, for example because its format is newer; empty if it can."""
 
 
 class VersionState(IntEnum):
-    """Where in its life a version is; TensorFlow Serving's names and numbers."""
+    """The state of a version; TensorFlow Serving's names and numbers."""
 
     UNKNOWN = 0
     START = 10
@@ -82,7 +86,7 @@ class VersionStatus:
     version: int
     state: VersionState
     error_code: int = 0
-    """The gRPC status number of what ended it; 0 where nothing is wrong."""
+    """The gRPC status number of the error that ended it; 0 for none."""
     error_message: str = ""
 
 
@@ -96,9 +100,9 @@ class ServedModel:
     is_available: bool
     """Whether a version of it answers requests."""
     problem: str
-    """Why a version is missing; empty where none is."""
+    """Why a version is missing; empty if none is."""
     versions: tuple[VersionStatus, ...]
-    """In ascending order; those that ended too, for a while."""
+    """In ascending order; versions that ended stay for a while."""
     signatures: Mapping[int, Mapping[str, Signature]]
     """The signatures of each available version, by name."""
     labels: Mapping[str, int]

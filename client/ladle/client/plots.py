@@ -68,8 +68,8 @@ def bar_colours(predicted: int, truth: int | None, classes: int) -> list[str]:
 def caption(scores: NDArray[Any], truth: int | None, names: Sequence[str]) -> str:
     """Return what was predicted, how surely, and what is true: `7 97% (7)`."""
     predicted = int(np.argmax(scores))
-    told = f"{names[predicted]} {float(scores[predicted]):.0%}"
-    return told if truth is None else f"{told} ({names[truth]})"
+    text = f"{names[predicted]} {float(scores[predicted]):.0%}"
+    return text if truth is None else f"{text} ({names[truth]})"
 
 
 def _check(

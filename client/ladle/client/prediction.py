@@ -1,4 +1,4 @@
-"""What a call to a model comes back with."""
+"""The results of calls: Prediction, Classification, Regression."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scored(NamedTuple):
     """One class and its score."""
 
     label: str
-    """The class's name; its index as text where the model has no name for it."""
+    """The name of the class; its index as text if the model has no names."""
     score: float
     class_index: int
 
@@ -37,11 +37,11 @@ class Prediction:
     """By name; strings are object arrays of `bytes`."""
     model: str
     version: int | None
-    """The version that answered; None from a server that doesn't tell, as old ones may not."""
+    """The version that answered; None from an old server that doesn't say."""
     signature: str
-    """The signature that was run, also where the server chose it."""
+    """The signature that ran, also if the server chose it."""
     labels: tuple[str, ...] = ()
-    """The names of the classes, in the order of the scores; empty where the model has none."""
+    """The names of the classes, in the order of the scores; empty if the model has none."""
     index: int | None = None
     """The position of its inputs in the stream that it is of, from 0."""
 
@@ -56,8 +56,8 @@ class Prediction:
     def top(self, k: int = 3, *, output: str | None = None) -> list[list[Scored]]:
         """Return for each example its `k` classes of highest score, the highest first.
 
-        `output` names the scores, numbers of shape `[batch, classes]`; without it they are the
-        only output that looks like that. Equal scores keep the order of the classes.
+        `output` names the output with the scores, numbers of shape `[batch, classes]`. Without
+        `output` it is the only output of such a shape. Equal scores keep the order of the classes.
 
         Raises:
             ValueError: `k` is less than 1, no output or more than one has scores, or the one
@@ -93,6 +93,41 @@ class Prediction:
     def _label(self, index: int, classes: int) -> str:
         # Names for another number of classes are names of something else.
         return self.labels[index] if len(self.labels) == classes else str(index)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The classes of each example."""
+
+    classes: tuple[tuple[Scored, ...], ...]
+    """The classes of each example, in the model's order. Labels are empty text if the model gives
+    none; scores are 0 if it gives none."""
+    model: str
+    version: int | None
+    """The version that answered; None if the server doesn't say."""
+    signature: str
+
+    def top(self, k: int = 3) -> list[list[Scored]]:
+        """Return for each example its `k` classes of highest score, the highest first.
+
+        Raises:
+            ValueError: `k` is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected 1 or more, got {k}")
+        return [sorted(row, key=lambda scored: -scored.score)[:k] for row in self.classes]
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """One number for each example."""
+
+    values: NDArray[np.float32]
+    """[batch]"""
+    model: str
+    version: int | None
+    """The version that answered; None if the server doesn't say."""
+    signature: str
 
 
 def _are_scores(array: NDArray[Any]) -> bool:

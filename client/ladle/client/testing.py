@@ -27,11 +27,10 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ladle.client import requests
 from ladle.client.errors import FailedPrecondition, InvalidInput, LadleError, NotFound
-from ladle.client.inputs import DEFAULT_SIGNATURE
-from ladle.client.models import VersionState
-from ladle.client.responses import SIGNATURES_METADATA_FIELD
+from ladle.client.messages import requests
+from ladle.client.messages.responses import SIGNATURES_METADATA_FIELD
+from ladle.client.models import DEFAULT_SIGNATURE, VersionState
 from ladle.protos import dtypes, health_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
 from ladle.protos.model_card import CARD_METADATA_FIELD, ModelCard
 
@@ -49,9 +48,9 @@ class FunctionModel:
     outputs: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
     version: int = 1
     version_labels: Collection[str] = ()
-    """The labels by which that version may be asked for."""
+    """The labels that name this version in requests."""
     card: ModelCard | None = None
-    """Labels and normalisation, as a ladle server would tell them."""
+    """Labels and normalisation, as a ladle server would give them."""
 
 
 class FunctionServer:
@@ -185,8 +184,8 @@ class _Handler(grpc.GenericRpcHandler):
             except DecodeError:
                 context.abort(grpc.StatusCode.INTERNAL, "the request is not the message expected")
             except Exception as error:
-                told = f"the function raised {type(error).__name__}: {error}"
-                context.abort(grpc.StatusCode.INTERNAL, told)
+                reason = f"the function raised {type(error).__name__}: {error}"
+                context.abort(grpc.StatusCode.INTERNAL, reason)
             if response is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
             return response.SerializeToString()

@@ -1,10 +1,17 @@
-"""Which folders of a base path are versions: what a publisher and a server must agree on."""
+"""Versions and labels in a model's base path: the rules that publishers and servers share."""
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 MAX_VERSION = 2**63 - 1
+
+LABELS_NAME = ".ladle-labels.json"
+"""The file of labels in a model's base path. `ladle models label` writes it, servers read it. Its name
+is no number, so it is no version."""
+_MAX_LABELS_BYTES = 1 << 16
 
 # absl::SimpleAtoi, which upstream's file_system_storage_path_source.cc uses: ASCII digits, with a
 # sign and white space around. Python's int() takes more: underscores, digits of other scripts.
@@ -12,9 +19,9 @@ _VERSION = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
 
 
 def version_of(name: str) -> int | None:
-    """Return the version that a file or folder called `name` is to a server, or None.
+    """Return the version number that the name of a file or folder stands for, or None.
 
-    Leading zeros count for nothing; what is negative or beyond 64 bits is no version.
+    Leading zeros are ignored. A negative number, or one beyond 64 bits, is no version.
     """
     match = _VERSION.fullmatch(name)
     # 64 bits take 19 digits; Python refuses to read numbers of thousands.
@@ -22,3 +29,28 @@ def version_of(name: str) -> int | None:
         return None
     version = int(match[1].lstrip("0") or "0")
     return version if version <= MAX_VERSION else None
+
+
+def read_labels(base_path: Path) -> dict[str, int]:
+    """Return the version of each label under `base_path`; empty if there is no file.
+
+    Raises:
+        ValueError: The file is not a JSON object of labels and version numbers, or is too large.
+        OSError: The file can't be read.
+    """
+    try:
+        with (base_path / LABELS_NAME).open("rb") as file:
+            text = file.read(_MAX_LABELS_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    if len(text) > _MAX_LABELS_BYTES:
+        raise ValueError(f"expected at most {_MAX_LABELS_BYTES} bytes")
+    try:
+        labels = json.loads(text)
+    except RecursionError:
+        raise ValueError("expected labels and version numbers") from None
+    if not isinstance(labels, dict) or not all(
+        type(number) is int and 0 <= number <= MAX_VERSION for number in labels.values()
+    ):
+        raise ValueError("expected labels and version numbers")
+    return labels

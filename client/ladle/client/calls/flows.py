@@ -1,0 +1,279 @@
+"""The requests that each method of the client sends, in order; no I/O.
+
+A flow is a generator. It yields a request and receives the answer's bytes, or the call's LadleError
+is thrown into it; or it yields a Pause. It returns the method's result. The retry loop drives it.
+The blocking client and the asyncio client share all flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from ladle.client.calls.effects import Pause
+from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    Unimplemented,
+)
+from ladle.client.inputs import examples, planning
+from ladle.client.inputs.conversion import Normalize
+from ladle.client.inputs.examples import Examples, Features
+from ladle.client.messages import requests, responses
+from ladle.client.messages.requests import EncodedRequest, Servable
+from ladle.client.models import (
+    DEFAULT_SIGNATURE,
+    ModelMetadata,
+    ServedModel,
+    VersionState,
+    VersionStatus,
+)
+from ladle.client.prediction import Classification, Prediction, Regression
+from ladle.protos.model_card import CARD_METADATA_FIELD
+
+T = TypeVar("T")
+
+
+Flow: TypeAlias = Generator[EncodedRequest | Pause, bytes, T]
+
+# How many Predict calls one prediction makes at most, where a version answers for which the inputs
+# were not prepared. A third call takes servers that serve different versions, as in a roll-out.
+MAX_ROUNDS = 5
+
+# How long to wait before a server that isn't ready gets another request.
+READY_POLL_S = 0.2
+
+_BOTH_FIELDS = (responses.SIGNATURES_METADATA_FIELD, CARD_METADATA_FIELD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCall:
+    """The arguments of one `predict`."""
+
+    target: Servable
+    inputs: planning.Arrays
+    signature: str = ""
+    """Empty for the default one."""
+    outputs: tuple[str, ...] = ()
+    """Empty for all."""
+    normalize: Normalize = "auto"
+    in_chunks: bool = False
+    """True for PredictInChunks, whose answer comes in several messages."""
+    max_bytes: int = requests.MAX_MESSAGE_BYTES
+
+    def plan(self, metadata: ModelMetadata) -> planning.Plan:
+        """Check the call against a version's metadata; return how its inputs are prepared."""
+        plan = planning.plan(metadata, self.signature, self.inputs, self.normalize)
+        planning.check_outputs(metadata, plan.signature, self.outputs)
+        return plan
+
+    def request(self, plan: planning.Plan) -> EncodedRequest:
+        """Return the request, with the inputs prepared as `plan` says."""
+        request = requests.predict(
+            self.target,
+            planning.execute(plan, self.inputs),
+            signature=plan.signature,
+            outputs=self.outputs,
+            max_bytes=self.max_bytes,
+        )
+        return request._replace(method=requests.PREDICT_IN_CHUNKS) if self.in_chunks else request
+
+
+def metadata(target: Servable) -> Flow[ModelMetadata]:
+    """Fetch the signatures of a model, and its card where the server has cards."""
+    try:
+        answer = yield requests.metadata(target, _BOTH_FIELDS)
+    except InvalidInput:
+        # TensorFlow Serving refuses a metadata field that it doesn't know. If it refused something
+        # else, such as the label, it refuses the second request too.
+        answer = yield requests.metadata(target, (responses.SIGNATURES_METADATA_FIELD,))
+    return responses.metadata(answer, target)
+
+
+def status(target: Servable) -> Flow[tuple[VersionStatus, ...]]:
+    """Fetch the states of a model's versions."""
+    answer = yield requests.status(target)
+    return responses.status(answer, target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamplesCall:
+    """The arguments that `classify`, `regress` and `multi_inference` share."""
+
+    target: Servable
+    examples: Examples
+    context: Features | None = None
+    max_bytes: int = requests.MAX_MESSAGE_BYTES
+
+
+def classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
+    """Classify examples."""
+    rows = examples.as_examples(call.examples)
+    sent = examples.to_input(rows, call.context)
+    answer = yield requests.classify(call.target, signature or "", sent, call.max_bytes)
+    named = signature or DEFAULT_SIGNATURE
+    return responses.classify(answer, call.target, named, len(rows))
+
+
+def regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
+    """Get a number for each example."""
+    rows = examples.as_examples(call.examples)
+    sent = examples.to_input(rows, call.context)
+    answer = yield requests.regress(call.target, signature or "", sent, call.max_bytes)
+    named = signature or DEFAULT_SIGNATURE
+    return responses.regress(answer, call.target, named, len(rows))
+
+
+def multi_inference(
+    call: ExamplesCall, tasks: Mapping[str, requests.Task]
+) -> Flow[dict[str, Classification | Regression]]:
+    """Run several signatures over the same examples, in one call."""
+    rows = examples.as_examples(call.examples)
+    sent = examples.to_input(rows, call.context)
+    answer = yield requests.multi_inference(call.target, tasks, sent, call.max_bytes)
+    return responses.multi_inference(answer, call.target, tuple(tasks), len(rows))
+
+
+def models(name: str) -> Flow[tuple[ServedModel, ...]]:
+    """List the models that the server is configured to serve; ladle servers only."""
+    try:
+        answer = yield requests.models(name)
+    except Unimplemented as error:
+        raise Unimplemented(
+            "this server doesn't list its models, as TensorFlow Serving doesn't; "
+            f"status(model) works for one model ({error})",
+            details=error.details,
+        ) from error
+    return responses.models(answer)
+
+
+def reload(configs: requests.ModelConfigs) -> Flow[None]:
+    """Replace the list of models that the server serves."""
+    answer = yield requests.reload(configs)
+    responses.reload(answer)
+
+
+def health(service: str) -> Flow[bool]:
+    """Check the health of a service."""
+    answer = yield requests.health(service)
+    return responses.health(answer)
+
+
+def wait_until_ready(target: Servable | None) -> Flow[None]:
+    """Poll until the server takes calls or, if there is a target, until the model is available.
+
+    A server without health checks, such as TensorFlow Serving, counts as ready once it answers. A
+    server that is about to stop cancels calls, so Cancelled counts as not ready. Drive this flow
+    with `once`: it retries by itself.
+    """
+    reason = "it has not answered yet"
+    try:
+        while True:
+            try:
+                not_ready = yield from _not_ready(target)
+            except (Unavailable, Overloaded, NotFound, Cancelled) as error:
+                not_ready = str(error)
+            if not_ready is None:
+                return
+            reason = not_ready
+            yield Pause(READY_POLL_S)
+    except DeadlineExceeded as error:
+        raise DeadlineExceeded(f"not ready within the timeout: {reason}") from error
+
+
+def _not_ready(target: Servable | None) -> Flow[str | None]:
+    """Return why the server or model is not ready; None when it is."""
+    if target is not None:
+        versions = yield from status(Servable(target.model, target.version))
+        if not any(version.state is VersionState.AVAILABLE for version in versions):
+            states = ", ".join(f"version {v.version} is {v.state.name}" for v in versions)
+            failures = "".join(f"; {v.error_message}" for v in versions if v.error_message)
+            return f"{target}: {states or 'it has no version'}{failures}"
+        return None
+    try:
+        return None if (yield from health("")) else "the server says that it takes no calls"
+    except (Unimplemented, NotFound):
+        return None
+
+
+def predict(
+    call: PredictCall,
+    known: MetadataCache,
+    read: Callable[[bytes, Servable], responses.Predicted] = responses.predict,
+) -> Flow[Prediction]:
+    """Prepare the inputs for the version that answers, and get a prediction.
+
+    `read` reads the answer. Of an answer in chunks it reads the first message.
+
+    Only the answer says which version answered. If that version needs its inputs prepared in
+    another way than they were, the flow prepares them again and sends them again. The flow never
+    refuses inputs because of cached metadata: it fetches the metadata anew first.
+    """
+    target = call.target
+    metadata = known.find(target)
+    is_fresh = metadata is None
+    if metadata is None:
+        metadata = yield from _learn(target, known)
+    sent: planning.Plan | None = None
+    for _ in range(MAX_ROUNDS):
+        try:
+            plan = call.plan(metadata)
+            if plan != sent:
+                answer = yield call.request(plan)
+                predicted = read(answer, target)
+                sent = plan
+        except (InvalidInput, FailedPrecondition):
+            if is_fresh:
+                raise
+            remembered, metadata = metadata, (yield from _learn(target, known))
+            if metadata == remembered:
+                raise
+            is_fresh, sent = True, None
+            continue
+        if metadata.version is None or predicted.version in (metadata.version, None):
+            return _prediction(call, plan, predicted, metadata)
+        answered = Servable(target.model, predicted.version)
+        remembered_version = known.find(answered)
+        is_fresh = remembered_version is None
+        try:
+            metadata = remembered_version or (yield from _learn(answered, known))
+        except NotFound:  # unloaded already, so its metadata can't be had
+            metadata, sent = (yield from _learn(target, known)), None
+        known.learn(target, metadata)
+    raise Unavailable(
+        f"{target}: its version kept changing: {MAX_ROUNDS} times another version answered than "
+        "the one that the inputs were prepared for"
+    )
+
+
+def learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+    """Return the metadata of a servable, from the cache or from the server."""
+    return known.find(target) or (yield from _learn(target, known))
+
+
+def _learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+    try:
+        learned = yield from metadata(target)
+    except Unimplemented:  # without metadata nothing can be checked
+        learned = ModelMetadata(model=target.model, version=None, signatures={})
+    known.learn(target, learned)
+    return learned
+
+
+def _prediction(
+    call: PredictCall, plan: planning.Plan, predicted: responses.Predicted, metadata: ModelMetadata
+) -> Prediction:
+    return Prediction(
+        outputs=predicted.outputs,
+        model=call.target.model,
+        version=predicted.version,
+        signature=predicted.signature or plan.signature or DEFAULT_SIGNATURE,
+        labels=metadata.card.labels if metadata.card else (),
+    )

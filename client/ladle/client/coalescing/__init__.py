@@ -1,0 +1,1 @@
+"""Concurrent predictions sent together in one request."""

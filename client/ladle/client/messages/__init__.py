@@ -1,0 +1,1 @@
+"""Requests as bytes, and answers read from bytes: pure functions without I/O."""

@@ -1,0 +1,235 @@
+"""The requests of the client, encoded as bytes.
+
+Pure functions: no I/O, no grpc, safe in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from numpy.typing import NDArray
+
+from ladle.client.errors import InvalidInput, MessageTooLarge
+from ladle.protos import health_pb, ladle_pb, serving_pb, tensors, wire
+from ladle.protos.google_pb import Int64Value
+from ladle.protos.serving_pb import (
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    ModelSpec,
+    PredictRequest,
+)
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+CLASSIFY = "/tensorflow.serving.PredictionService/Classify"
+REGRESS = "/tensorflow.serving.PredictionService/Regress"
+MULTI_INFERENCE = "/tensorflow.serving.PredictionService/MultiInference"
+GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+RELOAD_CONFIG = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+LIST_MODELS = "/ladle.v1.ModelRepository/ListModels"
+CHECK_HEALTH = "/grpc.health.v1.Health/Check"
+PREDICT_STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
+PREDICT_IN_CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
+METHODS = (
+    PREDICT,
+    CLASSIFY,
+    REGRESS,
+    MULTI_INFERENCE,
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    RELOAD_CONFIG,
+    LIST_MODELS,
+    CHECK_HEALTH,
+)
+"""The methods with one request and one answer."""
+
+Task: TypeAlias = "Literal['classify', 'regress']"
+"""What MultiInference runs a signature as."""
+
+ModelConfigs: TypeAlias = "Mapping[str, str | PathLike[str]] | serving_pb.ModelServerConfig"
+"""The models that a server should serve: base paths by model name, or TensorFlow Serving's own
+message, which also holds version policies and labels."""
+
+# The limit of a protobuf message, and of gRPC's integer options.
+MAX_MESSAGE_BYTES = (1 << 31) - 1
+
+_MODEL_SPEC = PredictRequest.MODEL_SPEC_FIELD_NUMBER
+_INPUTS = PredictRequest.INPUTS_FIELD_NUMBER
+_OUTPUT_FILTER = PredictRequest.OUTPUT_FILTER_FIELD_NUMBER
+
+
+class EncodedRequest(NamedTuple):
+    """One unary call, ready to be sent."""
+
+    method: str
+    """The path of the method, such as `/tensorflow.serving.PredictionService/Predict`."""
+    body: bytes
+
+
+class Servable(NamedTuple):
+    """A model and its version: a number, a label, or the server's choice."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def __str__(self) -> str:
+        version = f" version {self.version}" if self.version is not None else ""
+        return f'model "{self.model}"' + (f' label "{self.label}"' if self.label else version)
+
+
+def servable(model: str, version: int | None = None, label: str | None = None) -> Servable:
+    """Return the checked servable.
+
+    Raises:
+        ValueError: The name is empty, or both a version and a label are given.
+    """
+    if not model:
+        raise ValueError("model: expected a name, got an empty string")
+    if version is not None and label is not None:
+        raise ValueError(f'expected a version or a label, got both: {version} and "{label}"')
+    return Servable(model, version, label)
+
+
+def predict(
+    target: Servable,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    signature: str = "",
+    outputs: Sequence[str] = (),
+    max_bytes: int = MAX_MESSAGE_BYTES,
+) -> EncodedRequest:
+    """Return a Predict request with `inputs` unchanged; their bytes are copied once.
+
+    An empty `signature` means the server's default, empty `outputs` mean all outputs.
+
+    Raises:
+        InvalidInput: An array that TensorFlow has no dtype for, or not only strings in one.
+        MessageTooLarge: The request takes more than `max_bytes`.
+    """
+    pieces = wire.bytes_field(_MODEL_SPEC, [_spec(target, signature).SerializeToString()])
+    for name, array in inputs.items():
+        try:
+            pieces += wire.map_entry(_INPUTS, name, tensors.to_wire(array))
+        except tensors.TensorError as error:
+            raise InvalidInput(f'input "{name}": {error}') from None
+    for name in outputs:
+        pieces += wire.bytes_field(_OUTPUT_FILTER, [name.encode()])
+    size = wire.size(pieces)
+    if size > max_bytes:
+        raise _too_large(target, size, max_bytes)
+    return EncodedRequest(PREDICT, wire.join(pieces))
+
+
+def classify(
+    target: Servable, signature: str, rows: serving_pb.Input, max_bytes: int
+) -> EncodedRequest:
+    """Return a Classify request.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+    """
+    message = serving_pb.ClassificationRequest(model_spec=_spec(target, signature), input=rows)
+    return _bounded(CLASSIFY, message.SerializeToString(), target, max_bytes)
+
+
+def regress(
+    target: Servable, signature: str, rows: serving_pb.Input, max_bytes: int
+) -> EncodedRequest:
+    """Return a Regress request.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+    """
+    message = serving_pb.RegressionRequest(model_spec=_spec(target, signature), input=rows)
+    return _bounded(REGRESS, message.SerializeToString(), target, max_bytes)
+
+
+def multi_inference(
+    target: Servable, tasks: Mapping[str, Task], rows: serving_pb.Input, max_bytes: int
+) -> EncodedRequest:
+    """Return a MultiInference request with a task for each signature of `tasks`, in its order.
+
+    Raises:
+        MessageTooLarge: The request takes more than `max_bytes`.
+        ValueError: There are no tasks, or one is neither "classify" nor "regress".
+    """
+    if not tasks:
+        raise ValueError("tasks: expected at least one signature, got none")
+    message = serving_pb.MultiInferenceRequest(input=rows)
+    for signature, task in tasks.items():
+        if task not in ("classify", "regress"):
+            raise ValueError(
+                f'tasks: "{signature}": expected "classify" or "regress", got "{task}"'
+            )
+        message.tasks.add(
+            model_spec=_spec(target, signature), method_name=f"tensorflow/serving/{task}"
+        )
+    return _bounded(MULTI_INFERENCE, message.SerializeToString(), target, max_bytes)
+
+
+def reload(configs: ModelConfigs) -> EncodedRequest:
+    """Return a request that replaces the list of models with `configs`.
+
+    Raises:
+        ValueError: A model has no name or no base path.
+    """
+    if isinstance(configs, Mapping):
+        config = serving_pb.ModelServerConfig()
+        config.model_config_list.SetInParent()  # an empty list is a list too: it unloads all
+        for name, base_path in configs.items():
+            if not name or not fspath(base_path):
+                raise ValueError(f'expected a name and a base path, got "{name}": "{base_path}"')
+            config.model_config_list.config.add(
+                name=name, base_path=fspath(base_path), model_platform="tensorflow"
+            )
+    else:
+        config = configs
+    message = serving_pb.ReloadConfigRequest(config=config)
+    return EncodedRequest(RELOAD_CONFIG, message.SerializeToString())
+
+
+def models(name: str) -> EncodedRequest:
+    """Return a ListModels request, for one model or, if `name` is empty, for all."""
+    message = ladle_pb.ListModelsRequest(name=name)
+    return EncodedRequest(LIST_MODELS, message.SerializeToString())
+
+
+def health(service: str) -> EncodedRequest:
+    """Return a health check of a service, or of the server as a whole if `service` is empty."""
+    message = health_pb.HealthCheckRequest(service=service)
+    return EncodedRequest(CHECK_HEALTH, message.SerializeToString())
+
+
+def metadata(target: Servable, fields: Sequence[str]) -> EncodedRequest:
+    """Return a GetModelMetadata request for these metadata fields."""
+    message = GetModelMetadataRequest(model_spec=_spec(target), metadata_field=fields)
+    return EncodedRequest(GET_MODEL_METADATA, message.SerializeToString())
+
+
+def status(target: Servable) -> EncodedRequest:
+    """Return a GetModelStatus request."""
+    message = GetModelStatusRequest(model_spec=_spec(target))
+    return EncodedRequest(GET_MODEL_STATUS, message.SerializeToString())
+
+
+def _bounded(method: str, body: bytes, target: Servable, max_bytes: int) -> EncodedRequest:
+    if len(body) > max_bytes:
+        raise _too_large(target, len(body), max_bytes)
+    return EncodedRequest(method, body)
+
+
+def _too_large(target: Servable, size: int, max_bytes: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"request to {target}: expected at most {max_bytes} bytes, got {size}; "
+        "send smaller batches, or set max_message_bytes"
+    )
+
+
+def _spec(target: Servable, signature: str = "") -> ModelSpec:
+    version = None if target.version is None else Int64Value(value=target.version)
+    return ModelSpec(
+        name=target.model, version=version, version_label=target.label, signature_name=signature
+    )

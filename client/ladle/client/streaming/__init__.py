@@ -1,0 +1,1 @@
+"""Many predictions on one call, and one prediction in several messages."""

@@ -1,0 +1,226 @@
+"""What the blocking client and the asyncio client share: settings, and how calls are built."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+import grpc
+
+from ladle.client.calls import flows
+from ladle.client.calls.fleet import Fleet
+from ladle.client.calls.flows import Flow
+from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.retry import Hedge, Retry
+from ladle.client.calls.retry_loop import RetryLoop, drive
+from ladle.client.errors import DeadlineExceeded
+from ladle.client.inputs.conversion import Normalize
+from ladle.client.inputs.examples import Examples, Features
+from ladle.client.inputs.planning import Inputs, as_arrays
+from ladle.client.messages import requests
+from ladle.client.transport import tracing
+from ladle.client.transport.connection import (
+    TLS,
+    BearerToken,
+    ChannelOptions,
+    Token,
+    is_in_fleet,
+    is_several,
+)
+from ladle.client.transport.connection import channel_options as options_of
+
+T = TypeVar("T")
+
+# Asks ladle's server for arrays that can be viewed without a copy; other servers ignore it.
+_METADATA = (("ladle-tensor-content", "true"),)
+
+
+class BaseClient:
+    """The settings of a client, and the retry loops of its calls."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout: float = 30.0,
+        tls: TLS | bool | None = None,
+        token: Token | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+        coalesce_ms: float = 0.0,
+        connections: int = 1,
+        gzip: bool = False,
+        keepalive_s: float = 300.0,
+        max_message_bytes: int = requests.MAX_MESSAGE_BYTES,
+        options: ChannelOptions = (),
+    ) -> None:
+        """Make a client without connecting.
+
+        `address` is the address of a server, such as `localhost:8500`; a list of addresses; or a
+        gRPC target that stands for several servers, such as `dns:///models.internal:8500`. Calls
+        go to several servers in turn, and skip those whose health check fails.
+
+        Args:
+            address: The servers.
+            timeout: In seconds, for calls without a timeout of their own.
+            tls: True for TLS with the certificate authorities that gRPC brings, a TLS for others or
+                for mTLS, False or None for no TLS.
+            token: Sent as a bearer token with each call. Without TLS anybody on the network path
+                can read the token, so a client without TLS needs an explicit `tls=False`.
+            retry: How calls are retried that no server processed; see Retry.
+            hedge: When a slow prediction is also sent to a second server; None for never.
+            coalesce_ms: How long a prediction waits for others of the same kind, from other
+                threads or tasks, to share a request with them. Each caller gets its own rows, and a
+                bad prediction fails alone. 0 for no coalescing.
+            connections: The connections to each address. One carries about 100 calls at once;
+                further calls wait.
+            gzip: Compress requests; useful where the network is slower than the processor.
+            keepalive_s: How often a connection with calls in flight is probed, in seconds. By
+                default gRPC's servers close a connection that probes more often than every 300 s.
+            max_message_bytes: The limit of requests and answers; by default protobuf's, 2 GiB.
+            options: gRPC's channel options, which replace ladle's own.
+
+        Raises:
+            ValueError: An argument is out of its range.
+            OSError: A file that `tls` names can't be read.
+        """
+        addresses = (address,) if isinstance(address, str) else tuple(address)
+        if not addresses or not all(addresses):
+            raise ValueError(f"address: expected at least one, and none empty, got {address!r}")
+        if not 0 < max_message_bytes <= requests.MAX_MESSAGE_BYTES:
+            raise ValueError(
+                f"max_message_bytes: expected 1 to {requests.MAX_MESSAGE_BYTES}, "
+                f"got {max_message_bytes}"
+            )
+        if not 0 <= coalesce_ms <= 1000:
+            raise ValueError(f"coalesce_ms: expected 0 to 1000, got {coalesce_ms}")
+        if connections < 1:
+            raise ValueError(f"connections: expected 1 or more, got {connections}")
+        if not 0 < keepalive_s < 1 << 21:  # gRPC counts milliseconds in 32 bits
+            raise ValueError(
+                f"keepalive_s: expected more than 0 and below 2**21, got {keepalive_s}"
+            )
+        if token is not None and tls is None:
+            raise ValueError(
+                "token: without TLS anybody on the network path can read it; pass tls=True, "
+                "or tls=False to send it anyway"
+            )
+        self._timeout = checked_timeout(timeout)
+        self._max_message_bytes = max_message_bytes
+        self._fleet = Fleet(addresses, retry=retry or Retry(), hedge=hedge)
+        self._known = MetadataCache()
+        self._is_closed = False
+        self._unary_only = {index for index, address in enumerate(addresses) if is_several(address)}
+        self._chunkless: set[int] = set()  # the addresses known to lack PredictInChunks
+        self._now = time.monotonic
+        self._token = None if token is None else BearerToken(token)
+        self._gather_s = coalesce_ms / 1000
+        self._compression = grpc.Compression.Gzip if gzip else None
+        custom = tls if isinstance(tls, TLS) else TLS()
+        self._credentials = custom.credentials() if tls else None
+        self._turns = itertools.count()
+        self._channel_options = [
+            options_of(
+                in_fleet=is_in_fleet(address, addresses),
+                connections=connections,
+                max_message_bytes=max_message_bytes,
+                keepalive_s=keepalive_s,
+                server_name=custom.server_name,
+                given=options,
+            )
+            for address in addresses
+        ]
+        self._connections = connections
+        self._set_up()
+
+    def __repr__(self) -> str:
+        addresses = ", ".join(f'"{address}"' for address in self._fleet.addresses)
+        listed = addresses if len(self._fleet.addresses) == 1 else f"[{addresses}]"
+        return f"{type(self).__name__}({listed})" + (" (closed)" if self._is_closed else "")
+
+    def _set_up(self) -> None:
+        """Make the I/O driver's own state."""
+
+    def _retry_loop(
+        self,
+        flow: Flow[T],
+        timeout: float | None,
+        *,
+        patient: bool = False,
+        once: bool = False,
+        only: int | None = None,
+    ) -> RetryLoop[T]:
+        """Return the retry loop of a flow; its deadline counts from now.
+
+        With `only`, an address's index, all calls go to that address.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self}: a closed client makes no calls")
+        deadline = self._now() + self._timeout_s(timeout)
+        fleet = self._fleet if only is None else self._fleet.only(only)
+        return drive(flow, fleet, deadline, self._now, patient=patient, once=once)
+
+    def _timeout_s(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else checked_timeout(timeout)
+
+    def _left_s(self, deadline: float, what: object) -> float:
+        left_s = deadline - self._now()
+        if left_s <= 0:
+            raise DeadlineExceeded(f"{what}: the timeout passed before all of it was there")
+        return left_s
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        token = () if self._token is None else self._token.metadata()
+        return _METADATA + token + tracing.context()
+
+    def _connection(self) -> int:
+        """Return which of an address's connections the next call uses."""
+        return next(self._turns) % self._connections if self._connections > 1 else 0
+
+    def _predict_call(
+        self,
+        model: str,
+        inputs: Inputs,
+        version: int | None,
+        label: str | None,
+        signature: str | None,
+        outputs: str | Sequence[str] | None,
+        normalize: Normalize,
+    ) -> flows.PredictCall:
+        return flows.PredictCall(
+            target=requests.servable(model, version, label),
+            inputs=as_arrays(inputs),
+            signature=signature or "",
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs or ()),
+            normalize=normalize,
+            max_bytes=self._max_message_bytes,
+        )
+
+    def _examples_call(
+        self,
+        model: str,
+        examples: Examples,
+        version: int | None,
+        label: str | None,
+        context: Features | None,
+    ) -> flows.ExamplesCall:
+        return flows.ExamplesCall(
+            target=requests.servable(model, version, label),
+            examples=examples,
+            context=context,
+            max_bytes=self._max_message_bytes,
+        )
+
+
+def checked_timeout(timeout: float) -> float:
+    """Return a timeout in seconds as it is.
+
+    Raises:
+        ValueError: It is not positive and finite.
+    """
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout: expected seconds, more than 0 and finite, got {timeout}")
+    return timeout

@@ -1,0 +1,141 @@
+"""Extracts large tensor contents from a PredictRequest without a copy.
+
+protobuf copies a message's bytes into a message object, and copies them again when Python reads
+them. `extract_tensor_contents` parses the outermost layers itself. It returns the `tensor_content`
+of large inputs as views of the request's bytes, and the rest of the request as a small message. If
+the bytes are not as protobuf's writers write them, protobuf gets the whole message and decides what
+is legal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ladle.protos import wire
+
+LEAST_BYTES = 128 << 10
+"""Smaller contents stay in the message, because a copy of them is cheaper."""
+
+_INPUTS = 2
+_KEY = 1
+_VALUE = 2
+_CONTENT = 4
+
+
+class _Unusual(Exception):
+    """The bytes need protobuf's own parser."""
+
+
+def extract_tensor_contents(
+    request: bytes, least_bytes: int = LEAST_BYTES
+) -> tuple[bytes, Mapping[str, memoryview]]:
+    """Return a serialized PredictRequest without large tensor contents, and the contents by input.
+
+    The views keep `request` alive. If no content has `least_bytes`, or the bytes are unusual, the
+    result is `request` itself and an empty mapping.
+    """
+    if len(request) < least_bytes:
+        return request, {}
+    view = memoryview(request)
+    pieces: list[wire.Piece] = []
+    contents: dict[str, memoryview] = {}
+    keys: set[bytes] = set()
+    kept_from = 0  # fields that stay are kept in few pieces, because there may be millions of fields
+    try:
+        for number, start, content, stop in _fields(request, 0, len(request)):
+            if number != _INPUTS:
+                continue
+            key, value, value_stop = _entry(request, content, stop)
+            if key in keys:
+                return request, {}
+            keys.add(key)
+            at, tensor, tensor_stop = _content(request, value, value_stop)
+            if tensor_stop - tensor >= max(least_bytes, 1):
+                contents[key.decode()] = view[tensor:tensor_stop]
+                rest = request[value:at] + request[tensor_stop:value_stop]
+                entry = wire.bytes_head(_KEY, len(key)) + key + wire.bytes_head(_VALUE, len(rest))
+                head = wire.bytes_head(_INPUTS, len(entry) + len(rest))
+                pieces += (view[kept_from:start], head, entry, rest)
+                kept_from = stop
+    except (_Unusual, UnicodeDecodeError):
+        return request, {}
+    return (wire.join([*pieces, view[kept_from:]]), contents) if contents else (request, {})
+
+
+def _entry(request: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
+    """Return the key of a map entry, and the start and end of its value."""
+    key: bytes | None = None
+    value: tuple[int, int] | None = None
+    for number, _, content, end in _fields(request, start, stop):
+        if number == _KEY and key is None:
+            key = request[content:end]
+        elif number == _VALUE and value is None:
+            value = content, end
+        else:
+            raise _Unusual
+    if key is None or value is None:
+        raise _Unusual
+    return key, *value
+
+
+def _content(request: bytes, start: int, stop: int) -> tuple[int, int, int]:
+    """Return where the field `tensor_content` starts, and where its content starts and stops.
+
+    A tensor without the field gives its end three times.
+    """
+    found: tuple[int, int, int] | None = None
+    for number, field, content, end in _fields(request, start, stop):
+        if number == _CONTENT:
+            if found is not None:
+                raise _Unusual
+            found = field, content, end
+    return found or (stop, stop, stop)
+
+
+def _fields(data: bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the number of each field, and where the field, its content and the next field start.
+
+    A field that is not length-delimited gets number 0; the caller keeps it as it is.
+    """
+    while position < stop:
+        tag = data[position]
+        content = position + 1
+        if tag >= 0x80:
+            tag, content = _varint(data, position, stop)
+        wire_type = tag & 7
+        number = tag >> 3
+        if not number:
+            raise _Unusual
+        if wire_type == 2:
+            length, content = _varint(data, content, stop)
+            end = content + length
+        elif wire_type == 0:
+            number = 0
+            end = content
+            while end < stop and data[end] & 0x80:
+                end += 1
+            end += 1
+        elif wire_type in (1, 5):
+            number = 0
+            end = content + (8 if wire_type == 1 else 4)
+        else:
+            raise _Unusual
+        if end > stop:
+            raise _Unusual
+        yield number, position, content, end
+        position = end
+
+
+def _varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 35, 7):
+        if position >= stop:
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if shift and not byte:
+                break  # not the shortest encoding
+            return value, position
+    raise _Unusual

@@ -1,0 +1,114 @@
+"""The server that people test with, by the clients that they test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from client.clients import CLIENTS
+from numpy.typing import NDArray
+
+from ladle.client import (
+    FailedPrecondition,
+    InvalidInput,
+    ModelCard,
+    Normalization,
+    NotFound,
+    Overloaded,
+    Retry,
+    ServerError,
+    Unavailable,
+    Unimplemented,
+)
+from ladle.client.testing import FunctionModel, FunctionServer
+
+
+def double(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return {"twice": inputs["x"] * 2, "count": [len(inputs["x"])]}
+
+
+DOUBLE = FunctionModel(
+    double,
+    inputs={"x": ("float32", (-1, 2))},
+    outputs={"twice": ("float32", (-1, 2)), "count": ("int64", (1,))},
+    version=7,
+    version_labels=("stable",),
+    card=ModelCard(labels=("a", "b"), normalization=Normalization(divisor=255)),
+)
+
+
+@pytest.mark.parametrize("shell", CLIENTS)
+def test_a_function_is_called_through_grpc(shell: Any) -> None:
+    with FunctionServer({"double": DOUBLE}) as server, shell(server.address) as client:
+        client.wait_until_ready("double")
+        prediction = client.predict("double", np.array([[1, 3]], np.float32))
+        assert prediction["twice"].tolist() == [[2, 6]]
+        assert prediction["count"].tolist() == [1]
+        assert prediction["count"].dtype == np.int64
+        assert (prediction.version, prediction.signature) == (7, "serving_default")
+        assert prediction.top(1, output="twice")[0][0].label == "b"
+        assert client.predict("double", np.array([[0, 255]], np.uint8))["twice"][0, 1] == 2
+        assert list(client.predict("double", [[1.0, 2.0]], outputs="count").outputs) == ["count"]
+        assert str(client.metadata("double").signatures["serving_default"].inputs["x"]) == (
+            "float32 [-1, 2]"
+        )
+        assert client.health() is True
+
+
+@pytest.mark.parametrize("shell", CLIENTS)
+def test_strings_go_there_and_back(shell: Any) -> None:
+    def shout(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        return {"loud": np.array([text.upper() for text in inputs["text"]], object)}
+
+    model = FunctionModel(
+        shout, inputs={"text": (object, (-1,))}, outputs={"loud": (object, (-1,))}
+    )
+    with FunctionServer({"shout": model}) as server, shell(server.address) as client:
+        assert client.predict("shout", ["hey", b"you"])["loud"].tolist() == [b"HEY", b"YOU"]
+
+
+@pytest.mark.parametrize("shell", CLIENTS)
+def test_mistakes_get_the_errors_of_a_real_server(shell: Any) -> None:
+    image = np.zeros((1, 2), np.float32)
+    with FunctionServer({"double": DOUBLE}) as server, shell(server.address) as client:
+        with pytest.raises(NotFound, match='model "other" is not served'):
+            client.predict("other", image)
+        with pytest.raises(NotFound, match="version 8 is not served"):
+            client.predict("double", image, version=8)
+        with pytest.raises(InvalidInput, match="Unrecognized servable version label: canary"):
+            client.predict("double", image, label="canary")
+        assert client.predict("double", image, label="stable").version == 7
+        with pytest.raises(FailedPrecondition, match='signature "s"'):
+            client.predict("double", image, signature="s")
+        with pytest.raises(InvalidInput, match=r"expected float32 \[-1, 2\]"):
+            client.predict("double", np.zeros((1, 3), np.float32))
+        with pytest.raises(Unimplemented):
+            client.classify("double", {"x": 1.0})
+
+
+@pytest.mark.parametrize("shell", CLIENTS)
+def test_what_a_function_raises_reaches_the_client(shell: Any) -> None:
+    errors: list[Exception] = [Overloaded("too much"), ZeroDivisionError("by nought")]
+
+    def fail(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        raise errors.pop(0)
+
+    model = FunctionModel(fail, inputs={"x": ("float32", ())}, outputs={})
+    with FunctionServer({"m": model}) as server, shell(server.address) as client:
+        with pytest.raises(Overloaded, match="too much"):
+            client.predict("m", 1.0)
+        with pytest.raises(ServerError, match="the function raised ZeroDivisionError: by nought"):
+            client.predict("m", 1.0)
+
+
+def test_a_stopped_server_is_gone() -> None:
+    server = FunctionServer({"double": DOUBLE})
+    server.start()
+    address = server.address
+    server.stop()
+    with (
+        CLIENTS[0](address, retry=Retry(max_attempts=1)) as client,
+        pytest.raises(Unavailable),
+    ):
+        client.health()

@@ -2,8 +2,8 @@
 
 Usage, by the conformance environment's Python: plain_server.py
 Prints its address, and serves until its standard input ends. The models that it is configured to
-serve are all alike: versions 1 and 2, with the signatures that tests/client/test_acceptance.py
-tells of.
+serve are all alike: versions 1 and 2, with the signatures that
+tests/client/servers/test_acceptance.py describes.
 """
 
 from __future__ import annotations

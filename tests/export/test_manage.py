@@ -22,8 +22,8 @@ from ladle.export.manage import (
 )
 from ladle.export.models_cli import main
 from ladle.export.publish import publish, staging_folder
-from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import ModelCard
+from ladle.protos.versions import LABELS_NAME
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from ladle.client import Client
 from ladle.export.card import write_card
 from ladle.export.manage import set_label
 from ladle.export.models_cli import main
-from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import CARD_PATH, ModelCard
+from ladle.protos.versions import LABELS_NAME
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladle.protos import tensors, wire
-from ladle.protos.zero_copy import extract_tensor_contents
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
+from ladle.protos.zero_copy import extract_tensor_contents
 
 tensor_protos = st.builds(
     TensorProto,

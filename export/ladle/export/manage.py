@@ -23,9 +23,9 @@ from ladle.export.errors import PublishError
 from ladle.export.history import HIDDEN_PREFIX, hidden_versions, published_versions
 from ladle.export.publish import STAGING_PREFIX
 from ladle.export.versions import size_bytes
-from ladle.protos import labels
-from ladle.protos.labels import LABELS_NAME
 from ladle.protos.model_card import ModelCard
+from ladle.protos.versions import LABELS_NAME
+from ladle.protos.versions import read_labels as read_labels_file
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -105,7 +105,7 @@ def read_labels(base_path: Path) -> dict[str, int]:
         PublishError: Their file is damaged.
     """
     try:
-        return labels.read_labels(base_path)
+        return read_labels_file(base_path)
     except (OSError, ValueError) as error:
         raise PublishError(f"{base_path / LABELS_NAME}: cannot be read: {error}") from error
 

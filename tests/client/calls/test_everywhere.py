@@ -26,16 +26,16 @@ def fleet() -> Iterator[tuple[list[FakeServing], list[str]]]:
         yield servers, [stack.enter_context(listening(server)) for server in servers]
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
+@pytest.mark.parametrize("client_class", CLIENTS)
 class TestEverywhere:
-    def test_every_server_answers(self, shell: Any, fleet: Any) -> None:
+    def test_every_server_answers(self, client_class: Any, fleet: Any) -> None:
         servers, addresses = fleet
         servers[1].is_healthy = False
         for number, server in enumerate(servers):
             model = ladle_pb.Model()
             model.config.name = f"m{number}"
             server.models = [model]
-        with shell(addresses) as client:
+        with client_class(addresses) as client:
             health = client.health_everywhere()
             assert health == dict(zip(addresses, [True, False, True], strict=True))
             models = client.models_everywhere()
@@ -45,11 +45,11 @@ class TestEverywhere:
         assert [len(server.reloaded) for server in servers] == [1, 1, 1]
 
     def test_a_server_that_is_gone_keeps_nobody_from_answering(
-        self, shell: Any, fleet: Any
+        self, client_class: Any, fleet: Any
     ) -> None:
         _, addresses = fleet
         retry = Retry(max_attempts=2, initial_backoff_s=0.001)
-        with shell([*addresses, NOBODY], retry=retry) as client:
+        with client_class([*addresses, NOBODY], retry=retry) as client:
             with pytest.raises(
                 FleetError, match=rf"health failed at 1 of 4 servers: {NOBODY}: .*UNAVAILABLE"
             ) as caught:
@@ -60,12 +60,12 @@ class TestEverywhere:
             assert caught.value.code is grpc.StatusCode.UNAVAILABLE
             assert "\n" not in str(caught.value)
 
-    def test_who_reloaded_and_who_did_not_is_told(self, shell: Any, fleet: Any) -> None:
+    def test_who_reloaded_and_who_did_not_is_told(self, client_class: Any, fleet: Any) -> None:
         servers, addresses = fleet
         servers[2].reload_status.error_code = 5
         servers[2].reload_status.error_message = "no such folder"
         with (
-            shell(addresses) as client,
+            client_class(addresses) as client,
             pytest.raises(
                 FleetError, match=r"reload failed at 1 of 3 servers: .*no such folder"
             ) as e,
@@ -74,9 +74,9 @@ class TestEverywhere:
         assert [*e.value.results] == addresses[:2]
         assert isinstance(e.value.errors[addresses[2]], NotFound)
 
-    def test_mistakes_are_the_programs(self, shell: Any, fleet: Any) -> None:
+    def test_mistakes_are_the_programs(self, client_class: Any, fleet: Any) -> None:
         with (
-            shell(fleet[1]) as client,
+            client_class(fleet[1]) as client,
             pytest.raises(ValueError, match="expected a name and a base path"),
         ):
             client.reload_everywhere({"": "/models/m"})

@@ -25,10 +25,9 @@ from ladle.client import (
     Signature,
     TensorSpec,
     Unavailable,
-    coalescing,
 )
 from ladle.client.calls.flows import PredictCall
-from ladle.client.coalescing import coalescers
+from ladle.client.coalescing import coalescers, groups
 from ladle.client.coalescing.groups import (
     MAX_MEMBERS,
     OpenGroups,
@@ -280,7 +279,7 @@ class TestAsFewRequestsAsCan:
 
     @pytest.fixture(autouse=True)
     def full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (coalescers, coalescing):
+        for module in (coalescers, groups):
             monkeypatch.setattr(module, "MAX_MEMBERS", CALLERS)
 
     def test_64_threads_send_one_request(self) -> None:

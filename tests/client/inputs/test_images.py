@@ -129,7 +129,7 @@ def test_pictures_of_several_sizes_make_no_batch_unless_the_model_says_which() -
     pictures = np.empty(2, object)
     pictures[:] = [GREY, GREY.resize((3, 3))]
     assert load(pictures, Pixels(2, 2, None)).shape == (2, 2, 2)
-    with pytest.raises(InvalidInput, match="all of a batch need the same"):
+    with pytest.raises(InvalidInput, match="all pictures of a batch need the same"):
         load(pictures, Pixels(-1, -1, None))
 
 
@@ -230,8 +230,8 @@ class TestPredicting:
             assert client.predict("m", np.zeros((2, 2, 2), np.uint8))["scores"].shape == (2, 2)
             with pytest.raises(
                 InvalidInput,
-                match=r'input "images": expected images of \[2, 2\], got \[5, 5\]; they are made '
-                r"to fit where Pillow is installed: pip install 'ladle\[images\]'",
+                match=r'input "images": expected images of \[2, 2\], got \[5, 5\]; resizing '
+                r"needs Pillow: pip install 'ladle\[images\]'",
             ):
                 client.predict("m", np.zeros((2, 5, 5), np.uint8))
 

@@ -141,9 +141,9 @@ def _resource(response: PredictResponse) -> None:
     response.outputs["scores"].dtype = 20
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
+@pytest.mark.parametrize("client_class", CLIENTS)
 @pytest.mark.parametrize("change", [_shape, _negative, _dtype, _content, _resource])
-def test_a_tensor_that_is_none_is_told(shell: Any, change: Any) -> None:
+def test_a_tensor_that_is_none_is_told(client_class: Any, change: Any) -> None:
     class Broken(FakeServing):
         def predict(self, request: PredictRequest) -> PredictResponse:
             response = super().predict(request)
@@ -152,7 +152,7 @@ def test_a_tensor_that_is_none_is_told(shell: Any, change: Any) -> None:
 
     with (
         listening(Broken({1: image_version(255)})) as address,
-        shell(address) as client,
+        client_class(address) as client,
         pytest.raises(InvalidAnswer, match='Predict of model "m": output "scores": ') as caught,
     ):
         client.predict("m", PIXELS)

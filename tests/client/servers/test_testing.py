@@ -38,9 +38,9 @@ DOUBLE = FunctionModel(
 )
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_a_function_is_called_through_grpc(shell: Any) -> None:
-    with FunctionServer({"double": DOUBLE}) as server, shell(server.address) as client:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_function_is_called_through_grpc(client_class: Any) -> None:
+    with FunctionServer({"double": DOUBLE}) as server, client_class(server.address) as client:
         client.wait_until_ready("double")
         prediction = client.predict("double", np.array([[1, 3]], np.float32))
         assert prediction["twice"].tolist() == [[2, 6]]
@@ -56,22 +56,22 @@ def test_a_function_is_called_through_grpc(shell: Any) -> None:
         assert client.health() is True
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_strings_go_there_and_back(shell: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_strings_go_there_and_back(client_class: Any) -> None:
     def shout(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         return {"loud": np.array([text.upper() for text in inputs["text"]], object)}
 
     model = FunctionModel(
         shout, inputs={"text": (object, (-1,))}, outputs={"loud": (object, (-1,))}
     )
-    with FunctionServer({"shout": model}) as server, shell(server.address) as client:
+    with FunctionServer({"shout": model}) as server, client_class(server.address) as client:
         assert client.predict("shout", ["hey", b"you"])["loud"].tolist() == [b"HEY", b"YOU"]
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_mistakes_get_the_errors_of_a_real_server(shell: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_mistakes_get_the_errors_of_a_real_server(client_class: Any) -> None:
     image = np.zeros((1, 2), np.float32)
-    with FunctionServer({"double": DOUBLE}) as server, shell(server.address) as client:
+    with FunctionServer({"double": DOUBLE}) as server, client_class(server.address) as client:
         with pytest.raises(NotFound, match='model "other" is not served'):
             client.predict("other", image)
         with pytest.raises(NotFound, match="version 8 is not served"):
@@ -87,15 +87,15 @@ def test_mistakes_get_the_errors_of_a_real_server(shell: Any) -> None:
             client.classify("double", {"x": 1.0})
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_what_a_function_raises_reaches_the_client(shell: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_what_a_function_raises_reaches_the_client(client_class: Any) -> None:
     errors: list[Exception] = [Overloaded("too much"), ZeroDivisionError("by nought")]
 
     def fail(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         raise errors.pop(0)
 
     model = FunctionModel(fail, inputs={"x": ("float32", ())}, outputs={})
-    with FunctionServer({"m": model}) as server, shell(server.address) as client:
+    with FunctionServer({"m": model}) as server, client_class(server.address) as client:
         with pytest.raises(Overloaded, match="too much"):
             client.predict("m", 1.0)
         with pytest.raises(ServerError, match="the function raised ZeroDivisionError: by nought"):

@@ -101,13 +101,13 @@ def test_another_server_is_asked_for_some_rows_at_a_time(by: By) -> None:
     assert [request.model_spec.version.value for request in server.predicted] == [0, 4]
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_of_several_servers_each_is_asked_as_it_can_be(shell: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_of_several_servers_each_is_asked_as_it_can_be(client_class: Any) -> None:
     with_chunks, without = serving(70), serving(None)
     with (
         listening(without) as first,
         listening(with_chunks) as second,
-        shell([first, second]) as client,
+        client_class([first, second]) as client,
     ):
         chunks = [len(collected(client)) for _ in range(6)]
     assert {*chunks} == {2, 3}

@@ -196,10 +196,10 @@ def test_a_server_that_begins_no_stream_is_asked_call_by_call(
             assert handler.streams == 1
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
+@pytest.mark.parametrize("client_class", CLIENTS)
 @pytest.mark.parametrize("code", [Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.INTERNAL])
 def test_a_start_that_fails_once_is_not_the_end_of_streams(
-    shell: Any, code: grpc.StatusCode
+    client_class: Any, code: grpc.StatusCode
 ) -> None:
     """As in the second in which a token is replaced; the next stream has one again."""
 
@@ -215,7 +215,7 @@ def test_a_start_that_fails_once_is_not_the_end_of_streams(
 
         return script
 
-    with scripted(script_of) as (address, handler), shell(address) as client:
+    with scripted(script_of) as (address, handler), client_class(address) as client:
         for _ in range(2):
             check(streamed(client, 5), 5)
         assert handler.streams == 2
@@ -313,7 +313,7 @@ def test_an_answer_that_comes_twice_is_noticed(run: Run) -> None:
 
     with (
         scripted(talk) as (address, _),
-        pytest.raises(InvalidAnswer, match="which was not asked or has its answer"),
+        pytest.raises(InvalidAnswer, match="which was not sent or has its answer"),
     ):
         check(run(address, 50, window=4), 50)
 
@@ -399,50 +399,50 @@ def test_a_consumer_that_stops_reading_holds_no_more_than_its_window() -> None:
     assert sorted(taken) == [*range(1, 11)]
 
 
-class TestLedger:
-    def ledger(self) -> PendingTable[str]:
-        ledger: PendingTable[str] = PendingTable("it")
-        assert ledger.read(START) is None
-        return ledger
+class TestPendingTable:
+    def table(self) -> PendingTable[str]:
+        table: PendingTable[str] = PendingTable("it")
+        assert table.read(START) is None
+        return table
 
     def test_an_answer_goes_to_who_asked(self) -> None:
-        ledger = self.ledger()
-        one, two = ledger.add("one"), ledger.add("two")
+        table = self.table()
+        one, two = table.add("one"), table.add("two")
         response = PredictStreamResponse(id=two)
         response.response.SetInParent()
-        assert ledger.read(response.SerializeToString()) == ("two", b"")
-        assert not ledger.is_empty()
+        assert table.read(response.SerializeToString()) == ("two", b"")
+        assert not table.is_empty()
         response = PredictStreamResponse(id=one)
         response.error.error_code, response.error.error_message = 14, "full"
-        told = ledger.read(response.SerializeToString())
+        told = table.read(response.SerializeToString())
         assert told is not None
         who, outcome = told
         assert who == "one"
         assert isinstance(outcome, Failure)
         assert isinstance(outcome.error, Unavailable)
         assert str(outcome.error) == "it: UNAVAILABLE: full"
-        assert ledger.is_empty()
+        assert table.is_empty()
 
     def test_an_answer_that_comes_too_late_is_nobodys(self) -> None:
-        ledger = self.ledger()
-        late = ledger.add("late")
-        ledger.forget(late)
+        table = self.table()
+        late = table.add("late")
+        table.forget(late)
         answer = PredictStreamResponse(id=late).SerializeToString()
-        assert ledger.read(answer) is None
-        with pytest.raises(InvalidAnswer, match="which was not asked or has its answer"):
-            ledger.read(answer)
+        assert table.read(answer) is None
+        with pytest.raises(InvalidAnswer, match="which was not sent or has its answer"):
+            table.read(answer)
 
     def test_the_end_tells_who_waits(self) -> None:
-        ledger = self.ledger()
-        ledger.add("one")
-        ledger.add("two")
-        assert ledger.end() == ["one", "two"]
-        assert ledger.is_empty()
+        table = self.table()
+        table.add("one")
+        table.add("two")
+        assert table.end() == ["one", "two"]
+        assert table.is_empty()
 
     def test_an_answer_before_the_start_is_none(self) -> None:
-        ledger: PendingTable[str] = PendingTable("it")
+        table: PendingTable[str] = PendingTable("it")
         with pytest.raises(InvalidAnswer, match="it: expected the start of a stream"):
-            ledger.read(PredictStreamResponse(id=1).SerializeToString())
+            table.read(PredictStreamResponse(id=1).SerializeToString())
 
     def test_requests_are_what_protobuf_reads(self) -> None:
         request = PredictRequest()

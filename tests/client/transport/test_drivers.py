@@ -31,7 +31,7 @@ from ladle.protos.serving_pb import PredictRequest, PredictResponse
 Code = grpc.StatusCode
 PIXELS = np.full((3, 2, 2), 51, np.uint8)
 
-pytestmark = pytest.mark.parametrize("shell", CLIENTS)
+pytestmark = pytest.mark.parametrize("client_class", CLIENTS)
 
 
 class Flaky(FakeServing):
@@ -71,9 +71,9 @@ class Stuck(FakeServing):
         self.stopped.set()
 
 
-def test_a_prediction_is_answered(shell: Any) -> None:
+def test_a_prediction_is_answered(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         prediction = client.predict("m", PIXELS)
         np.testing.assert_allclose(prediction["scores"], [[0.2, 0.8]] * 3, rtol=1e-6)
         assert prediction.version == 4
@@ -81,9 +81,9 @@ def test_a_prediction_is_answered(shell: Any) -> None:
         assert [status.version for status in client.status("m")] == [4]
 
 
-def test_examples_are_classified(shell: Any) -> None:
+def test_examples_are_classified(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         result = client.classify("m", [{"x": 0.25}, {}], context={"x": [0.5], "y": "text"})
         assert result.classes == (
             (Scored("x", 0.25, 0), Scored("rest", 0.75, 1)),
@@ -94,18 +94,18 @@ def test_examples_are_classified(shell: Any) -> None:
         assert client.classify("m", {"x": 0.25}, signature="other").signature == "other"
 
 
-def test_examples_are_given_numbers(shell: Any) -> None:
+def test_examples_are_given_numbers(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         result = client.regress("m", [{"x": 0.25}, {"x": 2.0}])
         assert result.values.tolist() == [0.25, 2.0]
         assert result.values.dtype == np.float32
         assert result.version == 4
 
 
-def test_several_signatures_answer_at_once(shell: Any) -> None:
+def test_several_signatures_answer_at_once(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         tasks = {"a": "classify", "b": "regress"}
         results = client.multi_inference("m", {"x": 0.25}, tasks)
         assert list(results) == ["a", "b"]
@@ -115,9 +115,9 @@ def test_several_signatures_answer_at_once(shell: Any) -> None:
             client.multi_inference("m", {"x": 0.25}, {"a": "guess"})
 
 
-def test_mistaken_examples_are_never_sent(shell: Any) -> None:
+def test_mistaken_examples_are_never_sent(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         with pytest.raises(InvalidInput, match='example 0: feature "x"'):
             client.classify("m", {"x": ["a", 1]})
         with pytest.raises(NotFound):
@@ -125,17 +125,17 @@ def test_mistaken_examples_are_never_sent(shell: Any) -> None:
     assert not server.examples_asked
 
 
-def test_answers_for_other_examples_are_told(shell: Any) -> None:
+def test_answers_for_other_examples_are_told(client_class: Any) -> None:
     server = FakeServing({4: image_version(255)})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         for call in (client.classify, client.regress):
             with pytest.raises(ServerError, match="expected results of 2 examples, got 3"):
                 call("m", [{"x": [0.25, 0.5]}, {"x": 1.0}])
 
 
-def test_other_models_are_served_from_now_on(shell: Any, tmp_path: Path) -> None:
+def test_other_models_are_served_from_now_on(client_class: Any, tmp_path: Path) -> None:
     server = FakeServing({})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         client.reload({"m": "/models/m", "n": tmp_path})
         configs = server.reloaded[-1].config.model_config_list.config
         assert [(c.name, c.base_path, c.model_platform) for c in configs] == [
@@ -154,7 +154,7 @@ def test_other_models_are_served_from_now_on(shell: Any, tmp_path: Path) -> None
             client.reload({"m": "/nowhere"})
 
 
-def test_a_ladle_server_lists_its_models(shell: Any) -> None:
+def test_a_ladle_server_lists_its_models(client_class: Any) -> None:
     model = ladle_pb.Model(available=True, problem="version 3: broken")
     model.config.name, model.config.base_path = "m", "/models/m"
     model.config.version_labels["stable"] = 2
@@ -164,7 +164,7 @@ def test_a_ladle_server_lists_its_models(shell: Any) -> None:
     model.version[1].signature["serving_default"].CopyFrom(image_signature())
     server = FakeServing({})
     server.models = [model]
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         (served,) = client.models()
     assert (served.name, served.base_path, served.is_available) == ("m", "/models/m", True)
     assert served.problem == "version 3: broken"
@@ -174,18 +174,18 @@ def test_a_ladle_server_lists_its_models(shell: Any) -> None:
     assert served.labels == {"stable": 2}
 
 
-def test_another_server_can_not_list_them(shell: Any) -> None:
+def test_another_server_can_not_list_them(client_class: Any) -> None:
     with (
         listening(FakeServing({})) as address,
-        shell(address) as client,
+        client_class(address) as client,
         pytest.raises(Unimplemented, match=r"as TensorFlow Serving doesn't; status\(model\)"),
     ):
         client.models()
 
 
-def test_health_is_told(shell: Any) -> None:
+def test_health_is_told(client_class: Any) -> None:
     server = FakeServing({})
-    with listening(server) as address, shell(address) as client:
+    with listening(server) as address, client_class(address) as client:
         assert client.health() is True
         server.is_healthy = False
         assert client.health() is False
@@ -195,14 +195,14 @@ def test_health_is_told(shell: Any) -> None:
 
 
 class TestWaiting:
-    def test_a_server_that_answers_is_ready(self, shell: Any) -> None:
+    def test_a_server_that_answers_is_ready(self, client_class: Any) -> None:
         server = FakeServing({})
-        with listening(server) as address, shell(address) as client:
+        with listening(server) as address, client_class(address) as client:
             client.wait_until_ready()
             server.is_healthy = None  # as TensorFlow Serving
             client.wait_until_ready()
 
-    def test_a_model_is_ready_once_a_version_is(self, shell: Any) -> None:
+    def test_a_model_is_ready_once_a_version_is(self, client_class: Any) -> None:
         class Loading(FakeServing):
             asked = 0
 
@@ -216,137 +216,139 @@ class TestWaiting:
                 return response
 
         server = Loading({1: image_version(255)})
-        with listening(server) as address, shell(address) as client:
+        with listening(server) as address, client_class(address) as client:
             client.wait_until_ready("m")
         assert server.asked == 3
 
-    def test_a_server_that_is_not_there_is_told(self, shell: Any) -> None:
+    def test_a_server_that_is_not_there_is_told(self, client_class: Any) -> None:
         with (
-            shell("127.0.0.1:1") as client,
+            client_class("127.0.0.1:1") as client,
             pytest.raises(DeadlineExceeded, match=r"at 127\.0\.0\.1:1: UNAVAILABLE"),
         ):
             client.wait_until_ready(timeout=1.0)
 
 
 class TestRetries:
-    def test_a_full_queue_is_tried_again(self, shell: Any) -> None:
+    def test_a_full_queue_is_tried_again(self, client_class: Any) -> None:
         server = Flaky(2)
         retry = Retry(initial_backoff_s=0.01)
-        with listening(server) as address, shell(address, retry=retry) as client:
+        with listening(server) as address, client_class(address, retry=retry) as client:
             assert client.predict("m", PIXELS).version == 1
         assert server.asked == 3
 
-    def test_the_server_says_that_it_is_no_use(self, shell: Any) -> None:
+    def test_the_server_says_that_it_is_no_use(self, client_class: Any) -> None:
         server = Flaky(1, pushback="-1")
-        with listening(server) as address, shell(address) as client:
+        with listening(server) as address, client_class(address) as client:
             with pytest.raises(Unavailable, match="the queue is full"):
                 client.predict("m", PIXELS)
             assert server.asked == 1
 
-    def test_the_server_says_when(self, shell: Any) -> None:
+    def test_the_server_says_when(self, client_class: Any) -> None:
         """Its own back-off would be longer than the timeout."""
         server = Flaky(1, pushback="1")
         retry = Retry(initial_backoff_s=5)
-        with listening(server) as address, shell(address, retry=retry, timeout=2) as client:
+        with listening(server) as address, client_class(address, retry=retry, timeout=2) as client:
             assert client.predict("m", PIXELS).version == 1
 
-    def test_a_call_that_a_leaving_server_drops_is_tried_again(self, shell: Any) -> None:
+    def test_a_call_that_a_leaving_server_drops_is_tried_again(self, client_class: Any) -> None:
         server = Flaky(1, code=Code.CANCELLED)
-        with listening(server) as address, shell(address) as client:
+        with listening(server) as address, client_class(address) as client:
             assert client.predict("m", PIXELS).version == 1
 
-    def test_another_server_answers_for_one_that_is_gone(self, shell: Any) -> None:
+    def test_another_server_answers_for_one_that_is_gone(self, client_class: Any) -> None:
         server = FakeServing({1: image_version(255)})
         with (
             listening(server) as address,
-            shell(["127.0.0.1:1", address, "127.0.0.1:2"]) as client,
+            client_class(["127.0.0.1:1", address, "127.0.0.1:2"]) as client,
         ):
             for _ in range(20):
                 assert client.predict("m", PIXELS).version == 1
 
 
 class TestHedging:
-    def test_another_server_answers_for_one_that_takes_long(self, shell: Any) -> None:
+    def test_another_server_answers_for_one_that_takes_long(self, client_class: Any) -> None:
         slow, quick = Stuck(), FakeServing({1: image_version(255)})
         with (
             listening(slow) as first,
             listening(quick) as second,
-            shell([first, second], hedge=Hedge(after_s=0.02, max_share=1.0)) as client,
+            client_class([first, second], hedge=Hedge(after_s=0.02, max_share=1.0)) as client,
         ):
             for _ in range(4):
                 assert client.predict("m", PIXELS, timeout=20).version == 1
         assert slow.asked.is_set()
 
-    def test_an_answer_in_time_needs_no_hedge(self, shell: Any) -> None:
+    def test_an_answer_in_time_needs_no_hedge(self, client_class: Any) -> None:
         server = FakeServing({1: image_version(255)})
-        with listening(server) as address, shell(address, hedge=Hedge(after_s=20)) as client:
+        with listening(server) as address, client_class(address, hedge=Hedge(after_s=20)) as client:
             client.predict("m", PIXELS)
         assert len(server.predicted) == 1
 
-    def test_a_failure_is_told_where_both_fail(self, shell: Any) -> None:
+    def test_a_failure_is_told_where_both_fail(self, client_class: Any) -> None:
         with (
             listening(Stuck()) as address,
-            shell(address, hedge=Hedge(after_s=0.05, max_share=1.0)) as client,
+            client_class(address, hedge=Hedge(after_s=0.05, max_share=1.0)) as client,
             pytest.raises(DeadlineExceeded),
         ):
             client.predict("m", PIXELS, timeout=0.3)
 
 
 class TestTokens:
-    def seen(self, shell: Any, *tokens: Any, change: Any = lambda: None) -> list[str | None]:
+    def seen(self, client_class: Any, *tokens: Any, change: Any = lambda: None) -> list[str | None]:
         calls: list[Mapping[str, str]] = []
         with listening(FakeServing({1: image_version(255)}), on_call=calls.append) as address:
             for token in tokens:
-                with shell(address, token=token, tls=False) as client:
+                with client_class(address, token=token, tls=False) as client:
                     client.status("m")
                     change()
                     client.status("m")
         return [call.get("authorization") for call in calls]
 
-    def test_a_token_goes_with_each_call(self, shell: Any) -> None:
-        assert self.seen(shell, "secret", None) == ["Bearer secret"] * 2 + [None] * 2
+    def test_a_token_goes_with_each_call(self, client_class: Any) -> None:
+        assert self.seen(client_class, "secret", None) == ["Bearer secret"] * 2 + [None] * 2
 
-    def test_a_file_is_read_again_when_it_has_changed(self, shell: Any, tmp_path: Path) -> None:
+    def test_a_file_is_read_again_when_it_has_changed(
+        self, client_class: Any, tmp_path: Path
+    ) -> None:
         path = tmp_path / "token"
         path.write_text("first\n")
-        seen = self.seen(shell, path, change=lambda: path.write_text("second, longer\n"))
+        seen = self.seen(client_class, path, change=lambda: path.write_text("second, longer\n"))
         assert seen == ["Bearer first", "Bearer second, longer"]
 
-    def test_a_function_is_asked_each_time(self, shell: Any) -> None:
+    def test_a_function_is_asked_each_time(self, client_class: Any) -> None:
         tokens = iter(["one", "two"])
-        assert self.seen(shell, lambda: next(tokens)) == ["Bearer one", "Bearer two"]
+        assert self.seen(client_class, lambda: next(tokens)) == ["Bearer one", "Bearer two"]
 
-    def test_a_token_that_can_not_be_had_is_told(self, shell: Any, tmp_path: Path) -> None:
+    def test_a_token_that_can_not_be_had_is_told(self, client_class: Any, tmp_path: Path) -> None:
         with (
-            shell("127.0.0.1:1", token=tmp_path / "none", tls=False) as client,
+            client_class("127.0.0.1:1", token=tmp_path / "none", tls=False) as client,
             pytest.raises(Unauthenticated, match=r"no token could be had: .*none"),
         ):
             client.status("m")
         with (
-            shell("127.0.0.1:1", token=lambda: "two\nlines", tls=False) as client,
+            client_class("127.0.0.1:1", token=lambda: "two\nlines", tls=False) as client,
             pytest.raises(Unauthenticated, match="expected printable ASCII") as caught,
         ):
             client.status("m")
         assert "lines" not in str(caught.value)
 
-    def test_a_token_is_not_sent_in_the_clear_unasked(self, shell: Any) -> None:
-        with pytest.raises(ValueError, match="without TLS anybody on the way can read it"):
-            shell("127.0.0.1:1", token="secret")
+    def test_a_token_is_not_sent_in_the_clear_unasked(self, client_class: Any) -> None:
+        with pytest.raises(ValueError, match="without TLS anybody on the network path can read it"):
+            client_class("127.0.0.1:1", token="secret")
 
 
-def test_requests_are_compressed_on_request(shell: Any) -> None:
+def test_requests_are_compressed_on_request(client_class: Any) -> None:
     """The server takes no more than 5 kB off the wire, and 40 kB of zeros are less."""
     server = FakeServing({1: image_version(255)})
-    with listening(server) as address, shell(address, gzip=True) as client:
+    with listening(server) as address, client_class(address, gzip=True) as client:
         assert len(client.predict("m", np.zeros((10_000, 2, 2), np.uint8))["scores"]) == 10_000
 
 
-def test_calls_are_spread_over_connections(shell: Any) -> None:
+def test_calls_are_spread_over_connections(client_class: Any) -> None:
     peers: set[str] = set()
     server = FakeServing({1: image_version(255)})
     with (
         listening(server, on_call=lambda call: peers.add(call["peer"])) as address,
-        shell(address, connections=3) as client,
+        client_class(address, connections=3) as client,
     ):
         for _ in range(9):
             client.status("m")
@@ -365,14 +367,14 @@ def test_calls_are_spread_over_connections(shell: Any) -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
-    shell: Any, settings: dict[str, Any], message: str
+    client_class: Any, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        shell(**{"address": "127.0.0.1:1", **settings})
+        client_class(**{"address": "127.0.0.1:1", **settings})
 
 
-def test_a_closed_client_makes_no_calls(shell: Any) -> None:
-    with shell("127.0.0.1:1") as client:
+def test_a_closed_client_makes_no_calls(client_class: Any) -> None:
+    with client_class("127.0.0.1:1") as client:
         client.close()
         with pytest.raises(ValueError, match="a closed client makes no calls"):
             client.status("m")

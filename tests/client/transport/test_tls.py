@@ -56,33 +56,35 @@ def secured(certificate: Path, key: Path, *, wants_clients: bool) -> Iterator[st
             server.stop(None).wait()
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_the_server_is_known_by_its_certificate(shell: Any, certificate: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_the_certificate_shows_the_server(
+    client_class: Any, certificate: tuple[Path, Path]
+) -> None:
     with secured(*certificate, wants_clients=False) as address:
         known = TLS(ca=certificate[0], server_name="models.test")
-        with shell(address, tls=known, token="secret") as client:
+        with client_class(address, tls=known, token="secret") as client:
             assert client.status("m")[0].version == 1
         with (
-            shell(address, tls=TLS(ca=certificate[0]), retry=ONCE) as client,
+            client_class(address, tls=TLS(ca=certificate[0]), retry=ONCE) as client,
             pytest.raises(Unavailable),
         ):
             client.status("m")
-        with shell(address, tls=True, retry=ONCE) as client, pytest.raises(Unavailable):
+        with client_class(address, tls=True, retry=ONCE) as client, pytest.raises(Unavailable):
             client.status("m")
-        with shell(address, retry=ONCE) as client, pytest.raises(Unavailable):
+        with client_class(address, retry=ONCE) as client, pytest.raises(Unavailable):
             client.status("m")
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_the_client_is_known_by_its_own(shell: Any, certificate: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_the_client_is_known_by_its_own(client_class: Any, certificate: tuple[Path, Path]) -> None:
     path, key = certificate
     with secured(path, key, wants_clients=True) as address:
         ca, name = path.read_bytes(), "models.test"
         mutual = TLS(ca=ca, server_name=name, certificate=path, key=key)
-        with shell(address, tls=mutual) as client:
+        with client_class(address, tls=mutual) as client:
             assert client.health() is True
         one_sided = TLS(ca=ca, server_name=name)
-        with shell(address, tls=one_sided, retry=ONCE) as client, pytest.raises(Unavailable):
+        with client_class(address, tls=one_sided, retry=ONCE) as client, pytest.raises(Unavailable):
             client.health()
 
 
@@ -92,6 +94,6 @@ def test_half_a_pair_is_refused() -> None:
 
 
 def test_a_file_that_is_not_there_is_told_at_once() -> None:
-    for shell in CLIENTS:
+    for client_class in CLIENTS:
         with pytest.raises(FileNotFoundError, match=r"no-such\.pem"):
-            shell("127.0.0.1:1", tls=TLS(ca="no-such.pem"))
+            client_class("127.0.0.1:1", tls=TLS(ca="no-such.pem"))

@@ -26,11 +26,11 @@ def in_a_span() -> Any:
     return trace.use_span(trace.NonRecordingSpan(context))
 
 
-@pytest.mark.parametrize("shell", CLIENTS)
-def test_calls_carry_the_trace_that_they_are_made_in(shell: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_calls_carry_the_trace_that_they_are_made_in(client_class: Any) -> None:
     calls: list[Mapping[str, str]] = []
     server = FakeServing({1: image_version(255)})
-    with listening(server, on_call=calls.append) as address, shell(address) as client:
+    with listening(server, on_call=calls.append) as address, client_class(address) as client:
         with in_a_span():
             client.status("m")
         client.status("m")

@@ -9,8 +9,8 @@ from pathlib import Path
 MAX_VERSION = 2**63 - 1
 
 LABELS_NAME = ".ladle-labels.json"
-"""The file of labels in a model's base path. `ladle models label` writes it, servers read it. Its name
-is no number, so it is no version."""
+"""The file of labels in a model's base path. `ladle models label` writes it, servers read it.
+Since its name is no number, it is no version."""
 _MAX_LABELS_BYTES = 1 << 16
 
 # absl::SimpleAtoi, which upstream's file_system_storage_path_source.cc uses: ASCII digits, with a

@@ -40,7 +40,7 @@ def extract_tensor_contents(
     pieces: list[wire.Piece] = []
     contents: dict[str, memoryview] = {}
     keys: set[bytes] = set()
-    kept_from = 0  # fields that stay are kept in few pieces, because there may be millions of fields
+    kept_from = 0  # fields that stay are joined in few pieces: there may be millions
     try:
         for number, start, content, stop in _fields(request, 0, len(request)):
             if number != _INPUTS:

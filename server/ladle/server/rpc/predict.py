@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
-from ladle.protos.lifting import lift
 from ladle.protos.serving_pb import PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
+from ladle.protos.zero_copy import extract_tensor_contents
 from ladle.server.call import Stream
 from ladle.server.core import malloc
 from ladle.server.core.errors import (
@@ -63,7 +63,7 @@ class Request(NamedTuple):
 
     message: PredictRequest
     contents: Mapping[str, memoryview]
-    """The `tensor_content` of those inputs from which it was lifted out."""
+    """The large `tensor_content`s that were extracted, by input."""
     nbytes: int
     """How large it was on the wire."""
 
@@ -211,7 +211,7 @@ def read_request(data: bytes) -> Request:
     """
     if len(data) >= malloc.LARGE_BYTES:
         malloc.trim()  # of the pieces that the transport got it in
-    rest, contents = lift(data)
+    rest, contents = extract_tensor_contents(data)
     message = parse(PredictRequest, rest)
     require_model_spec(message)
     return Request(message, contents, len(data))
@@ -226,7 +226,7 @@ def plan(
 ) -> Run:
     """Return what to run for a request; `strict` holds the signature to its method name.
 
-    `contents` is what was lifted out of the request's inputs.
+    `contents` are the large tensor contents that `read_request` extracted from the inputs.
 
     Raises:
         ServingError: The request does not fit the model.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import PATIENCE_S, FakeClock
 
-from ladle.protos.labels import LABELS_NAME
+from ladle.protos.versions import LABELS_NAME
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.sources.file_system import FileSystemSource, MonitoredModel
 from ladle.server.core.sources.version_policy import Latest, Specific

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ladle.protos.labels import LABELS_NAME, read_labels
+from ladle.protos.versions import LABELS_NAME, read_labels
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.sources.stability import Rest, is_settled, look_at, observe
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired, numbered, restated

@@ -44,7 +44,9 @@ def answer(x: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {"scores": np.stack([total, -total], axis=1), "total": total.astype(np.int64)}
 
 
-def function_model(model: Model, version: int = 1) -> FunctionModel:
+def function_model(
+    model: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]], version: int = 1
+) -> FunctionModel:
     return FunctionModel(
         model,
         inputs={"x": ("uint8", (-1, 4))},

@@ -10,7 +10,7 @@ import signal
 import sys
 from functools import partial
 
-from ladle.batch import cli, job
+from ladle.batch import cli, execute
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    job.carry_out = partial(job.carry_out, on_step=on_step)
+    execute.execute = partial(execute.execute, on_step=on_step)
     return cli.main(sys.argv[3:])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from batch.conftest import Batch, Model, function_model
 
-from ladle.batch import folder
+from ladle.batch.output import folder
 from ladle.client import ServerError
 from ladle.client.testing import FunctionServer
 
@@ -80,7 +80,7 @@ def test_a_file_system_without_locks_is_told(batch: Batch, monkeypatch: pytest.M
 
 
 def test_a_full_disk_loses_nothing(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    sync, synced = folder._sync, 0
+    sync, synced = folder.sync, 0
 
     def fill_up(file: Any) -> None:
         nonlocal synced
@@ -89,7 +89,7 @@ def test_a_full_disk_loses_nothing(batch: Batch, monkeypatch: pytest.MonkeyPatch
             raise OSError(errno.ENOSPC, "No space left on device", file.name)
         sync(file)
 
-    monkeypatch.setattr(folder, "_sync", fill_up)
+    monkeypatch.setattr(folder, "sync", fill_up)
     assert batch.run("--shard-rows", 200) == 1
     assert batch.error == (
         f"ladle predict: {batch.out}: No space left on device; 400 rows are done, and the same "

@@ -14,8 +14,10 @@ import pytest
 from batch.conftest import POISON, Predict
 from numpy.typing import NDArray
 
-from ladle.batch import folder, job
-from ladle.batch.run import Options
+from ladle.batch.dispatch.options import Options
+from ladle.batch.execute import execute
+from ladle.batch.job import Job
+from ladle.batch.output import folder
 from ladle.client import Client, Retry
 from ladle.client.testing import FunctionServer
 
@@ -31,11 +33,6 @@ STEPS = (
 
 class Cut(BaseException):
     """Ends a run without a chance to tidy up, as far as that goes within a process."""
-
-
-def close(shard: folder.ShardFiles) -> None:
-    for file in shard._files.values():
-        file.close()
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -90,8 +87,8 @@ def test_cut_off_at_any_time_it_goes_on(
 ) -> None:
     """Each run may take one such step more than the one before."""
     # A process that is gone removes nothing.
-    monkeypatch.setattr(folder.ShardFiles, "discard", close)
-    wanted = job.Job(
+    monkeypatch.setattr(folder.ShardFiles, "discard", folder.ShardFiles.close)
+    wanted = Job(
         model="m",
         inputs=(str(npy),),
         output=tmp_path / "out",
@@ -113,7 +110,7 @@ def test_cut_off_at_any_time_it_goes_on(
     cuts = 0
     while True:
         try:
-            summary = job.carry_out(wanted, connect, on_step=cut_at(cuts + 1))
+            summary = execute(wanted, connect, on_step=cut_at(cuts + 1))
             break
         except Cut:
             cuts += 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from batch.conftest import Batch, Model, function_model
 
-from ladle.batch.pace import FIRST_IN_FLIGHT
+from ladle.batch.dispatch.limiter import FIRST_LIMIT
 from ladle.client import DeadlineExceeded, Overloaded, ServerError
 from ladle.client.testing import FunctionServer
 
@@ -92,7 +92,7 @@ def test_a_busy_server_gets_fewer_requests_at_a_time_and_loses_none(
 ) -> None:
     lock = threading.Lock()
     inside = refusals = 0
-    gate = threading.Barrier(FIRST_IN_FLIGHT)
+    gate = threading.Barrier(FIRST_LIMIT)
     has_met = threading.Event()
 
     def take_one_at_a_time(rows: int) -> None:

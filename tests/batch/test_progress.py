@@ -50,7 +50,7 @@ def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then() -> None:
     progress = Progress(stream, now=lambda: now[0])
     for second in range(25):
         now[0] = float(second)
-        progress.tell(state())
+        progress.show(state())
     progress.end()
     assert stream.getvalue() == (line(state()) + "\n") * 2
 
@@ -60,7 +60,7 @@ def test_a_terminal_has_one_line_that_is_written_over_and_taken_away() -> None:
     progress = Progress(stream, now=lambda: now[0])
     for rows in (5_000_000, 5000):
         now[0] += 1
-        progress.tell(state(rows))
+        progress.show(state(rows))
     progress.end()
     _, first, second, blank, rest = stream.getvalue().split("\r")
     assert len(second) == len(first), "what the longer line left is written over"
@@ -71,6 +71,6 @@ def test_quiet_tells_nothing() -> None:
     now, stream = [0.0], Terminal()
     progress = Progress(stream, is_quiet=True, now=lambda: now[0])
     now[0] = 100
-    progress.tell(state())
+    progress.show(state())
     progress.end()
     assert stream.getvalue() == ""

@@ -16,8 +16,10 @@ import pytest
 from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError
-from ladle.batch.readers import files, images, jsonl, reader
-from ladle.batch.readers.reader import Reader, chunk_rows, open_reader
+from ladle.batch.readers import chunks, files, images, jsonl
+from ladle.batch.readers.chunks import chunk_rows
+from ladle.batch.readers.opening import open_reader
+from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import FailedRow, Rows
 from ladle.client.inputs.examples import to_example
 from ladle.protos.records import frame
@@ -104,7 +106,7 @@ def test_rows_are_the_same_wherever_the_reading_begins(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reader, "CHUNK_BYTES", 64)  # several chunks in each file
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 64)  # several chunks in each file
     input_format, paths = files.find([str(path) for path in save(tmp_path)])
     opened = open_reader(input_format, paths)
     assert set(opened.columns) >= {"x", "name"}

@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments, with the `rules` of --map, and what TLS takes as `tls`; or exit."""
     parser = _make_parser()
     args = parser.parse_args(argv)
-    from ladle.batch.mapping import parse_rule
+    from ladle.batch.columns.mapping import parse_rule
 
     try:
         args.rules = tuple(parse_rule(text) for text in args.map)

@@ -39,12 +39,12 @@ def main(argv: list[str]) -> int:
 
 
 def _predict_all(args: argparse.Namespace) -> int:
-    from ladle.batch.job import carry_out
+    from ladle.batch.execute import execute
     from ladle.batch.progress import Progress
 
     progress = Progress(sys.stderr, is_quiet=args.quiet)
     try:
-        summary = carry_out(_job(args), _connector(args), tell=progress.tell)
+        summary = execute(_job(args), _connector(args), show=progress.show)
     except KeyboardInterrupt:
         progress.end()
         print("ladle predict: the same command goes on where this ends", file=sys.stderr)
@@ -65,8 +65,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _job(args: argparse.Namespace) -> Job:
+    from ladle.batch.dispatch.options import Options
     from ladle.batch.job import Job
-    from ladle.batch.run import Options
 
     return Job(
         model=args.model,
@@ -81,7 +81,6 @@ def _job(args: argparse.Namespace) -> Job:
         rules=args.rules,
         keep=args.keep,
         normalize=None if args.normalize == "none" else args.normalize,
-        timeout_s=args.timeout,
         restart=args.restart,
         allow_changed_input=args.allow_changed_input,
         allow_changed_model=args.allow_changed_model,
@@ -89,6 +88,7 @@ def _job(args: argparse.Namespace) -> Job:
             request_rows=args.rows_per_request,
             max_in_flight=args.max_in_flight,
             shard_rows=args.shard_rows,
+            timeout_s=args.timeout,
             patience_s=args.patience,
             max_failed=args.max_failed,
         ),

@@ -84,15 +84,15 @@ class Progress:
         self._is_quiet = is_quiet
         self._now = now
         self._is_terminal = stream.isatty()
-        self._told_at = now()
+        self._shown_at = now()
         self._shown = 0
 
-    def tell(self, state: State) -> None:
+    def show(self, state: State) -> None:
         """Tell a state, unless one has been told just now."""
         interval_s = _BAR_INTERVAL_S if self._is_terminal else _LINE_INTERVAL_S
-        if self._is_quiet or self._now() - self._told_at < interval_s:
+        if self._is_quiet or self._now() - self._shown_at < interval_s:
             return
-        self._told_at = self._now()
+        self._shown_at = self._now()
         if self._is_terminal:
             shown = bar(state, shutil.get_terminal_size().columns)
             self._stream.write(f"\r{shown.ljust(self._shown)}")

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.binding import ConnectClient, ask, bind, learn
+from ladle.batch.columns.binding import bind
 from ladle.batch.errors import BatchError
 from ladle.batch.job import Job
+from ladle.batch.model import ConnectClient, fetch_metadata, predict
 from ladle.batch.readers import files
 from ladle.batch.readers.npy import ARRAY
-from ladle.batch.readers.reader import Reader, open_reader
+from ladle.batch.readers.opening import open_reader
+from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import Part, Rows
 from ladle.batch.writers.names import sayable
 from ladle.client.inputs.images import expected_pixels, load
@@ -40,7 +42,7 @@ def predict_few(
         ImportError: A package is missing.
     """
     input_format, paths = files.find(job.inputs, job.input_format)
-    metadata = learn(job, connect)
+    metadata = fetch_metadata(job, connect)
     reader = open_reader(input_format, paths)
     if input_format == "npy" and len(paths) == 1 and _is_one(metadata, job, reader):
         reader = _OneArray(paths[0])
@@ -60,7 +62,7 @@ def predict_few(
                     f"more than {MAX_ROWS} rows are too many to be printed; "
                     "--output says where they go"
                 )
-            prediction = ask(client, job, metadata.version, part)
+            prediction = predict(client, job, metadata.version, part)
             part.answered(prediction)  # or else there are outputs without a row for each
             shown += _told(part, prediction, top)
             drawn.append((part, prediction))

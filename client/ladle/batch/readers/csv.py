@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ladle.batch.errors import BatchError, one_line
-from ladle.batch.readers.reader import CHUNK_BYTES
+from ladle.batch.readers.chunks import CHUNK_BYTES
 from ladle.batch.rows import FailedRow, Rows
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ladle.batch.readers.reader import CHUNK_BYTES
+from ladle.batch.readers.chunks import CHUNK_BYTES
 from ladle.batch.rows import Column, FailedRow, Rows, objects
 
 PATH = "path"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError, one_line
-from ladle.batch.readers.reader import chunk_rows
+from ladle.batch.readers.chunks import chunk_rows
 from ladle.batch.rows import Rows
 
 ARRAY = "array"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladle.batch.errors import BatchError, one_line
-from ladle.batch.readers.reader import chunk_rows
+from ladle.batch.readers.chunks import chunk_rows
 from ladle.batch.rows import Rows
 
 # Column chunks are read through a buffer of this size: whole, they are as large as their row group,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.readers.reader import CHUNK_BYTES, MAX_CHUNK_ROWS
+from ladle.batch.readers.chunks import CHUNK_BYTES, MAX_CHUNK_ROWS
 from ladle.batch.rows import FailedRow, Rows
 
 

@@ -7,12 +7,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from ladle.batch.errors import BatchError
-from ladle.batch.folder import OpenFile
 from ladle.batch.rows import Answered
 from ladle.batch.writers.tables import scalar_columns, table
+from ladle.batch.writers.writer import OpenFile
 
 
-class CsvShard:
+class CsvWriter:
     """Writes rows as they come."""
 
     def __init__(self, open_file: OpenFile) -> None:

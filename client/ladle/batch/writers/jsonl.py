@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ladle.batch.folder import OpenFile
 from ladle.batch.rows import Answered, Column
 from ladle.batch.writers.names import ROW, plain
+from ladle.batch.writers.writer import OpenFile
 
 
-class JsonlShard:
+class JsonlWriter:
     """Writes rows as they come, each an object: `{"row": 0, "probabilities": [0.1, 0.9]}`.
 
     Bytes that are no UTF-8 are `{"b64": "..."}`, as in TensorFlow Serving's REST interface, and
@@ -54,7 +54,7 @@ def _values(column: Column) -> list[Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON can say it; see `JsonlShard`."""
+    """Return a value as JSON can say it; see `JsonlWriter`."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):

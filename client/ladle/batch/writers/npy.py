@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError
-from ladle.batch.folder import OpenFile
 from ladle.batch.rows import Answered, Column
 from ladle.batch.writers.names import ROW, plain
+from ladle.batch.writers.writer import OpenFile
 
 
-class NpyShard:
+class NpyWriter:
     """Writes rows as they come, and their number into the headers at the end."""
 
     def __init__(self, open_file: OpenFile) -> None:

@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladle.batch.errors import BatchError, one_line
-from ladle.batch.folder import OpenFile
 from ladle.batch.rows import Answered
 from ladle.batch.writers.tables import table
+from ladle.batch.writers.writer import OpenFile
 
 # A row group has this many rows, or fewer where they take this many bytes.
 ROWS_IN_GROUP = 1 << 15
 BYTES_IN_GROUP = 16 << 20
 
 
-class ParquetShard:
+class ParquetWriter:
     """Writes row groups of the same size, in whatever pieces the answers come."""
 
     def __init__(self, open_file: OpenFile, *, lists: Set[str] = frozenset()) -> None:

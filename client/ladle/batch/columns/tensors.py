@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.mapping import Source
+from ladle.batch.columns.mapping import Source
 from ladle.batch.rows import Column, FailedRow, Part, Rows
 from ladle.client.inputs.conversion import fits
 from ladle.client.inputs.images import expected_pixels
@@ -129,7 +129,7 @@ def _tensors(
 
 def _array(column: Column, source: Source) -> NDArray[Any]:
     if not isinstance(column, np.ndarray):
-        from ladle.batch import arrow  # columns of Arrow come from who has imported pyarrow
+        from ladle.batch.columns import arrow  # columns of Arrow come from who has imported pyarrow
 
         try:
             column = arrow.to_numpy(column, source.dtype)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ladle.batch import cutting
-from ladle.batch.cutting import Cutter
+from ladle.batch.dispatch import chunker
+from ladle.batch.dispatch.chunker import Chunker
 from ladle.batch.rows import FailedRow, Part
 
 
@@ -25,11 +25,11 @@ def chunk(start: int, stop: int, *failed: int, row_bytes: int = 1, picture_bytes
 
 
 class Cut:
-    """A cutter, and how often it has used up a chunk."""
+    """A chunker, and how often it has used up a chunk."""
 
     def __init__(self, request_rows: int | None = None, shard_rows: int = 1 << 16) -> None:
         self.used_up = 0
-        self.cutter = Cutter(
+        self.chunker = Chunker(
             request_rows=request_rows,
             shard_rows=shard_rows,
             max_in_flight=16,
@@ -42,11 +42,11 @@ class Cut:
     def spans(self, *chunks: Part) -> list[tuple[int, int]]:
         """Return from which row to which all parts of the chunks are."""
         for each in chunks:
-            self.cutter.add(each)
+            self.chunker.add(each)
         spans = []
-        while (part := self.cutter.next()) is not None:
+        while (part := self.chunker.next()) is not None:
             spans.append((part.start, part.stop))
-        assert self.cutter.is_empty
+        assert self.chunker.is_empty
         return spans
 
 
@@ -72,10 +72,10 @@ def test_a_part_of_nothing_but_failures_ends_with_the_shard() -> None:
 
 def test_smaller_requests_stay_smaller() -> None:
     cut = Cut(request_rows=4)
-    cut.cutter.add(chunk(0, 8))
-    cut.cutter.next()
-    cut.cutter.shrink(3)
-    cut.cutter.shrink(9)
+    cut.chunker.add(chunk(0, 8))
+    cut.chunker.next()
+    cut.chunker.shrink(3)
+    cut.chunker.shrink(9)
     assert cut.spans(chunk(8, 12)) == [(4, 7), (7, 8), (8, 11), (11, 12)]
 
 
@@ -89,25 +89,25 @@ def test_a_request_is_about_a_megabyte_and_all_together_are_bounded(
 ) -> None:
     """Pictures count as what they become, which is when they are under way."""
     # A thousandth of everything, to leave memory alone.
-    monkeypatch.setattr(cutting, "REQUEST_BYTES", 1 << 10)
-    monkeypatch.setattr(cutting, "IN_FLIGHT_BYTES", 64 << 10)
+    monkeypatch.setattr(chunker, "REQUEST_BYTES", 1 << 10)
+    monkeypatch.setattr(chunker, "IN_FLIGHT_BYTES", 64 << 10)
     cut = Cut()
     small = max(row_bytes >> 10, 1)
     given = {"row_bytes": 0, "picture_bytes": small} if are_pictures else {"row_bytes": small}
-    cut.cutter.add(chunk(0, 600, **given))
-    part = cut.cutter.next()
+    cut.chunker.add(chunk(0, 600, **given))
+    part = cut.chunker.next()
     assert part is not None
-    assert (len(part.numbers), cut.cutter.max_in_flight) == (rows, in_flight)
+    assert (len(part.numbers), cut.chunker.max_in_flight) == (rows, in_flight)
 
 
 def test_requests_of_a_given_size_are_bounded_together_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cutting, "IN_FLIGHT_BYTES", 64)
+    monkeypatch.setattr(chunker, "IN_FLIGHT_BYTES", 64)
     cut = Cut(request_rows=8)
-    cut.cutter.add(chunk(0, 8, row_bytes=2))
-    cut.cutter.next()
-    assert cut.cutter.max_in_flight == 4
+    cut.chunker.add(chunk(0, 8, row_bytes=2))
+    cut.chunker.next()
+    assert cut.chunker.max_in_flight == 4
 
 
 def test_text_and_bytes_count_as_long_as_they_are() -> None:

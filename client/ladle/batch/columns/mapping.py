@@ -20,7 +20,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-class Rule(NamedTuple):
+class ColumnRule(NamedTuple):
     """One `--map`: `TENSOR=COLUMN[,COLUMN...][:DTYPE]`."""
 
     tensor: str
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     """What the model declares; None where the server doesn't tell."""
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> ColumnRule:
     """Read a `--map`.
 
     Raises:
@@ -53,14 +53,14 @@ def parse_rule(text: str) -> Rule:
     names = tuple(name for name in columns.split(",") if name)
     if not (tensor and equals and names):
         raise ValueError(f"expected TENSOR=COLUMN[,COLUMN...][:DTYPE], got {text!r}")
-    return Rule(tensor, names, dtype or None)
+    return ColumnRule(tensor, names, dtype or None)
 
 
 def bind(
     inputs: Mapping[str, TensorSpec],
     optional: frozenset[str],
     columns: Sequence[str],
-    rules: Sequence[Rule],
+    rules: Sequence[ColumnRule],
     *,
     is_text: bool,
     are_images: bool,
@@ -127,7 +127,7 @@ def matching(patterns: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]
     return tuple(found)
 
 
-def _matching(rule: Rule, columns: Sequence[str]) -> tuple[str, ...]:
+def _matching(rule: ColumnRule, columns: Sequence[str]) -> tuple[str, ...]:
     try:
         return matching(rule.columns, columns)
     except BatchError as error:
@@ -146,7 +146,7 @@ def _runs(name: str) -> list[str]:
 
 def _dtype(
     name: str,
-    rule: Rule | None,
+    rule: ColumnRule | None,
     spec: TensorSpec | None,
     columns: tuple[str, ...],
     *,

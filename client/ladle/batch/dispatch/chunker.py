@@ -1,24 +1,24 @@
-"""What has been read, cut into requests."""
+"""Cuts the chunks that were read into requests."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 
-from ladle.batch.readers.reader import MAX_REQUEST_ROWS
+from ladle.batch.readers.chunks import MAX_REQUEST_ROWS
 from ladle.batch.rows import Part
 
-# Well below the 4 MB that gRPC's servers take unless told otherwise.
+# Well below the 4 MB that gRPC's servers accept by default.
 REQUEST_BYTES = 1 << 20
-# Requests under way take no more than this, if they are no more than one.
+# All requests in flight have no more bytes than this, unless one request alone has more.
 IN_FLIGHT_BYTES = 64 << 20
 
 
-class Cutter:
-    """Takes chunks, and gives the parts that go in one request each; for one thread.
+class Chunker:
+    """Takes chunks, and gives parts that go in one request each; for one thread.
 
-    The first chunk tells how large rows are, and with that how many go in a request, and how many
-    requests may be in flight.
+    The first chunk shows how large rows are. That decides how many rows go in a request, and how
+    many requests may be in flight.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Cutter:
         max_in_flight: int,
         used_up: Callable[[], None],
     ) -> None:
-        """`used_up` is called whenever nothing is left of a chunk."""
+        """`used_up` is called each time that nothing is left of a chunk."""
         self.max_in_flight = max_in_flight
         self._request_rows = request_rows
         self._shard_rows = shard_rows
@@ -39,17 +39,17 @@ class Cutter:
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether there is nothing to be cut."""
+        """Whether all chunks are used up."""
         return not self._chunks
 
     def add(self, chunk: Part) -> None:
-        """Take what has been read next."""
+        """Take the chunk that was read next."""
         self._chunks.append(chunk)
 
     def next(self) -> Part | None:
-        """Cut off the next part, which doesn't go beyond a shard's end; None where there is none.
+        """Cut off the next part, which ends at a shard's end at the latest; None without a chunk.
 
-        It may have rows that failed and none to be sent.
+        All rows of the part may have failed, so that none is to be sent.
         """
         if not self._chunks:
             return None
@@ -70,8 +70,8 @@ class Cutter:
         return part
 
     def shrink(self, rows: int) -> None:
-        """Put no more rows than this into a request from now on."""
-        assert self._request_rows is not None, "nothing has been cut"
+        """Put at most `rows` rows into a request from now on."""
+        assert self._request_rows is not None, "no part has been cut"
         self._request_rows = min(self._request_rows, rows)
 
     def _rows_of_request(self, chunk: Part) -> int:
@@ -81,7 +81,7 @@ class Cutter:
             if self._request_rows is None:
                 fitting = int(REQUEST_BYTES / max(row_bytes, 1))
                 self._request_rows = max(1, min(fitting, MAX_REQUEST_ROWS))
-            # A request is at least a row, however large rows are.
+            # A request has at least one row, however large rows are.
             most = int(IN_FLIGHT_BYTES / max(self._request_rows * row_bytes, 1))
             self.max_in_flight = max(1, min(most, self.max_in_flight))
         assert self._request_rows is not None

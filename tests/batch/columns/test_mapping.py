@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from ladle.batch import mapping
+from ladle.batch.columns import mapping
+from ladle.batch.columns.mapping import ColumnRule, Source, parse_rule
+from ladle.batch.columns.tensors import prepare
 from ladle.batch.errors import BatchError
-from ladle.batch.mapping import Rule, Source, parse_rule
-from ladle.batch.preparing import prepare
 from ladle.batch.rows import Column, FailedRow, Part, Rows
 from ladle.client.models import TensorSpec
 from ladle.protos import dtypes
@@ -48,14 +48,14 @@ def bind(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("x=a", Rule("x", ("a",), None)),
-        ("x=a,b", Rule("x", ("a", "b"), None)),
-        ("x=p*:uint8", Rule("x", ("p*",), "uint8")),
-        ("x=a:b", Rule("x", ("a:b",), None)),
-        ("x=a:b:float32", Rule("x", ("a:b",), "float32")),
+        ("x=a", ColumnRule("x", ("a",), None)),
+        ("x=a,b", ColumnRule("x", ("a", "b"), None)),
+        ("x=p*:uint8", ColumnRule("x", ("p*",), "uint8")),
+        ("x=a:b", ColumnRule("x", ("a:b",), None)),
+        ("x=a:b:float32", ColumnRule("x", ("a:b",), "float32")),
     ],
 )
-def test_a_rule_is_read(text: str, expected: Rule) -> None:
+def test_a_rule_is_read(text: str, expected: ColumnRule) -> None:
     assert parse_rule(text) == expected
 
 

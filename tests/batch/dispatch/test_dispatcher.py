@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock, Semaphore
+from threading import Event, Lock, Semaphore
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ladle.batch import pace
+from ladle.batch.dispatch import retries
+from ladle.batch.dispatch.dispatcher import Ask, dispatch
+from ladle.batch.dispatch.options import Options
 from ladle.batch.errors import BatchError, ModelLost
-from ladle.batch.folder import OutputFolder
-from ladle.batch.manifest import Manifest
+from ladle.batch.output.folder import OutputFolder
+from ladle.batch.output.manifest import Manifest
 from ladle.batch.rows import FailedRow, Part
-from ladle.batch.run import Ask, Options, run
-from ladle.batch.writers.jsonl import JsonlShard
+from ladle.batch.writers.jsonl import JsonlWriter
 from ladle.client import (
     DeadlineExceeded,
     InvalidInput,
@@ -32,6 +33,8 @@ from ladle.client import (
     Unavailable,
 )
 
+# A run that waits for nothing fails its test, and doesn't wait with it.
+pytestmark = pytest.mark.timeout(60)
 EMPTY = Manifest(input="", settings={}, version=1)
 
 
@@ -85,12 +88,12 @@ def run_into(
 ) -> Manifest:
     """Run with one request at a time, where no options say otherwise."""
     with OutputFolder(folder) as opened:
-        return run(
+        return dispatch(
             parts,
             ask,
             opened,
             manifest,
-            JsonlShard,
+            JsonlWriter,
             options or Options(max_in_flight=1),
             give_up=lambda: None,
             now=now,
@@ -123,8 +126,8 @@ def test_whatever_fails_each_row_is_there_once_in_order(
     busy: float,
     seed: int,
 ) -> None:
-    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
-    monkeypatch.setattr(pace, "MAX_REFUSALS", 1000)
+    monkeypatch.setattr(retries, "wait_s", lambda attempts: 0.0)
+    monkeypatch.setattr(retries, "MAX_REFUSALS", 1000)
     chance, lock = random.Random(seed), Lock()
 
     def ask(part: Part) -> Prediction:
@@ -202,7 +205,7 @@ def test_a_slow_model_has_its_answers_put_in_place_before_a_shard_is_full(tmp_pa
 def test_reading_takes_nothing_of_the_patience_with_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
+    monkeypatch.setattr(retries, "wait_s", lambda attempts: 0.0)
     now = [0.0]
     refused: set[int] = set()
     answers = Semaphore(1)
@@ -228,7 +231,7 @@ def test_reading_takes_nothing_of_the_patience_with_the_server(
 def test_patience_ends_while_the_same_request_is_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LadleError]
 ) -> None:
-    monkeypatch.setattr(pace, "wait_s", lambda attempts: 0.0)
+    monkeypatch.setattr(retries, "wait_s", lambda attempts: 0.0)
     now = [0.0]
 
     def ask(part: Part) -> Prediction:
@@ -282,3 +285,26 @@ def test_what_the_reading_thread_raises_reaches_the_caller(tmp_path: Path) -> No
 
     with pytest.raises(BatchError, match="damaged"):
         run_into(tmp_path, parts, lambda part: prediction(twice=part.tensors["x"] * 2))
+
+
+def test_requests_that_never_come_back_end_the_run(tmp_path: Path) -> None:
+    """As of a client whose deadlines fail it; `give_up` lets go of them."""
+    released = Event()
+
+    def ask(part: Part) -> Prediction:
+        released.wait()
+        raise Unavailable("given up")
+
+    with (
+        OutputFolder(tmp_path) as opened,
+        pytest.raises(ModelLost, match=r"no answer and no error for .* requests in flight: 1"),
+    ):
+        dispatch(
+            lambda start: parts_of(4, set(), [4], start),
+            ask,
+            opened,
+            EMPTY,
+            JsonlWriter,
+            Options(timeout_s=0.01, patience_s=0.01),
+            give_up=released.set,
+        )

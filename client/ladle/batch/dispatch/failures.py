@@ -1,24 +1,24 @@
-"""When failures end a run: those of rows, and those of the server."""
+"""When failures end a run: those of rows, and those of the servers."""
 
 from __future__ import annotations
 
+from ladle.batch.dispatch.retries import is_overload
 from ladle.batch.errors import BatchError, ModelLost, one_line
-from ladle.batch.pace import is_busy
 from ladle.batch.rows import Answered, FailedRow
 from ladle.client.errors import LadleError, NotFound
 
-# A run whose first rows all fail ends, unless it is told how many may: what is wrong with them is
-# likely wrong with all.
+# A run ends when this many rows failed and none succeeded, because all others will most likely fail
+# for the same reason. --max-failed sets another number.
 HOPELESS_ROWS = 200
 
 
-class Tally:
-    """Counts rows as they are answered, in whatever order."""
+class FailureCounter:
+    """Counts rows as their answers come, in any order; for one thread."""
 
     def __init__(self, max_failed: int | None, *, rows_before: int, failed_before: int) -> None:
-        """Begin with the rows of earlier runs, and of these the ones that failed.
+        """Begin after `rows_before` rows of earlier runs, where `failed_before` rows failed.
 
-        `max_failed` of all may fail; None for any number, if some were answered.
+        `max_failed` rows of all runs may fail; None for any number, once a row has succeeded.
         """
         self._max_failed = max_failed
         self._answered = rows_before - failed_before
@@ -30,7 +30,7 @@ class Tally:
         """Count some rows.
 
         Raises:
-            BatchError: More have failed than may.
+            BatchError: More rows have failed than may.
         """
         self._answered += len(answered.numbers)
         self._failed_now += len(answered.failed)
@@ -49,9 +49,9 @@ class Tally:
             )
 
 
-def stopped(error: LadleError, silent_s: float) -> BatchError:
-    """Return what ends a run where no request can succeed any more; none has for `silent_s`."""
-    if is_busy(error):
+def end_of_run(error: LadleError, silent_s: float) -> BatchError:
+    """Return why a run ends whose request failed with `error`, `silent_s` after the last answer."""
+    if is_overload(error):
         return ModelLost(f"no answer for {silent_s:.0f} s: {one_line(error)}")
     if isinstance(error, NotFound):
         return ModelLost(
@@ -59,3 +59,11 @@ def stopped(error: LadleError, silent_s: float) -> BatchError:
             "on with it, and --restart begins anew"
         )
     return BatchError(one_line(error))
+
+
+def silent(requests: int, silent_s: float) -> ModelLost:
+    """Return why a run ends whose requests in flight don't come back, not even as timed out."""
+    return ModelLost(
+        f"no answer and no error for {silent_s:.0f} s, which is longer than --timeout and "
+        f"--patience together; requests in flight: {requests}"
+    )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ladle.batch.errors import BatchError, ChangedError
-from ladle.batch.manifest import Manifest, Shard, go_on
+from ladle.batch.output.manifest import Manifest, Shard, go_on
 
 SHARD = Shard(files=("part-00000.parquet",), start=0, stop=40, failed=2, versions=(3,))
 EMPTY = Manifest(input="sha256:1", settings={"model": "m", "map": {"x": ["a"]}}, version=3)

@@ -15,34 +15,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, TypeAlias
 
 from ladle.batch.errors import BatchError
-from ladle.batch.manifest import FILE_NAME, Manifest, Shard
+from ladle.batch.output.manifest import FILE_NAME, Manifest, Shard
 from ladle.batch.rows import Answered, FailedRow
 from ladle.batch.writers import names
+from ladle.batch.writers.writer import MakeWriter, Writer
 
-OnStep = Callable[[str], None]
+OnStep: TypeAlias = "Callable[[str], None]"
 """Called with the name of each step that has been taken; what it raises ends the run there."""
 
 _LOCK = "_lock"
 _OURS = re.compile(r"(part|_failed)-\d{5,}\..+|\..+\.tmp")
-
-
-class Writer(Protocol):
-    """Writes the predictions of one shard in some format, in the order of their rows."""
-
-    def write(self, answered: Answered) -> None:
-        """Take over some rows, at least one; they may be kept in memory for a while."""
-
-    def close(self) -> None:
-        """Write all that has been kept."""
-
-
-OpenFile = Callable[[str], BinaryIO]
-"""Opens a file of the shard for writing, given what comes after `part-00000` in its name."""
-
-MakeWriter = Callable[[OpenFile], Writer]
 
 
 class OutputFolder:
@@ -113,7 +98,7 @@ class OutputFolder:
         temporary = self.path / _temporary(FILE_NAME)
         with temporary.open("wb") as file:
             file.write(manifest.to_json().encode())
-            _sync(file)
+            sync(file)
         self._on_step("manifest written")
         os.replace(temporary, self.path / FILE_NAME)
         self.sync_names()
@@ -190,7 +175,7 @@ class ShardFiles:
         if self._writer is not None:
             self._writer.close()
         for file in self._files.values():
-            _sync(file)
+            sync(file)
             file.close()
         self._on_step("shard written")
         for name in self._files:
@@ -205,14 +190,19 @@ class ShardFiles:
             versions=tuple(sorted(self._versions)),
         )
 
-    def discard(self) -> None:
-        """Close and remove what has been written."""
+    def close(self) -> None:
+        """Close the files, and leave them where they are."""
         if self._writer is not None:
             with suppress(OSError, ValueError, BatchError):
-                self._writer.close()  # some would write to their file when they are forgotten
-        for name, file in self._files.items():
-            with suppress(OSError):  # a full disk can't take what the file still holds
+                self._writer.close()  # some writers write to their file when they are collected
+        for file in self._files.values():
+            with suppress(OSError):  # a full disk doesn't take what the buffer still holds
                 file.close()
+
+    def discard(self) -> None:
+        """Close and remove the files."""
+        self.close()
+        for name in self._files:
             self._path(name).unlink(missing_ok=True)
 
     def _write_failure(self, failed: FailedRow) -> None:
@@ -246,6 +236,7 @@ def _temporary(name: str) -> str:
     return f".{name}.tmp"
 
 
-def _sync(file: BinaryIO) -> None:
+def sync(file: BinaryIO) -> None:
+    """Have the disk hold everything that was written to a file."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""How the columns of an input become the inputs of a model."""

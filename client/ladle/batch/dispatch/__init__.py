@@ -1,0 +1,1 @@
+"""Requests on their way to the model and back: cut, limited, sent again, counted."""

@@ -12,12 +12,12 @@ from ladle.protos.ladle_pb import SerializedInput
 from ladle.protos.serving_pb import MultiInferenceRequest
 from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc import multi_inference
 from ladle.server.rpc.classify import CLASSIFICATION
 from ladle.server.rpc.regress import REGRESSION
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
-from ladle.server.saved_model.servable import SavedModelServable
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ ID = ServableId("half_plus_two", 123)
 
 
 @pytest.fixture(scope="module")
-def half_plus_two(shared_models: Path) -> Iterator[SavedModelServable]:
+def half_plus_two(shared_models: Path) -> Iterator[Model]:
     servable = load_saved_model(ID, shared_models / "half_plus_two" / "00000123", LoadOptions())
     yield servable
     servable.close()
@@ -40,7 +40,7 @@ def examples(*xs: float, feature: str = "x") -> SerializedInput:
     return sent
 
 
-def test_it_classifies(half_plus_two: SavedModelServable) -> None:
+def test_it_classifies(half_plus_two: Model) -> None:
     run = CLASSIFICATION.plan(half_plus_two, "classify_x_to_y", examples(2, 5), strict=True)
     result = CLASSIFICATION.result(half_plus_two.run(*run), 2)
     assert [c.classes[0].score for c in result.classifications] == [3.0, 4.5]
@@ -48,20 +48,20 @@ def test_it_classifies(half_plus_two: SavedModelServable) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("x_to_y", [3, 4.5]), ("x_to_y2", [4, 5.5])])
-def test_it_regresses(half_plus_two: SavedModelServable, name: str, expected: list[float]) -> None:
+def test_it_regresses(half_plus_two: Model, name: str, expected: list[float]) -> None:
     run = REGRESSION.plan(half_plus_two, f"regress_{name}", examples(2, 5), strict=True)
     result = REGRESSION.result(half_plus_two.run(*run), 2)
     assert [r.value for r in result.regressions] == expected
 
 
 def test_a_regress_signature_of_arrays_takes_no_examples(
-    half_plus_two: SavedModelServable,
+    half_plus_two: Model,
 ) -> None:
     with pytest.raises(InvalidArgument, match="expected an input of serialized Examples"):
         REGRESSION.plan(half_plus_two, "regress_x2_to_y3", examples(2), strict=True)
 
 
-def test_it_does_both_in_one_run(half_plus_two: SavedModelServable) -> None:
+def test_it_does_both_in_one_run(half_plus_two: Model) -> None:
     request = MultiInferenceRequest()
     for kind in ("classify", "regress"):
         task = request.tasks.add(method_name=f"tensorflow/serving/{kind}")

@@ -151,6 +151,11 @@ class Config:
         False, "let a reload put a new label on a version that is not available yet"
     )
     saved_model_tags: str = flag("serve", "comma-separated tags of the graph to load")
+    import_modules: str = flag(
+        "",
+        "comma-separated Python modules that register operations which models need, imported "
+        "before any model loads: tensorflow_text,tensorflow_decision_forests",
+    )
     prefer_tflite_model: bool = flag(False, "load model.tflite where a version brings one")
     num_tflite_pools: int = flag(cpus(), "pools of TensorFlow Lite interpreters", least=1)
     num_tflite_interpreters_per_pool: int = flag(1, "interpreters in each pool", least=1)
@@ -259,6 +264,9 @@ class Config:
                 "--model_base_path: expected a folder that is mounted here, "
                 f"got {self.model_base_path}"
             )
+        for name in self.modules:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"--import_modules: expected module names, got {name!r}")
         if not self.model_name:
             raise ValueError("--model_name: expected a name, got an empty one")
         if self.batching_parameters_file and not self.enable_batching:
@@ -281,6 +289,11 @@ class Config:
     def tags(self) -> tuple[str, ...]:
         """The tags of the graph to load."""
         return tuple(tag.strip() for tag in self.saved_model_tags.split(",") if tag.strip())
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The Python modules to import before any model loads."""
+        return tuple(name.strip() for name in self.import_modules.split(",") if name.strip())
 
     @property
     def channel_arguments(self) -> tuple[tuple[str, int | str], ...]:

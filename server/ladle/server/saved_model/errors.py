@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
+from ladle.server.core.servable import Arrays, Signature
 
 # Several kernels that failed at once are numbered; the first tells enough.
 _FIRST_OF_SEVERAL = re.compile(r"\d+ root error\(s\) found\.\s*\(0\) [A-Z_]+: ")
@@ -45,3 +46,16 @@ def one_line(text: str) -> str:
     """Return a kernel's message without trace, graph names and line breaks."""
     text = _FIRST_OF_SEVERAL.sub("", text.split(_KERNEL_TRACE, 1)[0])
     return " ".join(_GRAPH_PLACE.sub("", text).split())
+
+
+def explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:
+    """Return the error; where a shape is not as declared, its message says that first."""
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        if not spec.admits(shape):
+            return ServingError(
+                f"input {alias!r}: expected {spec}, got shape {list(shape)}, "
+                f"which the model refused: {error.message}",
+                error.code,
+            )
+    return error

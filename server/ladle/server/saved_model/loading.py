@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
-from ladle.server.core.errors import NotFound, ServingError
-from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError
+from ladle.server.core.servable import Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
+from ladle.server.saved_model.custom_operations import advice
 from ladle.server.saved_model.errors import load_error
+from ladle.server.saved_model.object_servable import ObjectServable, load_objects
 from ladle.server.saved_model.runtime import tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
+from ladle.server.saved_model.variables import without_value
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +37,28 @@ class LoadOptions:
     config: ConfigProto = field(default_factory=ConfigProto)
 
 
-def load_saved_model(
-    servable_id: ServableId, path: Path, options: LoadOptions
-) -> SavedModelServable:
+def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
     """Return the SavedModel in `path`, restored and initialised; blocks.
+
+    It runs in a session. Where a session restores less than the signatures read, it runs as
+    TensorFlow's object loader restores it.
 
     Raises:
         ServingError: It is not a whole SavedModel, or TensorFlow can't load it.
     """
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb in {path}")
+    try:
+        return _load(servable_id, path, options)
+    except Exception as error:
+        failure = load_error(error)
+        reason = advice(failure.message) or failure.message
+        raise ServingError(
+            f"{servable_id}: the SavedModel in {path} can't be loaded: {reason}", failure.code
+        ) from error
+
+
+def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
     card_json = read_card(path)
     tf1 = tensorflow().compat.v1
     graph = tf1.Graph()
@@ -56,20 +71,42 @@ def load_saved_model(
             name: definition.SerializeToString()
             for name, definition in meta_graph.signature_def.items()
         }
-        return SavedModelServable(
-            session,
-            callable_signatures(servable_id, definitions, graph),
-            definitions,
-            card_json,
-            run_inline=options.config.inter_op_parallelism_threads in (0, 1),
-        )
-    except Exception as error:
+        signatures = callable_signatures(servable_id, definitions, graph)
+        missing = without_value(session, signatures.values())
+        if not missing:
+            return SavedModelServable(
+                session,
+                signatures,
+                definitions,
+                card_json,
+                run_inline=options.config.inter_op_parallelism_threads in (0, 1),
+            )
+        if not meta_graph.HasField("object_graph_def"):
+            raise _without_value(missing[0])
+    except BaseException:
         session.close()
-        failure = load_error(error)
-        raise ServingError(
-            f"{servable_id}: the SavedModel in {path} can't be loaded: {failure.message}",
-            failure.code,
-        ) from error
+        raise
+    session.close()
+    try:
+        objects = load_objects(path, options.tags)
+    except Exception as error:
+        raise _without_value(missing[0]) from error
+    logger.warning(
+        "restored as objects, which makes each run slower, since the graph does not restore its "
+        "variables; model.export() of Keras writes a graph that does "
+        "model=%s version=%d variables=%d first=%s",
+        *servable_id,
+        len(missing),
+        missing[0],
+    )
+    return ObjectServable(objects, signatures, definitions, card_json)
+
+
+def _without_value(variable: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the variable {variable!r} has no value after restoring; save the model again, with "
+        "model.export() where it is a Keras model"
+    )
 
 
 def callable_signatures(

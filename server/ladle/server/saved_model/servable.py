@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
-from ladle.server.core.errors import FailedPrecondition, ServingError
+from ladle.server.core.errors import FailedPrecondition
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.saved_model.errors import serving_error
+from ladle.server.saved_model.errors import explained, serving_error
 from ladle.server.saved_model.memory import give_back
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
@@ -52,6 +52,11 @@ class SavedModelServable:
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], _Callable] = {}
 
+    @property
+    def compiled(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The signatures, with the outputs wanted, that need no compiling; the oldest first."""
+        return list(self._callables)
+
     def run(
         self,
         signature: Signature,
@@ -71,7 +76,7 @@ class SavedModelServable:
                 call = self._make_callable(signature, outputs)
             results = call(*(inputs[alias] for alias in signature.inputs))
         except Exception as error:
-            raise _explained(serving_error(error), signature, inputs) from error
+            raise explained(serving_error(error), signature, inputs) from error
         return {alias: _array(result) for alias, result in zip(outputs, results, strict=True)}
 
     def close(self) -> None:
@@ -130,16 +135,3 @@ def _retyped(call: _Callable, quantized: Sequence[np.dtype[Any] | None]) -> _Cal
         ]
 
     return retyped
-
-
-def _explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:
-    """Put first, where shapes are not as declared, what the signature expects."""
-    for alias, spec in signature.inputs.items():
-        shape = inputs[alias].shape
-        if not spec.admits(shape):
-            return ServingError(
-                f"input {alias!r}: expected {spec}, got shape {list(shape)}, "
-                f"which the model refused: {error.message}",
-                error.code,
-            )
-    return error

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ladle.server.config import Config
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.errors import FailedPrecondition, InvalidArgument
 from ladle.server.core.observation import Observer, observed_load
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
@@ -37,12 +37,18 @@ def saved_model_loader(config: Config) -> ModelLoader:
     """Return what loads SavedModels; imports TensorFlow, which takes seconds.
 
     Raises:
-        StartupError: `--tensorflow_session_config_file` is of no use.
+        StartupError: `--tensorflow_session_config_file` is of no use, or a module of
+            `--import_modules` can't be imported.
     """
+    from ladle.server.saved_model.custom_operations import import_modules
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
     from ladle.server.saved_model.session_config import SessionOptions, session_config
     from ladle.server.saved_model.tflite import MODEL_FILE, load_tflite
 
+    try:
+        import_modules(config.modules)
+    except FailedPrecondition as error:
+        raise StartupError(f"--import_modules: {error.message}") from error
     both = config.tensorflow_session_parallelism
     file = config.tensorflow_session_config_file
     session = SessionOptions(

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.tflite import TFLiteServable, load_tflite
+from ladle.server.saved_model.tflite_signatures import TFLiteFunction, read_definitions
 
 pytestmark = pytest.mark.e2e
 
@@ -81,14 +85,121 @@ def test_a_failed_run_spoils_no_later_one(servable: TFLiteServable) -> None:
     assert half_plus_two(servable, [[2]]) == [[3]]
 
 
-def test_a_deadline_ends_the_wait_for_an_interpreter(path: Path) -> None:
-    servable = load_tflite(ID, path, interpreters=1)
-    held = servable._free.get()
+def test_a_deadline_ends_the_wait_for_an_interpreter() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run(interpreter: object, inputs: Arrays) -> Arrays:
+        begun.set()
+        assert go_on.wait(60)
+        return {"y": inputs["x"]}
+
+    spec = TensorSpec(1, (-1, 1))
+    function = TFLiteFunction(Signature("serving_default", {"x": spec}, {"y": spec}), run)
+    servable = TFLiteServable([object()], {"serving_default": function}, object, None)
+    answers: list[Any] = []
+    busy = threading.Thread(target=lambda: answers.append(half_plus_two(servable, [[2]])))
+    busy.start()
+    assert begun.wait(60)
     with pytest.raises(ServingError, match="before an interpreter was free") as caught:
         half_plus_two(servable, [[2]], deadline=time.monotonic())
     assert caught.value.code is Code.DEADLINE_EXCEEDED
-    servable._free.put(held)
-    assert half_plus_two(servable, [[2]], deadline=time.monotonic() + 60) == [[3]]
+    go_on.set()
+    busy.join()
+    assert answers == [[[2]]]
+    assert half_plus_two(servable, [[4]], deadline=time.monotonic() + 60) == [[4]]
+
+
+def changed(path: Path, folder: Path, metadata: dict[str, bytes] | None) -> Path:
+    """Write the model without signatures, and with SignatureDefs in its metadata instead."""
+    import flatbuffers
+    from flatbuffers import flexbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf((path / "model.tflite").read_bytes())
+    model.signatureDefs = []
+    if metadata is not None:
+        made = flexbuffers.Builder()
+        with made.Map():
+            for name, definition in metadata.items():
+                made.Key(name)
+                made.Blob(definition)
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = made.Finish()
+        entry.name, entry.buffer = "signature_defs_metadata", len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata = [*(model.metadata or ()), entry]
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (folder / "model.tflite").write_bytes(bytes(builder.Output()))
+    return folder
+
+
+def test_a_model_without_signatures_is_one_of_its_tensors_names(path: Path, tmp_path: Path) -> None:
+    servable = load_tflite(ID, changed(path, tmp_path, None), interpreters=1)
+    assert set(servable.signatures) == {"serving_default"}
+    signature = servable.signatures["serving_default"]
+    (x,), (y,) = signature.inputs, signature.outputs
+    assert x == signature.inputs[x].feed_name
+    for rows in (1, 3, 1):
+        answer = servable.run(signature, {x: np.full((rows, 1), 2, np.float32)}, (y,))
+        assert answer[y].tolist() == [[3]] * rows
+    with pytest.raises(ServingError, match="the model refused the inputs"):
+        servable.run(signature, {x: np.ones((2, 2, 2), np.float64)}, (y,))
+    assert servable.run(signature, {x: np.ones((1, 1), np.float32)}, (y,))[y].tolist() == [[2.5]]
+    servable.close()
+
+
+@pytest.mark.parametrize("suffix", ["", ":0"])
+def test_signatures_in_the_metadata_name_the_models_tensors(
+    path: Path, tmp_path: Path, suffix: str
+) -> None:
+    plain = load_tflite(ID, changed(path, tmp_path, None), interpreters=1)
+    (x,), (y,) = (
+        plain.signatures["serving_default"].inputs,
+        plain.signatures["serving_default"].outputs,
+    )
+    plain.close()
+    definition = SignatureDef(method_name="tensorflow/serving/predict")
+    definition.inputs["given"].name = x.removesuffix(":0") + suffix
+    definition.outputs["made"].name = y.removesuffix(":0") + suffix
+    folder = changed(path, tmp_path, {"halved": definition.SerializeToString()})
+
+    servable = load_tflite(ID, folder, interpreters=1)
+
+    assert set(servable.signatures) == {"halved"}
+    signature = servable.signatures["halved"]
+    answer = servable.run(signature, {"given": np.array([[2]], np.float32)}, ("made",))
+    assert answer["made"].tolist() == [[3]]
+    servable.close()
+
+
+def test_a_signature_in_the_metadata_that_names_no_tensor_is_refused(
+    path: Path, tmp_path: Path
+) -> None:
+    definition = SignatureDef()
+    definition.inputs["x"].name = "absent"
+    folder = changed(path, tmp_path, {"odd": definition.SerializeToString()})
+    with pytest.raises(ServingError, match="signature 'odd': 'x' names the tensor 'absent'"):
+        load_tflite(ID, folder, interpreters=1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_of_damaged_metadata_nothing_is_read_that_was_not_written(data: st.DataObject) -> None:
+    from flatbuffers import flexbuffers
+
+    definition = SignatureDef(method_name="m").SerializeToString()
+    made = flexbuffers.Builder()
+    with made.Map():
+        made.Key("name")
+        made.Blob(definition)
+    entry = bytes(made.Finish())
+    assert read_definitions(entry) == {"name": SignatureDef(method_name="m")}
+
+    at = data.draw(st.integers(0, len(entry) - 1))
+    damaged = entry[:at] + bytes([data.draw(st.integers(0, 255))]) + entry[at + 1 :]
+    for content in (damaged, entry[:at]):
+        assert len(read_definitions(content)) <= 1
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
-from ladle.protos.tensorflow_pb import SignatureDef, TensorInfo
 from ladle.server.core.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -30,10 +29,9 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.errors import one_line
 from ladle.server.saved_model.loading import read_card
 from ladle.server.saved_model.runtime import tensorflow
+from ladle.server.saved_model.tflite_signatures import TFLiteFunction, definition, functions
 
 MODEL_FILE = "model.tflite"
-
-_METHOD_NAME = "tensorflow/serving/predict"
 
 
 def load_tflite(
@@ -48,7 +46,7 @@ def load_tflite(
         threads: of each interpreter.
 
     Raises:
-        ServingError: There is no interpreter, or the file is no model, or has no signatures.
+        ServingError: There is no interpreter, or the file is no model.
     """
     interpreter_class = _interpreter_class()
     try:
@@ -62,25 +60,27 @@ def load_tflite(
         raise InvalidArgument(
             f"{servable_id}: {path / MODEL_FILE} can't be loaded: {one_line(str(error))}"
         ) from error
-    if not made[0].get_signature_list():
-        raise FailedPrecondition(
-            f"{servable_id}: {path / MODEL_FILE} has no signatures: convert the model again from "
-            "a SavedModel, with tf.lite.TFLiteConverter.from_saved_model"
-        )
     remake = partial(_make, interpreter_class, content, max(1, threads))
-    return TFLiteServable(made, remake, read_card(path))
+    return TFLiteServable(made, functions(made[0], content), remake, read_card(path))
 
 
 class TFLiteServable:
     """A loaded version. Thread-safe: each run has an interpreter to itself."""
 
-    def __init__(self, interpreters: list[Any], remake: Any, card_json: str | None) -> None:
+    def __init__(
+        self,
+        interpreters: list[Any],
+        functions: Mapping[str, TFLiteFunction],
+        remake: Callable[[], Any],
+        card_json: str | None,
+    ) -> None:
         """Take over the interpreters; `remake` makes one more."""
-        self.signatures = _signatures(interpreters[0])
+        self.signatures = {name: function.signature for name, function in functions.items()}
         self.signature_defs = {
-            name: _definition(signature).SerializeToString()
+            name: definition(signature).SerializeToString()
             for name, signature in self.signatures.items()
         }
+        self._functions = functions
         self.card_json = card_json
         self._remake = remake
         # The last one used comes first: its memory has the right size, and is warm.
@@ -107,7 +107,7 @@ class TFLiteServable:
         except queue.Empty:
             raise DeadlineExceeded("the deadline passed before an interpreter was free") from None
         try:
-            results = interpreter.get_signature_runner(signature.name)(**inputs)
+            results = self._functions[signature.name].run(interpreter, inputs)
         except Exception as error:
             # What a failed run leaves behind is not to be trusted with the next request.
             interpreter = self._remake()
@@ -142,41 +142,6 @@ def _make(interpreter_class: Any, content: bytes, threads: int) -> Any:
         # TensorFlow's announces that it will move to ai-edge-litert.
         warnings.simplefilter("ignore", UserWarning)
         return interpreter_class(model_content=content, num_threads=threads)
-
-
-def _signatures(interpreter: Any) -> Mapping[str, Signature]:
-    signatures = {}
-    for name in interpreter.get_signature_list():
-        runner = interpreter.get_signature_runner(name)
-        signatures[name] = Signature(
-            name=name,
-            inputs={a: _spec(details) for a, details in runner.get_input_details().items()},
-            outputs={a: _spec(details) for a, details in runner.get_output_details().items()},
-            method_name=_METHOD_NAME,
-        )
-    return signatures
-
-
-def _spec(details: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        data_type=dtypes.from_numpy(np.dtype(details["dtype"])),
-        shape=tuple(int(size) for size in details["shape_signature"]),
-        feed_name=details["name"],
-    )
-
-
-def _definition(signature: Signature) -> SignatureDef:
-    definition = SignatureDef(method_name=signature.method_name)
-    for specs, infos in (
-        (signature.inputs, definition.inputs),
-        (signature.outputs, definition.outputs),
-    ):
-        for alias, spec in specs.items():
-            info = TensorInfo(name=spec.feed_name, dtype=spec.data_type)
-            for size in spec.shape or ():
-                info.tensor_shape.dim.add(size=size)
-            infos[alias].CopyFrom(info)
-    return definition
 
 
 def _run_error(error: Exception) -> ServingError:

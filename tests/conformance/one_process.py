@@ -58,7 +58,8 @@ def _message_names() -> set[str]:
     """The top-level messages that the RPC methods and the warmup file need."""
     from ladle.protos import services
 
-    methods = services.methods().values()
+    # The profiler's messages are in TensorFlow's C++ alone.
+    methods = [m for m in services.methods().values() if m.service != "tensorflow.ProfilerService"]
     names = {cls.DESCRIPTOR.full_name for m in methods for cls in (m.request, m.response)}
     return {name for name in names if name.startswith("tensorflow.")} | {
         "tensorflow.ConfigProto",

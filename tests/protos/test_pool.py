@@ -132,6 +132,7 @@ def test_methods_are_those_of_tensorflow_serving_the_health_check_and_our_own() 
         "grpc.health.v1.Health": {"Check", "Watch"},
         "ladle.v1.StreamingPrediction": {"PredictInChunks", "PredictStream"},
         "ladle.v1.ModelRepository": {"ListModels", "LoadModel", "RescanModel", "UnloadModel"},
+        "tensorflow.ProfilerService": {"Profile", "Terminate"},
         "tensorflow.serving.ModelService": {"GetModelStatus", "HandleReloadConfigRequest"},
         "tensorflow.serving.PredictionService": {
             "Classify",

@@ -220,6 +220,10 @@ class Config:
     xla_cpu_compilation_enabled: bool = flag(False, "compile graphs with XLA on CPUs")
     xla_gpu_compilation_enabled: bool = flag(False, "compile graphs with XLA on GPUs")
 
+    enable_profiler: bool = flag(
+        True, "answer ProfilerService, for TensorBoard's and tf.profiler's traces of this server"
+    )
+
     # How it starts and stops
     wait_for_models: bool = flag(
         False, "open the port only once every model is available or has failed"
@@ -230,7 +234,6 @@ class Config:
 
     # What means nothing here
     enable_grpc_healthcheck_service: bool = ignored(False, "the health service is always on")
-    enable_profiler: bool = ignored(True, "there is no profiler service")
     num_unload_threads: int = ignored(0, "each version unloads in a thread of its own")
     flush_filesystem_caches: bool = ignored(True, "the page cache is left to the system")
     remove_unused_fields_from_bundle_metagraph: bool = ignored(

@@ -21,7 +21,12 @@ from ladle.server.saved_model.integrity import missing
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.settings.tokens_file import TokensFile
 from ladle.server.wiring import startup
-from ladle.server.wiring.loading import ModelLoader, batching_loader, saved_model_loader
+from ladle.server.wiring.loading import (
+    ModelLoader,
+    batching_loader,
+    profiler,
+    saved_model_loader,
+)
 from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.ports import Ports
 from ladle.server.wiring.readiness import Readiness
@@ -105,6 +110,7 @@ class Server:
             access=self._access,
             observer=observer,
             counters=self.metrics.totals,
+            recorder=profiler(config),
         )
         self.exposition = Exposition(self.metrics, self._manager)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""

@@ -210,7 +210,7 @@ ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
     "/ladle.v1.ModelRepository/UnloadModel": lambda name: UnloadModelRequest(name=name),
     "/ladle.v1.ModelRepository/RescanModel": lambda name: RescanModelRequest(name=name),
 }
-UNBOUND = ("Health", "ServerReflection")
+UNBOUND = ("Health", "ServerReflection", "ProfilerService")
 
 
 def test_every_method_about_models_is_among_those_below() -> None:

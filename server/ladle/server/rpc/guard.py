@@ -76,6 +76,8 @@ RULES = {
     "/ladle.v1.ModelRepository/RescanModel": Rule(
         Kind.ADMIN, lambda request: [parse(RescanModelRequest, request).name]
     ),
+    "/tensorflow.ProfilerService/Profile": Rule(Kind.ADMIN, lambda _: None),
+    "/tensorflow.ProfilerService/Terminate": Rule(Kind.ADMIN, lambda _: None),
     # The transport's own. Kubernetes and gRPC's clients ask for health without a token.
     "/grpc.health.v1.Health/Check": Rule(Kind.OPEN),
     "/grpc.health.v1.Health/Watch": Rule(Kind.OPEN),

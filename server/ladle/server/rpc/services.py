@@ -17,6 +17,7 @@ from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.multi_inference import multi_inference
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.profiler import ProfilerService, Recorder
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
 from ladle.server.rpc.status import Edge, PromptMethod
@@ -26,6 +27,7 @@ _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
 _STREAMING = "/ladle.v1.StreamingPrediction"
 _REPOSITORY = "/ladle.v1.ModelRepository"
+_PROFILER = "/tensorflow.ProfilerService"
 
 
 def methods(
@@ -37,6 +39,7 @@ def methods(
     access: Access | None = None,
     observer: Observer | None = None,
     counters: Callable[[], Mapping[str, int]] | None = None,
+    recorder: Recorder | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -48,6 +51,7 @@ def methods(
         access: who may call what; by default what Access says without tokens.
         observer: hears of each request.
         counters: returns the values of metrics, for those who reload and ask for them.
+        recorder: records what the runtime does; without it there is no ProfilerService.
     """
     edge = Edge(observer or Unobserved())
     services: dict[str, Callable[[ObservedCall], bytes]] = {
@@ -59,6 +63,9 @@ def methods(
         )
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
+    if recorder is not None:
+        profiler = ProfilerService(recorder)
+        services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
     prompt_ones: dict[str, PromptMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),

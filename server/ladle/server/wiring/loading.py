@@ -12,6 +12,7 @@ from ladle.server.core.errors import FailedPrecondition, InvalidArgument
 from ladle.server.core.observation import Observer, observed_load
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
+from ladle.server.rpc.profiler import Recorder
 from ladle.server.settings.batching_parameters import BatchingLoader
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 from ladle.server.wiring.startup import StartupError, batching_config
@@ -74,6 +75,15 @@ def saved_model_loader(config: Config) -> ModelLoader:
         return load_saved_model(servable_id, path, options)
 
     return load
+
+
+def profiler(config: Config) -> Recorder | None:
+    """Return what records TensorFlow's work; None if it is not to be recorded."""
+    if not config.enable_profiler:
+        return None
+    from ladle.server.saved_model.profiler import TensorFlowProfiler
+
+    return TensorFlowProfiler()
 
 
 def _warmed(

@@ -10,7 +10,7 @@ BUILD_INPUTS := pyproject.toml tests/deploy/requirements.txt \
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench compare demo docs test lint fmt types unit e2e install protos clean
+.PHONY: help bench compare demo dist docs test lint fmt types unit e2e install protos release-check clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,9 +42,10 @@ demo: install ## train, publish, serve and predict real images, with a picture a
 test: install ## lint, and every test
 	$(MAKE) --no-print-directory --jobs=2 lint unit
 
-lint: install ## ruff and mypy, as CI runs them
+lint: install ## ruff, codespell and mypy, as CI runs them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 types: install ## mypy alone
@@ -55,9 +56,10 @@ fmt: install ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 # Two workers, each with files of its own: many tests wait for processes. More of them would take
-# gigabytes, as each imports TensorFlow. Files come in their order, with short ones last.
+# gigabytes, as each imports TensorFlow. Files come in their order, with short ones last. Counting
+# branches takes 5 % more time; the run fails below what pyproject.toml says.
 unit: install $(CONFORMANCE)/.installed
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
 
 e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and real models
 	$(BIN)/pytest -m "e2e or conformance"
@@ -76,6 +78,15 @@ $(VENV)/.docs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
+
+dist: install ## build wheel and sdist into dist, and try the wheel in an empty environment
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python release/try_wheel.py dist
+
+release-check: ## say whether tree, version, changelog and tags agree
+	@$(PYTHON) release/release_check.py
 
 protos: install ## compile protos/ again
 	$(BIN)/python protos/build_hook.py

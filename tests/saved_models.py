@@ -131,6 +131,9 @@ def write_oddities(path: Path, *tags: str) -> None:
         sparse = tf1.sparse_placeholder(tf.float32, [None, 3], name="sparse")
         dense = tf1.sparse_tensor_to_dense(sparse)
         signatures["sparse"] = ({"x": sparse}, {"y": dense}, PREDICT)
+        both = tf1.placeholder(tf.float32, [None, 3], name="both")
+        beside = {"y": both * 2, "nonzero": tf1.sparse.from_dense(both)}
+        signatures["beside_sparse"] = ({"x": both}, beside, PREDICT)
         ragged = tf1.ragged.placeholder(tf.float32, 1, name="ragged")
         signatures["ragged"] = ({"x": ragged}, {"y": ragged.to_tensor()}, PREDICT)
         count = tf1.Variable(0.0, name="count", use_resource=False)

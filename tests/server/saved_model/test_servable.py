@@ -81,6 +81,15 @@ def test_an_output_that_no_answer_can_carry_is_refused_by_name(oddities: Model, 
     assert run(oddities, "handles", "y", x=x)["y"] == 3
 
 
+def test_a_dense_output_beside_a_sparse_one_can_be_had_by_name(oddities: Model) -> None:
+    x = np.eye(3, dtype=np.float32)
+    assert run(oddities, "beside_sparse", "y", x=x)["y"].tolist() == (2 * x).tolist()
+    with pytest.raises(ServingError, match=r"'nonzero' .* is a sparse tensor") as caught:
+        run(oddities, "beside_sparse", x=x)
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    assert "output_filter" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("name", "inputs", "says"),
     [

@@ -28,6 +28,8 @@ class TensorSpec:
     """-1 stands for any size; None where even the rank is open."""
     feed_name: str = ""
     """The tensor's name in the graph, for messages."""
+    unanswerable: str = ""
+    """What an output is that no answer can carry, as `a sparse tensor`; empty for all others."""
 
     def __str__(self) -> str:
         return tensors.describe(self.data_type, self.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # How TF2 marks the operation that initialises a model: as a signature, which it is not.
 _INIT_OP = "__saved_model_init_op"
+
+# References to what lives inside the session: DT_RESOURCE and DT_VARIANT.
+_HANDLES = (20, 21)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +117,10 @@ def callable_signatures(
 ) -> dict[str, Signature]:
     """Return the signatures that requests can call.
 
-    Left out, each with a line in the log, are those with sparse or composite tensors, which no
-    request can carry, those that name tensors that the graph lacks, and those with a default value
-    that can't be read. TF2's own `__saved_model_init_op`, which has no tensors at all, goes without
-    a word.
+    These are left out, each with a line in the log: signatures with sparse or composite inputs,
+    which no request can carry; signatures without any output that an answer can carry; signatures
+    that name tensors which the graph lacks; and signatures with a default value that can't be
+    read. TF2's own `__saved_model_init_op`, which has no tensors at all, goes without a word.
     """
     signatures = {}
     for name, definition in definitions.items():
@@ -140,13 +143,17 @@ class _NotCallable(Exception):
 
 def _signature(name: str, definition: bytes, graph: Any) -> Signature:
     proto = SignatureDef.FromString(definition)
-    return Signature(
+    signature = Signature(
         name=name,
         inputs={alias: _spec(alias, info, graph) for alias, info in proto.inputs.items()},
-        outputs={alias: _spec(alias, info, graph) for alias, info in proto.outputs.items()},
+        outputs={alias: _output(alias, info, graph) for alias, info in proto.outputs.items()},
         method_name=proto.method_name,
         defaults={alias: _default(alias, value) for alias, value in proto.defaults.items()},
     )
+    if signature.outputs and all(spec.unanswerable for spec in signature.outputs.values()):
+        alias, spec = next(iter(signature.outputs.items()))
+        raise _NotCallable(f"the output {alias!r} is {spec.unanswerable}")
+    return signature
 
 
 def _default(alias: str, value: TensorProto) -> NDArray[Any]:
@@ -154,6 +161,17 @@ def _default(alias: str, value: TensorProto) -> NDArray[Any]:
         return tensors.to_array(value)
     except tensors.TensorError as error:
         raise _NotCallable(f"the default of {alias!r} can't be read: {error}") from None
+
+
+def _output(alias: str, info: TensorInfo, graph: Any) -> TensorSpec:
+    encoding = info.WhichOneof("encoding")
+    if encoding in ("coo_sparse", "composite_tensor"):
+        kind = "sparse" if encoding == "coo_sparse" else "composite"
+        return TensorSpec(info.dtype, None, unanswerable=f"a {kind} tensor")
+    spec = _spec(alias, info, graph)
+    if spec.data_type in _HANDLES:
+        return replace(spec, unanswerable=f"a {dtypes.name(spec.data_type)}")
+    return spec
 
 
 def _spec(alias: str, info: TensorInfo, graph: Any) -> TensorSpec:

@@ -19,9 +19,6 @@ from ladle.server.saved_model.memory import give_back
 # this many the oldest is dropped: a caller who tries all subsets costs time, not memory.
 _MAX_CALLABLES = 64
 
-# References to what lives inside the session: DT_RESOURCE and DT_VARIANT.
-_HANDLES = (20, 21)
-
 _Callable = Callable[..., Sequence[NDArray[Any]]]
 
 
@@ -91,11 +88,10 @@ class SavedModelServable:
 
         specs = [signature.outputs[alias] for alias in outputs]
         for alias, spec in zip(outputs, specs, strict=True):
-            if spec.data_type in _HANDLES:
+            if spec.unanswerable:
                 raise FailedPrecondition(
-                    f"output {alias!r} of signature {signature.name!r} is a "
-                    f"{dtypes.name(spec.data_type)}, which no answer can carry: name the outputs "
-                    "that you need in output_filter"
+                    f"output {alias!r} of signature {signature.name!r} is {spec.unanswerable}, "
+                    "which no answer can carry: name the outputs that you need in output_filter"
                 )
         options = config_pb2.CallableOptions(
             feed=[spec.feed_name for spec in signature.inputs.values()],

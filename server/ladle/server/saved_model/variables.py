@@ -22,7 +22,8 @@ def without_value(session: Any, signatures: Iterable[Signature]) -> list[str]:
         session: holds the graph, restored and initialised.
         signatures: all that requests can call.
     """
-    outputs = {spec.feed_name for s in signatures for spec in s.outputs.values()}
+    answers = [spec for s in signatures for spec in s.outputs.values() if not spec.unanswerable]
+    outputs = {spec.feed_name for spec in answers}
     reachable = _reachable(session.graph, outputs)
     variables = [op for op in reachable if op.type in _RESOURCE_VARIABLES]
     refs = [op for op in reachable if op.type in _REF_VARIABLES]

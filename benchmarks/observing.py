@@ -90,7 +90,7 @@ def _one_batch(observer: Observer, batch: int, call: Call) -> None:
     run.end(time.monotonic(), observer)
     for observed in calls:
         observed.seen.encoding = time.monotonic()
-        observed.answer(b"answer")
+        observed.respond(b"answer")
 
 
 class _Call:
@@ -98,6 +98,7 @@ class _Call:
 
     local = True
     deadline = None
+    shared_observation = None
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -108,13 +109,13 @@ class _Call:
     def on_end(self, callback: Callable[[], None]) -> None:
         pass
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         pass
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         pass
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         pass
 
 

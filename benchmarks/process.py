@@ -85,11 +85,11 @@ class ServerProcess:
 
 def _serve_echo(answer: bytes) -> None:
     """Serve the bare transport: every call is answered with the same bytes."""
-    from ladle.server.call import Call, Prompt, Stream, Streaming
+    from ladle.server.call import Call, NonBlocking, Stream, Streaming
     from ladle.server.transport.grpcio.transport import GrpcioTransport
 
     def respond(call: Call) -> None:
-        call.answer(answer)
+        call.respond(answer)
 
     def stream(stream: Stream) -> None:
         def received(message: bytes | None) -> None:
@@ -101,7 +101,7 @@ def _serve_echo(answer: bytes) -> None:
         stream.receive(received)
 
     transport = GrpcioTransport(
-        {"/echo/Unary": Prompt(respond), "/echo/Stream": Streaming(stream)}, max_threads=16
+        {"/echo/Unary": NonBlocking(respond), "/echo/Stream": Streaming(stream)}, max_threads=16
     )
     print(transport.listen("127.0.0.1:0"), flush=True)
     transport.start()

@@ -24,7 +24,7 @@ ALLOWED = {
     "ladle.export": {"ladle.protos"},
     "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},
-    "ladle.server.call": {"ladle.server.core.errors"},
+    "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
     "ladle.server.config": {"ladle.server.core.cpus"},
     "ladle.server.flags": {"ladle.server.config"},
@@ -48,6 +48,7 @@ ALLOWED = {
     "ladle.server.transport": {
         "ladle.protos",
         "ladle.server.core.errors",
+        "ladle.server.core.observation",
         "ladle.server.call",
         "ladle.server.limits",
     },

@@ -104,7 +104,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     server = Server(config)
     server.start()
     yield Setting(folder, made[0], server)
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def serve(arguments: list[str]) -> None:
     try:
         assert all(map(server._manager.is_available, server._models.models))
     finally:
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
 
 
 def pip(arguments: list[str]) -> None:

@@ -58,7 +58,7 @@ def both(written_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ):
             yield Both(rest, client)
     finally:
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
 
 
 @pytest.mark.parametrize("model", ["half_plus_two", "half_plus_two_tf2"])

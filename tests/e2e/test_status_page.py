@@ -47,7 +47,7 @@ def serving(config: Path, *models: tuple[str, Path], **settings: Any) -> Iterato
     try:
         yield server
     finally:
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def test_the_page_follows_what_changes(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("td.number:has-text('1')")
         (tmp_path / "m" / "2").mkdir()
         page.wait_for_selector("td.number:has-text('2')")
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
         page.wait_for_selector("#problem", state="visible")
         assert page.locator("#problem").inner_text() == "The server does not answer."
 

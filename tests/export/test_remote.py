@@ -72,7 +72,7 @@ def address(folder: Path) -> Iterator[str]:
     with manager._changed:
         assert manager._changed.wait_for(is_over, PATIENCE_S)
     yield server.addresses[0]
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:

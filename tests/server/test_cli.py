@@ -24,7 +24,7 @@ class Server:
 
     def wait_for_models(self): pass
 
-    def stop(self, *, notice): print("stopped", flush=True)
+    def stop(self, *, lame_duck): print("stopped", flush=True)
 
 class Ignoring:
     def __del__(self):

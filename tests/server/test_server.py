@@ -85,7 +85,7 @@ class Setting:
             try:
                 yield
             finally:
-                self.server.stop(notice=False)
+                self.server.stop(lame_duck=False)
 
     def call(self, path: str, request: Message, response: type[M], timeout: float) -> M:
         call: Any = self.channel.unary_unary(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from ladle.server.core.errors import ServingError
+from ladle.server.core.observation import Observation
 
 
 class Call(Protocol):
-    """One unary request. It is answered or refused exactly once."""
+    """One unary request. It ends exactly once, with `respond` or with `fail`."""
 
     @property
     def request(self) -> bytes:
@@ -29,6 +30,13 @@ class Call(Protocol):
     def deadline(self) -> float | None:
         """The monotonic time at which the caller stops waiting; None if it never does."""
 
+    @property
+    def shared_observation(self) -> Observation | None:
+        """The observation of the larger request that this call is a part of, as one over REST is.
+
+        Whoever made the call ends that observation. None for a call that stands by itself.
+        """
+
     def metadata(self, key: str) -> str | None:
         """Return the value that the caller sent under this lower-case key."""
 
@@ -39,13 +47,13 @@ class Call(Protocol):
         where that has happened already. The callback must not block.
         """
 
-    def let_go(self) -> None:
-        """Let go of the request message, which nobody will read again: it may be large."""
+    def discard_request(self) -> None:
+        """Free the request message, which may be large; nobody may read it after this."""
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         """Send the response message; never blocks."""
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
 
 
@@ -69,7 +77,8 @@ class Stream(Protocol):
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, in any thread, when the server is going to stop.
 
-        The stream should end soon after that, or it is cut off.
+        It is called at once if the server is stopping already. The stream should end soon after
+        that, or the transport cuts it off.
         """
 
     def receive(self, callback: Callable[[bytes | None], None]) -> None:
@@ -80,7 +89,7 @@ class Stream(Protocol):
         held back by HTTP/2's flow control. Not to be called again before the callback was.
         """
 
-    def on_lull(self, callback: Callable[[], None]) -> None:
+    def on_idle(self, callback: Callable[[], None]) -> None:
         """Have `callback` called in the transport's thread, when all is told that is there by now.
 
         A message that was asked for and has come is told before. Not to be called again before the
@@ -117,7 +126,7 @@ Handler: TypeAlias = Callable[[Call], None]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class NonBlocking:
     """A handler that waits for nothing, and so needs no thread of its own.
 
     The transport calls it in the thread that reads from the network, unless the request is so
@@ -139,13 +148,65 @@ class Streaming:
     """A handler of streams; it is called when one begins, and must not block."""
 
     handle: Callable[[Stream], None]
+    takes_one_message: bool = False
+    """Whether callers send exactly one message; a transport may end a stream that sends none."""
 
 
-Methods: TypeAlias = Mapping[str, Handler | Prompt | Streaming]
+Methods: TypeAlias = Mapping[str, Handler | NonBlocking | Streaming]
 """What a transport serves: a handler for each full method path, `/package.Service/Method`."""
 
 Gate: TypeAlias = "Callable[[str, str | None], None]"
-"""Let through to a method's path who shows this `authorization`, or raises a ServingError.
+"""Lets a caller who shows this `authorization` through to a method's path, or raises ServingError.
 
-A transport asks it of every call, to health and reflection too, before it reads the request.
+A transport asks it of every call, health and reflection included, before it reads the request.
 """
+
+
+class Transport(Protocol):
+    """Serves Methods on addresses.
+
+    Order of calls: `check` and `listen` for each address; `start`; `enter_lame_duck`; `drain`;
+    `stop`. All but `stop` may be left out. One thread calls them; `calls` may be read in any.
+    """
+
+    @property
+    def calls(self) -> int:
+        """How many calls have come since `start`, refused ones included."""
+
+    def check(self, address: str) -> None:
+        """Find out whether an address could be had; nobody can connect to it yet.
+
+        Args:
+            address: `0.0.0.0:8500` or `unix:/path`. Port 0 stands for any free one.
+
+        Raises:
+            AddressInUse: The address can't be had.
+        """
+
+    def listen(self, address: str) -> int:
+        """Bind an address, as `check` takes it, and return its port; 0 for a Unix socket.
+
+        Raises:
+            AddressInUse: The address can't be bound.
+        """
+
+    def start(self) -> None:
+        """Take calls from now on; returns at once."""
+
+    def enter_lame_duck(self) -> None:
+        """Go on taking connections and calls, but ask callers to go elsewhere; never blocks.
+
+        A transport that can sends GOAWAY on each connection that is open.
+        """
+
+    def drain(self, grace_s: float) -> None:
+        """Take no new calls, and give those under way `grace_s` seconds; never blocks.
+
+        Streams are told first, by `on_stop`. A call that comes too late ends as UNAVAILABLE.
+        """
+
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Drain, unless `drain` was called before, and return when every call has ended.
+
+        What still runs when the grace is over is cut off.
+        """

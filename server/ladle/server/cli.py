@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Stop:
         print("ladle: stopping", flush=True)
     if server is not None:
-        server.stop(notice=signals.first is not signal.SIGINT)
+        server.stop(lame_duck=signals.first is not signal.SIGINT)
     tracing.flush(_FLUSH_S)
     return _leave(0)
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from ladle.server.config import Config
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.models.model_set import ModelSet
+from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.models.model_set import Configured, ModelSet
 from ladle.server.core.observation import Observer
 from ladle.server.core.sources.base_path import Check
 from ladle.server.core.sources.file_system import FileSystemSource
+from ladle.server.core.sources.source import Source
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
+from ladle.server.rpc.health import Health
 from ladle.server.rpc.services import methods
 from ladle.server.saved_model.integrity import missing
 from ladle.server.settings.model_config_file import ConfigFile
-from ladle.server.settings.tokens_file import TokensFile
-from ladle.server.wiring import startup
+from ladle.server.wiring import startup, transports
 from ladle.server.wiring.loading import (
     ModelLoader,
     batching_loader,
@@ -35,7 +38,7 @@ from ladle.server.wiring.startup import StartupError
 logger = logging.getLogger(__name__)
 
 # How long a stopping server goes on taking requests at most.
-_LONGEST_NOTICE_S = 5.0
+_LONGEST_LAME_DUCK_S = 5.0
 # How long models that are idle may take to unload, even where no grace is left.
 _UNLOAD_S = 1.0
 
@@ -66,28 +69,22 @@ class Server:
             StartupError: A file that the config names is of no use.
         """
         self._config = config
-        self._tokens_file = TokensFile(
-            Path(config.auth_tokens_file), lambda tokens: self._access.replace(tokens)
-        )
         # All files are read before anything is made that would have to be stopped.
-        self._access = startup.access(config, self._tokens_file)
+        self.access, self._tokens_file = startup.access(config)
+        """Who may call what."""
         tls = startup.tls(config)
         metrics_path = startup.metrics_path(config)
         check = check or (missing if load is None else lambda _: None)
         load = load or saved_model_loader(config)
 
-        self._observers = Observers(
-            config,
-            lambda: self._models.models,
-            lambda name, version: self._manager.is_available(name, version),
-            observer,
-        )
+        configured, serving = Configured(), ServingMap()
+        self._observers = Observers(config, configured.models, serving.is_available, observer)
         self.metrics = self._observers.metrics
         """Everything counted."""
         observer = self._observers.all
         self._batching = batching_loader(config, load, observer)
-        self._manager = Manager(self._batching, startup.manager_options(config))
-        self._source = FileSystemSource(
+        self._manager = Manager(self._batching, startup.manager_options(config), serving=serving)
+        self._source: Source = FileSystemSource(
             self._manager,
             poll_wait_s=config.file_system_poll_wait_seconds,
             check=check,
@@ -95,6 +92,7 @@ class Server:
         self._models = ModelSet(
             self._manager,
             self._source,
+            configured=configured,
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
         )
         self._config_file = ConfigFile(
@@ -102,37 +100,46 @@ class Server:
             self._models.replace,
             poll_wait_s=config.model_config_file_poll_wait_seconds,
         )
-        served = methods(
+        self._health = Health()
+        self.methods = methods(
             self._manager,
             self._models,
             tensor_content=config.enable_serialization_as_tensor_content,
             check_method_names=config.enable_signature_method_name_check,
-            access=self._access,
+            access=self.access,
             observer=observer,
             counters=self.metrics.totals,
             recorder=profiler(config),
+            health=self._health,
         )
+        """Everything that the server answers, by full method path."""
         self.exposition = Exposition(self.metrics, self._manager)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
+        limits = transports.limits(config, observer)
         try:
-            self._ports = Ports(
+            self.http = transports.http_server(
                 config,
-                served,
+                self.methods,
+                limits,
                 self._manager,
-                access=self._access,
-                tls=tls,
+                access=self.access,
                 observer=observer,
-                names=lambda: self._models.models.keys(),
-                load=lambda: {name: asdict(model) for name, model in self.snapshot().items()},
+                tls=tls,
+                names=configured.names,
+                is_ready=partial(self._health.serves, ""),
+                load=self._load_figures,
                 metrics_path=metrics_path,
                 exposition=self.exposition,
             )
+            """The HTTP side; None if it is not asked for."""
         except StartupError:
             self._observers.stop(_UNLOAD_S)
             raise
-        readiness = Readiness(
-            self._manager, lambda: self._models.models.keys(), self._ports.grpc.health.set
+        grpc = transports.grpc_transport(
+            config, self.methods, limits, access=self.access, observer=observer, tls=tls
         )
+        self._ports = Ports(config, grpc, self.http)
+        readiness = Readiness(self._manager, configured.names, self._health.set)
         self._manager.add_listener(readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,
@@ -141,6 +148,9 @@ class Server:
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """Return how each model does at this moment, by name; takes about a millisecond."""
         return snapshot(self.metrics, self._manager)
+
+    def _load_figures(self) -> dict[str, dict[str, float | None]]:
+        return {name: asdict(model) for name, model in self.snapshot().items()}
 
     def start(self) -> None:
         """Bind the addresses, take requests, and return once every model is up or has failed.
@@ -184,7 +194,7 @@ class Server:
         self._source.start()
         if self._config.model_config_file:
             self._config_file.start()
-        if self._access.by_token:
+        if self.access.by_token:
             self._tokens_file.start()
         if self._config.wait_for_models:
             self.wait_for_models()
@@ -208,22 +218,24 @@ class Server:
             self._halt()
             raise StartupError(f"model {name!r} did not load: {problem}")
 
-    def stop(self, *, notice: bool = True) -> bool:
+    def stop(self, *, lame_duck: bool = True) -> bool:
         """Drain and unload, within the config's drain_grace_seconds, and a second for unloading.
 
-        Health turns NOT_SERVING first. With `notice`, requests are still taken after that, so that
-        load balancers see it in time: for a third of the grace, 5 s at most, but only until none
-        has come for a second. Then new ones are refused, and those under way finish.
+        Health turns NOT_SERVING first. With `lame_duck`, the server still takes requests after
+        that, so that load balancers see it in time: for a third of the grace, 5 s at most, but
+        only until none has come for a second. Then new ones are refused, and those under way
+        finish.
 
         Returns False if something was still running when the time was over.
         """
         deadline = time.monotonic() + self._config.drain_grace_seconds
-        self._ports.send_away()
+        self._ports.enter_lame_duck()
+        self._health.enter_lame_duck()  # last: who has seen it finds all else as it should be
         self._source.stop()
         self._config_file.stop()
-        if notice and self.addresses:
-            notice_s = min(_LONGEST_NOTICE_S, self._config.drain_grace_seconds / 3)
-            self._ports.wait_until_quiet(notice_s)
+        if lame_duck and self.addresses:
+            lame_duck_s = min(_LONGEST_LAME_DUCK_S, self._config.drain_grace_seconds / 3)
+            self._ports.wait_until_quiet(lame_duck_s)
         return self._halt(max(0.0, deadline - time.monotonic()))
 
     def _halt(self, grace_s: float = 0.0) -> bool:

@@ -73,7 +73,7 @@ def serving_ladle(folder: Path) -> Iterator[Served]:
     try:
         yield Served(True, f"127.0.0.1:{server.addresses[0].rpartition(':')[2]}", folder)
     finally:
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
 
 
 def configured(folder: Path) -> ModelServerConfig:

@@ -135,4 +135,4 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         watched.model.let_go()
         watched.channel.close()
         watched.http.close()
-        watched.server.stop(notice=False)
+        watched.server.stop(lame_duck=False)

@@ -85,7 +85,7 @@ def test_each_request_has_its_line(watch: Watch, tmp_path: Path, log_format: str
     watched.http.post(
         "/v1/models/m:predict", json={"instances": [[1, 2]]}, headers={"x-request-id": "mine-2"}
     )
-    watched.server.stop(notice=False)
+    watched.server.stop(lame_duck=False)
 
     lines = path.read_text().splitlines()
     assert len(lines) == 3

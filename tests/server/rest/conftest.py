@@ -66,7 +66,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Setting]:
         with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S, verify=verify) as http:
             yield Setting(server, http, servables, folder)
     finally:
-        server.stop(notice=False)
+        server.stop(lame_duck=False)
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(config, load=FakeLoader())
     server.start()
     yield server
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,8 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def routes(server: Server) -> list[Route]:
-    http = server._ports.http
-    assert http is not None
-    return list(http.app.routes.routes)
+    assert server.http is not None
+    return list(server.http.app.routes.routes)
 
 
 def bearer(token: str) -> dict[str, str]:

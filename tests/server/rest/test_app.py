@@ -13,7 +13,7 @@ import pytest
 from fakes import PATIENCE_S
 from starlette.responses import Response
 
-from ladle.server.call import Call, Methods, Prompt
+from ladle.server.call import Call, Methods, NonBlocking
 from ladle.server.core.access import Access, Grant, Kind, Tokens, digest_of
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import ByteBudget, Limits
@@ -233,7 +233,7 @@ class Held:
         def hold(call: Call) -> None:
             call.on_end(self.left.set)
 
-        return {self.path: Prompt(hold)}
+        return {self.path: NonBlocking(hold)}
 
     def route(self, pools: Pools) -> Route:
         services = Services(self.methods, pools)

@@ -140,7 +140,7 @@ def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
         wait_until(lambda: server._manager.waiting_requests == 1)
         let_load.set()
         assert answer.result(PATIENCE_S).json() == {"predictions": [[2.0, 4.0]]}
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 def test_a_model_that_there_is_not_is_not_waited_for(rest: Setting) -> None:

@@ -70,7 +70,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.receiver: Callable[[bytes | None], None] | None = None
-        self.lull: Callable[[], None] | None = None
+        self.idle: Callable[[], None] | None = None
         self.sent: Callable[[], None] | None = None
         self.answers: list[tuple[int, bool]] = []
         self.sent_bytes: list[int] = []
@@ -92,9 +92,9 @@ class FakeStream:
         assert self.receiver is None
         self.receiver = callback
 
-    def on_lull(self, callback: Callable[[], None]) -> None:
-        assert self.lull is None
-        self.lull = callback
+    def on_idle(self, callback: Callable[[], None]) -> None:
+        assert self.idle is None
+        self.idle = callback
 
     def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
         self.work.append(work)
@@ -129,10 +129,10 @@ class FakeStream:
         assert receiver is not None, "nothing was asked for"
         receiver(message)
 
-    def pass_lull(self) -> None:
-        lull, self.lull = self.lull, None
-        assert lull is not None, "nothing awaits a lull"
-        lull()
+    def become_idle(self) -> None:
+        idle, self.idle = self.idle, None
+        assert idle is not None, "nothing waits for an idle stream"
+        idle()
 
     def take(self) -> None:
         """Let the connection take what is being sent."""
@@ -177,11 +177,11 @@ def stream(manager: Manager) -> FakeStream:
 
 def test_requests_begin_together_once_no_more_is_there(stream: FakeStream, model: Queued) -> None:
     stream.come(1)
-    assert stream.receiver is not None, "the next one is asked for before the lull is"
+    assert stream.receiver is not None, "the next one is asked for before idleness is"
     stream.come(2)
-    stream.pass_lull()
-    assert not model.waiting, "one came since the lull was asked for, so more may be there"
-    stream.pass_lull()
+    stream.become_idle()
+    assert not model.waiting, "one came since idleness was asked for, so more may be there"
+    stream.become_idle()
 
     assert len(model.waiting) == 2
 
@@ -238,15 +238,15 @@ def test_what_comes_between_answers_waits_for_the_last_of_them(
 ) -> None:
     """Each answer makes room for one request: they should meet in a batch, too."""
     stream.come(1, 2, 3, 4)
-    stream.pass_lull()
+    stream.become_idle()
     model.run_all()
     stream.come(5)
-    assert stream.lull is None
+    assert stream.idle is None
     for _ in range(3):
         stream.take()
     assert not model.waiting
     stream.take()
-    stream.pass_lull()
+    stream.become_idle()
 
     assert len(model.waiting) == 1
 
@@ -279,8 +279,8 @@ def test_what_has_gathered_does_not_begin_once_the_caller_is_gone(
 ) -> None:
     stream.come(1, 2)
     stream.go()
-    stream.pass_lull()
-    stream.pass_lull()
+    stream.become_idle()
+    stream.become_idle()
 
     assert not model.waiting
 
@@ -305,14 +305,14 @@ def test_what_gathers_while_such_bytes_are_read_is_dropped_too(
     stream: FakeStream, model: Queued, as_ready: bool
 ) -> None:
     stream.come(1, as_ready=as_ready)
-    stream.pass_lull()
+    stream.become_idle()
     stream.come_as(b"\xff" * 600_000)
     (work,) = stream.work
     stream.come(3)
     stream.come_as(b"\xff")
     work()
-    stream.pass_lull()
-    stream.pass_lull()
+    stream.become_idle()
+    stream.become_idle()
     assert len(model.waiting) == 1, "what came before is under way, and nothing else"
     model.run_all()
     stream.take()
@@ -331,7 +331,7 @@ def test_past_the_budget_nothing_is_read_of_a_request_but_its_id(
     broken = message.SerializeToString() + wire.join(wire.bytes_field(2, [b"\xff"]))
     stream.room = 0
     stream.come_as(wire.join([wire.varint_field(1, 7), *wire.bytes_field(2, [broken])]))
-    stream.pass_lull()
+    stream.become_idle()
 
     assert stream.answers[-1] == (7, False)
     assert not model.waiting

@@ -41,6 +41,7 @@ from ladle.server.call import Call
 from ladle.server.core.access import Access, Kind, Tokens
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.rpc.guard import RULES, Rule, guarded
+from ladle.server.settings.tokens_file import parse
 
 PREDICT, METADATA, ADMIN, OTHER = (
     f"the-token-for-{kind}" for kind in ("predict", "metadata", "admin", "other")
@@ -50,6 +51,7 @@ LINES = (
     {"token": METADATA, "kinds": ["metadata"], "models": ["a*"]},
     {"token": ADMIN, "kinds": ["admin"]},
 )
+TOKENS_FILE = "".join(json.dumps(line) + "\n" for line in LINES)
 OF_KIND = {Kind.PREDICT: PREDICT, Kind.METADATA: METADATA, Kind.ADMIN: ADMIN}
 
 
@@ -58,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves model `a`; the tokens but one are for models whose names begin so."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "a" / "1").mkdir(parents=True)
-    (folder / "tokens").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (folder / "tokens").write_text(TOKENS_FILE)
     config = Config(
         port=None,
         model_name="a",
@@ -69,7 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(config, load=FakeLoader())
     server.start()
     yield server
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 def address(server: Server) -> str:
@@ -80,16 +82,6 @@ def address(server: Server) -> str:
 def channel(server: Server) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(address(server)) as channel:
         yield channel
-
-
-def registered(server: Server) -> set[str]:
-    """The path of every method that gRPC has a handler for, health's and reflection's too."""
-    grpc_server: Any = server._ports.grpc._server
-    paths: set[str] = set()
-    for handlers in grpc_server._state.generic_handlers:
-        own = getattr(handlers, "_method_handlers", None) or handlers._handlers
-        paths |= set(own)
-    return paths
 
 
 def code_of(channel: grpc.Channel, path: str, request: bytes | None, token: str | None) -> str:
@@ -129,7 +121,7 @@ class Silence:
 
 
 def test_every_method_that_is_served_has_a_rule(server: Server) -> None:
-    assert registered(server) == set(RULES)
+    assert set(server.methods) == set(RULES)
 
 
 @pytest.mark.parametrize("path", [*RULES, "/no.such.Service/Method", "/grpc.health.v1.Health/No"])
@@ -290,16 +282,14 @@ def test_a_stream_ends_when_its_token_is_taken_back(server: Server, channel: grp
         metadata=(("authorization", f"Bearer {PREDICT}"),),
         timeout=PATIENCE_S,
     )
-    before = server._access._tokens
-    assert before is not None
     requests.put(request)
     next(answers)  # the window
     next(answers)
-    server._access.replace(Tokens({}))
+    server.access.replace(Tokens({}))
     requests.put(request)
     with pytest.raises(grpc.RpcError) as raised:
         next(answers)
-    server._access.replace(before)
+    server.access.replace(parse(TOKENS_FILE))
     assert refusal(raised.value)[0] == "UNAUTHENTICATED"
 
 
@@ -309,6 +299,7 @@ class FarCall:
     local = False
     request = b""
     deadline = None
+    shared_observation = None
 
     def __init__(self) -> None:
         self.error: ServingError | None = None
@@ -317,17 +308,17 @@ class FarCall:
     def metadata(self, key: str) -> str | None:
         return None
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         self.answered = True
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         self.error = error
 
 
 @pytest.mark.parametrize("path", RULES)
 def test_without_tokens_only_admin_is_refused_to_other_machines(path: str) -> None:
     def answer(call: Call) -> None:
-        call.answer(b"")
+        call.respond(b"")
 
     admin = RULES[path].kind is Kind.ADMIN
     method = guarded({path: answer}, Access())[path]
@@ -340,7 +331,13 @@ def test_without_tokens_only_admin_is_refused_to_other_machines(path: str) -> No
     far = FarCall()
     cast(Any, guarded({path: answer}, Access(allow_remote_admin=True))[path])(far)
     assert far.answered
-    near = SimpleNamespace(local=True, request=b"", metadata=lambda _: None, answer=far.answer)
+    near = SimpleNamespace(
+        local=True,
+        request=b"",
+        metadata=lambda _: None,
+        respond=far.respond,
+        shared_observation=None,
+    )
     cast(Any, method)(near)
 
 
@@ -371,12 +368,12 @@ def test_a_caller_from_a_network_is_told_from_one_on_this_machine(tmp_path: Path
             far.reload({"a": str(tmp_path / "a")})
     with Client(f"127.0.0.1:{port}") as near:
         near.reload({"a": str(tmp_path / "a")})
-    server.stop(notice=False)
+    server.stop(lame_duck=False)
 
 
 def test_a_method_without_a_rule_is_not_served() -> None:
     with pytest.raises(KeyError):
-        guarded({"/new.Service/Method": lambda call: call.answer(b"")}, Access())
+        guarded({"/new.Service/Method": lambda call: call.respond(b"")}, Access())
 
 
 def test_a_wrong_tokens_file_is_told_at_the_start(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ladle.protos.serving_pb import PredictRequest
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 
@@ -34,9 +35,8 @@ model = FakeServable(answer)
 manager = Manager(lambda _id, _path: BatchingServable(model, BatchOptions()))
 manager.aspire("m", {1: Path("/m/1")})
 assert manager.wait_until_settled(["m"], 30)
-transport = GrpcioTransport(
-    methods(manager, tensor_content=True), max_threads=2, max_request_bytes=int(sys.argv[1])
-)
+limits = Limits(int(sys.argv[1]), ByteBudget(1 << 62))
+transport = GrpcioTransport(methods(manager, tensor_content=True), max_threads=2, limits=limits)
 port = transport.listen("127.0.0.1:0")
 transport.start()
 print(json.dumps([port, peak()]), flush=True)

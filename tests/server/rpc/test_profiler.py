@@ -33,6 +33,7 @@ class Call:
 
     local = True
     deadline = None
+    shared_observation = None
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -44,13 +45,13 @@ class Call:
     def on_end(self, callback: Callable[[], None]) -> None:
         self.leave = callback
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         pass
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         pass
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         pass
 
 

@@ -9,7 +9,7 @@ import pytest
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.rpc.observed import ObservedCall
-from ladle.server.rpc.status import Edge
+from ladle.server.rpc.status import Middleware
 
 
 class FakeCall:
@@ -17,6 +17,7 @@ class FakeCall:
 
     local = False
     deadline = None
+    shared_observation = None
 
     def __init__(self) -> None:
         self.request = b"request"
@@ -29,13 +30,13 @@ class FakeCall:
     def on_end(self, callback: Callable[[], None]) -> None:
         self.at_end.append(callback)
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         self.request = b""
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         raise AssertionError("not to be answered")
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         self.error = error
 
 
@@ -59,7 +60,7 @@ def test_a_refused_request_is_gone_at_once_and_waits_for_no_collection() -> None
 
     call = FakeCall()
     ref = weakref.ref(call)
-    Edge().prompt("/a/B", method).handle(call)
+    Middleware().non_blocking("/a/B", method).handle(call)
     assert call.error is not None
     del call
 
@@ -75,7 +76,7 @@ def test_a_caller_who_goes_before_there_is_a_thread_to_wait_in_leaves_nothing_th
             seen.append(request)
 
     call = FakeCall()
-    blocking = Edge(Observer()).prompt("/a/B", lambda _: waited.append).handle(call)
+    blocking = Middleware(Observer()).non_blocking("/a/B", lambda _: waited.append).handle(call)
     assert blocking is not None
     (leave,) = call.at_end
     leave()
@@ -89,7 +90,7 @@ def test_a_caller_who_goes_before_there_is_a_thread_to_wait_in_leaves_nothing_th
 def test_a_call_that_waits_in_a_thread_is_not_left_when_it_ends() -> None:
     waited: list[ObservedCall] = []
     call = FakeCall()
-    blocking = Edge().prompt("/a/B", lambda _: waited.append).handle(call)
+    blocking = Middleware().non_blocking("/a/B", lambda _: waited.append).handle(call)
     assert blocking is not None
     blocking(call)
     call.at_end[0]()

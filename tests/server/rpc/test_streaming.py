@@ -22,6 +22,7 @@ from ladle.server.core.errors import Code
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
 from ladle.server.core.servable import Signature
 from ladle.server.core.servable_id import ServableId
+from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.gathering import Window
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.services import methods
@@ -45,7 +46,7 @@ def compute(inputs: Any) -> dict[str, NDArray[Any]]:
 class Served:
     """A server whose model doubles, and a channel to it."""
 
-    def __init__(self, window: Window, loaded: threading.Event | None, **limits: Any) -> None:
+    def __init__(self, window: Window, loaded: threading.Event | None, limits: Limits) -> None:
         self.model = FakeServable(compute, (*FakeServable().signatures.values(), WIDE))
         self.batching = BatchingServable(self.model, BatchOptions(max_batch_size=100_000))
 
@@ -62,7 +63,7 @@ class Served:
             **methods(manager, tensor_content=True),
             STREAM: predict_stream(predict, window),
         }
-        self.transport = GrpcioTransport(served, max_threads=2, **limits)
+        self.transport = GrpcioTransport(served, max_threads=2, limits=limits)
         port = self.transport.listen("127.0.0.1:0")
         self.transport.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -73,9 +74,13 @@ def serve() -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
     def serve(
-        window: Window | None = None, loaded: threading.Event | None = None, **limits: Any
+        window: Window | None = None,
+        loaded: threading.Event | None = None,
+        limits: Limits | None = None,
     ) -> Served:
-        made.append(Served(window or Window(), loaded, **limits))
+        made.append(
+            Served(window or Window(), loaded, limits or Limits(1 << 30, ByteBudget(1 << 40)))
+        )
         return made[-1]
 
     yield serve
@@ -298,7 +303,7 @@ def test_a_request_for_chunks_waits_for_a_models_first_version(serve: Serve) -> 
 def test_the_bytes_of_a_stream_count_with_those_of_all_requests(serve: Serve) -> None:
     """Past the budget a request is refused under its id, and what was taken is given back."""
     size = len(PredictStreamRequest(id=1, request=request([[1, 1]])).SerializeToString())
-    served = serve(max_inflight_bytes=2 * size)
+    served = serve(limits=Limits(1 << 30, ByteBudget(2 * size)))
     budget = served.transport.limits.budget
     served.model.hold()
     client = Client(served)
@@ -334,7 +339,7 @@ def test_a_stream_that_is_cancelled_gives_its_bytes_back(serve: Serve) -> None:
 
 
 def test_too_large_a_request_of_a_stream_fails_alone(serve: Serve) -> None:
-    client = Client(serve(max_request_bytes=1000))
+    client = Client(serve(limits=Limits(1000, ByteBudget(1 << 40))))
     client.send(1, [[0, 0]] * 200)
     client.send(2, [[2, 2]])
 

@@ -31,7 +31,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     def serve(config: SSLConfig) -> tuple[str, str]:
         transport = GrpcioTransport(
-            {"/s/Echo": lambda call: call.answer(call.request)},
+            {"/s/Echo": lambda call: call.respond(call.request)},
             max_threads=2,
             credentials=read_credentials(written(tmp_path, config)),
         )

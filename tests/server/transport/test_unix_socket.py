@@ -15,7 +15,7 @@ from ladle.server.transport.unix_socket import make_way
 
 
 def echo_server() -> GrpcioTransport:
-    return GrpcioTransport({"/s/Echo": lambda call: call.answer(call.request)}, max_threads=2)
+    return GrpcioTransport({"/s/Echo": lambda call: call.respond(call.request)}, max_threads=2)
 
 
 def echo(channel: grpc.Channel) -> bytes:

@@ -58,7 +58,7 @@ class ServingError(Exception):
         if code is not None:
             self.code = code
 
-    def let_go(self) -> None:
+    def clear_traceback(self) -> None:
         """Forget where it came from: the frames hold whatever was being worked on."""
         self.__traceback__ = self.__cause__ = self.__context__ = None
 

@@ -147,7 +147,7 @@ class Observation:
         except Exception:  # the caller waits for an answer, whoever else hears of it
             logger.exception("an observer failed on a request's end")
         if self.error is not None:
-            self.error.let_go()  # observers keep what they count later
+            self.error.clear_traceback()  # observers keep what they count later
         self.request = self.response = self.metadata = self.span = None
 
 

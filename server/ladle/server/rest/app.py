@@ -93,7 +93,7 @@ class App:
             if seen.api or scope["path"][:4].lower() == "/v1/":
                 seen.end(status, self._observer)
             response = error_response(status)
-            status.let_go()  # by now the frames on its way here hold the body
+            status.clear_traceback()  # by now the frames on its way here hold the body
         if self._options.cors:
             response.headers["access-control-allow-origin"] = "*"
             response.headers["access-control-allow-methods"] = "POST, GET"

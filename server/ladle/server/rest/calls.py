@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import NamedTuple, TypeVar
 
-from ladle.server.call import Methods, Prompt, Streaming
+from ladle.server.call import Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
 from ladle.server.rest.request import Request
 from ladle.server.rpc.predict import TENSOR_CONTENT_KEY
@@ -47,7 +47,7 @@ class Services:
         assert not isinstance(method, Streaming), f"{path} answers streams"
         call = RestCall(message, request)
         try:
-            if not isinstance(method, Prompt):
+            if not isinstance(method, NonBlocking):
                 self.pools.waiting.submit(method, call)
             else:
                 handle = method.handle
@@ -79,7 +79,7 @@ class RestCall:
     def __init__(self, message: bytes, request: Request) -> None:
         self.request = message
         self.local = request.local
-        self.seen = request.seen
+        self.shared_observation = request.seen
         self.deadline: float | None = request.deadline
         self._headers: Mapping[str, str] = request.headers
         self._gone = request.gone
@@ -100,15 +100,15 @@ class RestCall:
                 return
         callback()
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         """Let go of the request message."""
         self.request = b""
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         """Hand the response message over; never blocks."""
         self._settle(lambda: self._answer.set_result(response))
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
         self._settle(lambda: self._answer.set_exception(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from ladle.protos.ladle_pb import (
@@ -15,11 +16,10 @@ from ladle.protos.ladle_pb import (
     TasksRequest,
     UnloadModelRequest,
 )
-from ladle.server.call import Call, Gate, Handler, Methods, Prompt, Stream, Streaming
+from ladle.server.call import Call, Gate, Handler, Methods, NonBlocking, Stream, Streaming
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation, Observer, Unobserved
-from ladle.server.rpc.observed import borrowed
 from ladle.server.rpc.request import parse
 from ladle.server.rpc.status import as_status
 
@@ -78,7 +78,7 @@ RULES = {
     ),
     "/tensorflow.ProfilerService/Profile": Rule(Kind.ADMIN, lambda _: None),
     "/tensorflow.ProfilerService/Terminate": Rule(Kind.ADMIN, lambda _: None),
-    # The transport's own. Kubernetes and gRPC's clients ask for health without a token.
+    # Kubernetes and gRPC's clients ask for health without a token.
     "/grpc.health.v1.Health/Check": Rule(Kind.OPEN),
     "/grpc.health.v1.Health/Watch": Rule(Kind.OPEN),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Rule(Kind.METADATA),
@@ -128,11 +128,11 @@ def _observe(path: str, request: bytes, error: ServingError, observer: Observer)
 
 def _guarded(
     path: str,
-    method: Handler | Prompt | Streaming,
+    method: Handler | NonBlocking | Streaming,
     rule: Rule,
     access: Access,
     observer: Observer,
-) -> Handler | Prompt | Streaming:
+) -> Handler | NonBlocking | Streaming:
     if not access.by_token and rule.kind is not Kind.ADMIN:
         return method
 
@@ -143,32 +143,35 @@ def _guarded(
             if not grant.every_model:
                 grant.require_models(rule.models(request))
         except Exception as error:
-            status = as_status(error, path)
-            if borrowed(call) is None:
-                _observe(path, request, status, observer)
-            return status
+            return as_status(error, path)
         return None
 
-    if isinstance(method, Streaming):
-        return Streaming(lambda stream: method.handle(_GuardedStream(stream, refusal)))
-
-    if isinstance(method, Prompt):
-
-        def handle_promptly(call: Call) -> Handler | None:
-            error = refusal(call, call.request)
-            if error is None:
-                return method.handle(call)
-            call.refuse(error)
-            return None
-
-        return Prompt(handle_promptly)
-
-    def handle(call: Call) -> None:
+    def admits(call: Call) -> bool:
+        """Whether the call may go on; it has failed if not."""
         error = refusal(call, call.request)
         if error is None:
+            return True
+        if call.shared_observation is None:
+            _observe(path, call.request, error, observer)
+        call.fail(error)
+        return False
+
+    if isinstance(method, Streaming):
+
+        def refuse(stream: Stream, request: bytes) -> ServingError | None:
+            error = refusal(stream, request)
+            if error is not None:
+                _observe(path, request, error, observer)
+            return error
+
+        return replace(method, handle=lambda s: method.handle(_GuardedStream(s, refuse)))
+
+    if isinstance(method, NonBlocking):
+        return NonBlocking(lambda call: method.handle(call) if admits(call) else None)
+
+    def handle(call: Call) -> None:
+        if admits(call):
             method(call)
-        else:
-            call.refuse(error)
 
     return handle
 
@@ -189,7 +192,7 @@ class _GuardedStream:
         self.metadata = stream.metadata
         self.on_end = stream.on_end
         self.on_stop = stream.on_stop
-        self.on_lull = stream.on_lull
+        self.on_idle = stream.on_idle
         self.in_thread = stream.in_thread
         self.reserve = stream.reserve
         self.give_back = stream.give_back

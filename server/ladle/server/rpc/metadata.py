@@ -44,14 +44,14 @@ class GetModelMetadata:
         except NotFound:
             return self._wait_and_answer
         call.seen.served_by(handle.id)
-        call.answer(_response(handle, request))
+        call.respond(_response(handle, request))
         return None
 
     def _wait_and_answer(self, call: ObservedCall) -> None:
         request = _read(call.request)
         handle = acquire(self._manager, request.model_spec, call.deadline, call.on_end)
         call.seen.served_by(handle.id)
-        call.answer(_response(handle, request))
+        call.respond(_response(handle, request))
 
 
 def _read(data: bytes) -> GetModelMetadataRequest:

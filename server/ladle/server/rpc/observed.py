@@ -9,14 +9,6 @@ from ladle.server.core.errors import Cancelled, ServingError
 from ladle.server.core.observation import Observation, Observer
 
 
-def borrowed(call: object) -> Observation | None:
-    """Return the observation of which a call is only a part, as one is over REST; else None.
-
-    Whoever has made the call ends that.
-    """
-    return getattr(call, "seen", None)
-
-
 class ObservedCall:
     """A Call that notes in `seen` what becomes of it, and is otherwise the one that it is made of.
 
@@ -31,7 +23,7 @@ class ObservedCall:
         self.request = call.request
         self.metadata: Callable[[str], str | None] = call.metadata
         self.on_end: Callable[[Callable[[], None]], None] = call.on_end
-        seen = borrowed(call)
+        seen = call.shared_observation
         self._is_whole = seen is None
         self.seen = seen or Observation(api, "GRPC", call.request, call.metadata)
 
@@ -40,28 +32,28 @@ class ObservedCall:
         """The monotonic time at which the caller stops waiting; None if it never does."""
         return self._call.deadline
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         """Let go of the request message, which nobody will read again: it may be large."""
-        self._call.let_go()
+        self._call.discard_request()
         self.request = b""
         self.seen.request = None
 
     def leave(self) -> None:
         """Note that the caller went away before anybody did anything for it."""
-        self.let_go()
-        self.refuse(Cancelled("the caller went away"))
+        self.discard_request()
+        self.fail(Cancelled("the caller went away"))
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         """Send the response message; never blocks."""
         # Noted first: who has the answer finds it counted.
         if self._is_whole:
             self.seen.end(response, self._observer)
         else:
             self.seen.request, self.seen.response = self.request, response
-        self._call.answer(response)
+        self._call.respond(response)
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
         if self._is_whole:
             self.seen.end(error, self._observer)
-        self._call.refuse(error)
+        self._call.fail(error)

@@ -192,14 +192,14 @@ class Predict:
     def _answer(self, call: ObservedCall, request: Request, handle: Handle) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
-                call.refuse(as_status(outcome, _PATH, call.seen))
+                call.fail(as_status(outcome, _PATH, call.seen))
             else:
-                call.answer(outcome)
+                call.respond(outcome)
 
         typed = self.is_typed(call)
         pending = self.begin(handle, request, call.deadline, done, typed, call.seen)
         if request.nbytes >= malloc.LARGE_BYTES:
-            call.let_go()
+            call.discard_request()
         call.on_end(pending.leave)
 
 

@@ -82,9 +82,9 @@ class QueuedMethod(Generic[R]):
                     if isinstance(outcome, Exception):
                         raise outcome
                     call.seen.encoding = time.monotonic()
-                    call.answer(respond(outcome, handle.id))
+                    call.respond(respond(outcome, handle.id))
                 except Exception as error:
-                    call.refuse(as_status(error, self._path, call.seen))
+                    call.fail(as_status(error, self._path, call.seen))
                 finally:
                     handle.release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ladle.server.call import Methods
+from ladle.server.call import Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
@@ -12,15 +12,17 @@ from ladle.server.core.observation import Observer, Unobserved
 from ladle.server.rpc.chunks import predict_in_chunks
 from ladle.server.rpc.classify import classify
 from ladle.server.rpc.guard import guarded
+from ladle.server.rpc.health import Health
 from ladle.server.rpc.metadata import GetModelMetadata
 from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.multi_inference import multi_inference
 from ladle.server.rpc.observed import ObservedCall
 from ladle.server.rpc.predict import Predict
 from ladle.server.rpc.profiler import ProfilerService, Recorder
+from ladle.server.rpc.reflection import reflection
 from ladle.server.rpc.regress import regress
 from ladle.server.rpc.repository import ModelRepository
-from ladle.server.rpc.status import Edge, PromptMethod
+from ladle.server.rpc.status import Middleware, NonBlockingMethod
 from ladle.server.rpc.streaming import predict_stream
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
@@ -40,6 +42,7 @@ def methods(
     observer: Observer | None = None,
     counters: Callable[[], Mapping[str, int]] | None = None,
     recorder: Recorder | None = None,
+    health: Health | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -52,8 +55,9 @@ def methods(
         observer: hears of each request.
         counters: returns the values of metrics, for those who reload and ask for them.
         recorder: records what the runtime does; without it there is no ProfilerService.
+        health: answers for the names that it was told of; by default nothing serves.
     """
-    edge = Edge(observer or Unobserved())
+    middleware = Middleware(observer or Unobserved())
     services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
@@ -67,7 +71,7 @@ def methods(
         profiler = ProfilerService(recorder)
         services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}
     predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
-    prompt_ones: dict[str, PromptMethod] = {
+    non_blocking: dict[str, NonBlockingMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         f"{_PREDICTION}/Predict": predict,
         f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
@@ -76,10 +80,12 @@ def methods(
             manager, check_method_names=check_method_names
         ),
     }
-    served: Methods = {
-        **{path: edge.prompt(path, method) for path, method in prompt_ones.items()},
-        f"{_STREAMING}/PredictStream": predict_stream(predict, observer=edge.observer),
-        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict, edge.observer),
-        **{path: edge.handler(path, method) for path, method in services.items()},
+    served: dict[str, Handler | NonBlocking | Streaming] = {
+        **{path: middleware.non_blocking(path, method) for path, method in non_blocking.items()},
+        f"{_STREAMING}/PredictStream": predict_stream(predict, observer=middleware.observer),
+        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict, middleware.observer),
+        **{path: middleware.handler(path, method) for path, method in services.items()},
+        **(health or Health()).methods,
     }
-    return guarded(served, access or Access(), edge.observer)
+    served |= reflection({path.split("/")[1] for path in served})
+    return guarded(served, access or Access(), middleware.observer)

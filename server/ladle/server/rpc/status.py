@@ -8,24 +8,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ladle.server.call import Call, Handler, Prompt
+from ladle.server.call import Call, Handler, NonBlocking
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.rpc.observed import ObservedCall
 
 logger = logging.getLogger(__name__)
 
-# As upstream's edge does: a status travels in HTTP/2 headers, which proxies bound too.
+# As upstream's middleware does: a status travels in HTTP/2 headers, which proxies bound too.
 _MAX_MESSAGE_BYTES = 1024
 _CUT = "...TRUNCATED"
 
 
 ObservedHandler: TypeAlias = Callable[[ObservedCall], None]
-PromptMethod: TypeAlias = Callable[[ObservedCall], "ObservedHandler | None"]
+NonBlockingMethod: TypeAlias = Callable[[ObservedCall], "ObservedHandler | None"]
 
 
 @dataclass(frozen=True)
-class Edge:
+class Middleware:
     """Makes transports' handlers of methods: observed, and with a status for each exception."""
 
     observer: Observer = field(default_factory=Unobserved)
@@ -38,13 +38,13 @@ class Edge:
             try:
                 response = method(observed)
             except Exception as error:
-                observed.refuse(as_status(error, path, observed.seen))
+                observed.fail(as_status(error, path, observed.seen))
             else:
-                observed.answer(response)
+                observed.respond(response)
 
         return handle
 
-    def prompt(self, path: str, method: PromptMethod) -> Prompt:
+    def non_blocking(self, path: str, method: NonBlockingMethod) -> NonBlocking:
         """Make a handler of a method that waits for nothing and answers the call itself."""
 
         def handle(call: Call) -> Handler | None:
@@ -52,7 +52,7 @@ class Edge:
             try:
                 blocking = method(observed)
             except Exception as error:
-                observed.refuse(as_status(error, path, observed.seen))
+                observed.fail(as_status(error, path, observed.seen))
                 return None
             return blocking and guarded(blocking, observed)
 
@@ -71,12 +71,12 @@ class Edge:
                 try:
                     blocking(observed)
                 except Exception as error:
-                    observed.refuse(as_status(error, path, observed.seen))
+                    observed.fail(as_status(error, path, observed.seen))
 
             observed.on_end(leave)
             return handle
 
-        return Prompt(handle)
+        return NonBlocking(handle)
 
     def _observed(self, call: Call, path: str) -> ObservedCall:
         return ObservedCall(call, path.rpartition("/")[2], self.observer)
@@ -88,7 +88,7 @@ def as_status(error: Exception, path: str, seen: Observation | None = None) -> S
         error.message = bounded(error.message)
         # The frames that it came through hold the request and the call, which holds the error: all
         # that would stay until the next collection.
-        error.let_go()
+        error.clear_traceback()
         return error
     request_id = seen.request_id if seen is not None else ""
     logger.error("request failed method=%s request_id=%s", path, request_id, exc_info=error)

@@ -88,7 +88,7 @@ class _PredictStream:
         self._deadline = stream.deadline
         self._gathering: Gathering[_Slot] = Gathering(window)
         self._read_since = False
-        self._awaits_lull = False
+        self._awaits_idle = False
         self._lock = threading.Lock()
         self._slots: deque[_Slot] = deque()  # in the order of the requests
         self._ready: deque[_Slot] = deque()  # in the order of the answers, where that counts
@@ -128,7 +128,7 @@ class _PredictStream:
         if enough:
             self._begin_gathered()
         else:
-            self._await_lull()
+            self._await_idle()
 
     def _gather(self, slot: _Slot) -> bool:
         try:
@@ -138,20 +138,20 @@ class _PredictStream:
         self._read_since = True
         return self._gathering.add(slot, slot.nbytes)
 
-    def _await_lull(self) -> None:
+    def _await_idle(self) -> None:
         """Begin what has gathered once nothing more is there to be read.
 
         While answers are being sent there will be more: each makes room for a request.
         """
-        if self._gathering and not self._awaits_lull and not self._sending:
-            self._awaits_lull = True
+        if self._gathering and not self._awaits_idle and not self._sending:
+            self._awaits_idle = True
             self._read_since = False
-            self._stream.on_lull(self._lulled)
+            self._stream.on_idle(self._became_idle)
 
-    def _lulled(self) -> None:
-        self._awaits_lull = False
+    def _became_idle(self) -> None:
+        self._awaits_idle = False
         if self._read_since or self._sending:
-            self._await_lull()
+            self._await_idle()
         else:
             self._begin_gathered()
 
@@ -269,7 +269,7 @@ class _PredictStream:
         with self._lock:
             self._sending = False
         self._go_on()
-        self._await_lull()
+        self._await_idle()
 
     def _go_on(self) -> None:
         """Send, read and end: whatever of it can be done now."""

@@ -96,7 +96,7 @@ class HttpServer:
         """Take requests from now on; returns at once."""
         self._transport.start()
 
-    def send_away(self) -> None:
+    def enter_lame_duck(self) -> None:
         """Go on answering, but ask callers to come back on another connection."""
         self.app.closing = True
 

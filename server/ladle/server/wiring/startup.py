@@ -12,7 +12,7 @@ import grpc
 
 from ladle.protos.versions import version_of
 from ladle.server.config import Config
-from ladle.server.core.access import Access
+from ladle.server.core.access import Access, Tokens
 from ladle.server.core.cpus import cpus
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import ManagerOptions
@@ -59,20 +59,24 @@ def tls(config: Config) -> Tls | None:
         raise StartupError(str(error)) from error
 
 
-def access(config: Config, tokens_file: TokensFile) -> Access:
-    """Return who may call what.
+def access(config: Config) -> tuple[Access, TokensFile]:
+    """Return who may call what, and the file that changes it later; poll it only if `by_token`.
 
     Raises:
         StartupError: `--auth_tokens_file` is of no use.
     """
-    if not config.auth_tokens_file:
-        return Access(allow_remote_admin=config.allow_remote_admin)
+    by_token = bool(config.auth_tokens_file)
+    access = Access(Tokens({}) if by_token else None, allow_remote_admin=config.allow_remote_admin)
+    file = TokensFile(Path(config.auth_tokens_file), access.replace)
+    if not by_token:
+        return access, file
     if not config.ssl_config_file:
         logger.warning("without --ssl_config_file anybody on the way can read the callers' tokens")
     try:
-        return Access(tokens_file.read())
+        access.replace(file.read())
     except InvalidArgument as error:
         raise StartupError(f"--auth_tokens_file: {error.message}") from None
+    return access, file
 
 
 def metrics_path(config: Config) -> str | None:

@@ -11,7 +11,8 @@ from fakes import PATIENCE_S, FakeClock
 
 from ladle.protos.versions import LABELS_NAME
 from ladle.server.core.errors import Unavailable
-from ladle.server.core.sources.file_system import FileSystemSource, MonitoredModel
+from ladle.server.core.sources.file_system import FileSystemSource
+from ladle.server.core.sources.source import MonitoredModel
 from ladle.server.core.sources.version_policy import Latest, Specific
 
 

@@ -13,8 +13,10 @@ import grpc
 import pytest
 from fakes import PATIENCE_S, refusal, until
 
-from ladle.server.call import Call, Handler, Prompt
+from ladle.server.call import Call, Handler, NonBlocking
 from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.limits import ByteBudget, Limits
+from ladle.server.rpc.health import Health
 from ladle.server.transport.grpcio import completion
 from ladle.server.transport.grpcio.completion_call import CompletionCall
 from ladle.server.transport.grpcio.transport import GrpcioTransport
@@ -24,18 +26,17 @@ LIMIT = 1 << 20
 Serve = Callable[[Callable[[Call], Any]], "grpc.UnaryUnaryMultiCallable[bytes, bytes]"]
 
 
-@pytest.fixture(params=["prompt", "blocking"])
+@pytest.fixture(params=["non-blocking", "blocking"])
 def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     """Serves a handler, and returns how to call it; the budget holds two of the largest."""
     closing: list[Callable[[], object]] = []
 
     def serve(handler: Callable[[Call], Any]) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
-        method = Prompt(handler) if request.param == "prompt" else handler
+        method = NonBlocking(handler) if request.param == "non-blocking" else handler
         transport = GrpcioTransport(
             {"/a/B": method},
             max_threads=4,
-            max_request_bytes=LIMIT,
-            max_inflight_bytes=2 * LIMIT,
+            limits=Limits(LIMIT, ByteBudget(2 * LIMIT)),
         )
         port = transport.listen("127.0.0.1:0")
         transport.start()
@@ -52,7 +53,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
 
 
 def echo(call: Call) -> None:
-    call.answer(call.request)
+    call.respond(call.request)
 
 
 def test_the_installed_grpcio_can_do_without_threads() -> None:
@@ -74,7 +75,7 @@ def test_a_refusal_has_its_code_and_message_and_when_to_come_back(serve: Serve) 
     def refuse(call: Call) -> None:
         error = Unavailable("not now — später")
         error.retry_after_s = 0.25
-        call.refuse(error)
+        call.fail(error)
 
     with pytest.raises(grpc.RpcError) as raised:
         serve(refuse)(b"", timeout=PATIENCE_S)
@@ -86,7 +87,7 @@ def test_a_refusal_has_its_code_and_message_and_when_to_come_back(serve: Serve) 
 
 def test_an_answer_may_come_later_from_another_thread(serve: Serve) -> None:
     def later(call: Call) -> None:
-        threading.Thread(target=lambda: call.answer(b"late")).start()
+        threading.Thread(target=lambda: call.respond(b"late")).start()
 
     assert serve(later)(b"", timeout=PATIENCE_S) == b"late"
 
@@ -96,7 +97,7 @@ def test_metadata_and_deadline_are_the_callers(serve: Serve) -> None:
 
     def look(call: Call) -> None:
         seen.append((call.metadata("key"), call.metadata("none"), call.deadline is None))
-        call.answer(b"")
+        call.respond(b"")
 
     call = serve(look)
     call(b"", metadata=(("key", "value"),), timeout=PATIENCE_S)
@@ -120,7 +121,7 @@ def test_a_call_tells_when_its_caller_goes(serve: Serve) -> None:
     future.cancel()
 
     assert gone.wait(PATIENCE_S)
-    calls[0].answer(b"nobody reads this")
+    calls[0].respond(b"nobody reads this")
 
 
 def test_a_call_tells_when_it_was_answered(serve: Serve) -> None:
@@ -128,7 +129,7 @@ def test_a_call_tells_when_it_was_answered(serve: Serve) -> None:
 
     def answer(call: Call) -> None:
         call.on_end(ended.set)
-        call.answer(b"")
+        call.respond(b"")
 
     serve(answer)(b"", timeout=PATIENCE_S)
 
@@ -170,7 +171,7 @@ def test_the_bytes_of_all_calls_are_bounded(serve: Serve) -> None:
             held.append(call)
             both.release()
         else:
-            call.answer(b"")
+            call.respond(b"")
 
     call = serve(hold)
     waiting = [call.future(bytes(LIMIT), timeout=PATIENCE_S) for _ in range(2)]
@@ -185,7 +186,7 @@ def test_the_bytes_of_all_calls_are_bounded(serve: Serve) -> None:
     assert call(b"", timeout=PATIENCE_S) == b""
 
     for one in held:
-        one.answer(b"")
+        one.respond(b"")
     for future in waiting:
         future.result(PATIENCE_S)
 
@@ -194,7 +195,7 @@ def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
     def fail(call: Call) -> None:
         if call.request:
             raise RuntimeError("boom")
-        call.answer(b"")
+        call.respond(b"")
 
     call = serve(fail)
 
@@ -203,17 +204,17 @@ def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
     assert call(b"", timeout=PATIENCE_S) == b""
 
 
-def test_a_prompt_handler_that_has_to_wait_gets_a_thread_for_that() -> None:
+def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that() -> None:
     threads: list[str] = []
 
     def blocking(call: Call) -> None:
         threads.append(threading.current_thread().name)
-        call.answer(b"")
+        call.respond(b"")
 
-    def prompt(call: Call) -> Handler | None:
+    def non_blocking(call: Call) -> Handler | None:
         return blocking
 
-    transport = GrpcioTransport({"/a/B": Prompt(prompt)}, max_threads=1)
+    transport = GrpcioTransport({"/a/B": NonBlocking(non_blocking)}, max_threads=1)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -233,12 +234,16 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
         handled.append(call.request[:1])
         came.release()
         assert go_on.wait(PATIENCE_S)
-        call.answer(b"")
+        call.respond(b"")
 
-    transport = GrpcioTransport({"/a/B": Prompt(hold)}, max_threads=1, refused=refused.put)
+    budget = ByteBudget(1 << 62)
+    transport = GrpcioTransport(
+        {"/a/B": NonBlocking(hold)},
+        max_threads=1,
+        limits=Limits(LIMIT, budget, refused.put),
+    )
     port = transport.listen("127.0.0.1:0")
     transport.start()
-    budget = transport.limits.budget
     with grpc.insecure_channel(
         f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
     ) as channel:
@@ -259,7 +264,7 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
     assert handled == [b"1", b"3"]
 
 
-def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() -> None:
+def test_non_blocking_calls_wait_without_threads_up_to_128_for_each_that_there_is() -> None:
     """A slow model's callers wait without taking anything from those of another."""
     held: list[Call] = []
 
@@ -267,9 +272,9 @@ def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() ->
         if call.request == b"hold":
             held.append(call)
         else:
-            call.answer(b"")
+            call.respond(b"")
 
-    transport = GrpcioTransport({"/a/B": Prompt(hold)}, max_threads=1)
+    transport = GrpcioTransport({"/a/B": NonBlocking(hold)}, max_threads=1)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -283,7 +288,7 @@ def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() ->
             call(b"fast", timeout=PATIENCE_S)
         assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
         for one in held:
-            one.answer(b"")
+            one.respond(b"")
         for future in waiting:
             assert future.result(PATIENCE_S) == b""
     transport.stop(PATIENCE_S)
@@ -292,7 +297,7 @@ def test_prompt_calls_wait_without_threads_up_to_128_for_each_that_there_is() ->
 def test_a_stopping_transport_lets_calls_end(serve: Serve) -> None:
     """The fixture stops the transport, whose grace is long: it must not need all of it."""
     with pytest.raises(grpc.RpcError):
-        serve(lambda call: call.refuse(ServingError("no")))(b"", timeout=PATIENCE_S)
+        serve(lambda call: call.fail(ServingError("no")))(b"", timeout=PATIENCE_S)
 
 
 def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
@@ -310,7 +315,9 @@ def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
         return None
 
     transport = GrpcioTransport(
-        {"/a/B": Prompt(wait_for_model)}, max_threads=1, max_inflight_bytes=LIMIT
+        {"/a/B": NonBlocking(wait_for_model)},
+        max_threads=1,
+        limits=Limits(LIMIT, ByteBudget(LIMIT)),
     )
     port = transport.listen("127.0.0.1:0")
     transport.start()
@@ -339,9 +346,10 @@ def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
     def hold(call: Call) -> None:
         held.append(call)
         both.wait(PATIENCE_S)
-        call.answer(b"")
+        call.respond(b"")
 
-    transport = GrpcioTransport({"/a/B": hold, "/a/C": echo}, max_threads=4)
+    methods = {"/a/B": hold, "/a/C": echo, **Health().methods}
+    transport = GrpcioTransport(methods, max_threads=4)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -91,7 +91,7 @@ class Entry:
         self.move(State.END)
         self.error = error
         if error is not None:
-            error.let_go()
+            error.clear_traceback()
         self.servable = None
 
     def retain(self) -> bool:

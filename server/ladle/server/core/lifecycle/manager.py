@@ -47,14 +47,24 @@ class Manager:
         load: Loader,
         options: ManagerOptions | None = None,
         *,
+        serving: ServingMap | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """Take how to load a version.
+
+        Args:
+            load: loads a version; blocks.
+            options: how versions come and go.
+            serving: where the manager publishes the versions that requests can have, for those
+                who read the map and are made before the manager.
+            clock: the time.
+        """
         options = options or ManagerOptions()
         self._clock = clock or MonotonicClock()
         self._changes = Changes()
         self._changed = self._changes.condition
         self._book = Book(options.policy)
-        self._serving = ServingMap()
+        self._serving = serving or ServingMap()
         self._transitions = Transitions(
             load,
             self._book,

@@ -12,7 +12,7 @@ from ladle.protos.services import pool
 from ladle.protos.serving_pb import ModelConfig as ModelConfigProto
 from ladle.protos.serving_pb import ModelServerConfig
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument
-from ladle.server.core.sources.file_system import MonitoredModel
+from ladle.server.core.sources.source import MonitoredModel
 from ladle.server.core.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 _TENSORFLOW = 1  # ModelType

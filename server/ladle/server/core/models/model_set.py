@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import NotFound, ServingError, Unavailable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.config import ModelConfig, check_labels
-from ladle.server.core.sources.file_system import FileSystemSource
+from ladle.server.core.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,27 @@ _MAX_WAITING = 4
 _LARGEST_MARGIN_S = 1.0
 
 
+class Configured:
+    """The models that are configured now. A ModelSet replaces them; any thread may read them."""
+
+    def __init__(self) -> None:
+        self._models: Mapping[str, ModelConfig] = {}
+
+    def models(self) -> Mapping[str, ModelConfig]:
+        """Return the models by name."""
+        return self._models
+
+    def names(self) -> Collection[str]:
+        """Return the names of the models."""
+        return self._models.keys()
+
+    def replace(self, models: Mapping[str, ModelConfig]) -> None:
+        """Put others in place of all that there were, by a single assignment."""
+        self._models = models
+
+
 class ModelSet:
-    """The models that are configured. Thread-safe.
+    """Changes which models are configured. Thread-safe.
 
     A change is checked and put in place under a lock, quickly; waiting for models comes after it,
     so that a change that waits holds up no other.
@@ -32,8 +51,9 @@ class ModelSet:
     def __init__(
         self,
         manager: Manager,
-        source: FileSystemSource,
+        source: Source,
         *,
+        configured: Configured | None = None,
         allow_unavailable_labels: bool = False,
         clock: Clock | None = None,
     ) -> None:
@@ -43,12 +63,12 @@ class ModelSet:
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
-        self._models: Mapping[str, ModelConfig] = {}
+        self._configured = configured or Configured()
 
     @property
     def models(self) -> Mapping[str, ModelConfig]:
         """What is configured now, by name."""
-        return self._models
+        return self._configured.models()
 
     def begin(self, models: Iterable[ModelConfig]) -> None:
         """Put the first models in place: their labels may name versions that are yet to load."""
@@ -73,7 +93,7 @@ class ModelSet:
             FailedPrecondition: A label may not be put where it is wanted.
         """
         with self._lock:
-            self._replace({**self._models, model.name: model})
+            self._replace({**self.models, model.name: model})
 
     def remove(self, name: str) -> None:
         """Take one model out, and leave the others.
@@ -82,9 +102,9 @@ class ModelSet:
             NotFound: It is not configured.
         """
         with self._lock:
-            if name not in self._models:
+            if name not in self.models:
                 raise NotFound(f"model {name} is not configured")
-            self._replace({n: model for n, model in self._models.items() if n != name})
+            self._replace({n: model for n, model in self.models.items() if n != name})
 
     def rescan(self, name: str) -> None:
         """Look at one model's base path now, and try its failed versions again.
@@ -130,26 +150,26 @@ class ModelSet:
             raise ServingError(f"{len(absent)} model(s) did not become available: {{{reasons}}}")
 
     def _why(self, name: str) -> str:
-        if name not in self._models:
+        if name not in self.models:
             return "it was taken out again"
         return self._manager.problem(name) or "it is still loading"
 
     def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
         check_labels(
             models.values(),
-            {name: model.labels for name, model in self._models.items()},
+            {name: model.labels for name, model in self.models.items()},
             self._manager.is_available,
             allow_unavailable=self._allow_unavailable_labels,
         )
-        new = models.keys() - self._models.keys()
+        new = models.keys() - self.models.keys()
         self._put(models.values())
         return new
 
     def _put(self, models: Iterable[ModelConfig]) -> None:
         models = list(models)
-        self._models = {model.name: model for model in models}
+        self._configured.replace({model.name: model for model in models})
         self._manager.set_labels({model.name: model.labels for model in models})
         for model in models:
             self._manager.expect(model.name)
         self._source.set_models(model.monitored for model in models)
-        logger.info("configured models=%s", sorted(self._models))
+        logger.info("configured models=%s", sorted(self.models))

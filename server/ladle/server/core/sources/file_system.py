@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
-from typing import Protocol
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.sources.base_path import BasePath, Check, Found
 from ladle.server.core.sources.scan_threads import Lookers
-from ladle.server.core.sources.version_policy import Latest, VersionPolicy
+from ladle.server.core.sources.source import AspiredVersions, MonitoredModel
 
 logger = logging.getLogger(__name__)
 
@@ -29,40 +26,6 @@ _LEAST_PATIENCE_S = 0.1
 _HANGS_AFTER_S = 30.0
 # How long a rescan waits for the look under way, and for its own.
 _RESCAN_PATIENCE_S = 5.0
-
-
-@dataclass(frozen=True)
-class MonitoredModel:
-    """A model's name, where its versions lie, and which of them are wanted."""
-
-    name: str
-    base_path: Path
-    policy: VersionPolicy = field(default_factory=Latest)
-
-
-class AspiredVersions(Protocol):
-    """Who is told of what lies under the base paths: the manager."""
-
-    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Take all the versions of a model that should be served, each with its folder."""
-
-    def withdraw(self, name: str) -> None:
-        """Take out a model that is no longer watched."""
-
-    def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """Take the labels that lie beside a model's versions."""
-
-    def failed(self, name: str) -> Collection[int]:
-        """Return the aspired versions that could not be loaded."""
-
-    def retry(self, name: str, version: int) -> None:
-        """Load a failed version afresh: its files have changed."""
-
-    def report(self, name: str, problem: str | None, *, final: bool) -> None:
-        """Hear why versions are missing; `final`: waiting alone won't mend it."""
-
-    def source_stopped(self) -> None:
-        """Hear that nothing more will be aspired."""
 
 
 class _Watched:

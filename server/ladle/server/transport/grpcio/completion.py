@@ -7,7 +7,7 @@ nothing can do without: the server lets a handler bring a thread pool of its own
 same operations on the call with callbacks, which grpcio's polling thread calls.
 
 That relies on grpcio's inner parts (grpc/_server.py), so `supported` looks whether they are what
-they were; without them `Prompt` handlers get a thread for each call, as all others do.
+they were; without them `NonBlocking` handlers get a thread for each call, as all others do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from ladle.server.call import Prompt, Streaming
+from ladle.server.call import NonBlocking, Streaming
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import Limits
 from ladle.server.transport.grpcio.completion_call import CompletionCall
@@ -65,7 +65,7 @@ class Intake(ThreadPoolExecutor):
         return _CallFuture(state)
 
 
-def unary(handler: Prompt, pools: Pools, limits: Limits) -> Intake:
+def unary(handler: NonBlocking, pools: Pools, limits: Limits) -> Intake:
     """Return what begins unary calls."""
     return Intake(lambda event, state: CompletionCall(event, state, handler, pools, limits).begin())
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from ladle.server.call import Call, Handler, Prompt
+from ladle.server.call import Call, Handler, NonBlocking
 from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable, Unimplemented
+from ladle.server.core.observation import Observation
 from ladle.server.limits import Limits
 from ladle.server.transport.grpcio.completion_rpc import RECEIVE, CompletionRpc, Pools
 
@@ -24,7 +25,7 @@ class CompletionCall(CompletionRpc):
     __slots__ = ("_handler", "_limits", "_nbytes", "_pools", "request")
 
     def __init__(
-        self, event: Any, state: Any, handler: Prompt, pools: Pools, limits: Limits
+        self, event: Any, state: Any, handler: NonBlocking, pools: Pools, limits: Limits
     ) -> None:
         super().__init__(event, state)
         self._handler = handler
@@ -33,19 +34,24 @@ class CompletionCall(CompletionRpc):
         self._pools = pools
         self.request = b""
 
+    @property
+    def shared_observation(self) -> Observation | None:
+        """Nothing: the call stands by itself."""
+        return None
+
     def begin(self) -> None:
         """Ask for the request message."""
         self.start_receiving(self._received)
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         """Let go of the request message."""
         self.request = b""
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         """Send the response message; never blocks."""
         self.finish(response, None)
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
         self.finish(None, error)
 
@@ -53,7 +59,7 @@ class CompletionCall(CompletionRpc):
         message = event.batch_operations[0].message()
         if message is None:
             if event.success:  # if not, gRPC has ended the call
-                self.refuse(Unimplemented("expected exactly one request message, got none"))
+                self.fail(Unimplemented("expected exactly one request message, got none"))
         else:
             self._take(message)
         return self.end_operation(RECEIVE)
@@ -63,7 +69,7 @@ class CompletionCall(CompletionRpc):
             self._limits.take(len(message))
         except ServingError as error:
             self._limits.refused(error)
-            self.refuse(error)
+            self.fail(error)
             return
         self.request = message
         self._nbytes = len(message)
@@ -93,7 +99,7 @@ class CompletionCall(CompletionRpc):
         except RuntimeError as error:
             # The system has no room for another thread, or the server is stopping. Raised where
             # calls begin, this would end gRPC's polling, and with it all calls.
-            self.refuse(Unavailable(f"no thread can take the request: {error}; try again"))
+            self.fail(Unavailable(f"no thread can take the request: {error}; try again"))
 
     def _give_back(self) -> None:
         # Whoever waits for a thread must not keep bytes that no longer count.
@@ -105,5 +111,5 @@ class CompletionCall(CompletionRpc):
             return handler(self)
         except Exception:
             logger.exception("a request could not be handled")
-            self.refuse(ServingError("the server failed on this request", Code.INTERNAL))
+            self.fail(ServingError("the server failed on this request", Code.INTERNAL))
             return None

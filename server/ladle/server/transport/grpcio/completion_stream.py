@@ -21,24 +21,29 @@ from ladle.server.transport.grpcio.completion_rpc import (
 logger = logging.getLogger(__name__)
 
 _SEND = "ladle send"
-_LULL = "ladle lull"
+_IDLE = "ladle idle"
 
 
 class Streams:
     """Those that there are. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards both fields
         self._streams: weakref.WeakSet[CompletionStream] = weakref.WeakSet()
+        self._are_stopping = False
 
     def add(self, stream: CompletionStream) -> None:
         """Count a stream in for as long as it lives."""
         with self._lock:
             self._streams.add(stream)
+            are_stopping = self._are_stopping
+        if are_stopping:
+            stream.stop()
 
     def stop(self) -> None:
-        """Tell all of them that the server is going to stop."""
+        """Tell all of them that the server is going to stop, and those that are still to come."""
         with self._lock:
+            self._are_stopping = True
             streams = list(self._streams)
         for stream in streams:
             stream.stop()
@@ -50,50 +55,59 @@ class CompletionStream(CompletionRpc):
     __slots__ = (
         "__weakref__",
         "_ending",
+        "_idle",
+        "_is_stopping",
         "_limits",
-        "_lull",
+        "_on_stop",
         "_pools",
         "_receiver",
         "_reserved",
         "_sent",
-        "_stop",
     )
 
     def __init__(self, event: Any, state: Any, pools: Pools, limits: Limits) -> None:
         super().__init__(event, state)
         self._pools = pools
         self._limits = limits
-        self._stop: Callable[[], None] | None = None
+        self._on_stop: Callable[[], None] | None = None
+        self._is_stopping = False
         self._receiver: Callable[[bytes | None], None] | None = None
-        self._lull: Callable[[], None] | None = None
+        self._idle: Callable[[], None] | None = None
         self._sent: Callable[[], None] | None = None
         self._ending: list[ServingError | None] = []
         self._reserved: int | None = None  # None until the first time
 
     def on_stop(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the server is going to stop."""
-        self._stop = callback
+        """Have `callback` called when the server is going to stop; at once if it is already."""
+        with self.state.condition:
+            self._on_stop = callback
+            is_stopping = self._is_stopping
+        if is_stopping:
+            callback()
 
     def stop(self) -> None:
-        """Tell the handler that the server is going to stop."""
-        if self._stop is not None:
-            self._guarded(self._stop)
+        """Tell the handler, now or when it asks, that the server is going to stop."""
+        with self.state.condition:
+            self._is_stopping = True
+            callback = self._on_stop
+        if callback is not None:
+            self._guarded(callback)
 
     def receive(self, callback: Callable[[bytes | None], None]) -> None:
         """Ask for one message more; never blocks."""
         self._receiver = callback
         self.start_receiving(self._received)
 
-    def on_lull(self, callback: Callable[[], None]) -> None:
+    def on_idle(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when all is told that is there by now."""
         state = self.state
         with state.condition:
             if self.is_active():
-                self._lull = callback
+                self._idle = callback
                 # No operations at all are done at once, and the polling thread hears of it after
                 # all that had happened before: messages that wait to be asked for are among that.
-                self.call.start_server_batch((), self._lulled)
-                state.due.add(_LULL)
+                self.call.start_server_batch((), self._became_idle)
+                state.due.add(_IDLE)
 
     def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
         """Have `work` done in a thread of the pool that is for it."""
@@ -148,11 +162,11 @@ class CompletionStream(CompletionRpc):
             self._guarded(receiver, message)
         return ended
 
-    def _lulled(self, _event: Any) -> Any:
-        ended = self.end_operation(_LULL)
-        lull, self._lull = self._lull, None
-        if lull is not None:
-            self._guarded(lull)
+    def _became_idle(self, _event: Any) -> Any:
+        ended = self.end_operation(_IDLE)
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            self._guarded(idle)
         return ended
 
     def _message_sent(self, _event: Any) -> Any:

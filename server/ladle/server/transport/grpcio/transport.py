@@ -10,17 +10,16 @@ from typing import Any
 
 import grpc
 
-from ladle.server.call import Gate, Handler, Methods, Prompt, Streaming
+from ladle.server.call import Gate, Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.observation import Observation
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport import peer, unix_socket
-from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.addresses import AddressInUse, check
 from ladle.server.transport.grpcio import completion
 from ladle.server.transport.grpcio.completion_rpc import Pools, trailing_metadata
 from ladle.server.transport.grpcio.completion_stream import Streams
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
-from ladle.server.transport.grpcio.reflection import Reflection
-from ladle.server.transport.health import SERVICE, Health
 from ladle.server.transport.threads import SteadyPool
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -31,8 +30,8 @@ _CALLS_PER_THREAD = 128
 class GrpcioTransport:
     """Serves methods on TCP ports and Unix sockets.
 
-    A call blocks one of `max_threads` threads until it is answered, unless its handler is Prompt
-    or Streaming: those take no thread, and half of the CPU.
+    A call blocks one of `max_threads` threads until it is answered, unless its handler is
+    NonBlocking or Streaming: those take no thread, and half of the CPU.
     """
 
     def __init__(
@@ -41,12 +40,10 @@ class GrpcioTransport:
         *,
         max_threads: int,
         max_waiting: int = 256,
-        max_request_bytes: int = (1 << 31) - 1,
-        max_inflight_bytes: int = 1 << 62,
+        limits: Limits | None = None,
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
         gate: Gate | None = None,
-        refused: Callable[[ServingError], None] = lambda _: None,
     ) -> None:
         """Make a transport that listens nowhere yet.
 
@@ -54,20 +51,20 @@ class GrpcioTransport:
             methods: what it serves.
             max_threads: how many calls of blocking handlers are handled at a time.
             max_waiting: how many calls may wait at a time for what is still to come, beside them.
-            max_request_bytes: the largest message that is taken, after decompression.
-            max_inflight_bytes: the bytes of requests under way past which new ones are refused.
+            limits: what requests may take; several transports may share them. By default what
+                gRPC itself can take.
             options: gRPC's own channel arguments.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
             gate: is asked of every call, whatever it is to; without one all are let through.
-            refused: hears of each request that is refused for its size, before any handler.
         """
+        limits = self.limits = limits or Limits((1 << 31) - 1, ByteBudget(1 << 62))
         self._credentials = credentials
+        self._shares_ports = bool(dict(options).get("grpc.so_reuseport"))
         self._executor = SteadyPool(max_threads, "grpc")
-        limits = self.limits = Limits(max_request_bytes, ByteBudget(max_inflight_bytes), refused)
-        """What requests may take; another transport can share it."""
         self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
         self._methods = _Methods(methods, pools, limits)
+        self._stopped: threading.Event | None = None
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
@@ -81,22 +78,33 @@ class GrpcioTransport:
             ],
             maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
         )
-        self.health = Health()
-        """Answers for the names that it is told of."""
-        streams = self._methods.streams
-        self.health.register(self._server, _rpc_handler(self.health.watch, pools, limits, streams))
-        services = {path.split("/")[1] for path in methods} | {SERVICE}
-        Reflection(services).register(self._server)
+
+    @property
+    def calls(self) -> int:
+        """How many calls have come since `start`."""
+        return self._methods.calls
+
+    def check(self, address: str) -> None:
+        """Find out whether an address could be had; nobody can connect to it yet.
+
+        Raises:
+            AddressInUse: The address can't be had.
+        """
+        path = address.removeprefix("unix:")
+        if path != address:
+            _make_way(path)
+        elif not self._shares_ports:
+            check(int(address.rpartition(":")[2]), "port")
 
     def listen(self, address: str) -> int:
-        """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port it got.
+        """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port that it got.
 
         Raises:
             AddressInUse: It can't be bound.
         """
         path = address.removeprefix("unix:")
-        if path != address and (problem := unix_socket.make_way(path)):
-            raise AddressInUse(f"can't listen on {address}: {problem}")
+        if path != address:
+            _make_way(path)
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -109,34 +117,33 @@ class GrpcioTransport:
                 f"can't listen on {address}: the port is taken by another process, or not allowed; "
                 "--port=auto finds a free one"
             )
-        return port
+        return 0 if path != address else port
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
         self._server.start()
 
-    def wait_until_quiet(
-        self, quiet_s: float, longest_s: float, others: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Go on taking calls until none has come for `quiet_s`, or `longest_s` have passed.
+    def enter_lame_duck(self) -> None:
+        """Go on as before: grpcio can ask callers to go elsewhere only where it ends."""
 
-        `others` counts what has come elsewhere, and should have ended too.
-        """
-        self._methods.count_calls()
-        until = time.monotonic() + longest_s
-        seen = -1
-        while (count := self._methods.calls + others()) != seen and time.monotonic() < until:
-            seen = count
-            time.sleep(max(0.0, min(quiet_s, until - time.monotonic())))
+    def drain(self, grace_s: float) -> None:
+        """Refuse new calls, and give those under way `grace_s` seconds; returns at once."""
+        if self._stopped is None:
+            self._stopped = self._server.stop(grace_s)
+            self._methods.streams.stop()
 
-    def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those under way `grace_s` seconds, and return when all ended."""
-        self.health.close()
-        stopped = self._server.stop(grace_s)
-        self._methods.streams.stop()
-        stopped.wait()
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Drain, unless `drain` was called before, and return when every call has ended."""
+        self.drain(grace_s)
+        assert self._stopped is not None  # drain sets it
+        self._stopped.wait()
         for executor in (self._executor, self._waiting):
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _make_way(path: str) -> None:
+    if problem := unix_socket.make_way(path):
+        raise AddressInUse(f"can't listen on unix:{path}: {problem}")
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -154,24 +161,16 @@ class _Methods(grpc.GenericRpcHandler):
         """Return a handler that ends calls with a status, and reads nothing of them."""
         return self._refusal(error.code, error.message)
 
-    def count_calls(self) -> None:
-        """Count in `calls` from now on; until then a call costs nothing more."""
-
-        class Counting(dict[str, "grpc.RpcMethodHandler[Any, Any]"]):
-            def get(counting, path: str, default: Any = None) -> Any:
-                self.calls += 1
-                return super().get(path, default)
-
-        self._handlers = Counting(self._handlers)
-
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        # Only gRPC's polling thread calls this.
+        self.calls += 1
         return self._handlers.get(handler_call_details.method)
 
 
 def _rpc_handler(
-    method: Handler | Prompt | Streaming,
+    method: Handler | NonBlocking | Streaming,
     pools: Pools,
     limits: Limits,
     streams: Streams,
@@ -180,7 +179,7 @@ def _rpc_handler(
         return grpc.stream_stream_rpc_method_handler(
             _without_thread(completion.streaming(method, pools, limits, streams))
         )
-    if not isinstance(method, Prompt):
+    if not isinstance(method, NonBlocking):
         return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
     behaviour = _behaviour(method.handle_blocking, limits)
     if completion.supported():
@@ -216,7 +215,7 @@ def _behaviour(handler: Handler, limits: Limits) -> Any:
             limits.take(len(request))
         except ServingError as error:
             limits.refused(error)
-            call.refuse(error)
+            call.fail(error)
             return call.wait()
         try:
             handler(call)
@@ -251,6 +250,10 @@ class _GrpcioCall:
     def local(self) -> bool:
         return peer.is_local(self._context.peer())
 
+    @property
+    def shared_observation(self) -> Observation | None:
+        return None
+
     def metadata(self, key: str) -> str | None:
         for name, value in self._context.invocation_metadata():
             if name == key:
@@ -261,14 +264,14 @@ class _GrpcioCall:
         if not self._context.add_callback(callback):
             callback()
 
-    def let_go(self) -> None:
+    def discard_request(self) -> None:
         self.request = b""
 
-    def answer(self, response: bytes) -> None:
+    def respond(self, response: bytes) -> None:
         self._response = response
         self._answered.release()
 
-    def refuse(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         self._error = error
         self._answered.release()
 

@@ -10,13 +10,13 @@ from fakes import PATIENCE_S, refusal, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ladle.server.core.errors import ServingError
-from ladle.server.transport import health
+from ladle.server.rpc import health
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-Start = Callable[[], tuple[GrpcioTransport, Any]]
+Start = Callable[[], tuple[health.Health, Any]]
 
 
 @pytest.fixture
@@ -24,14 +24,15 @@ def start() -> Iterator[Start]:
     """Starts a server that is well, and returns it with a stub of its health service."""
     closing: list[Callable[[], object]] = []
 
-    def start() -> tuple[GrpcioTransport, Any]:
-        transport = GrpcioTransport({}, max_threads=1)
+    def start() -> tuple[health.Health, Any]:
+        service = health.Health()
+        transport = GrpcioTransport(service.methods, max_threads=1)
         port = transport.listen("127.0.0.1:0")
         transport.start()
-        transport.health.set("", True)
+        service.set("", True)
         channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         closing.extend([channel.close, lambda: transport.stop(PATIENCE_S)])
-        return transport, health_pb2_grpc.HealthStub(channel)
+        return service, health_pb2_grpc.HealthStub(channel)
 
     yield start
     for close in closing:
@@ -51,7 +52,7 @@ def test_watchers_are_bounded_and_give_up_their_places(
 ) -> None:
     """Nobody needs a token to watch."""
     monkeypatch.setattr(health, "_MAX_WATCHERS", 2)
-    transport, stub = start()
+    service, stub = start()
     watching = [watch(stub) for _ in range(2)]
     assert [next(each).status for each in watching] == [SERVING] * 2
 
@@ -61,37 +62,26 @@ def test_watchers_are_bounded_and_give_up_their_places(
     assert ask(stub) == SERVING
 
     watching[0].cancel()
-    until(lambda: transport.health._watching == 1)
+    until(lambda: service.watchers == 1)
     assert next(watch(stub)).status == SERVING
     watching[1].cancel()
 
 
-def test_two_servers_in_a_process_have_threads_of_their_own(start: Start) -> None:
-    _, first = start()
-    second, _ = start()
-    second.health._pool.shutdown()
-
-    assert ask(first) == SERVING
-    watching = watch(first)
-    assert next(watching).status == SERVING
-    watching.cancel()
-
-
 def test_watchers_who_come_and_go_while_all_are_told_end_nothing(start: Start) -> None:
     """gRPC's polling thread must not wait for what it has to bring about itself."""
-    transport, stub = start()
+    service, stub = start()
 
     def come_and_go(serving: bool) -> None:
         for _ in range(50):
             watching = watch(stub)
             assert next(watching).status in (SERVING, NOT_SERVING)
-            transport.health.set("", serving)
+            service.set("", serving)
             watching.cancel()
 
     with ThreadPoolExecutor(4) as pool:
         for each in [pool.submit(come_and_go, bool(n % 2)) for n in range(4)]:
             each.result()
-    transport.health.set("", True)
+    service.set("", True)
     assert ask(stub) == SERVING
 
 
@@ -112,10 +102,15 @@ class Reader:
         self.at_end: list[Callable[[], None]] = []
         self.sent: Callable[[], None] | None = None
         self.request = request
-        service.watch.handle(self)  # type: ignore[arg-type] # that much of it is used
+        self.at_stop: Callable[[], None] = lambda: None
+        watch: Any = service.methods["/grpc.health.v1.Health/Watch"]
+        watch.handle(self)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         self.at_end.append(callback)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        self.at_stop = callback
 
     def receive(self, callback: Callable[[bytes | None], None]) -> None:
         callback(self.request)
@@ -165,7 +160,7 @@ def test_who_has_gone_is_told_nothing_and_kept_nowhere() -> None:
     service.set("m", True)
 
     assert gone.told == [UNKNOWN]
-    assert not service._watchers
+    assert service.watchers == 0
 
 
 def test_a_stop_is_told_for_good_and_then_ends_the_watching() -> None:
@@ -173,17 +168,14 @@ def test_a_stop_is_told_for_good_and_then_ends_the_watching() -> None:
     service.set("m", True)
     watching = Reader(service, asking("m"))
     watching.read()
-    service.shut_down()
+    service.enter_lame_duck()
     service.set("m", True)
     watching.read()
     assert watching.told == [SERVING, NOT_SERVING]
     assert not service.serves("m")
 
-    service.close()
+    watching.at_stop()
     assert watching.ended == [None]
-    (error,) = Reader(service, asking("m")).ended
-    assert error is not None
-    assert error.code.name == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,20 @@
-"""The standard health service, Check and Watch, on a grpcio server.
+"""The standard health service, grpc.health.v1: Check and Watch.
 
-grpcio's own package waits for each watcher to be told, and holds a lock meanwhile that gRPC's
-polling thread needs when a watcher goes: a change and a watcher's leaving at the same moment would
-end all calls of the server, and one who doesn't read would hold up everybody who asks.
+Nothing here waits for a watcher. A watcher who leaves or does not read holds up nobody.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from ladle.protos.health_pb import HealthCheckRequest, HealthCheckResponse
-from ladle.server.call import Stream, Streaming
-from ladle.server.core.errors import InvalidArgument, ResourceExhausted, ServingError, Unavailable
-from ladle.server.transport.threads import SteadyPool
+from ladle.server.call import Call, Methods, NonBlocking, Stream, Streaming
+from ladle.server.core.errors import InvalidArgument, NotFound, ResourceExhausted, ServingError
 
-SERVICE = "grpc.health.v1.Health"
+_SERVICE = "/grpc.health.v1.Health"
 
-# Apart from the threads that run models, so that a busy server still says that it is well.
-_THREADS = 2
 # Watchers hold no thread, but each takes memory, and so does each name that is watched, known or
 # not. Nobody needs a token for it.
 _MAX_WATCHERS = 4096
@@ -29,40 +22,31 @@ _MAX_WATCHED_NAMES = 1024
 
 
 class Health:
-    """Tells callers whether names serve: `""` for the whole, services, models. Thread-safe.
+    """States whether names serve: `""` for the server as a whole, services, models. Thread-safe.
 
-    A name that was never set is NOT_FOUND to Check, and SERVICE_UNKNOWN to Watch. Nothing here
-    waits for a caller.
+    A name that was never set is NOT_FOUND to Check, and SERVICE_UNKNOWN to Watch.
     """
 
     def __init__(self) -> None:
-        self._pool = SteadyPool(_THREADS, "health")
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards all fields
         self._statuses: dict[str, int] = {"": HealthCheckResponse.NOT_SERVING}
         self._watchers: dict[str, set[_Watcher]] = {}  # by the name that they watch
         self._watching = 0
         self._is_final = False
-        self._closed = False
-
-    def register(self, server: grpc.Server, watch: grpc.RpcMethodHandler[Any, Any]) -> None:
-        """Make `server` answer grpc.health.v1.Health, Watch by the handler made of `watch`."""
-
-        def check(request: HealthCheckRequest, context: grpc.ServicerContext) -> Any:
-            return self._check(request, context)
-
-        check.experimental_thread_pool = self._pool  # type: ignore[attr-defined] # grpcio's
-        handlers = {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                check, HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
-            ),
-            "Watch": watch,
-        }
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
 
     @property
-    def watch(self) -> Streaming:
-        """What answers Watch."""
-        return Streaming(self._watch)
+    def methods(self) -> Methods:
+        """The service's handlers, by full method path."""
+        return {
+            f"{_SERVICE}/Check": NonBlocking(self._check),
+            f"{_SERVICE}/Watch": Streaming(self._watch, takes_one_message=True),
+        }
+
+    @property
+    def watchers(self) -> int:
+        """How many streams watch a name now."""
+        with self._lock:
+            return self._watching
 
     def set(self, name: str, serving: bool | None) -> None:
         """State whether `name` serves, to those who ask and those who watch; None forgets it."""
@@ -80,20 +64,12 @@ class Health:
         with self._lock:
             return self._statuses.get(name) == HealthCheckResponse.SERVING
 
-    def shut_down(self) -> None:
+    def enter_lame_duck(self) -> None:
         """Make every name NOT_SERVING, for good."""
         with self._lock:
             self._is_final = True
             for name in self._statuses:
                 self._state(name, serving=False)
-
-    def close(self) -> None:
-        """End the streams of those who watch, which would otherwise never end."""
-        with self._lock:
-            self._closed = True
-            streams = [each.stream for watchers in self._watchers.values() for each in watchers]
-        for stream in streams:
-            stream.end()
 
     def _state(self, name: str, *, serving: bool) -> None:
         self._statuses[name] = (
@@ -106,14 +82,18 @@ class Health:
         for watcher in self._watchers.get(name, ()):
             watcher.tell(status)
 
-    def _check(
-        self, request: HealthCheckRequest, context: grpc.ServicerContext
-    ) -> HealthCheckResponse:
+    def _check(self, call: Call) -> None:
+        try:
+            name = _read(call.request)
+        except ServingError as error:
+            call.fail(error)
+            return
         with self._lock:
-            status = self._statuses.get(request.service)
+            status = self._statuses.get(name)
         if status is None:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-        return HealthCheckResponse(status=status)
+            call.fail(NotFound("no service or model of that name was ever served"))
+        else:
+            call.respond(HealthCheckResponse(status=status).SerializeToString())
 
     def _watch(self, stream: Stream) -> None:
         def received(message: bytes | None) -> None:
@@ -124,18 +104,14 @@ class Health:
             else:
                 stream.on_end(lambda: self._remove(watcher))
 
+        stream.on_stop(stream.end)  # it would never end by itself
         stream.receive(received)
 
     def _add(self, stream: Stream, message: bytes | None) -> _Watcher:
         if message is None:
             raise InvalidArgument("expected one HealthCheckRequest, got none")
-        try:
-            name = HealthCheckRequest.FromString(message).service
-        except DecodeError:
-            raise InvalidArgument("expected a HealthCheckRequest, and it can't be read") from None
+        name = _read(message)
         with self._lock:
-            if self._closed:
-                raise Unavailable("the server is stopping: ask another")
             if self._watching >= _MAX_WATCHERS:
                 raise ResourceExhausted("too many watch already")
             if name not in self._watchers and len(self._watchers) >= _MAX_WATCHED_NAMES:
@@ -155,8 +131,18 @@ class Health:
                 del self._watchers[watcher.name]
 
 
+def _read(message: bytes) -> str:
+    try:
+        return HealthCheckRequest.FromString(message).service
+    except DecodeError:
+        raise InvalidArgument("expected a HealthCheckRequest, and it can't be read") from None
+
+
 class _Watcher:
-    """Who watches a name. One word is on its way at a time; of those meanwhile the last counts."""
+    """A stream that watches a name.
+
+    One status is on its way at a time. Of those that come meanwhile only the last one is sent.
+    """
 
     def __init__(self, stream: Stream, name: str, lock: threading.Lock) -> None:
         """`lock` is held around `tell`."""

@@ -1,0 +1,69 @@
+"""What a source of versions is: it states, model by model, which versions should be served."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ladle.server.core.sources.version_policy import Latest, VersionPolicy
+
+
+@dataclass(frozen=True)
+class MonitoredModel:
+    """A model's name, where its versions lie, and which of them are wanted."""
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy = field(default_factory=Latest)
+
+
+class AspiredVersions(Protocol):
+    """Who is told of what lies under the base paths: the manager."""
+
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+        """Take all the versions of a model that should be served, each with its folder."""
+
+    def withdraw(self, name: str) -> None:
+        """Take out a model that is no longer watched."""
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Take the labels that lie beside a model's versions."""
+
+    def failed(self, name: str) -> Collection[int]:
+        """Return the aspired versions that could not be loaded."""
+
+    def retry(self, name: str, version: int) -> None:
+        """Load a failed version afresh: its files have changed."""
+
+    def report(self, name: str, problem: str | None, *, final: bool) -> None:
+        """Hear why versions are missing; `final`: waiting alone won't mend it."""
+
+    def source_stopped(self) -> None:
+        """Hear that nothing more will be aspired."""
+
+
+class Source(Protocol):
+    """Follows models from `start` to `stop`, and states their versions to an AspiredVersions.
+
+    Thread-safe.
+    """
+
+    def set_models(self, models: Iterable[MonitoredModel]) -> None:
+        """Follow these models and no others; those left out are withdrawn. Returns at once."""
+
+    def start(self) -> None:
+        """Look for versions now, and again from time to time; may block for a first look."""
+
+    def stop(self) -> None:
+        """State nothing any more; may block for as long as a look takes."""
+
+    def rescan(self, name: str) -> bool:
+        """Look at one model now, and try its failed versions again; blocks for some seconds.
+
+        Returns False if the model is not followed.
+
+        Raises:
+            Unavailable: The place where the versions lie does not answer.
+        """

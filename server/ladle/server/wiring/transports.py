@@ -1,0 +1,125 @@
+"""Which transport serves gRPC, and the HTTP side: made of a Config, listening nowhere yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from ladle.server.call import Methods, Transport
+from ladle.server.config import Config
+from ladle.server.core.access import Access
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.scheduling import starting_such_as_yield
+from ladle.server.limits import ByteBudget, Limits
+from ladle.server.rpc.guard import gate
+from ladle.server.transport.grpcio.transport import GrpcioTransport
+from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
+
+if TYPE_CHECKING:
+    from ladle.server.rest.overview import Load
+    from ladle.server.wiring.http_server import HttpServer
+
+
+def limits(config: Config, observer: Observer) -> Limits:
+    """Return what requests may take, over gRPC and HTTP together; `observer` hears of refusals."""
+    return Limits(
+        config.max_request_bytes,
+        ByteBudget(config.max_inflight_bytes),
+        lambda error: Observation("", "GRPC", b"").end(error, observer),
+    )
+
+
+def grpc_transport(
+    config: Config,
+    methods: Methods,
+    limits: Limits,
+    *,
+    access: Access,
+    observer: Observer,
+    tls: Tls | None,
+) -> Transport:
+    """Return what serves gRPC.
+
+    Args:
+        config: the settings.
+        methods: what is served.
+        limits: what requests may take.
+        access: who may call what.
+        observer: hears of calls that are not let through.
+        tls: put all addresses behind TLS.
+    """
+    with starting_such_as_yield():  # the threads of network events
+        return GrpcioTransport(
+            methods,
+            max_threads=config.grpc_max_threads,
+            max_waiting=MAX_WAITING_REQUESTS + 1,  # one to refuse the others
+            limits=limits,
+            options=config.channel_arguments,
+            credentials=tls.grpc if tls else None,
+            gate=gate(access, observer),
+        )
+
+
+def http_server(
+    config: Config,
+    methods: Methods,
+    limits: Limits,
+    manager: Manager,
+    *,
+    access: Access,
+    observer: Observer,
+    tls: Tls | None,
+    names: Callable[[], Collection[str]],
+    is_ready: Callable[[], bool],
+    load: Load,
+    metrics_path: str | None,
+    exposition: Callable[[], bytes],
+) -> HttpServer | None:
+    """Return what serves HTTP; None if it is not asked for.
+
+    Args:
+        config: the settings.
+        methods: what is served.
+        limits: what requests may take.
+        manager: where the models are.
+        access: who may call what.
+        observer: hears of each request.
+        tls: put the port behind TLS.
+        names: returns the models that are configured.
+        is_ready: whether the server as a whole is to get requests.
+        load: returns how the models do, for the status page.
+        metrics_path: where metrics are; None: nowhere.
+        exposition: returns them.
+
+    Raises:
+        StartupError: Something else is where metrics should be.
+    """
+    if config.rest_api_port == 0:
+        return None
+    # Imported late: who asks for no HTTP should not wait for starlette.
+    from ladle.server.rest.app import AppOptions
+    from ladle.server.rest.monitoring import metrics_route
+    from ladle.server.wiring.http_server import HttpServer, PathTaken
+
+    try:
+        return HttpServer(
+            manager,
+            methods,
+            limits=limits,
+            more_routes=[metrics_route(metrics_path, exposition)] if metrics_path else [],
+            access=access,
+            observer=observer,
+            names=names,
+            load=load,
+            is_ready=is_ready,
+            max_threads=config.rest_api_num_threads,
+            max_waiting=MAX_WAITING_REQUESTS + 1,
+            options=AppOptions(
+                timeout_s=config.rest_api_timeout_in_ms / 1000,
+                cors=config.rest_api_enable_cors_support,
+            ),
+            tls=tls.http if tls else None,
+        )
+    except PathTaken as error:
+        raise StartupError(f"--monitoring_config_file: path: {error}") from None

@@ -105,6 +105,12 @@ class Config:
         False, "let pages of other origins use the REST interface"
     )
 
+    allowed_hosts: str = flag(
+        "",
+        "comma-separated names that a request over HTTP may have in its Host header, *.name for "
+        "those below one; without it any. Probes may use any name",
+    )
+
     # What it tells of itself
     monitoring_config_file: str = flag(
         "",
@@ -311,6 +317,12 @@ class Config:
         return tuple(
             (name.strip(), _number(value)) for name, _, value in (p.partition("=") for p in pairs)
         )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What `--allowed_hosts` lists, in lower case."""
+        names = (name.strip().lower() for name in self.allowed_hosts.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def without_effect(self) -> Mapping[str, str]:

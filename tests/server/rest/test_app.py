@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import http_status, json_response
@@ -29,7 +30,7 @@ NEVER: list[dict[str, Any]] = []
 @pytest.fixture(scope="module")
 def pools() -> Iterator[Pools]:
     with ThreadPoolExecutor(2) as working, ThreadPoolExecutor(2) as waiting:
-        yield Pools(working, waiting)
+        yield Pools(working, waiting, JsonProcesses(1))
 
 
 async def echo(request: Request) -> Response:
@@ -60,6 +61,7 @@ def ask(
     path: str,
     *pieces: bytes,
     headers: dict[str, str] | None = None,
+    more_headers: Sequence[tuple[str, str]] = (),
     client: str = "127.0.0.1",
     then: list[dict[str, Any]] = NEVER,
 ) -> tuple[int, dict[str, str], bytes]:
@@ -82,13 +84,14 @@ def ask(
         async def send(message: Any) -> None:
             sent.append(message)
 
+        all_headers = [*(headers or {}).items(), *more_headers]
         scope = {
             "type": "http",
             "method": method,
             "path": path,
             "raw_path": path.encode(),
             "client": (client, 4711),
-            "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+            "headers": [(k.encode(), v.encode()) for k, v in all_headers],
         }
         await asyncio.wait_for(application(scope, receive, send), PATIENCE_S)
         start = sent[0]
@@ -114,6 +117,89 @@ def test_a_body_that_finds_no_room_is_told_to_come_back(pools: Pools) -> None:
     assert (status, headers["retry-after"]) == (429, "1")
     assert b"--max_inflight_bytes" in body
     assert full._limits.budget.used == 90
+
+
+def test_a_body_on_its_way_takes_no_more_room_than_has_come(pools: Pools) -> None:
+    """Of a body that stalls, nothing is parsed yet: others have the rest of the budget."""
+    half = app(pools, budget=1000)
+    used: list[int] = []
+
+    async def drive() -> None:
+        pieces = [{"type": "http.request", "body": b"x" * 500, "more_body": True}]
+
+        async def receive() -> Any:
+            if pieces:
+                return pieces.pop()
+            used.append(half._limits.budget.used)
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None: ...
+
+        scope: Any = {
+            "type": "http",
+            "method": "POST",
+            "path": "/echo",
+            "raw_path": b"/echo",
+            "client": None,
+            "headers": [],
+        }
+        await half(scope, receive, send)
+
+    asyncio.run(drive())
+    assert used == [500]
+
+
+def test_a_body_that_stops_coming_ends_long_before_the_timeout(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ladle.server.rest.bodies._WINDOW_S", 0.01)
+    status, headers, body = ask(app(pools), "POST", "/echo", b"12345", then=[])
+    assert (status, headers["connection"]) == (408, "close")
+    assert b"the body stopped coming after 5 bytes" in body
+
+
+@pytest.mark.parametrize("digits", ["9" * 18, "9" * 60_000, "0" * 30 + "9" * 9])
+def test_an_announced_length_of_any_digits_is_a_number(pools: Pools, digits: str) -> None:
+    assert ask(app(pools), "POST", "/echo", headers={"content-length": digits})[0] == 413
+
+
+def test_a_request_names_one_host_at_most(pools: Pools) -> None:
+    headers = [("host", "a"), ("host", "a")]
+    status, _, body = ask(app(pools), "POST", "/echo", more_headers=headers)
+    assert (status, b"expected one Host header, got 2" in body) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("models.example.org", 200),
+        ("MODELS.example.org:8501", 200),
+        ("a.pods.example.org:1", 200),
+        ("[::1]:8501", 200),
+        ("pods.example.org", 421),
+        ("evil.org", 421),
+        ("models.example.org.evil.org", 421),
+        ("", 421),
+    ],
+)
+def test_a_host_that_is_not_allowed_is_refused(pools: Pools, host: str, status: int) -> None:
+    allowed = ("models.example.org", "*.pods.example.org", "[::1]")
+    strict = app(pools, options=AppOptions(allowed_hosts=allowed))
+    assert ask(strict, "POST", "/echo", b"1", headers={"host": host})[0] == status
+
+
+def test_probes_use_any_host(pools: Pools) -> None:
+    route = Route("GET", "/livez", Kind.OPEN, echo)
+    strict = app(pools, route, options=AppOptions(allowed_hosts=("a",)))
+    assert ask(strict, "GET", "/livez", headers={"host": "10.0.0.7:8501"})[0] == 200
+
+
+def test_an_error_is_never_a_page(pools: Pools) -> None:
+    path = "/v1/models/<script>alert(1)</script>"
+    status, headers, _ = ask(app(pools), "GET", path)
+    assert status == 400
+    assert headers["content-type"] == "application/json"
+    assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_body_larger_than_the_room_is_taken_while_there_is_no_other(pools: Pools) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-_PLACEHOLDER = re.compile(r"(?:(\w+)=)?%[-#0 +.\d]*[a-zA-Z]")
+_PLACEHOLDER = re.compile(r"(?:(\w{1,40})=)?%[-#0 +.\d]{0,9}[a-zA-Z]")
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import sys
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -21,13 +19,12 @@ from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.limits import Limits
 from ladle.server.rest import bodies
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
+from ladle.server.rest.hosts import only_host, require_allowed
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Match, Route, Routes
 from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
 from ladle.server.transport.peer import is_loopback
-
-T = TypeVar("T")
 
 # Smaller answers fit into a packet or three as they are.
 _LEAST_COMPRESSED_BYTES = 4 << 10
@@ -41,6 +38,11 @@ class AppOptions:
     """From a request's first byte to its answer."""
     cors: bool = False
     """Let pages of other origins call the server."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a request's Host may be, in lower case, `*.name` for those below one.
+
+    Empty: any. Probes may use any name.
+    """
 
 
 class App:
@@ -110,7 +112,7 @@ class App:
             return _preflight(headers)
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         local = is_loopback(scope["client"][0]) if scope["client"] else False
-        match = self._admit(method, path, headers.get("authorization"), seen, local=local)
+        match = self._admit(method, path, headers, seen, local=local)
         deadline = time.monotonic() + self._options.timeout_s
         with bodies.Room(self._limits) as room:
             body = await self._body(headers, receive, room, deadline)
@@ -136,12 +138,14 @@ class App:
         self,
         method: str,
         path: str,
-        authorization: str | None,
+        headers: Headers,
         seen: Observation,
         *,
         local: bool,
     ) -> Match:
         """Return the route, if the caller may have what is there."""
+        authorization = headers.get("authorization")
+        host = only_host(headers.getlist("host"))
         try:
             match = self.routes.find(method, path)
         except HttpError:
@@ -151,6 +155,7 @@ class App:
         kind = match.route.kind
         grant = self._access.admit(kind, authorization, local=local)
         if kind is not Kind.OPEN:
+            require_allowed(host, self._options.allowed_hosts)
             model = match.names.get("model")
             grant.require_models(None if model is None else [model])
         return match
@@ -159,7 +164,7 @@ class App:
         self, headers: Headers, receive: Receive, room: bodies.Room, deadline: float
     ) -> bytes:
         try:
-            body = await _by(deadline, bodies.read(receive, headers, room))
+            body = await bodies.read(receive, headers, room, deadline)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 "the request did not come in time (--rest_api_timeout_in_ms)"
@@ -168,6 +173,7 @@ class App:
             raise Cancelled("the caller went away")
         if bodies.is_gzip(headers):
             return await self._services.work(bodies.inflate, body, room)
+        room.take_for_parsing(len(body))
         return body
 
     async def _compressed(self, response: Response, headers: Headers) -> Response:
@@ -183,16 +189,6 @@ class App:
             response.headers["content-encoding"] = "gzip"
             response.headers["content-length"] = str(len(response.body))
         return response
-
-
-async def _by(deadline: float, awaitable: Coroutine[Any, Any, T]) -> T:
-    """Return what is awaited; raises TimeoutError at the deadline."""
-    if sys.version_info >= (3, 11):
-        # Without a task of its own: most bodies are there already.
-        async with asyncio.timeout_at(deadline):
-            return await awaitable
-    else:
-        return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
 def _preflight(headers: Headers) -> Response:

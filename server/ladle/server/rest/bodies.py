@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ladle.server.limits import Limits
 from ladle.server.rest.status_codes import HttpError
 
+T = TypeVar("T")
+
 # JSON grows when it is parsed: a number of four bytes becomes an object of 24 and pointers to it,
 # an empty object of two bytes one of 64.
 _PARSED_BYTES_PER_BYTE = 16
+# A caller who sends less holds place for nothing.
+_WINDOW_S = 10.0
+_LEAST_BYTES = 4096
+# A number of more digits is too large whatever it is.
+_MOST_DIGITS = 18
 _DEFLATED_AT_ONCE = 64 << 10
 _INFLATED_AT_ONCE = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
@@ -33,6 +43,14 @@ class Room:
         self._limits.budget.take(nbytes, held=self._taken)
         self._taken += nbytes
 
+    def take_for_parsing(self, nbytes: int) -> None:
+        """Take place for what so many bytes of JSON become, beside the bytes themselves.
+
+        Raises:
+            ResourceExhausted: There is none beside other requests.
+        """
+        self.take((_PARSED_BYTES_PER_BYTE - 1) * nbytes)
+
     def check(self, nbytes: int) -> None:
         """Refuse a body of so many bytes in all, if it is too large.
 
@@ -53,33 +71,87 @@ class Room:
 
 
 async def read(
-    receive: Callable[[], Awaitable[Any]], headers: Mapping[str, str], room: Room
+    receive: Callable[[], Awaitable[Any]],
+    headers: Mapping[str, str],
+    room: Room,
+    deadline: float,
 ) -> bytes | None:
     """Return the body as it was sent; None if the caller went away before its end.
 
+    While a body comes in, it takes the room of what is there. What parsing needs beside it is
+    `Room.take_for_parsing`'s matter.
+
+    Args:
+        receive: ASGI's.
+        headers: of the request.
+        room: the request's.
+        deadline: the monotonic time, as the event loop has it, at which the body comes too late.
+
     Raises:
-        HttpError: It is too large, or encoded in an unknown way.
+        HttpError: It is too large, it stopped coming, or it is encoded in an unknown way.
         ResourceExhausted: There is no room for it beside the others.
+        TimeoutError: The deadline has passed.
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal():
-        room.check(int(announced))
-    # What is compressed is never parsed: it is what comes of it that grows.
-    grows = 1 if is_gzip(headers) else _PARSED_BYTES_PER_BYTE
+        room.check(int(announced.lstrip("0")[:_MOST_DIGITS] or "0"))
+    is_gzip(headers)
     pieces: list[bytes] = []
     size = 0
+    progress = _Progress(time.monotonic())
     while True:
-        message = await receive()
+        try:
+            message = await by(min(deadline, progress.ends), receive())
+        except asyncio.TimeoutError:
+            if deadline <= progress.ends:
+                raise
+            raise _stopped(size) from None
         if message["type"] != "http.request":
             return None
         piece = message.get("body", b"")
         if piece:
             size += len(piece)
             room.check(size)
-            room.take(grows * len(piece))
+            room.take(len(piece))
             pieces.append(piece)
+            progress.note(len(piece), time.monotonic())
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Progress:
+    """Whether a body comes in fast enough: `_LEAST_BYTES` in each window of `_WINDOW_S`."""
+
+    def __init__(self, now: float) -> None:
+        self.ends = now + _WINDOW_S
+        """When the window ends, in seconds of the monotonic clock."""
+        self._bytes = 0
+
+    def note(self, nbytes: int, now: float) -> None:
+        """Count what has come; with enough of it another window begins."""
+        self._bytes += nbytes
+        if self._bytes >= _LEAST_BYTES:
+            self._bytes = 0
+            self.ends = now + _WINDOW_S
+
+
+def _stopped(size: int) -> HttpError:
+    return HttpError(
+        408,
+        f"the body stopped coming after {size} bytes: expected {_LEAST_BYTES} bytes more "
+        f"within {_WINDOW_S:g} s",
+        {"connection": "close"},
+    )
+
+
+async def by(deadline: float, awaitable: Awaitable[T]) -> T:
+    """Return what is awaited; raises TimeoutError at the deadline."""
+    if sys.version_info >= (3, 11):
+        # Without a task of its own: most bodies are there already.
+        async with asyncio.timeout_at(deadline):
+            return await awaitable
+    else:
+        return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
 def is_gzip(headers: Mapping[str, str]) -> bool:

@@ -12,12 +12,13 @@ from typing import NamedTuple, TypeVar
 
 from ladle.server.call import Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
+from ladle.server.rest.json.process import LARGE_BYTES, JsonProcesses
 from ladle.server.rest.request import Request
 from ladle.server.rpc.predict import TENSOR_CONTENT_KEY
 
 T = TypeVar("T")
 
-# Larger messages are taken apart and put together in a thread, so that the loop goes on.
+# Larger messages are read and written in a thread, so that the loop goes on.
 MAX_INLINE_BYTES = 32 << 10
 
 
@@ -28,6 +29,8 @@ class Pools(NamedTuple):
     """Reads and writes large messages."""
     waiting: Executor
     """Handles calls that wait for something, so that waiting keeps no thread from working."""
+    processes: JsonProcesses
+    """Read and write what would hold up all threads of this process."""
 
 
 class Services:
@@ -71,6 +74,29 @@ class Services:
         """Return what a function returns that takes too long for the loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pools.working, function, *arguments)
+
+    async def sized(
+        self, nbytes: int, deadline: float, function: Callable[..., T], *arguments: object
+    ) -> T:
+        """Return what a function returns that reads or writes JSON.
+
+        It is called in the loop's thread, in another, or in another process, by how much there is
+        to read.
+
+        Args:
+            nbytes: the size of the message that it reads.
+            deadline: the monotonic time at which a process is ended; the others go on.
+            function: importable by its name, as are the types of its arguments and result.
+            arguments: what it is called with.
+
+        Raises:
+            ServingError: As the function, and as `JsonProcesses.call`.
+        """
+        if nbytes <= MAX_INLINE_BYTES:
+            return function(*arguments)
+        if nbytes < LARGE_BYTES:
+            return await self.work(function, *arguments)
+        return await self.work(self.pools.processes.call, deadline, function, *arguments)
 
 
 class RestCall:

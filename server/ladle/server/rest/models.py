@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from google.protobuf import json_format
@@ -23,16 +23,17 @@ from ladle.server.core.access import Kind
 from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.servable import DEFAULT_SIGNATURE, Signature
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rest import examples, predict
-from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
-from ladle.server.rest.json_text import parse
+from ladle.server.rest.calls import Services
+from ladle.server.rest.json import examples, predict
+from ladle.server.rest.json.text import parse
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
 from ladle.server.rpc.request import acquire, acquire_at_once
 from ladle.server.rpc.signatures import find
+
+T = TypeVar("T")
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
@@ -74,8 +75,8 @@ class Models:
                 with await self._acquired(_spec(request), request) as handle:
                     if handle.id == servable_id:
                         raise
-        text = await self._sized(answer, _row_response if by_row else _column_response, answer)
-        return json_response(text)
+        to_json = _row_response if by_row else _column_response
+        return json_response(await self._sized(request, answer, to_json, answer))
 
     async def classify(self, request: Request) -> Response:
         """Answer what Classify answers."""
@@ -115,39 +116,36 @@ class Models:
     async def _examples(
         self, request: Request, method: str, to_json: Callable[[bytes], bytes]
     ) -> Response:
-        message = await self._sized(request.body, _examples_message, request.body, _spec(request))
+        message = await self._sized(
+            request, request.body, _examples_message, request.body, _spec(request)
+        )
         answer = await self._services.call(f"{_PREDICTION}/{method}", message, request)
-        return json_response(await self._sized(answer, to_json, answer))
+        return json_response(await self._sized(request, answer, to_json, answer))
 
     async def _predict_message(self, request: Request) -> tuple[ServableId, bool, bytes]:
         """Return which version the request would reach now, its form, and its message.
 
-        What JSON was parsed to is let go here: it takes many times the message's bytes.
+        Waits for a model whose first version is on its way.
         """
-        body = predict.read_body(await self._sized(request.body, parse, request.body))
         spec = _spec(request)
-        servable_id, signature = await self._signature(spec, body.signature_name, request)
-        message = await self._sized(request.body, predict.to_request, body, signature, spec)
-        return servable_id, body.by_row, message
-
-    async def _sized(self, data: bytes, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the loop's thread, or in another if it has much data to go through."""
-        if len(data) <= MAX_INLINE_BYTES:
-            return function(*arguments)
-        return await self._services.work(function, *arguments)
-
-    async def _signature(
-        self, spec: ModelSpec, name: str, request: Request
-    ) -> tuple[ServableId, Signature]:
-        """Return what a Predict request would reach now; waits for a model on its way."""
         with await self._acquired(spec, request) as handle:
-            signature = find(handle.servable, name or DEFAULT_SIGNATURE)
-            if signature is None:
-                raise InvalidArgument(
-                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in '
-                    f"signature def. The model has {sorted(handle.servable.signatures)}"
-                )
-            return handle.id, signature
+            servable_id, model = handle.id, handle.servable
+        message = await self._sized(
+            request, request.body, predict.read, request.body, model.signatures, spec
+        )
+        if message.serialized is None:
+            name = message.signature_name
+            find(model, name)
+            raise InvalidArgument(
+                f'Serving signature name: "{name}" not found in signature def. '
+                f"The model has {sorted(model.signatures)}"
+            )
+        return servable_id, message.by_row, message.serialized
+
+    async def _sized(
+        self, request: Request, data: bytes, function: Callable[..., T], *arguments: Any
+    ) -> T:
+        return await self._services.sized(len(data), request.deadline, function, *arguments)
 
     async def _acquired(self, spec: ModelSpec, request: Request) -> Handle:
         try:

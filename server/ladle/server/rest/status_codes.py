@@ -60,5 +60,7 @@ def error_response(error: ServingError) -> Response:
 def json_response(
     body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response that carries JSON text."""
-    return Response(body, status, headers, media_type="application/json")
+    """Return a response that carries JSON text, which no browser takes for a page."""
+    response = Response(body, status, headers, media_type="application/json")
+    response.headers["x-content-type-options"] = "nosniff"
+    return response

@@ -8,7 +8,7 @@ from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.servable import Arrays, Signature
 
 # Several kernels that failed at once are numbered; the first tells enough.
-_FIRST_OF_SEVERAL = re.compile(r"\d+ root error\(s\) found\.\s*\(0\) [A-Z_]+: ")
+_FIRST_OF_SEVERAL = re.compile(r"\d{1,9} root error\(s\) found\.\s{0,9}\(0\) [A-Z_]{1,30}: ")
 # Where in the graph it was: "{{node a/b}} ", "{{function_node __inference_f_7}} ".
 _GRAPH_PLACE = re.compile(r"\{\{[^{}]*\}\}\s?")
 _KERNEL_TRACE = "\n\t [["

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
+from ladle.server.core.cpus import cpus
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observer
 from ladle.server.limits import Limits
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.models import Models
 from ladle.server.rest.overview import Load
 from ladle.server.rest.probes import probes
@@ -67,7 +69,8 @@ class HttpServer:
         """
         self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
-        services = Services(methods, Pools(working=self._working, waiting=self._waiting))
+        self._processes = JsonProcesses(cpus())
+        services = Services(methods, Pools(self._working, self._waiting, self._processes))
         page = StatusPage(manager, services, names, is_ready=is_ready, load=load)
         routes = [*Models(manager, services).routes, *probes(is_ready), *page.routes]
         for route in more_routes:
@@ -109,3 +112,4 @@ class HttpServer:
         self._transport.stop(grace_s)
         for executor in (self._working, self._waiting):
             executor.shutdown(wait=False, cancel_futures=True)
+        self._processes.close()

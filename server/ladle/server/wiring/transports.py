@@ -118,6 +118,7 @@ def http_server(
             options=AppOptions(
                 timeout_s=config.rest_api_timeout_in_ms / 1000,
                 cors=config.rest_api_enable_cors_support,
+                allowed_hosts=config.hosts,
             ),
             tls=tls.http if tls else None,
         )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rest.json_text import parse
+from ladle.server.rest.json.text import parse
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,30 @@ def test_what_upstream_reads_is_read(text: bytes, value: object) -> None:
 def test_what_is_no_json_is_refused_in_one_line(text: bytes) -> None:
     with pytest.raises(InvalidArgument, match=r"^JSON Parse error: .+$"):
         parse(text)
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 400, b"9" * 5000])
+@pytest.mark.parametrize("before", [b"", b"NaN,", b"Inf,"])
+def test_numbers_beyond_a_float64_are_refused(before: bytes, number: bytes) -> None:
+    with pytest.raises(InvalidArgument, match=r"^JSON Parse error: "):
+        parse(b"[" + before + number + b"]")
+
+
+def test_integers_of_many_digits_are_decimals_whoever_reads_them() -> None:
+    digits = b"9" * 30
+    assert parse(b"[" + digits + b"]") == [1e30]
+    assert parse(b"[" + digits + b",Inf]") == [1e30, math.inf]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (rb'["\\", Inf, "a\"Inf", -Inf]', ["\\", math.inf, 'a"Inf', -math.inf]),
+        (b'{"Inf": Infinity, "x": Inf}', {"Inf": math.inf, "x": math.inf}),
+    ],
+)
+def test_inf_in_strings_stays(text: bytes, value: object) -> None:
+    assert parse(text) == value
 
 
 @pytest.mark.parametrize("open_bracket", [b"[", b'{"a":'])

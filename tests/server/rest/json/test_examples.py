@@ -17,7 +17,7 @@ from ladle.protos.serving_pb import (
     RegressionResponse,
 )
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rest.examples import classification_json, regression_json, to_request
+from ladle.server.rest.json.examples import classification_json, regression_json, to_request
 
 
 def sent(body: Any) -> ClassificationRequest:

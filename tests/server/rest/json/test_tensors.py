@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes
 from ladle.server.core.errors import InvalidArgument, Unimplemented
-from ladle.server.rest.json_tensors import rows_of, to_array, to_json
-from ladle.server.rest.json_text import parse
+from ladle.server.rest.json.tensors import rows_of, to_array, to_json
+from ladle.server.rest.json.text import parse
 
 NUMBERS = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 
@@ -113,7 +113,6 @@ def test_values_become_arrays(text: str, data_type: str, expected: Any) -> None:
         ("[1, -1]", "uint64", "-1 is out of the range of uint64"),
         ("[-129]", "int8", "-129 is out of the range of int8"),
         ("[9223372036854775808]", "int64", "9223372036854775808 is out of the range of int64"),
-        (f"[{'9' * 400}, NaN]", "float64", "an integer is out of the range of float64"),
         ("[" * 40 + "1" + "]" * 40, "float32", "expected 32 dimensions at most"),
         ('[{"b64": "A"}]', "string", "unable to decode base64"),
         ('[{"b64": "A-_A"}]', "string", "unable to decode base64"),

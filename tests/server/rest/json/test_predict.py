@@ -14,7 +14,7 @@ from ladle.protos import dtypes, tensors
 from ladle.protos.serving_pb import ModelSpec, PredictRequest, PredictResponse
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Signature, TensorSpec
-from ladle.server.rest.predict import read_body, to_request, to_response
+from ladle.server.rest.json.predict import read_body, to_request, to_response
 
 ONE = Signature(name="serving_default", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1)})
 TWO = Signature(
@@ -83,6 +83,8 @@ def test_the_signature_of_the_body_and_the_version_of_the_url_go_into_the_messag
         ({"instances": [1]}, TWO, '"instances": expected a list of objects, as signature'),
         ({"instances": [{"a": 1}]}, TWO, "missing: ['s']"),
         ({"instances": [{"a": 1, "s": "", "z": 1}]}, TWO, "sent beside them: ['z']"),
+        ({"inputs": {"zz": 1}}, TWO, "missing: ['a', 's'], sent beside them: ['zz']"),
+        ({"inputs": {f"{i:03}": 1 for i in range(100)}}, TWO, "'019', and 80 more]"),
         (
             {"instances": [{"a": 1, "s": ""}, {"a": 1}]},
             TWO,

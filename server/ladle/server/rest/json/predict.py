@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,8 +11,13 @@ from numpy.typing import NDArray
 from ladle.protos import tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictResponse
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import Signature
-from ladle.server.rest.json_tensors import Json, is_b64, rows_of, to_array, to_json
+from ladle.server.core.servable import DEFAULT_SIGNATURE, Signature
+from ladle.server.rest.json.tensors import Json, is_b64, rows_of, to_array, to_json
+from ladle.server.rest.json.text import parse
+
+# What a message shows of the names that a caller sent.
+_MOST_NAMES = 20
+_LONGEST_NAME = 100
 
 
 class PredictBody(NamedTuple):
@@ -21,6 +27,35 @@ class PredictBody(NamedTuple):
     by_row: bool
     """Whether `value` is what `instances` holds, and not `inputs`."""
     value: Json
+
+
+class PredictMessage(NamedTuple):
+    """A body as a message."""
+
+    signature_name: str
+    """The signature that it names, or the default one."""
+    by_row: bool
+    """Whether the caller wrote `instances`, and not `inputs`."""
+    serialized: bytes | None
+    """The PredictRequest; None where there is no such signature."""
+
+
+def read(text: bytes, signatures: Mapping[str, Signature], spec: ModelSpec) -> PredictMessage:
+    """Return the message of a body.
+
+    Args:
+        text: the body.
+        signatures: those of the model, by name.
+        spec: the model and version that its URL names.
+
+    Raises:
+        ServingError: The body is no JSON, or does not fit the signature.
+    """
+    body = read_body(parse(text))
+    name = body.signature_name or DEFAULT_SIGNATURE
+    signature = signatures.get(name)
+    message = to_request(body, signature, spec) if signature else None
+    return PredictMessage(name, body.by_row, message)
 
 
 def read_body(body: Json) -> PredictBody:
@@ -110,12 +145,19 @@ def _only_input(signature: Signature, key: str, otherwise: str) -> str:
 
 def _check_names(given: set[str], signature: Signature, key: str, *, extra_allowed: bool) -> None:
     missing = signature.inputs.keys() - given - signature.defaults.keys()
-    extra = set() if extra_allowed else given - signature.inputs.keys()
-    if missing or extra:
+    extra = given - signature.inputs.keys()
+    if missing or (extra and not extra_allowed):
         raise InvalidArgument(
-            f'"{key}": expected the inputs {sorted(signature.inputs)}; '
-            f"missing: {sorted(missing)}, sent beside them: {sorted(extra)}"
+            f'"{key}": expected the inputs {_listed(signature.inputs)}; '
+            f"missing: {_listed(missing)}, sent beside them: {_listed(extra)}"
         )
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return names in brackets, as many and as much of each as a message has place for."""
+    shown = [repr(name[:_LONGEST_NAME]) for name in sorted(names)[:_MOST_NAMES]]
+    more = [f"and {len(names) - len(shown)} more"] * (len(names) > len(shown))
+    return f"[{', '.join(shown + more)}]"
 
 
 def to_response(response: bytes, *, by_row: bool) -> bytes:

@@ -15,8 +15,8 @@ from ladle.protos.serving_pb import (
 )
 from ladle.protos.tensorflow_pb import Example, Feature
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rest.json_tensors import Json, as_bytes, to_json
-from ladle.server.rest.predict import read_signature_name
+from ladle.server.rest.json.predict import read_signature_name
+from ladle.server.rest.json.tensors import Json, as_bytes, to_json
 
 
 def to_request(body: Json, spec: ModelSpec) -> bytes:

@@ -4,6 +4,8 @@ import pytest
 
 from ladle.server.saved_model.errors import one_line
 
+SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
+
 
 @pytest.mark.parametrize(
     ("told", "line"),
@@ -16,6 +18,10 @@ from ladle.server.saved_model.errors import one_line
             "bad x",
         ),
         ("assertion failed: \n[1]\n[2]", "assertion failed: [1] [2]"),
+        # oneDNN's kernels, and TensorFlow's own.
+        ("Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1] 0 0", SIZES),
+        ("{{node a}} Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1] 1 0\n\t [[b]]", SIZES),
+        (SIZES, SIZES),
         ("", ""),
     ],
 )

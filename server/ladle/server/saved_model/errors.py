@@ -12,6 +12,9 @@ _FIRST_OF_SEVERAL = re.compile(r"\d{1,9} root error\(s\) found\.\s{0,9}\(0\) [A-
 # Where in the graph it was: "{{node a/b}} ", "{{function_node __inference_f_7}} ".
 _GRAPH_PLACE = re.compile(r"\{\{[^{}]*\}\}\s?")
 _KERNEL_TRACE = "\n\t [["
+# oneDNN's matrix products add whether each side was transposed; a caller's text does not depend on
+# the processor that TensorFlow chose its kernels for.
+_TRANSPOSED = re.compile(r"(Matrix size-incompatible: In\[0\]: \S+, In\[1\]: \S+\]) [01] [01]")
 
 
 def serving_error(error: Exception) -> ServingError:
@@ -45,7 +48,7 @@ def load_error(error: Exception) -> ServingError:
 def one_line(text: str) -> str:
     """Return a kernel's message without trace, graph names and line breaks."""
     text = _FIRST_OF_SEVERAL.sub("", text.split(_KERNEL_TRACE, 1)[0])
-    return " ".join(_GRAPH_PLACE.sub("", text).split())
+    return _TRANSPOSED.sub(r"\1", " ".join(_GRAPH_PLACE.sub("", text).split()))
 
 
 def explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +20,8 @@ from batch.conftest import Batch, Model, function_model
 from ladle.batch.output import folder
 from ladle.client import ServerError
 from ladle.client.testing import FunctionServer
+
+LIMITED = Path(__file__).with_name("limited.py")
 
 
 def test_a_run_whose_first_rows_all_fail_ends(batch: Batch, model: Model) -> None:
@@ -99,6 +105,35 @@ def test_a_full_disk_loses_nothing(batch: Batch, monkeypatch: pytest.MonkeyPatch
     assert not list(batch.out.glob(".part*")), "what was begun is removed, to make room"
     assert batch.run("--shard-rows", 200) == 0
     batch.assert_whole()
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl", "npy"])
+@pytest.mark.parametrize("limit", [2_500, 4_000])
+def test_a_disk_that_takes_no_more_is_one_line_and_the_run_goes_on_later(
+    batch: Batch, server: FunctionServer, output_format: str, limit: int
+) -> None:
+    """By a limit of the system, which fails writes in the middle as a full disk does."""
+    arguments = ["--server", server.address, "--model", "m", "--input", str(batch.npy)]
+    arguments += ["--output", str(batch.out), "--output-format", output_format]
+    arguments += ["--rows-per-request", "50", "--quiet"]
+    limited = subprocess.run(
+        [sys.executable, str(LIMITED), str(limit), *arguments, "--shard-rows", "1000"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert (limited.returncode, limited.stdout) == (1, "")
+    assert limited.stderr.splitlines()[-1] == (
+        f"ladle predict: {batch.out}: File too large; 0 rows are done, and the same command goes "
+        "on after them"
+    )
+    assert "Traceback" not in limited.stderr
+    assert "Exception ignored" not in limited.stderr
+    assert not list(batch.out.glob(".part*"))
+    assert batch.run("--output-format", output_format) == 0
+    assert batch.manifest["rows"] == 1000
 
 
 def test_an_output_that_is_no_row_for_each_input_is_told(

@@ -27,9 +27,11 @@ The input, one format in each run, told by the extension or --input-format:
   .parquet      numbers, lists of numbers, text, bytes
   .csv          with a header; numbers or text
   .jsonl        an object or one value in each line; {"b64": "..."} for bytes
-  .tfrecord     tf.Examples, not compressed; the column "record" is the Example itself
+  .tfrecord     tf.Examples, also GZIP or ZLIB; the column "record" is the Example itself
   .png .jpg ... images, also in folders; they become what the model takes
   .txt          a list of images, a path in each line, seen from the list's folder
+
+Text is UTF-8. CSV and JSON lines may be compressed with gzip, as in .csv.gz.
 
 Columns become the model's inputs by their names, or as --map says:
 

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from ladle.batch.errors import one_line
 from ladle.batch.rows import objects
 
+# Types of the same values as others, which the code below knows.
+_PLAIN = {
+    pa.string_view().id: pa.large_string(),
+    pa.binary_view().id: pa.large_binary(),
+}
+_INT64_DIGITS = 18
+
 
 class NotAnArray(ValueError):
     """A column's rows are not of one shape, or some have no value."""
@@ -37,6 +44,8 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
         return to_numpy(column.storage, dtype)
     if pa.types.is_dictionary(kind):
         return to_numpy(column.dictionary_decode(), dtype)
+    if (plain := _PLAIN.get(kind.id)) is not None:
+        return to_numpy(column.cast(plain), dtype)
     if column.null_count:
         raise NotAnArray("it has no value")
     if pa.types.is_fixed_size_list(kind):
@@ -61,6 +70,8 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
             begin = int(offsets[column.offset])
             return _void(column.buffers()[2], begin, int(lengths[0]), len(column))
         return objects(column.to_pylist())
+    if pa.types.is_decimal(kind):
+        return _from_decimals(column)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if dtype is None:
             return objects(column.to_pylist())
@@ -69,6 +80,20 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise NotAnArray(one_line(error)) from None
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def are_decimals(kind: pa.DataType) -> bool:
+    """Tell whether a column of that type holds decimals, or lists of them."""
+    while pa.types.is_nested(kind) and kind.num_fields == 1:
+        kind = kind.field(0).type
+    return bool(pa.types.is_decimal(kind))
+
+
+def _from_decimals(column: pa.Array) -> NDArray[Any]:
+    """Return int64 where the decimals are whole and fit, else float64."""
+    is_small = column.type.precision - column.type.scale <= _INT64_DIGITS
+    wanted = pa.int64() if column.type.scale <= 0 and is_small else pa.float64()
+    return np.asarray(column.cast(wanted).to_numpy(zero_copy_only=False))
 
 
 def _type_of(dtype: np.dtype[Any]) -> pa.DataType:

@@ -1,14 +1,15 @@
-"""Rows of columns made into parts with tensors; what can't be made is told row by row.
+"""Makes tensors of columns; rows that can't become tensors fail one by one.
 
-Whole columns are converted at once. Only where that fails is each row tried alone, to find those
-that are at fault.
+Whole columns are converted at once. Where that fails, the rows are tried in halves, down to the bad
+rows, so that a few bad rows cost little.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,89 +24,95 @@ from ladle.protos import dtypes
 # What the sides of pictures are taken for where a model takes any.
 _SIDE = 256
 
-_Shapes: TypeAlias = "dict[str, tuple[tuple[int, ...], np.dtype[Any]]]"
+_Tensors: TypeAlias = "dict[str, NDArray[Any]]"
 
 
 class _Unfit(ValueError):
-    """Values that no tensor can be made of."""
+    """Values that can't become a tensor."""
+
+
+class _Piece(NamedTuple):
+    """Consecutive good rows, by their positions in the chunk, and their tensors."""
+
+    begin: int
+    end: int
+    tensors: _Tensors
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """The shape of a row and the dtype, by tensor; rows of different ones make two parts."""
+        return {name: (t.shape[1:], t.dtype) for name, t in self.tensors.items()}
 
 
 def prepare(rows: Rows, sources: Mapping[str, Source], keep: Sequence[str]) -> Iterator[Part]:
-    """Yield the rows as parts, in order; more than one where their shapes differ."""
+    """Yield the rows as parts, in order; several where the shapes of rows differ."""
     if rows.start == rows.stop:
         return
-    numbers = rows.numbers
-    columns = rows.columns
-    failed = list(rows.failed)
+    pieces, unfit = _pieces(rows, sources, 0, len(rows.numbers))
+    failed = sorted([*rows.failed, *unfit])
+    groups = [
+        list(group) for _, group in groupby(pieces, key=lambda piece: sorted(piece.shapes.items()))
+    ] or [[]]
+    start = rows.start
+    for index, group in enumerate(groups):
+        is_last = index == len(groups) - 1
+        stop = rows.stop if is_last else int(rows.numbers[groups[index + 1][0].begin])
+        yield _part(rows, group, sources, keep, start, stop, failed)
+        start = stop
+
+
+def _pieces(
+    rows: Rows, sources: Mapping[str, Source], begin: int, end: int
+) -> tuple[list[_Piece], list[FailedRow]]:
+    """Convert the rows at positions `begin` to `end`; halve them until each bad row is alone."""
+    if begin == end:
+        return [], []
+    columns = {name: column[begin:end] for name, column in rows.columns.items()}
     try:
-        tensors = _tensors(columns, sources, len(numbers))
-    except _Unfit:
-        good, shapes, unfit = _one_by_one(rows, sources)
-        failed += unfit
-        yield from _runs(rows, sources, keep, good, shapes, sorted(failed))
-        return
-    yield Part(
-        start=rows.start,
-        stop=rows.stop,
-        numbers=numbers,
+        return [_Piece(begin, end, _tensors(columns, sources, end - begin))], []
+    except _Unfit as error:
+        if end - begin == 1:
+            return [], [FailedRow(int(rows.numbers[begin]), "INVALID_ARGUMENT", str(error))]
+    middle = (begin + end) // 2
+    first, failed_first = _pieces(rows, sources, begin, middle)
+    second, failed_second = _pieces(rows, sources, middle, end)
+    return first + second, failed_first + failed_second
+
+
+def _part(
+    rows: Rows,
+    pieces: Sequence[_Piece],
+    sources: Mapping[str, Source],
+    keep: Sequence[str],
+    start: int,
+    stop: int,
+    failed: Sequence[FailedRow],
+) -> Part:
+    """Return the rows from number `start` to `stop`, which have the tensors of `pieces`."""
+    positions = np.concatenate(
+        [np.arange(0), *(np.arange(piece.begin, piece.end) for piece in pieces)]
+    )
+    if len(pieces) == 1:
+        tensors = pieces[0].tensors
+    else:
+        tensors = {
+            name: np.concatenate([piece.tensors[name] for piece in pieces])
+            for name in (sources if pieces else ())
+        }
+    is_whole = len(positions) == len(rows.numbers)
+    return Part(
+        start=start,
+        stop=stop,
+        numbers=rows.numbers[positions],
         tensors=tensors,
-        kept={name: columns[name] for name in keep},
-        failed=tuple(sorted(failed)),
+        kept={
+            name: rows.columns[name] if is_whole else _take(rows.columns[name], positions)
+            for name in keep
+        },
+        failed=tuple(row for row in failed if start <= row.row < stop),
         share=rows.share,
         picture_bytes=_picture_bytes(tensors, sources),
     )
-
-
-def _one_by_one(
-    rows: Rows, sources: Mapping[str, Source]
-) -> tuple[list[int], list[_Shapes], list[FailedRow]]:
-    """Return the positions of the good rows, what each row's shapes are, and the bad rows."""
-    good: list[int] = []
-    shapes: list[_Shapes] = []
-    unfit: list[FailedRow] = []
-    for position, number in enumerate(rows.numbers.tolist()):
-        one = {name: column[position : position + 1] for name, column in rows.columns.items()}
-        try:
-            tensors = _tensors(one, sources, 1)
-        except _Unfit as error:
-            unfit.append(FailedRow(number, "INVALID_ARGUMENT", str(error)))
-        else:
-            good.append(position)
-            # Numbers of JSON may be integers in one row and not in the next.
-            shapes.append({name: (t.shape, t.dtype) for name, t in tensors.items()})
-    return good, shapes, unfit
-
-
-def _runs(
-    rows: Rows,
-    sources: Mapping[str, Source],
-    keep: Sequence[str],
-    good: list[int],
-    shapes: list[_Shapes],
-    failed: list[FailedRow],
-) -> Iterator[Part]:
-    """Yield the good rows in runs of equal shapes, each with the bad ones up to the next."""
-    start = rows.start
-    begin = 0
-    while begin < len(good) or start < rows.stop:
-        end = begin
-        while end < len(good) and shapes[end] == shapes[begin]:
-            end += 1
-        chosen = np.array(good[begin:end], np.int64)
-        columns = {name: _take(column, chosen) for name, column in rows.columns.items()}
-        stop = int(rows.numbers[good[end]]) if end < len(good) else rows.stop
-        tensors = _tensors(columns, sources, len(chosen))
-        yield Part(
-            start=start,
-            stop=stop,
-            numbers=rows.numbers[chosen],
-            tensors=tensors,
-            kept={name: columns[name] for name in keep},
-            failed=tuple(row for row in failed if start <= row.row < stop),
-            share=rows.share,
-            picture_bytes=_picture_bytes(tensors, sources),
-        )
-        start, begin = stop, end
 
 
 def _take(column: Column, positions: NDArray[np.int64]) -> Column:
@@ -128,10 +135,13 @@ def _tensors(
 
 
 def _array(column: Column, source: Source) -> NDArray[Any]:
+    are_decimals = False
     if not isinstance(column, np.ndarray):
         from ladle.batch.columns import arrow  # columns of Arrow come from who has imported pyarrow
 
         try:
+            # Decimals have no dtype in numpy, so that they take the one that is declared.
+            are_decimals = arrow.are_decimals(column.type)
             column = arrow.to_numpy(column, source.dtype)
         except arrow.NotAnArray as error:
             raise _Unfit(str(error)) from None
@@ -139,9 +149,20 @@ def _array(column: Column, source: Source) -> NDArray[Any]:
         column = _from_objects(column, source)
     if column.dtype.kind == "V" and not column.dtype.names:
         column = _from_bytes(column, source.spec)
-    if source.dtype is not None and column.dtype != source.dtype and column.dtype != object:
-        return _cast(column, source.dtype)
+    dtype = source.dtype
+    if dtype is None and (are_decimals or column.dtype == bool):
+        dtype = _declared_number(source.spec)
+    if dtype is not None and column.dtype != dtype and column.dtype != object:
+        return _cast(column, dtype)
     return column
+
+
+def _declared_number(spec: TensorSpec | None) -> np.dtype[Any] | None:
+    """Return the declared dtype if numpy itself has it as a number; None for others."""
+    try:
+        return spec.dtype if spec is not None and spec.dtype.kind in "iuf" else None
+    except dtypes.UnsupportedDtype:
+        return None
 
 
 def _from_objects(column: NDArray[Any], source: Source) -> NDArray[Any]:
@@ -194,7 +215,13 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
             raise _Unfit(f"expected {dtype}, {info.min} to {info.max}, got {least} to {most}")
         if array.dtype.kind == "f" and np.any(array != np.trunc(array)):
             raise _Unfit(f"expected {dtype}, got a number that is not whole")
-    return array.astype(dtype)
+    if dtype.kind == "b" and not np.all((array == 0) | (array == 1)):
+        raise _Unfit("expected bool, 0 or 1, got another number")
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError:
+        raise _Unfit(f"expected {dtype}, got a number that is too large for it") from None
 
 
 def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:

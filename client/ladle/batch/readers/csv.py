@@ -1,25 +1,29 @@
 """Rows of CSV files with a header; needs pyarrow.
 
-All is read as text, and made into numbers for the model: a column's type would have to be guessed
-from its first rows, and one row that is otherwise would end the run.
+Everything is read as text, which becomes numbers for the model later. Arrow would guess a column's
+type from its first rows, and one row of another type would end the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.chunks import CHUNK_BYTES
+from ladle.batch.readers.streams import open_text
 from ladle.batch.rows import FailedRow, Rows
 
 
 class CsvReader:
-    """Reads blocks of lines; empty lines are no rows; see `Reader`."""
+    """Reads blocks of lines, also of files in gzip; empty lines are no rows; see `Reader`."""
 
     is_text = True
     total_rows = None
@@ -45,7 +49,7 @@ class CsvReader:
         total = max(sum(self._bytes), 1)
         for path, size in zip(self._paths, self._bytes, strict=True):
             stop = first
-            for rows, done in _read(path, first, wanted):
+            for rows, done in _read(path, first, wanted, self.columns[-1]):
                 stop = rows.stop
                 if stop > start:
                     yield _from(rows, start, (bytes_before + min(done, size)) / total)
@@ -53,60 +57,147 @@ class CsvReader:
             bytes_before += size
 
 
-def _read(path: Path, first: int, wanted: Sequence[str]) -> Iterator[tuple[Rows, int]]:
+def _read(
+    path: Path, first: int, wanted: Sequence[str], last_column: str
+) -> Iterator[tuple[Rows, int]]:
     """Yield the rows of a file, whose first is number `first`, and how many bytes they took."""
-    failed: list[FailedRow] = []
+    ragged: list[FailedRow] = []
+    last = (-1, b"")  # the last row, and the text at its end
 
     def remember(row: pyarrow.csv.InvalidRow) -> str:
+        nonlocal last
+        number = first + row.number - 2
+        last = max(last, (number, row.text.encode()))
         reason = f"expected {row.expected_columns} columns, got {row.actual_columns}"
-        failed.append(FailedRow(first + row.number - 2, "INVALID_ARGUMENT", reason))
+        ragged.append(FailedRow(number, "INVALID_ARGUMENT", reason))
         return "skip"
 
     start = first
-    with path.open("rb") as file:
-        try:
-            blocks = pyarrow.csv.open_csv(
-                file,
-                # Only then are rows told by their number.
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
-                parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=remember),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=list(wanted),
-                    column_types=dict.fromkeys(wanted, pa.string()),
-                    strings_can_be_null=False,
+    with open_text(path) as stream, _read_errors(path):
+        file = _TailedFile(stream.file)
+        blocks = _open_csv(
+            file,
+            remember,
+            pyarrow.csv.ConvertOptions(
+                include_columns=list(dict.fromkeys([*wanted, last_column])),
+                # Text that is no UTF-8 fails its row, and not the whole block.
+                column_types=dict.fromkeys([*wanted, last_column], pa.binary()),
+                strings_can_be_null=False,
+            ),
+        )
+        while True:
+            try:
+                block = blocks.read_next_batch()
+            except StopIteration:
+                break
+            except pa.ArrowInvalid as error:
+                raise BatchError(f"{path}: at row {start} or later: {_reason(error)}") from None
+            # Rows that are reported before their neighbours are read wait for them.
+            among, stop = _between(ragged, start, block.num_rows)
+            ragged = [row for row in ragged if row.row >= stop]
+            are_ragged = np.zeros(stop - start, bool)
+            are_ragged[[row.row - start for row in among]] = True
+            numbers = start + np.flatnonzero(~are_ragged)
+            if len(numbers):
+                last = max(last, (int(numbers[-1]), block.column(last_column)[-1].as_py()))
+            columns, are_text, unreadable = _as_text(block, wanted, numbers)
+            yield (
+                Rows(
+                    start=start,
+                    stop=stop,
+                    numbers=numbers[are_text],
+                    columns=columns,
+                    failed=tuple(sorted([*among, *unreadable])),
                 ),
+                stream.done_bytes,
             )
-            for block in blocks:
-                # Rows that were told before their neighbours are read wait for them.
-                count = block.num_rows
-                bad, stop = _between(failed, start, count)
-                failed = [row for row in failed if row.row >= stop]
-                are_bad = np.zeros(stop - start, bool)
-                are_bad[[row.row - start for row in bad]] = True
-                yield (
-                    Rows(
-                        start=start,
-                        stop=stop,
-                        numbers=start + np.flatnonzero(~are_bad),
-                        columns={name: block.column(name) for name in wanted},
-                        failed=tuple(bad),
-                    ),
-                    file.tell(),
-                )
-                start = stop
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            raise BatchError(f"{path}: {one_line(error)}") from None
-    if failed:
+            start = stop
+        # Arrow takes the end of the file for the end of a quote, with all rows that are behind it.
+        if b"\n" in last[1] and not file.tail.rstrip().endswith(b'"'):
+            raise BatchError(f"{path}: at row {last[0]} or later: a quote is not closed")
+    if ragged:
         yield (
             Rows(
                 start=start,
-                stop=failed[-1].row + 1,
+                stop=ragged[-1].row + 1,
                 numbers=np.empty(0, np.int64),
                 columns={name: pa.array([], pa.string()) for name in wanted},
-                failed=tuple(failed),
+                failed=tuple(ragged),
             ),
             0,
         )
+
+
+def _as_text(
+    block: pa.RecordBatch, wanted: Sequence[str], numbers: NDArray[np.int64]
+) -> tuple[dict[str, pa.Array], NDArray[np.bool_], list[FailedRow]]:
+    """Return the columns as text, which rows have it in all columns, and the other rows."""
+    are_text = np.ones(len(numbers), bool)
+    failed: list[FailedRow] = []
+    columns = {}
+    for name in wanted:
+        column = block.column(name)
+        try:
+            columns[name] = column.cast(pa.string())
+            continue
+        except pa.ArrowInvalid:
+            pass
+        values = []
+        for position, value in enumerate(column.to_pylist()):
+            values.append(value.decode(errors="replace"))
+            if are_text[position] and values[-1].encode() != value:
+                are_text[position] = False
+                reason = f'column "{name}": expected UTF-8 text, got {value!r:.50}'
+                failed.append(FailedRow(int(numbers[position]), "INVALID_ARGUMENT", reason))
+        columns[name] = pa.array(values, pa.string())
+    if failed:
+        columns = {name: column.filter(pa.array(are_text)) for name, column in columns.items()}
+    return columns, are_text, failed
+
+
+class _TailedFile:
+    """A file that remembers how it ends; has what Arrow needs for reading."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tail = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.tail = (self.tail + data[-4:])[-4:]
+        return data
+
+
+def _open_csv(
+    file: BinaryIO | _TailedFile,
+    remember: Callable[[pyarrow.csv.InvalidRow], str],
+    convert: pyarrow.csv.ConvertOptions | None = None,
+) -> pyarrow.csv.CSVStreamingReader:
+    return pyarrow.csv.open_csv(
+        file,
+        # Rows are reported with their numbers only to one thread.
+        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
+        parse_options=pyarrow.csv.ParseOptions(
+            invalid_row_handler=remember, newlines_in_values=True
+        ),
+        convert_options=convert,
+    )
+
+
+def _reason(error: Exception) -> str:
+    if "straddl" in str(error):
+        return f"a quote is not closed, or a row is longer than {CHUNK_BYTES:,} bytes"
+    return one_line(error)
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        raise BatchError(f"{path}: it can't be read as CSV: {_reason(error)}") from None
 
 
 def _between(failed: list[FailedRow], start: int, count: int) -> tuple[list[FailedRow], int]:
@@ -134,13 +225,5 @@ def _from(rows: Rows, start: int, share: float) -> Rows:
 
 
 def _header(path: Path) -> tuple[str, ...]:
-    try:
-        with path.open("rb") as file:
-            opened = pyarrow.csv.open_csv(
-                file,
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
-                parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
-            )
-            return tuple(opened.schema.names)
-    except pa.ArrowInvalid as error:
-        raise BatchError(f"{path}: it can't be read as CSV: {one_line(error)}") from None
+    with open_text(path) as stream, _read_errors(path):
+        return tuple(_open_csv(stream.file, lambda row: "skip").schema.names)

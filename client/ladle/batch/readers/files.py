@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ladle.batch.errors import BatchError
+from ladle.batch.readers.streams import open_text
 
 FORMATS = {
     "npy": (".npy",),
@@ -19,9 +22,18 @@ FORMATS = {
     "images": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     "list": (".txt",),
 }
-"""The formats, and the extensions that tell them. A list has the path of an image in each line."""
+"""The formats, and their extensions. A list has the path of an image in each line."""
 
-_BY_EXTENSION = {ending: name for name, endings in FORMATS.items() for ending in endings}
+# Files that may be compressed have ".gz" after their extension.
+_COMPRESSED = {
+    name: tuple(f"{e}.gz" for e in FORMATS[name]) for name in ("csv", "jsonl", "tfrecord")
+}
+_BY_EXTENSION = {
+    ending: name
+    for formats in (FORMATS, _COMPRESSED)
+    for name, endings in formats.items()
+    for ending in endings
+}
 _SAMPLE_BYTES = 1 << 16
 # Past this, a sample of each file would take longer than it is worth; sizes and times remain.
 _MAX_SAMPLED = 1000
@@ -58,26 +70,24 @@ def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, l
     found = formats.pop()
     if found == "list":
         return "images", [image for path in paths for image in _listed(path)]
+    for path in paths:
+        if found != "images" and not path.is_file():  # a pipe can't be read twice
+            raise BatchError(f"{path}: expected a file")
     return found, paths
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a text that changes when a file does: its name, size, time, first or last bytes.
-
-    Raises:
-        OSError: A file can't be read.
-    """
+    """Return a text that changes when a file does: its name, size, time, first or last bytes."""
     digest = hashlib.sha256()
     for path in paths:
+        digest.update(os.fsencode(path.name) + b"\0")
         try:
             about = path.stat()
-        except FileNotFoundError:  # its row will fail
-            digest.update(os.fsencode(path.name) + b"\0")
+        except OSError:  # the image's row will fail
             continue
-        digest.update(os.fsencode(path.name))
-        digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
-        if len(paths) <= _MAX_SAMPLED:
-            with path.open("rb") as file:
+        digest.update(f"{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        if len(paths) <= _MAX_SAMPLED and stat.S_ISREG(about.st_mode):
+            with suppress(PermissionError), path.open("rb") as file:
                 digest.update(file.read(_SAMPLE_BYTES))
                 file.seek(max(about.st_size - _SAMPLE_BYTES, 0))
                 digest.update(file.read(_SAMPLE_BYTES))
@@ -85,18 +95,22 @@ def fingerprint(paths: Sequence[Path]) -> str:
 
 
 def _listed(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise BatchError(f"{path}: expected a path in each line, got no text") from None
-    images = [path.parent / line.strip() for line in lines if line.strip()]
+    # A path may hold what is no UTF-8, and what else `splitlines` takes for the end of a line.
+    with open_text(path) as stream:
+        lines = [os.fsdecode(line.strip()) for line in stream.file.read().split(b"\n")]
+    images = [path.parent / line for line in lines if line]
+    for image in images:
+        if "\0" in str(image):
+            raise BatchError(f"{path}: expected a path in each line, got a NUL in one")
     if not images:
         raise BatchError(f"{path}: the list is empty")
     return images
 
 
 def _within(folder: Path, input_format: str | None) -> list[Path]:
-    endings = FORMATS[input_format] if input_format else tuple(_BY_EXTENSION)
+    endings = tuple(
+        ending for ending, name in _BY_EXTENSION.items() if input_format in (None, name)
+    )
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if name[0] not in "._"]
@@ -113,10 +127,12 @@ def _raise(error: OSError) -> None:
 
 
 def _format(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    extension = "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
     try:
-        return _BY_EXTENSION[path.suffix.lower()]
+        return _BY_EXTENSION[extension]
     except KeyError:
         raise BatchError(
-            f'{path}: its extension "{path.suffix}" tells no format; expected one of '
+            f'{path}: no format has the extension "{extension}"; expected one of '
             f"{', '.join(_BY_EXTENSION)}, or --input-format"
         ) from None

@@ -6,6 +6,7 @@ there are requests in flight.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class ImageReader:
             while stop < min(begin + _AT_A_TIME, len(self._images)) and nbytes < CHUNK_BYTES:
                 path = self._images[stop]
                 try:
+                    if path.exists() and not path.is_file():  # a pipe would keep the reader waiting
+                        raise OSError(errno.EINVAL, "expected a file")
                     contents.append(path.read_bytes() if BYTES in wanted else b"")
                     numbers.append(stop)
                     nbytes += len(contents[-1])

@@ -6,22 +6,23 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ladle.batch.errors import BatchError, one_line
-from ladle.batch.readers.pieces import Pieces
+from ladle.batch.readers.pieces import Pieces, Sample
+from ladle.batch.readers.streams import open_text
 from ladle.batch.rows import Rows
 
 VALUE = "value"
 """The column of lines that are no objects."""
-# A line is held in memory, and so is what it says.
+# A line is held in memory, and so are its values.
 MAX_LINE_BYTES = 256 << 20
 
 
 class JsonlReader:
     """Reads line by line; `{"b64": "..."}` stands for bytes; empty lines are no rows; see `Reader`.
 
-    The first row tells the columns. A row with a column less fails if that is wanted.
+    The first lines show the columns. A row fails where a wanted column is missing.
     """
 
     is_text = True
@@ -35,50 +36,57 @@ class JsonlReader:
     def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
         """Yield rows; see `Reader`."""
         pieces = Pieces(start, wanted)
-        done = 0
+        bytes_before = 0
         for path in self._paths:
-            for line in _lines(path):
-                done += len(line)
-                if line.isspace():
-                    continue
-                if not pieces.is_wanted:
-                    pieces.skip()
-                    continue
-                try:
-                    told = _parse(line)
-                    pieces.add([told[name] for name in wanted], len(line))
-                except KeyError as error:
-                    pieces.fail(f'it has no "{error.args[0]}"')
-                except (ValueError, RecursionError) as error:
-                    pieces.fail(f"expected a line of JSON: {one_line(error)}")
-                yield from pieces.full(done / self._total_bytes)
+            with open_text(path) as stream:
+                for line in _lines(stream.file, path):
+                    if line.isspace():
+                        continue
+                    if not pieces.is_wanted:
+                        pieces.skip()
+                        continue
+                    try:
+                        row = _parse(line)
+                        pieces.add([row[name] for name in wanted], len(line))
+                    except KeyError as error:
+                        pieces.fail(f'it has no "{error.args[0]}"')
+                    except (ValueError, RecursionError) as error:
+                        pieces.fail(f"expected a line of JSON: {one_line(error)}")
+                    yield from pieces.full((bytes_before + stream.done_bytes) / self._total_bytes)
+                bytes_before += stream.done_bytes
         yield from pieces.rest()
 
 
 def _columns(paths: Sequence[Path]) -> tuple[str, ...]:
+    wrong = None
+    sample = Sample()
     for path in paths:
-        for line in _lines(path):
-            if not line.isspace():
+        with open_text(path) as stream:
+            for line in _lines(stream.file, path):
+                if sample.is_full:
+                    return sample.names
+                if line.isspace():
+                    continue
                 try:
-                    return tuple(_parse(line))
+                    sample.add(_parse(line), len(line))
                 except (ValueError, RecursionError) as error:
-                    raise BatchError(
-                        f"{path}: its first line is no JSON: {one_line(error)}"
-                    ) from None
-    return ()
+                    wrong = wrong or f"{path}: its first line is no JSON: {one_line(error)}"
+    if wrong is not None and not sample.names:
+        raise BatchError(wrong)
+    return sample.names
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE_BYTES):
-            if len(line) >= MAX_LINE_BYTES:
-                raise BatchError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes")
-            yield line
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES):
+        if len(line) >= MAX_LINE_BYTES:
+            raise BatchError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes")
+        yield line
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    told = json.loads(line, object_hook=_bytes)
-    return told if isinstance(told, dict) else {VALUE: told}
+    # Bytes would be taken for UTF-16 where they look like it.
+    value = json.loads(line.decode(), object_hook=_bytes)
+    return value if isinstance(value, dict) else {VALUE: value}
 
 
 def _bytes(value: dict[str, Any]) -> Any:

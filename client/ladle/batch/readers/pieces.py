@@ -1,8 +1,8 @@
-"""Rows that are read one at a time, put together into pieces."""
+"""Rows that are read one at a time: their columns, and chunks of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,37 @@ from numpy.typing import NDArray
 from ladle.batch.readers.chunks import CHUNK_BYTES, MAX_CHUNK_ROWS
 from ladle.batch.rows import FailedRow, Rows
 
+_SAMPLE_ROWS = 100
+
 
 class BadRow(ValueError):
     """A row is not as it should be; the text says why."""
+
+
+class Sample:
+    """The first rows of an input, which show its columns."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._bytes = 0
+        self._counts: dict[str, int] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough rows have been seen."""
+        return self._rows >= _SAMPLE_ROWS or self._bytes >= CHUNK_BYTES
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that at least half of the rows have, in the order of their appearance."""
+        return tuple(name for name, count in self._counts.items() if 2 * count >= self._rows)
+
+    def add(self, names: Iterable[str], size_bytes: int) -> None:
+        """Take the columns of a row."""
+        self._rows += 1
+        self._bytes += size_bytes
+        for name in names:
+            self._counts[name] = self._counts.get(name, 0) + 1
 
 
 class Pieces:

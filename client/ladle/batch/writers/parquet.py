@@ -41,15 +41,17 @@ class ParquetWriter:
             self._flush(self._rows_in_group)
 
     def close(self) -> None:
-        """Write the last row group and the footer."""
+        """Write the last row group and the footer; a second call does nothing."""
         try:
             if self._rows:
                 self._flush(self._rows)
             if self._writer is not None:
                 self._writer.close()
         finally:
+            self._rows = 0
             if self._writer is not None:
-                self._writer.is_open = False  # else it tries again when it is forgotten
+                self._writer.is_open = False  # else pyarrow writes again when it is collected
+                self._writer = None
 
     def _flush(self, rows: int) -> None:
         try:

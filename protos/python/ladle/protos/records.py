@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -30,24 +31,46 @@ def read_records(path: Path) -> Iterator[bytes]:
         OSError: The file can't be read.
         RecordError: At the first record that is cut off or altered.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        while header := file.read(_HEADER.size):
-            start = file.tell() - len(header)
-            if len(header) < _HEADER.size:
-                raise _damaged(path, start, f"expected {_HEADER.size} bytes more of it")
-            length, checksum = _HEADER.unpack(header)
-            if masked_checksum(header[:8]) != checksum:
-                raise _damaged(path, start, "the checksum of its length is wrong")
-            # Asked of the file before memory is taken: a length is only a number.
-            left = size - file.tell()
-            if length + _FOOTER.size > left:
-                raise _damaged(path, start, f"expected {length} bytes and 4, {left} are left")
-            data = file.read(length)
-            footer = file.read(_FOOTER.size)
-            if len(footer) < _FOOTER.size or _FOOTER.unpack(footer)[0] != masked_checksum(data):
-                raise _damaged(path, start, "its checksum is wrong")
-            yield data
+        yield from read_stream(file, path, path.stat().st_size)
+
+
+def read_stream(
+    file: BinaryIO, path: Path, size: int, most_bytes: int | None = None
+) -> Iterator[bytes]:
+    """Yield the records of an open file of at most `size` bytes; each has at most `most_bytes`.
+
+    Raises:
+        OSError: The file can't be read.
+        RecordError: At the first record that is cut off, altered or too large; names `path`.
+    """
+    start = 0
+    while header := file.read(_HEADER.size):
+        if len(header) < _HEADER.size:
+            raise _damaged(path, start, f"expected {_HEADER.size} bytes more of it")
+        if not is_header(header):
+            raise _damaged(path, start, "the checksum of its length is wrong")
+        length = _HEADER.unpack(header)[0]
+        # Asked of the file before memory is taken: a length is only a number.
+        left = size - start - _HEADER.size
+        if length + _FOOTER.size > left:
+            raise _damaged(path, start, f"expected {length} bytes and 4, {left} are left")
+        if most_bytes is not None and length > most_bytes:
+            raise _damaged(path, start, f"expected at most {most_bytes} bytes, got {length}")
+        data = file.read(length)
+        footer = file.read(_FOOTER.size)
+        if len(footer) < _FOOTER.size or _FOOTER.unpack(footer)[0] != masked_checksum(data):
+            raise _damaged(path, start, "its checksum is wrong")
+        yield data
+        start += _HEADER.size + length + _FOOTER.size
+
+
+def is_header(data: bytes) -> bool:
+    """Tell whether bytes begin a record: a length with its checksum."""
+    if len(data) < _HEADER.size:
+        return False
+    _, checksum = _HEADER.unpack_from(data)
+    return masked_checksum(data[:8]) == int(checksum)
 
 
 def frame(data: bytes) -> bytes:

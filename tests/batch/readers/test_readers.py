@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def test_a_record_is_a_column_too_and_one_without_a_feature_fails(tmp_path: Path
     records = [whole, to_example({"y": 1}).SerializeToString(), b"\xff"]
     (tmp_path / "a.tfrecord").write_bytes(b"".join(map(frame, records)))
     opened = open_reader("tfrecord", [tmp_path / "a.tfrecord"])
-    assert opened.columns == ("record", "x")
+    assert opened.columns == ("record", "x", "y")
     [rows] = opened.read(0, ("x",))
     assert rows.columns["x"][0].dtype == np.float32
     assert [(row.row, row.reason) for row in rows.failed] == [
@@ -327,48 +326,6 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("a,c\n")
     with pytest.raises(BatchError, match=r"expected the columns a, b, as in .*a.csv, got a, c"):
         open_reader("csv", [tmp_path / "a.csv", tmp_path / "b.csv"])
-
-
-def test_folders_are_searched_and_what_is_hidden_is_passed_over(tmp_path: Path) -> None:
-    for name in ("b.png", "sub/a.JPG", ".hidden.png", "_tmp/c.png", "notes.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert files.find([str(tmp_path)]) == ("images", [tmp_path / "b.png", tmp_path / "sub/a.JPG"])
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["gone.npy"], "gone.npy: no such file or folder"),
-        (["what.dat"], 'its extension ".dat" tells no format'),
-        (["a.csv", "b.npy"], "expected files of one format, got csv, npy"),
-        (["empty"], "the folder holds no file of a format that can be read"),
-    ],
-)
-def test_inputs_that_are_none_are_told(names: list[str], message: str, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in names:
-        if name not in ("gone.npy", "empty"):
-            (tmp_path / name).touch()
-    with pytest.raises(BatchError, match=message):
-        files.find([str(tmp_path / name) for name in names])
-
-
-def test_a_fingerprint_changes_with_the_file_and_only_then(tmp_path: Path) -> None:
-    paths = save_npy(tmp_path)
-    before = files.fingerprint(paths)
-    assert files.fingerprint(paths) == before
-    assert files.fingerprint(paths[:1]) != before
-    np.save(paths[0], X[:7] + 1)
-    assert files.fingerprint(paths) != before
-
-
-def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"caf\xe9.npy")
-    np.save(path, X)
-    before = files.fingerprint([path])
-    assert before == files.fingerprint([path])
-    assert before != files.fingerprint([path.rename(tmp_path / "cafe.npy")])
 
 
 def test_chunks_are_of_whole_requests_where_rows_are_small() -> None:

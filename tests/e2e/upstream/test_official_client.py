@@ -14,7 +14,7 @@ from ladle.export import load_data
 
 pytestmark = pytest.mark.conformance
 
-SCRIPT = Path(__file__).resolve().parents[1] / "conformance" / "official_client.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "conformance" / "official_client.py"
 
 
 @pytest.mark.parametrize("first", ["ladle", "upstream"])

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e.official import told_by
 from e2e.serving import ServerProcess
+from e2e.upstream.official import told_by
 
 pytestmark = pytest.mark.conformance
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.official import told_by
 from e2e.serving import ServerProcess
+from e2e.upstream.official import told_by
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictionLog

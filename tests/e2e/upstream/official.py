@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 
 
 def told_by(python: str, module: str, *arguments: str | Path) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from e2e.official import told_by
 from e2e.serving import ServerProcess
+from e2e.upstream.official import told_by
 
 pytestmark = pytest.mark.conformance
 

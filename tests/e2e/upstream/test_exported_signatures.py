@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from e2e.official import told_by
 from e2e.serving import ServerProcess
+from e2e.upstream.official import told_by
 from exporting import ONE_EPOCH
 
 from ladle.export import Dataset, export_classifier, load_data

@@ -29,9 +29,9 @@ _BARE_FIT = """
 import sys, time
 import numpy as np
 import keras
-from ladle.export.options import TrainingOptions
-from ladle.export.compilation import make_optimizer
-from ladle.export.recipes import RECIPES
+from ladle.export.training.options import TrainingOptions
+from ladle.export.training.compilation import make_optimizer
+from ladle.export.training.recipes import RECIPES
 with np.load(sys.argv[1]) as data:
     x, y = data["x_train"].astype("float32") / 255, data["y_train"]
 epochs = int(sys.argv[2])

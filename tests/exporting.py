@@ -27,9 +27,9 @@ class TF1Session:
         import tensorflow as tf
 
         graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        self.session = tf.compat.v1.Session(graph=graph)
         with graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+            meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
         self.signatures = meta_graph.signature_def
 
     def run(
@@ -38,9 +38,9 @@ class TF1Session:
         """Return an output of a signature, which takes one input."""
         tensors = self.signatures[signature]
         (taken,) = tensors.inputs.values()
-        answer: NDArray[Any] = self._session.run(tensors.outputs[output].name, {taken.name: given})
+        answer: NDArray[Any] = self.session.run(tensors.outputs[output].name, {taken.name: given})
         return answer
 
     def close(self) -> None:
         """Give its memory back."""
-        self._session.close()
+        self.session.close()

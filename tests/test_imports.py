@@ -22,7 +22,7 @@ ALLOWED = {
     "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
     "ladle.batch": {"ladle.protos", "ladle.client", "ladle.cli.arguments"},
     "ladle.export": {"ladle.protos"},
-    "ladle.export.remote": {"ladle.protos", "ladle.client", "ladle.export"},
+    "ladle.export.models.remote": {"ladle.protos", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos"},
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},

@@ -77,7 +77,7 @@ class Setting(NamedTuple):
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     from ladle.export import pipeline
-    from ladle.export.fresh import run_here
+    from ladle.export.saved_model.subprocess_check import run_in_this_process
 
     folder = tmp_path_factory.mktemp("docs")
     made: list[Any] = []
@@ -86,13 +86,13 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         made.append(real(*args, **kwargs))
         return made[-1]
 
-    real = pipeline.export_classifier
+    real = pipeline.export_model
     quickstart = "ladle export models/digits --data digits"
     assert any(quickstart in block.text for block in blocks(ROOT / "docs" / "quickstart.md"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(pipeline, "export_classifier", export)
-        patch.setattr(pipeline, "run_in_fresh_process", run_here)
+        patch.setattr(pipeline, "export_model", export)
+        patch.setattr(pipeline, "run_in_subprocess", run_in_this_process)
         assert cli.main([*shlex.split(quickstart)[1:], "--epochs=2", "--quiet"]) == 0
     config = Config(
         port=None,
@@ -112,15 +112,16 @@ def page_folder(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """The folder in which a page's blocks run; exports end before they train."""
-    from ladle.export import pipeline, sources
+    from ladle.export import pipeline
+    from ladle.export.data import sources
 
-    real = inspect.signature(pipeline.export_classifier)
+    real = inspect.signature(pipeline.export_model)
 
     def export(*args: Any, **kwargs: Any) -> Any:
         real.bind(*args, **kwargs)
         return setting.exported
 
-    monkeypatch.setattr(pipeline, "export_classifier", export)
+    monkeypatch.setattr(pipeline, "export_model", export)
     digits = sources.load_data("digits")
     monkeypatch.setattr(sources, "load_data", lambda *args, **options: digits)
     (tmp_path / "var" / "log").mkdir(parents=True)
@@ -148,7 +149,7 @@ def page_folder(
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_what_a_page_says_runs(path: Path, setting: Setting, page_folder: Path) -> None:
-    from ladle.export.own_signatures import own_endpoints
+    from ladle.export.saved_model.custom_signatures import custom_endpoints
 
     names: dict[str, Any] = {"images": np.zeros((2, 8, 8), np.uint8), "__name__": "page"}
     for block in blocks(path):
@@ -176,7 +177,7 @@ def test_what_a_page_says_runs(path: Path, setting: Setting, page_folder: Path) 
             yaml.safe_load(block.text)
     if "make" in names:  # a model and signatures of one's own, which no export has come to
         model = names["make"]((8, 8), 10)
-        assert own_endpoints(names["signatures"], model).keys() == {"best"}
+        assert custom_endpoints(names["signatures"], model).keys() == {"best"}
     for name in "client", "fleet":
         if name in names:
             names[name].close()

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from e2e.serving import ServerProcess
 
-from ladle.export import TrainingOptions, export_classifier, load_data
-from ladle.export.fresh import run_here
+from ladle.export import TrainingOptions, export_model, load_data
+from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -22,7 +22,7 @@ class Digits(NamedTuple):
 
 @pytest.fixture(scope="session")
 def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    from ladle.export import training
+    from ladle.export.training import fitting as training
 
     trained: list[Any] = []
 
@@ -34,8 +34,8 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ladle.export.pipeline.train", train)
         # A server in a process of its own loads it soon.
-        patch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
-        export_classifier(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
+        patch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+        export_model(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
     return Digits(base_path, trained[0])
 
 

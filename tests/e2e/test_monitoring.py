@@ -11,7 +11,7 @@ import pytest
 from e2e.serving import ServerProcess
 
 from ladle.client import Client
-from ladle.export.models_cli import main as models
+from ladle.export.models.cli import main as models
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from exporting import TF1Session
 from numpy.typing import NDArray
 
 from ladle.export import Dataset, load_data
-from ladle.export.fresh import run_here
+from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 if TYPE_CHECKING:
     from ladle.export import Exported  # brings TensorFlow, which few tests here need
@@ -56,9 +56,9 @@ def digits() -> Dataset:
 @pytest.fixture(scope="session")
 def exported(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Published once for all tests that only read it; checked in a fresh process."""
-    from ladle.export import export_classifier
+    from ladle.export import export_model
 
-    return export_classifier(tmp_path_factory.mktemp("models") / "digits", digits)
+    return export_model(tmp_path_factory.mktemp("models") / "digits", digits)
 
 
 @pytest.fixture(scope="session")
@@ -75,4 +75,4 @@ def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The version `exported`, of the whole session, is made before, and checked as it is for real.
     """
-    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
+    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ladle.export.cli import main
-from ladle.export.fresh import run_here
+from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +47,7 @@ def test_the_command_in_json_and_quiet(
     tmp_path: Path, npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the command sets
-    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
+    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
     options = ["--epochs=1", "--run-eagerly", "--json", "--quiet"]
     assert main([str(tmp_path / "m"), "--data", str(npz), *options]) == 0
     printed = capsys.readouterr()

@@ -51,3 +51,13 @@ def test_every_public_name_is_there() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         ladle.export.nothing  # noqa: B018
+
+
+def test_an_old_name_still_works_and_names_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match="now CustomSignature"):
+        assert ladle.export.OwnSignature is ladle.export.CustomSignature
+    with (
+        pytest.warns(DeprecationWarning, match="now export_model"),
+        pytest.raises(ValueError, match="recipe: expected"),
+    ):
+        ladle.export.export_classifier("m", ladle.export.load_data("digits"), recipe="none")

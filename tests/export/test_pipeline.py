@@ -19,10 +19,10 @@ from ladle.export import (
     ExportError,
     PublishError,
     Requirements,
-    export_classifier,
+    export_model,
 )
-from ladle.export.card import write_card
-from ladle.export.fresh import run_here
+from ladle.export.publishing.card import write_card
+from ladle.export.saved_model.subprocess_check import run_in_this_process
 from ladle.protos.model_card import ModelCard, Normalization
 from ladle.protos.serving_pb import PredictionLog
 from ladle.protos.tensors import to_array
@@ -47,7 +47,7 @@ def test_the_warmup_file_holds_a_real_request_for_each_signature(
 ) -> None:
     import tensorflow as tf
 
-    from ladle.export.warmup import WARMUP_PATH
+    from ladle.export.saved_model.warmup import WARMUP_PATH
 
     records = tf.data.TFRecordDataset(str(exported.path / WARMUP_PATH)).as_numpy_iterator()
     asked = set()
@@ -68,10 +68,10 @@ def test_the_warmup_file_holds_a_real_request_for_each_signature(
 def test_a_published_version_can_be_checked_again(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle.export.recheck import check_version
-    from ladle.export.warmup import WARMUP_PATH
+    from ladle.export.models.verify import check_version
+    from ladle.export.saved_model.warmup import WARMUP_PATH
 
-    monkeypatch.setattr("ladle.export.recheck.run_in_fresh_process", run_here)
+    monkeypatch.setattr("ladle.export.models.verify.run_in_subprocess", run_in_this_process)
     assert set(check_version(exported.path)) == CLASSIFIER_SIGNATURES
     damaged = tmp_path / "1"
     shutil.copytree(exported.path, damaged)
@@ -87,7 +87,7 @@ def test_a_published_version_can_be_checked_again(
 def test_a_version_that_does_not_load_elsewhere_fails_in_one_line(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle.export.fresh import run_in_fresh_process
+    from ladle.export.saved_model.subprocess_check import run_in_subprocess
 
     # What lies in the working folder is no part of Python, whatever it is called.
     (tmp_path / "queue.py").write_text("raise SystemExit('somebody else ran')")
@@ -97,7 +97,7 @@ def test_a_version_that_does_not_load_elsewhere_fails_in_one_line(
     for path in (damaged / "variables").iterdir():
         path.unlink()
     with pytest.raises(CheckError, match="check load failed: in a process of its own: ") as error:
-        run_in_fresh_process(damaged, [])
+        run_in_subprocess(damaged, [])
     assert "\n" not in str(error.value)
     assert "somebody else" not in str(error.value)
 
@@ -107,18 +107,16 @@ def test_no_room_for_another_process_is_one_line(
 ) -> None:
     import tempfile
 
-    from ladle.export.fresh import run_in_fresh_process
+    from ladle.export.saved_model.subprocess_check import run_in_subprocess
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(CheckError, match=r"load failed: for a .*gone: No such file or directory$"):
-        run_in_fresh_process(tmp_path, [])
+        run_in_subprocess(tmp_path, [])
 
 
 def test_accuracy_below_what_is_required_publishes_nothing(tmp_path: Path, small: Dataset) -> None:
     with pytest.raises(CheckError, match="accuracy failed: expected at least 1, got 0"):
-        export_classifier(
-            tmp_path, small, options=ONE_EPOCH, requirements=Requirements(min_accuracy=1)
-        )
+        export_model(tmp_path, small, options=ONE_EPOCH, requirements=Requirements(min_accuracy=1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,7 +126,7 @@ def test_a_version_worse_than_the_one_now_serving_is_not_published(
     (tmp_path / "4").mkdir()
     write_card(ModelCard(metrics={"accuracy": 1.0}), tmp_path / "4")
     with pytest.raises(CheckError, match=r"regression failed: .* version 4's accuracy of 1"):
-        export_classifier(
+        export_model(
             tmp_path, small, options=ONE_EPOCH, requirements=Requirements(max_regression=0.0)
         )
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
@@ -139,7 +137,7 @@ def test_an_operation_that_is_not_allowed_publishes_nothing(
 ) -> None:
     import tensorflow as tf
 
-    from ladle.export.signatures import make_endpoints
+    from ladle.export.saved_model.signatures import make_endpoints
 
     def make_one_that_reads(*arguments: Any) -> Any:
         endpoints = make_endpoints(*arguments)
@@ -153,19 +151,19 @@ def test_an_operation_that_is_not_allowed_publishes_nothing(
 
     monkeypatch.setattr("ladle.export.pipeline.make_endpoints", make_one_that_reads)
     with pytest.raises(CheckError, match="operations failed: the graph holds ReadFile"):
-        export_classifier(tmp_path, small, options=ONE_EPOCH)
+        export_model(tmp_path, small, options=ONE_EPOCH)
     assert list(tmp_path.iterdir()) == []
     allowed = Requirements(allow_op=("ReadFile",))
-    assert export_classifier(tmp_path, small, options=ONE_EPOCH, requirements=allowed).version == 1
+    assert export_model(tmp_path, small, options=ONE_EPOCH, requirements=allowed).version == 1
 
 
 def test_the_version_number_may_be_the_time(tmp_path: Path, small: Dataset) -> None:
     started = time.time()
-    exported = export_classifier(tmp_path, small, options=ONE_EPOCH, version="timestamp")
+    exported = export_model(tmp_path, small, options=ONE_EPOCH, version="timestamp")
     assert int(started) <= exported.version <= time.time()
     assert exported.path == tmp_path / str(exported.version)
     with pytest.raises(ValueError, match="version: expected 0 to"):
-        export_classifier(tmp_path, small, version=-1)
+        export_model(tmp_path, small, version=-1)
 
 
 def test_a_version_that_is_there_is_refused_before_training(
@@ -174,7 +172,7 @@ def test_a_version_that_is_there_is_refused_before_training(
     monkeypatch.setattr("ladle.export.pipeline.train", None)
     (tmp_path / "007").mkdir()
     with pytest.raises(PublishError, match=r"version 7 is there already \(007\)"):
-        export_classifier(tmp_path, small, version=7)
+        export_model(tmp_path, small, version=7)
 
 
 def test_the_card_lies_beside_the_model_and_tells_of_it(
@@ -213,7 +211,7 @@ def test_the_card_lies_beside_the_model_and_tells_of_it(
 def test_a_written_model_that_answers_otherwise_is_not_published(
     tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle.export.signatures import make_endpoints
+    from ladle.export.saved_model.signatures import make_endpoints
 
     def make_with_wrong_divisor(*arguments: Any) -> Any:
         trained, preparation, labels = arguments
@@ -222,7 +220,7 @@ def test_a_written_model_that_answers_otherwise_is_not_published(
 
     monkeypatch.setattr("ladle.export.pipeline.make_endpoints", make_with_wrong_divisor)
     with pytest.raises(CheckError, match=r'signatures failed: signature "[a-z0-9_]+": output'):
-        export_classifier(tmp_path, small, options=ONE_EPOCH)
+        export_model(tmp_path, small, options=ONE_EPOCH)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,12 +230,12 @@ def test_a_base_path_that_cannot_be_written_is_told_before_training(
     monkeypatch.setattr("ladle.export.pipeline.train", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(PublishError, match="Not a directory"):
-        export_classifier(tmp_path / "file" / "model", small)
+        export_model(tmp_path / "file" / "model", small)
 
 
 def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path, small: Dataset) -> None:
     with pytest.raises(ValueError, match="recipe: expected mlp, mlp-plain, lenet, got vgg"):
-        export_classifier(tmp_path, small, recipe="vgg")
+        export_model(tmp_path, small, recipe="vgg")
 
 
 def test_a_model_that_does_not_fit_in_memory_is_said_to(
@@ -248,9 +246,9 @@ def test_a_model_that_does_not_fit_in_memory_is_said_to(
     def build(*arguments: object) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr("ladle.export.recipes.mlp.build", build)
+    monkeypatch.setattr("ladle.export.training.recipes.mlp.build", build)
     with pytest.raises(MemoryError, match=r"small: no room to train on 12 images of \[4, 4\]"):
-        export_classifier(tmp_path, small)
+        export_model(tmp_path, small)
 
 
 def test_another_keras_backend_is_refused(
@@ -260,11 +258,11 @@ def test_another_keras_backend_is_refused(
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ExportError, match="expected the backend tensorflow, got jax"):
-        export_classifier(tmp_path, small)
+        export_model(tmp_path, small)
 
 
 def test_a_model_that_diverged_is_not_published(tmp_path: Path, small: Dataset) -> None:
     options = replace(ONE_EPOCH, optimizer="sgd", learning_rate=1e30, batch_size=2)
     with pytest.raises(CheckError, match=r"answers failed: .* not finite; a smaller learning rate"):
-        export_classifier(tmp_path, small, options=options)
+        export_model(tmp_path, small, options=options)
     assert list(tmp_path.iterdir()) == []

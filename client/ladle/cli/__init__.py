@@ -53,7 +53,7 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "export": _Command("ladle.export.cli", "export"),
     "health": _Command("ladle.client.health_cli", ""),
-    "models": _Command("ladle.export.models_cli", "export"),
+    "models": _Command("ladle.export.models.cli", "export"),
     "serve": _Command("ladle.server.cli", "server"),
     "predict": _Command("ladle.batch.cli", "batch"),
 }

@@ -1,8 +1,8 @@
-"""Train a classifier and publish it as a version that ladle and TensorFlow Serving serve.
+"""Train a model and publish it as a version that ladle and TensorFlow Serving serve.
 
-    from ladle.export import export_classifier, load_data
+    from ladle.export import export_model, load_data
 
-    exported = export_classifier("models/digits", load_data("digits"))
+    exported = export_model("models/digits", load_data("digits"))
     print(exported.path, exported.accuracy)
 
 Importing this package is cheap: TensorFlow is imported with the first name that needs it.
@@ -11,42 +11,48 @@ Importing this package is cheap: TensorFlow is imported with the first name that
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ladle.export.errors import CheckError, DataError, ExportError, PublishError
-from ladle.export.options import TrainingOptions
-from ladle.export.requirements import Requirements
+from ladle.export.publishing.requirements import Requirements
+from ladle.export.training.options import TrainingOptions
 
 if TYPE_CHECKING:
-    from ladle.export.dataset import Dataset
-    from ladle.export.own_signatures import OwnSignature
-    from ladle.export.pipeline import Exported, export_classifier
-    from ladle.export.sources import load_data
+    from ladle.export.data.dataset import Dataset
+    from ladle.export.data.sources import load_data
+    from ladle.export.pipeline import Exported, export_classifier, export_model
+    from ladle.export.saved_model.custom_signatures import CustomSignature
 
 __all__ = [
     "CheckError",
+    "CustomSignature",
     "DataError",
     "Dataset",
     "ExportError",
     "Exported",
-    "OwnSignature",
     "PublishError",
     "Requirements",
     "TrainingOptions",
     "export_classifier",
+    "export_model",
     "load_data",
 ]
 
 _LAZY = {
-    "Dataset": "ladle.export.dataset",
+    "Dataset": "ladle.export.data.dataset",
     "Exported": "ladle.export.pipeline",
-    "OwnSignature": "ladle.export.own_signatures",
+    "CustomSignature": "ladle.export.saved_model.custom_signatures",
     "export_classifier": "ladle.export.pipeline",
-    "load_data": "ladle.export.sources",
+    "export_model": "ladle.export.pipeline",
+    "load_data": "ladle.export.data.sources",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "OwnSignature":
+        warnings.warn("OwnSignature is now CustomSignature", DeprecationWarning, stacklevel=2)
+        name = "CustomSignature"
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 from ladle.export.arguments import CommandParser, add_options, options_from
 from ladle.export.errors import ExportError
-from ladle.export.options import TrainingOptions
+from ladle.export.publishing.requirements import Requirements
 from ladle.export.quiet import quiet_import
-from ladle.export.recipes import RECIPES
-from ladle.export.requirements import Requirements
+from ladle.export.training.options import TrainingOptions
+from ladle.export.training.recipes import RECIPES
 from ladle.protos.versions import MAX_VERSION
 
 if TYPE_CHECKING:
     from ladle.export.pipeline import Exported, VersionChoice
-    from ladle.export.training import Verbosity
+    from ladle.export.training.fitting import Verbosity
 
 _DESCRIPTION = """\
 Train an image classifier, and publish it as the next numbered version of a model.
@@ -202,8 +202,8 @@ def _export(
     args: argparse.Namespace, options: TrainingOptions, requirements: Requirements
 ) -> Exported:
     # What can be wrong is looked at before TensorFlow's import, which takes seconds.
-    from ladle.export.publish import prepare_base_path
-    from ladle.export.sources import KERAS_SOURCES, TFRECORDS, load_data
+    from ladle.export.data.sources import KERAS_SOURCES, TFRECORDS, load_data
+    from ladle.export.publishing.publish import prepare_base_path
 
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
     quietly = nullcontext if args.verbose else quiet_import
@@ -221,12 +221,12 @@ def _export(
             dataset = dataset.resized(*args.resize)
         prepare_base_path(args.base_path)
         with quietly():
-            from ladle.export.own_model import import_function
-            from ladle.export.pipeline import export_classifier
+            from ladle.export.pipeline import export_model
+            from ladle.export.training.custom_model import import_function
         signatures = None
         if args.signatures is not None:
             signatures = import_function("signatures", args.signatures)
-        return export_classifier(
+        return export_model(
             args.base_path,
             dataset,
             recipe=args.recipe,

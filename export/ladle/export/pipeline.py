@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +13,35 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.export.card import provenance, write_card
-from ladle.export.checks import check_accuracy, check_answers, check_regression
-from ladle.export.dataset import Dataset
+from ladle.export.data.dataset import Dataset
 from ladle.export.errors import CheckError
-from ladle.export.evaluation import evaluate, recorded_history, write_evaluation
-from ladle.export.fresh import Arrays, Request, run_in_fresh_process
-from ladle.export.history import now_serving
-from ladle.export.operations import check_operations
-from ladle.export.options import TrainingOptions
-from ladle.export.own_model import load_model
-from ladle.export.own_signatures import as_endpoint, own_endpoints, own_sample
-from ladle.export.plots import prepare_plots, write_plots
-from ladle.export.publish import check_free, prepare_base_path, publish, staging_folder
-from ladle.export.recipes import RECIPES
-from ladle.export.requirements import Requirements
-from ladle.export.samples import Sample, make_samples
-from ladle.export.signatures import declared_signatures, make_endpoints, write_saved_model
-from ladle.export.training import Trained, Verbosity, check_backend, has_softmax, train
-from ladle.export.versions import size_bytes
-from ladle.export.warmup import write_warmup
+from ladle.export.publishing.card import provenance, write_card
+from ladle.export.publishing.checks import check_accuracy, check_answers, check_regression
+from ladle.export.publishing.history import now_serving
+from ladle.export.publishing.publish import check_free, prepare_base_path, publish, staging_folder
+from ladle.export.publishing.requirements import Requirements
+from ladle.export.publishing.versions import size_bytes
+from ladle.export.report.evaluation import Evaluation, evaluate, recorded_history, write_evaluation
+from ladle.export.report.plots import prepare_plots, write_plots
+from ladle.export.saved_model.custom_signatures import (
+    CustomSignature,
+    as_endpoint,
+    custom_endpoints,
+    custom_sample,
+)
+from ladle.export.saved_model.operations import check_operations
+from ladle.export.saved_model.samples import Sample, make_samples
+from ladle.export.saved_model.signatures import (
+    declared_signatures,
+    make_endpoints,
+    write_saved_model,
+)
+from ladle.export.saved_model.subprocess_check import Arrays, Request, run_in_subprocess
+from ladle.export.saved_model.warmup import write_warmup
+from ladle.export.training.custom_model import load_model
+from ladle.export.training.fitting import Trained, Verbosity, check_backend, has_softmax, train
+from ladle.export.training.options import TrainingOptions
+from ladle.export.training.recipes import RECIPES
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import MAX_VERSION
 
@@ -60,7 +70,7 @@ class Exported:
         return self.card.metrics["accuracy"]
 
 
-def export_classifier(
+def export_model(
     base_path: str | os.PathLike[str],
     dataset: Dataset,
     *,
@@ -77,20 +87,20 @@ def export_classifier(
 ) -> Exported:
     """Train a model and publish it as a version under `base_path`, once every check holds.
 
-    The version is a SavedModel with the signatures that `make_endpoints` tells of, its model card
-    and a warm-up file. Blocks until training is over, the checks have run and the version is on
+    The version is a SavedModel with the signatures of `make_endpoints`, its model card and a
+    warm-up file. Blocks until training is over, the checks have run and the version is on
     disk. See `train` for what it does to the process's random numbers.
 
     Args:
         base_path: The model's folder, made where it is missing; versions are its subfolders.
         dataset: What to train on, and what to measure with.
-        recipe: A name in `ladle.export.recipes.RECIPES`.
+        recipe: A name in `ladle.export.training.recipes.RECIPES`.
         model: In a recipe's place a model of one's own, see `load_model`.
         fit: Whether that is trained on the data, or exported as it is.
         allow_unsafe_model: Load a model's file although it may run code.
         signatures: Signatures of one's own beside these: a mapping from names, or a function of the
-            trained model that returns one; see `own_endpoints`. None for those that the model has
-            as its attribute `ladle_signatures`, if any.
+            trained model that returns one; see `custom_endpoints`. None for the
+            model's attribute `ladle_signatures`, if it has one.
         options: How to train; None for the defaults.
         requirements: What has to hold beside the signatures' answers; None for nothing.
         version: The number to publish; one that is taken is refused, before training too.
@@ -108,63 +118,34 @@ def export_classifier(
     base_path = Path(os.path.abspath(base_path))
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
-    if model is not None and RECIPES[recipe].CUSTOM_LOOP:
-        raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
+    _check_request(dataset, recipe, model, requirements)
     number = _number(version)
-    if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
-        raise ValueError("min accuracy, max regression: a regression has no accuracy")
-    prepare_base_path(base_path)
+    _prepare_destinations(base_path, number, plots)
+    trained, epochs = _trained_model(
+        dataset,
+        recipe,
+        model,
+        options,
+        fit=fit,
+        allow_unsafe_model=allow_unsafe_model,
+        verbose=verbose,
+    )
+    customs = custom_endpoints(signatures, trained.model)
+    measured = _measure(trained, dataset)
     if plots is not None:
-        prepare_plots(plots)
-    if number is not None:
-        check_free(base_path, number)
-    own = None
-    if model is not None:
-        check_backend()
-        own = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
-    if fit or own is None:
-        trained = train(dataset, RECIPES[recipe], options, model=own, verbose=verbose)
-        epochs = options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
-    else:
-        epochs = 0
-        trained = Trained(
-            own, is_regression=dataset.is_regression, has_softmax=has_softmax(own, dataset)
-        )
-    own_signatures = own_endpoints(signatures, trained.model)
-    answers = trained.answers(dataset.x_test, dataset.preparation)
-    if not np.isfinite(answers).all():
-        raise CheckError(
-            "answers",
-            "the trained model gives numbers that are not finite; a smaller learning rate may help",
-        )
-    metrics = _measure(answers, dataset)
-    evaluation = evaluate(dataset, answers)
-    history = recorded_history(trained.history, trained.first_epoch)
-    if plots is not None:
-        write_plots(plots, history, evaluation, dataset.labels)
-    _check_metrics(metrics, base_path, requirements)
+        write_plots(plots, measured.history, measured.evaluation, dataset.labels)
+    _check_metrics(measured.metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
-        endpoints = make_endpoints(trained, dataset.preparation, dataset.labels)
-        raw = dataset.x_test[:_CHECKED_EXAMPLES]
-        samples = make_samples(endpoints, raw, trained, dataset.preparation, dataset.labels)
-        for name, signature in own_signatures.items():
-            samples[name] = own_sample(name, signature, raw, dataset)
-            endpoints[name] = as_endpoint(name, signature)
-        write_saved_model(endpoints, folder)
-        check_operations(folder, requirements.allow_op)
-        latency_ms = _check_signatures(folder, samples, own_signatures.keys())
-        write_warmup(samples, base_path.name, folder)
-        write_evaluation(evaluation, folder)
+        latency_ms = _write_checked(folder, base_path.name, trained, dataset, customs, requirements)
+        write_evaluation(measured.evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization,
             signatures=declared_signatures(folder),
-            metrics=metrics,
+            metrics=measured.metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
-                "history": history,
+                "history": measured.history,
                 "parameters": trained.model.count_params(),
                 "latency_ms": latency_ms,
                 "size_bytes": size_bytes(folder),
@@ -173,6 +154,126 @@ def export_classifier(
         write_card(card, folder)
         published = publish(folder, number)
     return Exported(version=published.version, path=published.path, card=card)
+
+
+def export_classifier(*args: Any, **kwargs: Any) -> Exported:
+    """Call `export_model`, the name since regressions are exported too.
+
+    Deprecated: this name goes with the next minor version.
+    """
+    warnings.warn(
+        "export_classifier is now export_model, with the same arguments",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return export_model(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """How the model answers the held-out examples."""
+
+    metrics: dict[str, float]
+    evaluation: Evaluation
+    history: Mapping[str, Any]
+
+
+def _check_request(
+    dataset: Dataset, recipe: str, model: str | None, requirements: Requirements
+) -> None:
+    """Refuse arguments that can't go together.
+
+    Raises:
+        ValueError: They can't; the message names the argument.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
+    if model is not None and RECIPES[recipe].CUSTOM_LOOP:
+        raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
+    if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
+        raise ValueError("min accuracy, max regression: a regression has no accuracy")
+
+
+def _prepare_destinations(
+    base_path: Path, number: int | None, plots: str | os.PathLike[str] | None
+) -> None:
+    """Find out before a long training whether its results can be written."""
+    prepare_base_path(base_path)
+    if plots is not None:
+        prepare_plots(plots)
+    if number is not None:
+        check_free(base_path, number)
+
+
+def _trained_model(
+    dataset: Dataset,
+    recipe: str,
+    model: str | None,
+    options: TrainingOptions,
+    *,
+    fit: bool,
+    allow_unsafe_model: bool,
+    verbose: Verbosity,
+) -> tuple[Trained, int]:
+    """Return the model to publish, and how many epochs it was trained here."""
+    custom = None
+    if model is not None:
+        check_backend()
+        custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
+    if fit or custom is None:
+        trained = train(dataset, RECIPES[recipe], options, model=custom, verbose=verbose)
+        return trained, options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
+    trained = Trained(
+        custom, is_regression=dataset.is_regression, has_softmax=has_softmax(custom, dataset)
+    )
+    return trained, 0
+
+
+def _measure(trained: Trained, dataset: Dataset) -> _Measured:
+    """Run the model on the held-out examples.
+
+    Raises:
+        CheckError: It gives numbers that are not finite.
+    """
+    answers = trained.answers(dataset.x_test, dataset.preparation)
+    if not np.isfinite(answers).all():
+        raise CheckError(
+            "answers",
+            "the trained model gives numbers that are not finite; a smaller learning rate may help",
+        )
+    return _Measured(
+        metrics=_metrics(answers, dataset),
+        evaluation=evaluate(dataset, answers),
+        history=recorded_history(trained.history, trained.first_epoch),
+    )
+
+
+def _write_checked(
+    folder: Path,
+    model_name: str,
+    trained: Trained,
+    dataset: Dataset,
+    customs: Mapping[str, CustomSignature],
+    requirements: Requirements,
+) -> Mapping[str, float]:
+    """Write the SavedModel and its warm-up file, and check it in a process of its own.
+
+    Returns each signature's latency in ms.
+
+    Raises:
+        CheckError: The written model reaches out of its graph, or answers otherwise than Keras.
+    """
+    endpoints = make_endpoints(trained, dataset.preparation, dataset.labels)
+    raw = dataset.x_test[:_CHECKED_EXAMPLES]
+    samples = make_samples(endpoints, raw, trained, dataset.preparation, dataset.labels)
+    for name, signature in customs.items():
+        samples[name] = custom_sample(name, signature, raw, dataset)
+        endpoints[name] = as_endpoint(name, signature)
+    write_saved_model(endpoints, folder)
+    check_operations(folder, requirements.allow_op)
+    latency_ms = _check_signatures(folder, samples, customs.keys())
+    write_warmup(samples, model_name, folder)
+    return latency_ms
 
 
 def _number(version: VersionChoice) -> int | None:
@@ -185,7 +286,7 @@ def _number(version: VersionChoice) -> int | None:
     return version
 
 
-def _measure(answers: NDArray[np.float32], dataset: Dataset) -> dict[str, float]:
+def _metrics(answers: NDArray[np.float32], dataset: Dataset) -> dict[str, float]:
     if dataset.is_regression:
         off = answers - dataset.y_test
         return {"mae": float(np.mean(np.abs(off))), "mse": float(np.mean(off**2))}
@@ -218,7 +319,7 @@ def _check_signatures(
         requests.append(Request(signature=name, inputs=sample.inputs))
         requests.append(Request(signature=name, inputs=first.inputs, timed=True))
         expected += [sample.outputs, first.outputs]
-    answers = run_in_fresh_process(folder, requests)
+    answers = run_in_subprocess(folder, requests)
     for request, outputs, answer in zip(requests, expected, answers, strict=True):
         name = request.signature
         check_answers(name, answer.outputs, outputs, own=name in own)

@@ -11,8 +11,8 @@ from e2e.serving import ServerProcess
 from e2e.upstream.official import told_by
 from exporting import ONE_EPOCH
 
-from ladle.export import Dataset, export_classifier, load_data
-from ladle.export.fresh import run_here
+from ladle.export import Dataset, export_model, load_data
+from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 pytestmark = pytest.mark.conformance
 
@@ -44,7 +44,7 @@ def test_a_regression_answers_the_official_client(
     conformance_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The server loads it in a process of its own, too.
-    monkeypatch.setattr("ladle.export.pipeline.run_in_fresh_process", run_here)
+    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
     features = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     arrays = {
         "x_train": features,
@@ -53,7 +53,7 @@ def test_a_regression_answers_the_official_client(
         "y_test": features[:6].sum(axis=1),
     }
     dataset = Dataset.from_arrays("sums", arrays, regression=True)
-    export_classifier(tmp_path / "sums", dataset, options=ONE_EPOCH)
+    export_model(tmp_path / "sums", dataset, options=ONE_EPOCH)
     with ServerProcess("sums", tmp_path / "sums") as server:
         answers = ask(conformance_python, server, "sums", tmp_path / "sums")
     assert isinstance(answers.pop("regress"), float)

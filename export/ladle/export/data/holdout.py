@@ -1,0 +1,151 @@
+"""Examples in two parts, to train on and held out, in files that are mapped into memory.
+
+So data larger than memory train: the system reads what is asked for, and forgets it again. The
+files have no name, and are gone with the process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from array import array
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.export.data.dataset import Dataset
+from ladle.export.errors import DataError
+from ladle.protos.model_card import Normalization
+
+HELD_OUT_EVERY = 5
+
+
+class TrainTestSplit:
+    """The parts of data of which it is known how many there are, filled one by one, in order."""
+
+    def __init__(self, held_out: NDArray[np.bool_], shape: tuple[int, ...], dtype: Any) -> None:
+        """Make room for an example of `shape` for each of `held_out`, which tells its part.
+
+        Raises:
+            DataError: The disk has no room for them.
+        """
+        self._held_out = held_out
+        n_test = int(held_out.sum())
+        self.train = mapped((len(held_out) - n_test, *shape), dtype)
+        self.test = mapped((n_test, *shape), dtype)
+        self._filled = [0, 0]
+
+    def add(self, example: Any) -> None:
+        """Put the next example into its part."""
+        part = int(self._held_out[sum(self._filled)])
+        (self.train, self.test)[part][self._filled[part]] = example
+        self._filled[part] += 1
+
+    def dataset(
+        self,
+        name: str,
+        targets: NDArray[Any],
+        labels: tuple[str, ...],
+        normalization: Normalization,
+        weights: NDArray[np.float32] | None = None,
+    ) -> Dataset:
+        """Return the data set of these examples, whose `targets` are in their order.
+
+        Raises:
+            DataError: As for Dataset.
+        """
+        train, test = ~self._held_out, self._held_out
+        return Dataset(
+            name=name,
+            x_train=self.train,
+            y_train=targets[train],
+            x_test=self.test,
+            y_test=targets[test],
+            labels=labels,
+            normalization=normalization,
+            sample_weight=None if weights is None else weights[train],
+        )
+
+
+def holdout(n_examples: int) -> NDArray[np.bool_]:
+    """Return which of so many examples are held out, in the order of the data."""
+    held_out = np.zeros(n_examples, bool)
+    held_out[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] = True
+    return held_out
+
+
+def stratified_holdout(targets: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which examples are held out: of each class every fifth, in the order of the data."""
+    held_out = np.zeros(len(targets), bool)
+    # A stable sort keeps the order within each class.
+    in_order = np.argsort(targets, kind="stable")
+    ends = np.flatnonzero(np.diff(targets[in_order])) + 1
+    for of_class in np.split(in_order, ends):
+        held_out[of_class[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]] = True
+    return held_out
+
+
+def check_split(name: str, held_out: NDArray[np.bool_]) -> None:
+    """See that there is something to train on and something to measure with.
+
+    Raises:
+        DataError: There is not.
+    """
+    if held_out.all() or not held_out.any():
+        raise DataError(
+            f"{name}: {len(held_out)} examples leave nothing to train on or to measure with"
+            f" (every {HELD_OUT_EVERY}th of a class is held out)"
+        )
+
+
+class Labels:
+    """Labels as they come, kept as numbers: a text for each example would not fit in memory."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._seen = array("q")
+
+    def add(self, text: str) -> None:
+        """Take the label of the next example."""
+        self._seen.append(self._numbers.setdefault(text, len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def result(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return the different labels, and for each example the index of its own.
+
+        Labels that are numbers are in the order of their size, and others of the alphabet.
+        """
+        texts = list(self._numbers)
+        all_numbers = all(text.isascii() and text.isdigit() for text in texts)
+        labels = tuple(sorted(texts, key=int) if all_numbers else sorted(texts))
+        places = {label: place for place, label in enumerate(labels)}
+        as_seen = np.array([places[text] for text in texts], np.int64)
+        return labels, as_seen[np.frombuffer(self._seen, np.int64)]
+
+
+def mapped(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a new array of zeros whose bytes are in a temporary file.
+
+    Raises:
+        DataError: The disk has no room for it.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not size:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile(prefix="ladle-examples-") as file:
+            # A hole in the file that the disk cannot fill later would kill the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"{tempfile.gettempdir()}: no room for {size} bytes of examples:"
+            f" {error.strerror or error}"
+        ) from error

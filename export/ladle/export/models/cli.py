@@ -1,0 +1,326 @@
+"""The command `ladle models`: what lies under the base paths, and the care of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ladle.export.arguments import CommandParser
+from ladle.export.errors import ExportError, PublishError
+from ladle.export.models import manage
+from ladle.export.models.manage import Version
+from ladle.export.models.text import (
+    as_dict,
+    brief,
+    card_of,
+    flat,
+    shown_metrics,
+    state_of,
+    table,
+    told_in_rows,
+)
+from ladle.export.quiet import quiet_import
+from ladle.export.report.evaluation import EVALUATION_PATH, read_evaluation
+from ladle.export.report.page import make_report
+from ladle.protos.versions import version_of
+
+_DESCRIPTION = """\
+Look after the versions of models. BASE_PATH is a model's folder, whose subfolders are versions;
+BASE_PATH/N is one of them.
+
+  ladle models list models                  every model under a folder, every version
+  ladle models show models/digits/3         the card of a version; of the one that serves without /3
+  ladle models compare models/digits 2 3    what changed
+  ladle models report models/digits/3       a page to look at: curves, confusion matrix, examples
+  ladle models check models/digits          load it again, and run its warm-up requests
+  ladle models warmup models/digits --from /logs/digits   its warm-up requests, of a request log
+  ladle models label models/digits stable 3
+  ladle models rollback models/digits       take the newest version out of servers' sight
+  ladle models rollback models/digits --restore
+  ladle models prune models/digits --keep 3
+
+With --server, `list`, `show` and `compare` ask a running server instead, where a model has its
+name in place of a path:
+
+  ladle models list --server localhost:8500
+  ladle models show digits/3 --server localhost:8500
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `ladle models` with the arguments `argv`, and return its exit status."""
+    args = _make_parser().parse_args(argv)
+    try:
+        found, text = args.run(args)
+    except (ExportError, OSError) as error:
+        print("ladle models:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2, sort_keys=True) if args.json else text)
+    return 0
+
+
+_Run = Callable[[argparse.Namespace], tuple[Any, str]]
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="ladle models",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: _Run, help_: str, path: str = "BASE_PATH", nargs: str | None = None
+    ) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_, description=help_, allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        command.add_argument("path", metavar=path, type=Path, nargs=nargs)
+        command.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return command
+
+    listing = add("list", _list, "list models and their versions", "FOLDER", "?")
+    show = add("show", _show, "show the card of a version", "BASE_PATH[/N]")
+    compare = add("compare", _compare, "show in what two versions differ")
+    for command in (listing, show, compare):
+        command.add_argument(
+            "--server", metavar="HOST:PORT", help="ask this server, not the folders"
+        )
+    compare.add_argument("a", metavar="A", type=_number)
+    compare.add_argument("b", metavar="B", type=_number)
+    report = add("report", _report, "write a page about a version, as HTML", "BASE_PATH[/N]")
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page, replaced where there is one (default: MODEL-N.html, here)",
+    )
+    check = add("check", _check, "load a version again and run its requests", "BASE_PATH[/N]")
+    check.add_argument("--allow-op", action="append", default=[], metavar="NAME")
+    warmup = add(
+        "warmup", _warmup, "make a version's warm-up file of a request log", "BASE_PATH[/N]"
+    )
+    warmup.add_argument(
+        "--from",
+        dest="logs",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="LOG",
+        help="files of a server's request log, or their filename_prefix",
+    )
+    warmup.add_argument(
+        "--records", type=_records, default=1000, metavar="N", help="at most (default 1000)"
+    )
+    warmup.add_argument("--model", default="", help="take requests to this model only")
+    label = add("label", _label, "give a version a label, or show or remove labels")
+    label.add_argument("label", metavar="LABEL", nargs="?")
+    label.add_argument("version", metavar="N", nargs="?", type=_number)
+    label.add_argument("--remove", action="store_true", help="remove the label")
+    rollback = add("rollback", _rollback, "take a version out of servers' sight, or bring it back")
+    rollback.add_argument("version", metavar="N", nargs="?", type=_number)
+    rollback.add_argument("--restore", action="store_true", help="bring the hidden version back")
+    prune = add(
+        "prune",
+        _prune,
+        "remove old versions, never the newest or one labelled here",
+    )
+    prune.add_argument("--keep", type=_keep, required=True, metavar="N", help="how many to keep")
+    prune.add_argument("--dry-run", action="store_true", help="only tell which")
+    return parser
+
+
+def _number(text: str) -> int:
+    number = version_of(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"expected a version number, got {text!r}")
+    return number
+
+
+def _records(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"expected 1 to 1000, got {text!r}")
+    return int(text)
+
+
+def _keep(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
+    return int(text)
+
+
+def _list(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.server is not None:
+        return _list_served(args)
+    if args.path is None:
+        raise ExportError("list: expected a FOLDER or --server HOST:PORT")
+    versions = [
+        version
+        for base_path in manage.find_base_paths(args.path)
+        for version in manage.list_versions(base_path)
+    ]
+    rows = [
+        (
+            version.model,
+            version.version,
+            state_of(version),
+            ", ".join(version.labels),
+            *shown_metrics(version),
+            f"{version.size_bytes:,}",
+            as_dict(version)["created"] or "",
+        )
+        for version in versions
+    ]
+    header = ("MODEL", "VERSION", "STATE", "LABELS", "METRICS", "BYTES", "CREATED")
+    return [as_dict(version) for version in versions], table(header, rows)
+
+
+def _list_served(args: argparse.Namespace) -> tuple[Any, str]:
+    from ladle.export.models.remote import list_served  # brings gRPC
+
+    found = list_served(args.server, None if args.path is None else str(args.path))
+    rows = [
+        (
+            row["model"],
+            "" if row["version"] is None else row["version"],
+            row["state"] or "",
+            "serves" if row["serves"] else "",
+            ", ".join(row["labels"]),
+            brief(row.get("error") or (row["problem"] if row["version"] is None else "")),
+        )
+        for row in found
+    ]
+    return found, table(("MODEL", "VERSION", "STATE", "", "LABELS", "PROBLEM"), rows)
+
+
+def _show(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.server is not None:
+        from ladle.export.models.remote import show_served
+
+        told = show_served(args.server, *_named(args.path))
+        return told, told_in_rows(told)
+    version = _find(args.path)
+    told = as_dict(version) | {"card": card_of(version)}
+    return told, told_in_rows(told)
+
+
+def _compare(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.server is not None:
+        from ladle.export.models.remote import card_served
+
+        cards = [card_served(args.server, str(args.path), n) for n in (args.a, args.b)]
+    else:
+        cards = [card_of(manage.find_version(args.path, n)) for n in (args.a, args.b)]
+    sides = list(map(flat, cards))
+    differing = {
+        key: [side.get(key) for side in sides]
+        for key in sorted(sides[0].keys() | sides[1].keys())
+        if sides[0].get(key) != sides[1].get(key) and not key.startswith("provenance.history.")
+    }
+    rows = [(key, *map(brief, pair)) for key, pair in differing.items()]
+    return differing, table(("", str(args.a), str(args.b)), rows)
+
+
+def _report(args: argparse.Namespace) -> tuple[Any, str]:
+    version = _find(args.path)
+    try:
+        evaluation = read_evaluation(version.path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{version.path / EVALUATION_PATH}: cannot be read: {reason}") from error
+    output = args.output or Path(f"{version.model}-{version.version}.html")
+    page = make_report(version.model, version.version, version.card, evaluation)
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ExportError(f"{output}: cannot be written: {reason}") from error
+    told = {"version": version.version, "output": str(output)}
+    return told, f"Report of version {version.version}: {output}"
+
+
+def _check(args: argparse.Namespace) -> tuple[Any, str]:
+    with quiet_import():
+        from ladle.export.models.verify import check_version
+
+    version = _find(args.path)
+    signatures = check_version(version.path, args.allow_op)
+    told = {"version": version.version, "path": str(version.path), "signatures": signatures}
+    ran = ", ".join(signatures) or "no warm-up file, none"
+    return told, f"Version {version.version} loads; signatures that ran: {ran}"
+
+
+def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
+    with quiet_import():
+        from ladle.export.saved_model.warmup_from_log import write_warmup_from_logs
+
+    version = _find(args.path)
+    written = write_warmup_from_logs(
+        version.path, args.logs, records=args.records, model=args.model
+    )
+    told = {"version": version.version, "path": str(version.path), **asdict(written)}
+    left_out = (
+        f"; {written.without_signature} were to signatures that it has not"
+        if written.without_signature
+        else ""
+    )
+    cut_off = f"; cut off in the middle of a record: {', '.join(written.damaged)}"
+    return told, (
+        f"Version {version.version} warms up with {written.records} requests to "
+        f"{', '.join(written.signatures)}, of {written.read} in the log{left_out}"
+        f"{cut_off if written.damaged else ''}"
+    )
+
+
+def _label(args: argparse.Namespace) -> tuple[Any, str]:
+    if args.label is not None or args.remove:
+        if args.label is None or (args.version is None) != args.remove:
+            raise PublishError("label: expected LABEL and N, or LABEL and --remove")
+        manage.set_label(args.path, args.label, args.version)
+    labels = manage.read_labels(args.path)
+    return labels, table(("LABEL", "VERSION"), sorted(labels.items()))
+
+
+def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
+    change = manage.restore if args.restore else manage.hide
+    changed = change(args.path, args.version)
+    serves = manage.find_version(args.path)
+    told = {"version": changed.version, "hidden": not args.restore, "serves": serves.version}
+    done = "is back in sight" if args.restore else "is out of sight"
+    return told, f"Version {changed.version} {done}; version {serves.version} serves"
+
+
+def _prune(args: argparse.Namespace) -> tuple[Any, str]:
+    chosen = manage.to_prune(manage.list_versions(args.path), args.keep)
+    for version in () if args.dry_run else chosen:
+        manage.remove(version)
+    numbers = [version.version for version in chosen]
+    done = "Would remove" if args.dry_run else "Removed"
+    return {"removed": numbers, "dry_run": args.dry_run}, (
+        f"{done} {', '.join(map(str, numbers)) or 'nothing'}"
+    )
+
+
+def _named(path: Path) -> tuple[str, int | None]:
+    """Return the model and, if there is one, the version of MODEL/N."""
+    number = version_of(path.name)
+    if number is None or path.parent == Path("."):
+        return str(path), None
+    return str(path.parent), number
+
+
+def _find(path: Path) -> Version:
+    """Return the version at BASE_PATH/N, or the one that serves at BASE_PATH."""
+    number = version_of(path.name)
+    # A version that is out of sight has another name.
+    if number is not None and path.parent.is_dir():
+        return manage.find_version(path.parent, number)
+    return manage.find_version(path)

@@ -1,0 +1,254 @@
+"""Look after the versions under a model's base path: name them, hide them, remove them.
+
+Nothing here needs TensorFlow or a server. A server that watches the base path follows: a version
+that is hidden or removed is unloaded, and one that is brought back is loaded again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ladle.export.errors import PublishError
+from ladle.export.publishing.card import read_card
+from ladle.export.publishing.history import HIDDEN_PREFIX, hidden_versions, published_versions
+from ladle.export.publishing.publish import STAGING_PREFIX
+from ladle.export.publishing.versions import size_bytes
+from ladle.protos.model_card import ModelCard
+from ladle.protos.versions import LABELS_NAME
+from ladle.protos.versions import read_labels as read_labels_file
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version folder, and what is known of it."""
+
+    model: str
+    version: int
+    path: Path
+    card: ModelCard | None
+    serves: bool
+    """Whether a server that serves the latest version serves this one."""
+    hidden: bool
+    labels: tuple[str, ...]
+    size_bytes: int
+
+
+def list_versions(base_path: Path) -> list[Version]:
+    """Return all versions under `base_path`, the lowest first, those out of sight too.
+
+    Raises:
+        PublishError: It cannot be read.
+    """
+    visible, hidden = published_versions(base_path), hidden_versions(base_path)
+    labels = read_labels(base_path)
+    named = {n: tuple(sorted(k for k, v in labels.items() if v == n)) for n in labels.values()}
+    return [
+        Version(
+            model=base_path.resolve().name,
+            version=number,
+            path=path,
+            card=read_card(path),
+            serves=not out_of_sight and number == max(visible),
+            hidden=out_of_sight,
+            labels=named.get(number, ()),
+            size_bytes=size_bytes(path),
+        )
+        for number, path, out_of_sight in sorted(
+            [(n, p, False) for n, p in visible.items()] + [(n, p, True) for n, p in hidden.items()]
+        )
+    ]
+
+
+def find_base_paths(root: Path) -> list[Path]:
+    """Return `root` where it holds versions, and otherwise its subfolders that do.
+
+    Raises:
+        PublishError: It cannot be read.
+    """
+    if _has_versions(root):
+        return [root]
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    return [path for path in folders if os.access(path, os.R_OK) and _has_versions(path)]
+
+
+def find_version(base_path: Path, number: int | None = None) -> Version:
+    """Return the version `number` under `base_path`; None for the one that serves.
+
+    Raises:
+        PublishError: There is no such version.
+    """
+    versions = list_versions(base_path)
+    for version in versions:
+        if version.serves if number is None else version.version == number:
+            return version
+    there = ", ".join(str(version.version) for version in versions) or "none"
+    wanted = "a version" if number is None else f"version {number}"
+    raise PublishError(f"{base_path}: expected {wanted}, found {there}")
+
+
+def read_labels(base_path: Path) -> dict[str, int]:
+    """Return the labels of the versions under `base_path`, by name.
+
+    Raises:
+        PublishError: Their file is damaged.
+    """
+    try:
+        return read_labels_file(base_path)
+    except (OSError, ValueError) as error:
+        raise PublishError(f"{base_path / LABELS_NAME}: cannot be read: {error}") from error
+
+
+def set_label(base_path: Path, label: str, number: int | None) -> None:
+    """Give `label` to the version `number`, taking it from any other; None removes it.
+
+    Raises:
+        PublishError: There is no such version or label, the version is out of sight, or the name
+            is none.
+    """
+    if not _LABEL.fullmatch(label):
+        raise PublishError(
+            f"label: expected letters, digits, '.', '_' and '-', at most 64, got {label!r}"
+        )
+    with _one_at_a_time(base_path):
+        labels = read_labels(base_path)
+        if number is None:
+            if label not in labels:
+                raise PublishError(f"{base_path}: there is no label {label}")
+            del labels[label]
+        else:
+            if find_version(base_path, number).hidden:
+                raise PublishError(
+                    f"{base_path}: version {number} is out of sight; restore it first"
+                )
+            labels[label] = number
+        _write_labels(base_path, labels)
+
+
+def hide(base_path: Path, number: int | None = None) -> Version:
+    """Take a version out of servers' sight, the one that serves unless told; return it.
+
+    It stays on disk, and keeps its number.
+
+    Raises:
+        PublishError: There is no such version, it is labelled, or it is the only one.
+    """
+    version = find_version(base_path, number)
+    if version.hidden:
+        raise PublishError(f"{base_path}: version {version.version} is out of sight already")
+    if version.labels:
+        raise PublishError(
+            f"{base_path}: version {version.version} is labelled {', '.join(version.labels)};"
+            " move the label first"
+        )
+    if len(published_versions(base_path)) == 1:
+        raise PublishError(f"{base_path}: version {version.version} is the only one in sight")
+    _rename(version.path, base_path / f"{HIDDEN_PREFIX}{version.version}")
+    return version
+
+
+def restore(base_path: Path, number: int | None = None) -> Version:
+    """Bring back a version that was hidden, the highest unless told; return it.
+
+    Raises:
+        PublishError: There is none.
+    """
+    hidden = hidden_versions(base_path)
+    chosen = max(hidden, default=None) if number is None else number
+    if chosen not in hidden:
+        there = ", ".join(map(str, hidden)) or "none"
+        wanted = "one" if number is None else f"version {number}"
+        raise PublishError(f"{base_path}: expected {wanted} out of sight, found {there}")
+    _rename(hidden[chosen], base_path / str(chosen))
+    return find_version(base_path, chosen)
+
+
+def to_prune(versions: Iterable[Version], keep: int) -> list[Version]:
+    """Return those of `versions` that pruning removes.
+
+    All but the `keep` highest in sight; never the highest, one with a label that lies beside the
+    versions, or one out of sight. What a server's own configuration names is not known here.
+    """
+    in_sight = sorted(
+        (version for version in versions if not version.hidden), key=lambda v: v.version
+    )
+    old = in_sight[: max(0, len(in_sight) - keep)]
+    return [version for version in old if not version.serves and not version.labels]
+
+
+def remove(version: Version) -> None:
+    """Remove a version's folder: first out of sight in one step, then from the disk.
+
+    Raises:
+        PublishError: It cannot be removed.
+    """
+    grave = version.path.parent / f"{STAGING_PREFIX}pruned-{secrets.token_hex(8)}"
+    _rename(version.path, grave)
+    try:
+        if grave.is_symlink():
+            grave.unlink()
+        else:
+            shutil.rmtree(grave)
+    except OSError as error:
+        raise PublishError(f"{grave}: cannot be removed: {error.strerror or error}") from error
+
+
+def metrics_of(version: Version) -> Mapping[str, float]:
+    """Return what was measured of a version before it was published; nothing without a card."""
+    return {} if version.card is None else version.card.metrics
+
+
+def _has_versions(path: Path) -> bool:
+    return bool(published_versions(path) or hidden_versions(path))
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        if target.exists():
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        source.rename(target)
+    except OSError as error:
+        raise PublishError(
+            f"{source}: cannot be renamed to {target.name}: {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def _one_at_a_time(base_path: Path) -> Iterator[None]:
+    """Wait until nobody else changes labels, where the file system has locks."""
+    try:
+        descriptor = os.open(base_path, os.O_RDONLY)
+    except OSError as error:
+        raise PublishError(f"{base_path}: cannot be read: {error.strerror or error}") from error
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_labels(base_path: Path, labels: Mapping[str, int]) -> None:
+    path = base_path / f"{LABELS_NAME}.{secrets.token_hex(8)}"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(labels, file, indent=2, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(base_path / LABELS_NAME)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise PublishError(
+            f"{base_path}: labels cannot be written: {error.strerror or error}"
+        ) from error

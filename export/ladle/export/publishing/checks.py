@@ -1,0 +1,119 @@
+"""What has to hold of a written model before it is published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.export.errors import CheckError
+from ladle.export.publishing.requirements import Requirements
+from ladle.export.saved_model.subprocess_check import Arrays
+
+TOLERANCE = 1e-5
+_SUMS_TO_1 = ("probabilities", "scores")
+
+
+def check_answers(name: str, answers: Arrays, expected: Arrays, *, own: bool = False) -> None:
+    """See that the signature `name` answers as the trained model does.
+
+    Args:
+        name: For the message.
+        answers: What the written model's signature gave.
+        expected: What it has to give; a larger batch is cut to the number of answers' rows by the
+            caller.
+        own: Whether the signature is the user's: what its outputs mean is not known, so numbers
+            that are not floats have to be the same, and none have to sum to 1.
+
+    Raises:
+        CheckError: An output is missing, is of another shape, differs (numbers by more than
+            1e-5, relative to those beyond 1), or gives rows of probabilities that do not sum to 1
+            within 1e-5.
+    """
+    for output, values in expected.items():
+        where = f'signature "{name}": output "{output}"'
+        if output not in answers:
+            raise CheckError("signatures", f"{where}: missing, it has {', '.join(answers)}")
+        answer = answers[output]
+        if answer.shape != values.shape:
+            raise CheckError(
+                "signatures",
+                f"{where}: expected shape {list(values.shape)}, got {list(answer.shape)}",
+            )
+        if values.dtype.kind == "f":
+            _check_close(where, answer, values)
+        elif output == "class_id" and not own:
+            _check_best(where, answer, expected["probabilities"])
+        elif not np.array_equal(answer, values):
+            raise CheckError("signatures", f"{where}: differs from the trained model's")
+        if output in _SUMS_TO_1 and not own:
+            _check_sums(where, answer)
+
+
+def check_accuracy(accuracy: float, requirements: Requirements) -> None:
+    """See that `accuracy` is enough.
+
+    Raises:
+        CheckError: It is not.
+    """
+    least = requirements.min_accuracy
+    if least is not None and not accuracy >= least:
+        raise CheckError("accuracy", f"expected at least {least:g}, got {accuracy:.4f}")
+
+
+def check_regression(
+    accuracy: float, serving: tuple[int, float] | None, requirements: Requirements
+) -> None:
+    """See that `accuracy` is not too far below that of the version now serving.
+
+    Args:
+        accuracy: Of the version to publish.
+        serving: Number and accuracy of the version now serving, where there is one.
+        requirements: How far below is too far.
+
+    Raises:
+        CheckError: It is.
+    """
+    most = requirements.max_regression
+    if most is None or serving is None:
+        return
+    version, before = serving
+    # A float's rounding is no regression.
+    if not before - accuracy <= most + 1e-9:
+        raise CheckError(
+            "regression",
+            f"expected at most {most:g} less than version {version}'s accuracy"
+            f" of {before:.4f}, got {accuracy:.4f}",
+        )
+
+
+def _check_close(where: str, answer: NDArray[Any], values: NDArray[Any]) -> None:
+    # Written so that NaN, which no comparison holds for, fails.
+    off = float(np.max(np.abs(answer - values) / np.maximum(1, np.abs(values)), initial=0))
+    if not off <= TOLERANCE:
+        raise CheckError(
+            "signatures",
+            f"{where}: expected the trained model's within {TOLERANCE:g},"
+            f" got a difference of {off:g}",
+        )
+
+
+def _check_best(where: str, answer: NDArray[Any], probabilities: NDArray[Any]) -> None:
+    """Where two classes are as likely, either may be the best."""
+    rows = np.arange(len(answer))
+    if not np.all((answer >= 0) & (answer < probabilities.shape[1])):
+        raise CheckError("signatures", f"{where}: expected 0 to {probabilities.shape[1] - 1}")
+    off = float(np.max(probabilities.max(axis=1) - probabilities[rows, answer], initial=0))
+    if not off <= TOLERANCE:
+        raise CheckError("signatures", f"{where}: expected the class of highest probability")
+
+
+def _check_sums(where: str, answer: NDArray[Any]) -> None:
+    off = float(np.max(np.abs(answer.sum(axis=1, dtype=np.float64) - 1), initial=0))
+    if not off <= TOLERANCE:
+        raise CheckError(
+            "signatures",
+            f"{where}: expected rows that sum to 1 within {TOLERANCE:g},"
+            f" got one that is off by {off:g}",
+        )

@@ -1,0 +1,143 @@
+"""Turn the names in the training options into Keras's optimizers, losses and metrics."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.export.data.dataset import Dataset
+from ladle.export.training.options import TrainingOptions, plain
+
+# Adam starts here and falls to 0 along a cosine. On MNIST, 5 epochs and batches of 128, three seeds
+# gave 0.979 to 0.980 of the held-out images; a constant 0.001 and batches of 32, 0.975 to 0.980.
+_PEAK_LEARNING_RATE = 0.004
+_SHORT_NAMES = {
+    "mse": "meansquarederror",
+    "mae": "meanabsoluteerror",
+    "mape": "meanabsolutepercentageerror",
+    "msle": "meansquaredlogarithmicerror",
+}
+
+
+def make_optimizer(options: TrainingOptions, steps: int) -> Any:
+    """Return a new optimizer for a training of `steps` steps.
+
+    Raises:
+        ValueError: Keras has none of that name, or it takes no momentum, or more than that.
+    """
+    config: dict[str, Any] = {}
+    if options.learning_rate is not None:
+        config["learning_rate"] = options.learning_rate
+    elif options.optimizer.lower() == "adam":
+        config["learning_rate"] = keras.optimizers.schedules.CosineDecay(_PEAK_LEARNING_RATE, steps)
+    if options.momentum is not None:
+        config["momentum"] = options.momentum
+    made = _class_named(options.optimizer, keras.optimizers, keras.optimizers.Optimizer)
+    if made is None:
+        raise ValueError(f"optimizer: expected one of Keras's, got {options.optimizer}")
+    if "momentum" in config and "momentum" not in inspect.signature(made).parameters:
+        raise ValueError(f"momentum: {options.optimizer} takes none")
+    try:
+        return made(**config)
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer: {options.optimizer} takes more than its name: {error}"
+        ) from None
+
+
+def make_loss(options: TrainingOptions, *, is_regression: bool, from_logits: bool) -> Any:
+    """Return the loss asked for, or the one that suits the task.
+
+    Raises:
+        ValueError: Keras has none of that name.
+    """
+    usual = "mean_squared_error" if is_regression else "sparse_categorical_crossentropy"
+    name = options.loss or usual
+    made = _class_named(_SHORT_NAMES.get(plain(name), name), keras.losses, keras.losses.Loss)
+    if made is None:
+        raise ValueError(f"loss: expected one of Keras's, got {name}")
+    takes_logits = "from_logits" in inspect.signature(made).parameters
+    return made(from_logits=from_logits) if takes_logits else made()
+
+
+def takes_one_hot(loss: Any, *, is_regression: bool) -> bool:
+    """Return whether `loss` wants a class as a row of zeros and a one."""
+    return not is_regression and not type(loss).__name__.startswith("Sparse")
+
+
+def check_metrics(names: tuple[str, ...]) -> None:
+    """See that Keras has metrics of these names.
+
+    Raises:
+        ValueError: It has not.
+    """
+    for name in names:
+        if name in ("accuracy", "acc", "crossentropy", "ce"):  # compile() chooses by the loss
+            continue
+        try:
+            keras.metrics.get(name)
+        except ValueError:
+            raise ValueError(f"metrics: expected those of Keras, got {name}") from None
+        except TypeError as error:
+            raise ValueError(f"metrics: {name} takes more than its name: {error}") from None
+
+
+def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.float32] | None:
+    """Return how much each training example counts, by itself and by its class.
+
+    None where all count alike.
+
+    Raises:
+        ValueError: There are weights for classes that there are not, or for a regression.
+    """
+    of_examples = dataset.sample_weight
+    if of_examples is not None:
+        of_examples = of_examples.astype(np.float32)
+    if options.class_weights is None:
+        return of_examples
+    if dataset.is_regression:
+        raise ValueError("class weights: a regression has no classes")
+    by_class = _class_weights(options.class_weights, dataset)
+    weights = by_class[dataset.y_train.astype(np.int64)]
+    return weights if of_examples is None else weights * of_examples
+
+
+def _class_weights(text: str, dataset: Dataset) -> NDArray[np.float32]:
+    n_classes = len(dataset.labels)
+    if text == "balanced":
+        counts = np.bincount(dataset.y_train.astype(np.int64), minlength=n_classes)
+        balanced: NDArray[np.float32] = (counts.sum() / (n_classes * np.maximum(counts, 1))).astype(
+            np.float32
+        )
+        return balanced
+    weights = np.ones(n_classes, np.float32)
+    for part in text.split(","):
+        label, _, number = part.rpartition("=")
+        if label not in dataset.labels:
+            raise ValueError(
+                "class weights: expected balanced or LABEL=WEIGHT,..."
+                f" with labels such as {dataset.labels[0]}, got {part!r}"
+            )
+        try:
+            weights[dataset.labels.index(label)] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"class weights: expected a number for {label}, got {number}"
+            ) from None
+    if not np.all((weights >= 0) & np.isfinite(weights)):
+        raise ValueError(f"class weights: expected numbers from 0, got {text}")
+    return weights
+
+
+def _class_named(name: str, module: Any, base: type) -> Any | None:
+    """Return Keras's class by its name, or by that with underscores; capitals don't matter."""
+    wanted = plain(name)
+    for known, value in vars(module).items():
+        a_class = inspect.isclass(value) and issubclass(value, base) and value is not base
+        if a_class and known.lower() == wanted:
+            return value
+    return None

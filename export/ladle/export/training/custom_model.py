@@ -1,0 +1,123 @@
+"""A Keras model of the user's own: made by a function, or saved in a file."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from ladle.export.data.dataset import Dataset
+from ladle.export.errors import ExportError
+
+_SAVED = (".keras", ".h5")
+
+
+def load_model(spec: str, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
+    """Return the keras.Model that `spec` names.
+
+    Args:
+        spec: `package.module:function`, called with the shape of a prepared example and the
+            number of classes, or with nothing where it takes nothing; or the path of a `.keras`
+            or `.h5` file.
+        dataset: What the model has to fit.
+        allow_unsafe: Load a file that brings Python code of its own, and so run that code.
+
+    Raises:
+        ExportError: There is no such model, it cannot be had, or it does not fit the data.
+    """
+    if Path(spec).suffix.lower() in _SAVED:
+        model = _load_file(Path(spec), allow_unsafe=allow_unsafe)
+    elif ":" in spec:
+        model = _call_factory(spec, dataset)
+    else:
+        raise ExportError(
+            f"model: expected package.module:function or a .keras or .h5 file, got {spec}"
+        )
+    _check_fits(spec, model, dataset)
+    return model
+
+
+def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
+    import keras
+
+    if not path.is_file():
+        raise ExportError(f"model: {path} is not there")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
+    except Exception as error:  # Keras raises whatever a damaged or strange file leads to
+        unsafe = "" if allow_unsafe else "; if you trust it: --allow-unsafe-model"
+        raise ExportError(f"model: {path} does not load: {_reason(error)}{unsafe}") from error
+
+
+def import_function(what: str, spec: str) -> Any:
+    """Return the function that `package.module:function` names; `what` it is for a message.
+
+    Raises:
+        ExportError: It can't be imported.
+    """
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # whatever the user's module raises
+        raise ExportError(f"{what}: {spec} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ExportError(f"{what}: expected {spec} to be a function, got {type(function)}")
+    return function
+
+
+def _call_factory(spec: str, dataset: Dataset) -> Any:
+    function = import_function("model", spec)
+    arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
+    try:
+        return function(*arguments) if inspect.signature(function).parameters else function()
+    except Exception as error:
+        raise ExportError(f"model: {spec} failed: {_reason(error)}") from error
+
+
+def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise ExportError(f"model: expected {spec} to give a keras.Model, got {type(model)}")
+    expected = dataset.preparation.model_shape
+    outputs = len(dataset.labels) or 1
+    takes = getattr(model, "input_shape", (None, *expected))  # a subclass doesn't tell
+    if not _matches(takes, (None, *expected)):
+        raise ExportError(
+            f"model: {spec} takes {_shown(takes)}, and prepared examples of"
+            f" {dataset.name} are {list(expected)}"
+        )
+    try:
+        given = model(keras.Input(expected))
+    except Exception as error:  # whatever the user's code or Keras raises
+        raise ExportError(
+            f"model: {spec} fails on prepared examples of {dataset.name}, {list(expected)}:"
+            f" {_reason(error)}"
+        ) from error
+    gives = getattr(given, "shape", given)
+    if not _matches(gives, (None, outputs)):
+        raise ExportError(
+            f"model: {spec} gives {_shown(gives)}, expected"
+            f" {_shown((None, outputs))} for {dataset.name}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    plain = re.sub("\x1b\\[[0-9;]*m", "", str(error))  # Keras writes for a terminal
+    return f"{type(error).__name__}: {' '.join(plain.split())[:300]}"
+
+
+def _matches(declared: Any, shape: tuple[int | None, ...]) -> bool:
+    return (
+        isinstance(declared, tuple)
+        and len(declared) == len(shape)
+        and all(size is None or size == have for size, have in zip(declared, shape, strict=True))
+    )
+
+
+def _shown(shape: Any) -> str:
+    if not isinstance(shape, tuple):
+        return str(shape)
+    return str([-1 if size is None else size for size in shape])

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ladle.export import DataError, Dataset
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def test_classes_are_named_by_their_numbers_and_bytes_divided_by_255(arrays: Arrays) -> None:
+    dataset = Dataset.from_arrays("small", arrays)
+    assert dataset.labels == ("0", "1", "2")
+    assert dataset.normalization.divisor == 255
+    assert dataset.image_shape == (4, 4)
+
+
+def test_the_arrays_are_not_copied(arrays: Arrays) -> None:
+    dataset = Dataset.from_arrays("small", arrays)
+    assert all(getattr(dataset, name) is array for name, array in arrays.items())
+
+
+@pytest.mark.parametrize("shape", [(12, 5, 7), (12, 4, 4, 1), (12, 4, 4, 3)])
+def test_images_may_be_grey_or_have_channels(arrays: Arrays, shape: tuple[int, ...]) -> None:
+    arrays |= {"x_train": np.zeros(shape, np.uint8), "x_test": np.zeros((6, *shape[1:]), np.uint8)}
+    assert Dataset.from_arrays("small", arrays).image_shape == shape[1:]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", ">i8", "uint64"])
+def test_labels_may_be_any_integers(arrays: Arrays, dtype: str) -> None:
+    arrays["y_train"] = arrays["y_train"].astype(dtype)
+    assert Dataset.from_arrays("small", arrays).labels == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("x_train", np.zeros((12, 4, 4)), "x_train: expected raw uint8 pixels"),
+        ("x_test", np.zeros((6, 4, 4), ">u2"), "x_test: expected raw uint8 pixels"),
+        (
+            "x_train",
+            np.zeros((12, 16), np.uint8),
+            "height, width, channels], got [12, 16]",
+        ),
+        ("x_train", np.zeros((1, 12, 4, 4, 1), np.uint8), "got [1, 12, 4, 4, 1]"),
+        ("x_train", np.zeros((0, 4, 4), np.uint8), "x_train: expected at least one image"),
+        ("x_test", np.zeros((6, 0, 4), np.uint8), "x_test: expected at least one image and pixel"),
+        (
+            "x_test",
+            np.zeros((6, 5, 4), np.uint8),
+            "[4, 4] as in x_train, got [5, 4]",
+        ),
+        ("y_train", np.zeros(12), "y_train: expected integer labels, got float64"),
+        ("y_train", np.array(["cat", "dog"] * 6), "y_train: expected integer labels, got <U3"),
+        ("y_train", np.zeros(12, bool), "y_train: expected integer labels, got bool"),
+        ("y_train", np.zeros((12, 1), int), "shape [images], got [12, 1]"),
+        ("y_train", np.int64(3) * np.ones((), int), "shape [images], got []"),
+        ("y_train", np.arange(11) % 3, "y_train: expected 12 labels, one an image, got 11"),
+        ("y_train", np.zeros(12, int), "expected at least 2 classes, got 1"),
+        ("y_train", np.arange(12) % 3 - 1, "y_train: expected labels 0 to 2"),
+        ("y_train", np.array([0, 1, 2, 255] * 3), "as it holds 4 different ones, got 255"),
+        ("y_train", np.array([0, 2**64 - 1] * 6, np.uint64), "got 18446744073709551615"),
+        ("y_test", np.array([0, 1, 2, 0, 1, 3]), "y_test: expected labels 0 to 2, got 3"),
+        ("y_test", np.array([0, 1, 2, 0, 1, -7]), "y_test: expected labels 0 to 2, got -7"),
+    ],
+)
+def test_an_array_of_another_form_is_refused_in_one_line(
+    arrays: Arrays, name: str, array: NDArray[Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)) as refusal:
+        Dataset.from_arrays("small", arrays | {name: array})
+    assert str(refusal.value).startswith("small: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_fingerprint_is_that_of_the_content(
+    arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Dataset.from_arrays("small", arrays).fingerprint
+    same = {name: np.asfortranarray(array.copy()) for name, array in arrays.items()}
+    assert re.fullmatch("sha256:[0-9a-f]{64}", original)
+    assert Dataset.from_arrays("renamed", same).fingerprint == original
+    monkeypatch.setattr("ladle.export.data.dataset._ROWS_AT_A_TIME", 5)
+    assert Dataset.from_arrays("in pieces", same).fingerprint == original
+    same["x_test"][5, 3, 3] ^= 1
+    assert Dataset.from_arrays("small", same).fingerprint != original
+
+
+def test_a_regression_takes_any_finite_numbers(arrays: Arrays) -> None:
+    dataset = Dataset.from_arrays("small", arrays, regression=True)
+    assert dataset.labels == ()
+    assert dataset.y_train.dtype == np.float32
+    for strange in (np.nan, np.inf):
+        arrays["y_test"] = np.array([0, 1, 2, 3, 4, strange])
+        with pytest.raises(DataError, match=f"y_test: expected finite numbers, got {strange} at"):
+            Dataset.from_arrays("small", arrays, regression=True)
+    arrays["y_test"] = np.array(["a"] * 6)
+    with pytest.raises(DataError, match="y_test: expected numbers, got <U1"):
+        Dataset.from_arrays("small", arrays, regression=True)
+
+
+def test_features_are_finite_float32(arrays: Arrays) -> None:
+    features = np.zeros((12, 3), np.float32)
+    arrays |= {"x_train": features, "x_test": features[:6]}
+    dataset = Dataset.from_arrays("small", arrays)
+    assert (dataset.what, dataset.normalization.divisor) == ("features", 1)
+    with pytest.raises(DataError, match="resize: expected images, got features"):
+        dataset.resized(4, 4)
+    features[2, 1] = np.nan
+    with pytest.raises(DataError, match=r"x_train: expected finite numbers, got nan at \[2, 1\]"):
+        Dataset.from_arrays("small", arrays)
+    arrays["x_test"] = np.zeros((6, 4, 4), np.uint8)
+    features[2, 1] = 0
+    with pytest.raises(DataError, match="x_test: expected features of"):
+        Dataset.from_arrays("small", arrays)

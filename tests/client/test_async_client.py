@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from typing import Any
 
 import numpy as np
 import pytest
 from client.fakes import FakeServing, image_version, listening
 
-from ladle.client import AsyncClient, Cancelled, Client, Hedge, Unavailable
-from ladle.client.calls.effects import Failure, Second, Send
-from ladle.client.messages import requests
-from ladle.client.messages.requests import EncodedRequest
+from ladle.client import AsyncClient, Cancelled, Client, Unavailable
+from ladle.client.calls.effects import Failure, answer_last
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
 PIXELS = np.full((3, 2, 2), 51, np.uint8)
@@ -42,28 +39,8 @@ async def happened(event: threading.Event) -> None:
 
 def test_an_answer_counts_where_the_other_attempt_fails_in_the_same_moment() -> None:
     """The event loop may have been busy with something else meanwhile."""
-
-    class Racing(AsyncClient):
-        async def _send(self, send: Send, metadata: Any) -> bytes | Failure:
-            await both.wait()
-            return b"answer" if send.address else Failure(Unavailable("gone"))
-
-    def let_go() -> bool:
-        asyncio.get_running_loop().call_soon(both.set)
-        return True
-
-    async def main() -> None:
-        async with Racing(["a", "b"], hedge=Hedge(after_s=0.001, max_share=1.0)) as client:
-            for _ in range(20):  # sets have no order
-                both.clear()
-                second = Second(1, 0.001, "Predict at b", let_go)
-                send = Send(EncodedRequest(requests.PREDICT, b""), 0, 30.0, "Predict at a", second)
-                raced = await client._race(send, second, ())
-                assert raced.ended[-1] == (1, b"answer")
-                assert [address for address, _ in raced.ended] == [0, 1]
-
-    both = asyncio.Event()
-    asyncio.run(main())
+    failed, answered = (0, Failure(Unavailable("gone"))), (1, b"answer")
+    assert answer_last([answered, failed]) == answer_last([failed, answered]) == [failed, answered]
 
 
 def test_tasks_share_one_client() -> None:
@@ -90,6 +67,36 @@ def test_it_may_be_made_before_there_is_an_event_loop() -> None:
 
         assert asyncio.run(main()) == 1
     assert repr(client) == f'AsyncClient("{address}") (closed)'
+
+
+@pytest.mark.parametrize("coalesce_ms", [0.0, 1.0])
+def test_it_works_in_one_event_loop_after_another(coalesce_ms: float) -> None:
+    """A program may call asyncio.run() for each of its jobs, with one client for all."""
+    with listening(FakeServing({1: image_version(255)})) as address:
+        client = AsyncClient(address, coalesce_ms=coalesce_ms)
+        for _ in range(3):
+            assert asyncio.run(client.predict("m", PIXELS)).version == 1
+
+        async def use() -> list[int | None]:
+            with_stream = [p.version async for p in client.stream("m", [PIXELS])]
+            return with_stream + [p.version async for p in client.predict_chunks("m", PIXELS)]
+
+        assert asyncio.run(use()) == [1, 1]
+        asyncio.run(client.close())
+
+
+def test_a_second_event_loop_beside_the_first_is_refused_in_ladles_words() -> None:
+    with listening(FakeServing({1: image_version(255)})) as address:
+        client = AsyncClient(address)
+
+        async def main() -> None:
+            await client.predict("m", PIXELS)
+            with pytest.raises(RuntimeError, match="make one AsyncClient for each event loop"):
+                await asyncio.to_thread(asyncio.run, client.predict("m", PIXELS))
+            assert (await client.predict("m", PIXELS)).version == 1
+            await client.close()
+
+        asyncio.run(main())
 
 
 def test_a_cancelled_task_ends_its_call() -> None:

@@ -39,6 +39,7 @@ class AsyncClient(AsyncIODriver):
     ) -> Prediction:
         """As `Client.predict`."""
         call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        self._bind()
         if self._coalescer is not None:
             key = coalescing_key(call, self._known.find(call.target))
             if key is not None:

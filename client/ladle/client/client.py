@@ -73,7 +73,7 @@ class Client(IODriver):
 
         Raises:
             InvalidInput: The inputs don't fit the signature; the message names the input, what
-                was expected and what was inputs. Or the server refused them.
+                was expected and what was given. Or the server refused them.
             FailedPrecondition: The model has no such signature.
             NotFound: The model is not served, or not in that version.
             LadleError: Another cause; see `ladle.client.errors`.

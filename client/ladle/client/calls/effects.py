@@ -75,3 +75,8 @@ def failure_of(error: grpc.RpcError, what: str) -> Failure:
         if key == _PUSHBACK:
             pushback = value if isinstance(value, str) else value.decode("latin-1")
     return Failure(from_rpc_error(error, what), pushback)
+
+
+def answer_last(ended: list[tuple[int, bytes | Failure]]) -> list[tuple[int, bytes | Failure]]:
+    """Return attempts that ended in the same moment with an answer at the end, where it counts."""
+    return sorted(ended, key=lambda one: isinstance(one[1], bytes))

@@ -16,6 +16,7 @@ from ladle.client.errors import Unavailable
 from ladle.client.prediction import Prediction
 from ladle.client.streaming.pool import StreamCall, StreamPool
 from ladle.client.streaming.window import NextAction, OnError, StreamWindow, result_or_raise
+from ladle.client.transport.forking import GATE
 
 T = TypeVar("T")
 
@@ -116,8 +117,10 @@ def stream(
             ended.put((index, error))
 
     executor = ThreadPoolExecutor(max_workers, thread_name_prefix="ladle-stream")
+    generation = GATE.generation
     try:
         while (action := window.next()) is not NextAction.END:
+            GATE.check(generation, "stream")
             if action is NextAction.HAND_OVER:
                 index, result = window.hand_over()
                 prediction = result_or_raise(index, result, on_error)
@@ -138,7 +141,8 @@ def stream(
             while not ended.empty():
                 window.finish(*ended.get())
     finally:
-        scope.cancel()
-        executor.shutdown(wait=True, cancel_futures=True)
-        if scope.pool is not None:
-            scope.pool.join()
+        if generation == GATE.generation:  # a forked child has neither the threads nor the calls
+            scope.cancel()
+            executor.shutdown(wait=True, cancel_futures=True)
+            if scope.pool is not None:
+                scope.pool.join()

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from ladle.client.calls import flows
-from ladle.client.calls.effects import Failure, Outcome, Pause, Raced, Second, Send, failure_of
+from ladle.client.calls.effects import (
+    Failure,
+    Outcome,
+    Pause,
+    Raced,
+    Second,
+    Send,
+    answer_last,
+    failure_of,
+)
 from ladle.client.calls.fleet import results_or_raise
 from ladle.client.calls.flows import Flow
 from ladle.client.calls.retry_loop import RetryLoop
@@ -20,6 +29,7 @@ from ladle.client.messages import requests
 from ladle.client.prediction import Prediction
 from ladle.client.transport.base import BaseClient
 from ladle.client.transport.connection import ChannelOptions
+from ladle.client.transport.forking import GATE
 
 if TYPE_CHECKING:
     from ladle.client.coalescing.coalescers import AsyncCoalescer
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from ladle.client.streaming.async_streams import Scope
 
 T = TypeVar("T")
+AnyCall = TypeVar("AnyCall", bound=grpc.aio.Call)
 
 
 class AsyncIODriver(BaseClient):
@@ -36,18 +47,59 @@ class AsyncIODriver(BaseClient):
         return await self._run(flows.predict(call, self._known), timeout)
 
     def _set_up(self) -> None:
+        super()._set_up()
         self._coalescer: AsyncCoalescer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channels: list[list[grpc.aio.Channel]] = []
+
+    def _check_process(self) -> None:
+        """Bind the client to the running event loop, since its channels belong to one.
+
+        Raises:
+            RuntimeError: Another event loop uses the client and still runs; or gRPC's asyncio does
+                not work in this process.
+        """
+        super()._check_process()
+        if GATE.asyncio_problem:
+            raise RuntimeError(f"{self}: {GATE.asyncio_problem}")
+
+    def _bind(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if self._loop.is_running():
+                raise RuntimeError(
+                    f"{self}: another event loop uses this AsyncClient and still runs; make one "
+                    "AsyncClient for each event loop"
+                )
+            self._forget_channels()
+        self._loop = loop
         if self._gather_s:
             from ladle.client.coalescing.coalescers import AsyncCoalescer
 
             self._coalescer = AsyncCoalescer(self._predict, self._gather_s)
-        # A channel belongs to the event loop in which it is made, so the first call makes it.
-        self._channels: list[list[grpc.aio.Channel]] = []
+        credentials = self._channel_credentials()
+        self._channels = [
+            [
+                self._open(address, self._own_options(index), credentials)
+                for _ in range(self._connections)
+            ]
+            for index, address in enumerate(self._addresses)
+        ]
+        GATE.open_asyncio()
 
-    def _open(self, address: str, options: ChannelOptions) -> grpc.aio.Channel:
-        if self._credentials is None:
+    def _forget_channels(self) -> None:
+        if self._channels:
+            self._channels = []
+            GATE.close_asyncio()
+
+    def _open(
+        self, address: str, options: ChannelOptions, credentials: grpc.ChannelCredentials | None
+    ) -> grpc.aio.Channel:
+        if credentials is None:
             return grpc.aio.insecure_channel(address, options, self._compression)
-        return grpc.aio.secure_channel(address, self._credentials, options, self._compression)
+        return grpc.aio.secure_channel(address, credentials, options, self._compression)
 
     async def _run(self, flow: Flow[T], timeout: float | None, *, once: bool = False) -> T:
         return await self._finish(self._retry_loop(flow, timeout, once=once))
@@ -68,6 +120,7 @@ class AsyncIODriver(BaseClient):
         return results_or_raise(what, dict(zip(addresses, outcomes, strict=True)))
 
     async def _finish(self, loop: RetryLoop[T], scope: Scope | None = None) -> T:
+        self._bind()
         try:
             effect = next(loop)
             while True:
@@ -86,9 +139,7 @@ class AsyncIODriver(BaseClient):
         outcome = await self._attempt(effect, scope)
         ended = outcome.ended[-1][1] if isinstance(outcome, Raced) else outcome
         if isinstance(ended, Failure) and ended.error.code is grpc.StatusCode.CANCELLED:
-            self._raise_if_closed(
-                ended.error
-            )  # this client cancelled the call, so it is not retried
+            self._raise_if_closed(ended.error)  # cancelled by this client, so not retried
         return outcome
 
     def _raise_if_closed(self, error: LadleError) -> None:
@@ -118,7 +169,7 @@ class AsyncIODriver(BaseClient):
             send.request.body, timeout=send.timeout_s, metadata=grpc.aio.Metadata(*metadata)
         )
         try:
-            return await call
+            return await _lasting(call)
         except grpc.aio.AioRpcError as error:
             return failure_of(error, send.what)
         except asyncio.CancelledError:
@@ -141,7 +192,7 @@ class AsyncIODriver(BaseClient):
             send.request.body, timeout=send.timeout_s, metadata=grpc.aio.Metadata(*metadata)
         )
         try:
-            return await scope.first_chunk(call)
+            return await scope.first_chunk(_lasting(call))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._chunkless.add(send.address)
@@ -209,11 +260,7 @@ class AsyncIODriver(BaseClient):
                 running[asyncio.ensure_future(self._send(beside, metadata))] = second.address
             while running:
                 done, _ = await asyncio.wait(running, return_when="FIRST_COMPLETED")
-                # An answer counts before a failure that came in the same moment.
-                ended += sorted(
-                    ((running.pop(task), task.result()) for task in done),
-                    key=lambda one: isinstance(one[1], bytes),
-                )
+                ended += answer_last([(running.pop(task), task.result()) for task in done])
                 if isinstance(ended[-1][1], bytes):
                     break
             return Raced(tuple(ended))
@@ -229,7 +276,7 @@ class AsyncIODriver(BaseClient):
         def open_call(address: int) -> StreamCall:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
             method = self._channel(address).stream_stream(requests.PREDICT_STREAM)
-            return method(metadata=grpc.aio.Metadata(*self._metadata()))
+            return _lasting(method(metadata=grpc.aio.Metadata(*self._metadata())))
 
         return AsyncStreamPool(open_call, self._unary_only)
 
@@ -239,21 +286,23 @@ class AsyncIODriver(BaseClient):
         return call
 
     def _channel(self, address: int) -> grpc.aio.Channel:
-        if not self._channels:
-            self._channels = [
-                [self._open(address, options) for _ in range(self._connections)]
-                for address, options in zip(
-                    self._fleet.addresses, self._channel_options, strict=True
-                )
-            ]
         return self._channels[address][self._connection()]
 
     async def _cut(self) -> None:
         """Close the channels; calls in flight fail with Cancelled."""
         self._is_closed = True
-        for channels in self._channels:
-            for channel in channels:
-                await channel.close()
+        if self._loop is asyncio.get_running_loop() and self._generation == GATE.generation:
+            for channels in self._channels:
+                for channel in channels:
+                    await channel.close()
+        self._forget_channels()
+
+
+def _lasting(call: AnyCall) -> AnyCall:
+    """Have forks know of a call until it has ended: a fork can't wait for an event loop."""
+    GATE.open_stream()
+    call.add_done_callback(lambda _: GATE.close_stream())
+    return call
 
 
 def _is_being_cancelled() -> bool:

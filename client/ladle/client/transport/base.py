@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, TypeVar
 
 import grpc
 
@@ -31,11 +33,25 @@ from ladle.client.transport.connection import (
     is_several,
 )
 from ladle.client.transport.connection import channel_options as options_of
+from ladle.client.transport.forking import GATE
 
 T = TypeVar("T")
 
 # Asks ladle's server for arrays that can be viewed without a copy; other servers ignore it.
 _METADATA = (("ladle-tensor-content", "true"),)
+
+
+_REMAKING = Lock()
+_OF_PARENTS: list[dict[str, Any]] = []
+
+
+def _after_fork() -> None:
+    global _REMAKING
+    _REMAKING = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class BaseClient:
@@ -110,18 +126,14 @@ class BaseClient:
             )
         self._timeout = checked_timeout(timeout)
         self._max_message_bytes = max_message_bytes
-        self._fleet = Fleet(addresses, retry=retry or Retry(), hedge=hedge)
-        self._known = MetadataCache()
+        self._addresses, self._retry, self._hedge = addresses, retry or Retry(), hedge
         self._is_closed = False
-        self._unary_only = {index for index, address in enumerate(addresses) if is_several(address)}
-        self._chunkless: set[int] = set()  # the addresses known to lack PredictInChunks
         self._now = time.monotonic
         self._token = None if token is None else BearerToken(token)
         self._gather_s = coalesce_ms / 1000
         self._compression = grpc.Compression.Gzip if gzip else None
         custom = tls if isinstance(tls, TLS) else TLS()
-        self._credentials = custom.credentials() if tls else None
-        self._turns = itertools.count()
+        self._tls = custom.read() if tls else None
         self._channel_options = [
             options_of(
                 in_fleet=is_in_fleet(address, addresses),
@@ -134,15 +146,88 @@ class BaseClient:
             for address in addresses
         ]
         self._connections = connections
+        # What makes an equal client, in another process too.
+        self._arguments: dict[str, Any] = {
+            "address": address,
+            "timeout": timeout,
+            "tls": tls,
+            "token": token,
+            "retry": retry,
+            "hedge": hedge,
+            "coalesce_ms": coalesce_ms,
+            "connections": connections,
+            "gzip": gzip,
+            "keepalive_s": keepalive_s,
+            "max_message_bytes": max_message_bytes,
+            "options": options,
+        }
         self._set_up()
 
+    def __reduce__(self) -> tuple[Callable[..., BaseClient], tuple[Any, ...]]:
+        """Pickle the settings; the copy is a client of the same addresses that is not connected.
+
+        Raises:
+            TypeError: The settings hold a secret, or the client is closed.
+        """
+        if self._is_closed:
+            raise TypeError(f"{self}: a closed client can't be pickled or copied")
+        name = type(self).__name__
+        if isinstance(self._arguments["token"], str):
+            raise TypeError(
+                f"{name}: a client with a token as text can't be pickled, since the pickle would "
+                "hold the secret; pass the path of a file as the token, or make the client where "
+                "it is used"
+            )
+        if isinstance(self._arguments["tls"], TLS) and isinstance(
+            self._arguments["tls"].key, bytes
+        ):
+            raise TypeError(
+                f"{name}: a client with a private key as bytes can't be pickled, since the pickle "
+                "would hold the secret; pass the path of its file, or make the client where it is "
+                "used"
+            )
+        return _remake, (type(self), self._arguments)
+
     def __repr__(self) -> str:
-        addresses = ", ".join(f'"{address}"' for address in self._fleet.addresses)
-        listed = addresses if len(self._fleet.addresses) == 1 else f"[{addresses}]"
+        addresses = ", ".join(f'"{address}"' for address in self._addresses)
+        listed = addresses if len(self._addresses) == 1 else f"[{addresses}]"
         return f"{type(self).__name__}({listed})" + (" (closed)" if self._is_closed else "")
 
     def _set_up(self) -> None:
-        """Make the I/O driver's own state."""
+        """Make all state that changes: in a new client, and again in a forked process."""
+        self._generation = GATE.generation
+        self._lock = Lock()
+        self._fleet = Fleet(self._addresses, retry=self._retry, hedge=self._hedge)
+        self._known = MetadataCache()
+        self._unary_only = {i for i, address in enumerate(self._addresses) if is_several(address)}
+        self._chunkless: set[int] = set()  # the addresses known to lack PredictInChunks
+        self._turns = itertools.count()
+
+    def _check_process(self) -> None:
+        """Make a client of the parent process usable in this one.
+
+        Raises:
+            RuntimeError: gRPC does not work in this process.
+        """
+        if GATE.problem:
+            raise RuntimeError(f"{self}: {GATE.problem}")
+        if self._generation != GATE.generation:
+            with _REMAKING:
+                if self._generation != GATE.generation:
+                    # The parent's state stays alive: to close its channels could hang here.
+                    _OF_PARENTS.append(dict(vars(self)))
+                    self._set_up()
+
+    def _own_options(self, address: int) -> ChannelOptions:
+        """Return the options of an address's channels."""
+        options = self._channel_options[address]
+        if not self._generation:
+            return options
+        # Channels of equal options share connections, and this process has copies of its parent's.
+        return [*options, ("ladle.fork_generation", self._generation)]
+
+    def _channel_credentials(self) -> grpc.ChannelCredentials | None:
+        return None if self._tls is None else self._tls.credentials()
 
     def _retry_loop(
         self,
@@ -159,6 +244,7 @@ class BaseClient:
         """
         if self._is_closed:
             raise ValueError(f"{self}: a closed client makes no calls")
+        self._check_process()
         deadline = self._now() + self._timeout_s(timeout)
         fleet = self._fleet if only is None else self._fleet.only(only)
         return drive(flow, fleet, deadline, self._now, patient=patient, once=once)
@@ -190,6 +276,7 @@ class BaseClient:
         outputs: str | Sequence[str] | None,
         normalize: Normalize,
     ) -> flows.PredictCall:
+        self._check_process()
         return flows.PredictCall(
             target=requests.servable(model, version, label),
             inputs=as_arrays(inputs),
@@ -213,6 +300,10 @@ class BaseClient:
             context=context,
             max_bytes=self._max_message_bytes,
         )
+
+
+def _remake(kind: type[BaseClient], arguments: dict[str, Any]) -> BaseClient:
+    return kind(**arguments)
 
 
 def checked_timeout(timeout: float) -> float:

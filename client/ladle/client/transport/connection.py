@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import grpc
 
@@ -48,16 +48,28 @@ class TLS:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("TLS: expected both certificate and key, or neither")
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files, and return gRPC's credentials.
+    def read(self) -> ReadTLS:
+        """Read the files.
 
         Raises:
             OSError: A file can't be read.
         """
+        return ReadTLS(_content(self.ca), _content(self.certificate), _content(self.key))
+
+
+class ReadTLS(NamedTuple):
+    """The content of a TLS's files."""
+
+    ca: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return gRPC's credentials."""
         return grpc.ssl_channel_credentials(
-            root_certificates=_content(self.ca),
-            private_key=_content(self.key),
-            certificate_chain=_content(self.certificate),
+            root_certificates=self.ca,
+            private_key=self.key,
+            certificate_chain=self.certificate,
         )
 
 

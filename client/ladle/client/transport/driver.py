@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
@@ -21,6 +21,7 @@ from ladle.client.messages import requests
 from ladle.client.prediction import Prediction
 from ladle.client.transport.base import BaseClient
 from ladle.client.transport.connection import ChannelOptions
+from ladle.client.transport.forking import GATE
 
 if TYPE_CHECKING:
     from ladle.client.coalescing.coalescers import Coalescer
@@ -40,6 +41,7 @@ class IODriver(BaseClient):
         return self._run(flows.predict(call, self._known), timeout)
 
     def _set_up(self) -> None:
+        super()._set_up()
         self._coalescer: Coalescer | None = None
         if self._gather_s:
             from ladle.client.coalescing.coalescers import Coalescer
@@ -47,33 +49,56 @@ class IODriver(BaseClient):
             self._coalescer = Coalescer(self._predict, self._gather_s)
         self._closing = Event()
         self._scopes: WeakSet[Scope] = WeakSet()
-        self._scopes_lock = Lock()
-        self._channels = [
-            [self._open(address, options) for _ in range(self._connections)]
-            for address, options in zip(self._fleet.addresses, self._channel_options, strict=True)
-        ]
-        # Without serialisers, bytes go in and come out as they are.
-        self._calls: list[list[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]]] = [
-            [{method: channel.unary_unary(method) for method in requests.METHODS} for channel in to]
-            for to in self._channels
-        ]
+        self._channels: list[list[grpc.Channel]] = []
+        self._calls: list[list[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]]] = []
+
+    def _connect(self) -> None:
+        """Make the channels with the first call: a process without calls can be forked at any time.
+
+        Raises:
+            ValueError: The client was closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise ValueError(f"{self}: a closed client makes no calls")
+            if self._calls:
+                return
+            credentials = self._channel_credentials()
+            self._channels = [
+                [
+                    self._open(address, self._own_options(index), credentials)
+                    for _ in range(self._connections)
+                ]
+                for index, address in enumerate(self._addresses)
+            ]
+            # Without serialisers, bytes go in and come out as they are.
+            self._calls = [
+                [
+                    {method: channel.unary_unary(method) for method in requests.METHODS}
+                    for channel in channels
+                ]
+                for channels in self._channels
+            ]
 
     def _cut(self) -> None:
         """Close the channels; calls in flight fail with Cancelled."""
         self._is_closed = True
+        if self._generation != GATE.generation:
+            return  # the channels belong to the parent process
         self._closing.set()
-        with self._scopes_lock:
-            scopes = [*self._scopes]
+        with self._lock:
+            scopes, channels = [*self._scopes], [c for to in self._channels for c in to]
         for scope in scopes:
             scope.cancel()
-        for channels in self._channels:
-            for channel in channels:
-                channel.close()
+        for channel in channels:
+            channel.close()
 
-    def _open(self, address: str, options: ChannelOptions) -> grpc.Channel:
-        if self._credentials is None:
+    def _open(
+        self, address: str, options: ChannelOptions, credentials: grpc.ChannelCredentials | None
+    ) -> grpc.Channel:
+        if credentials is None:
             return grpc.insecure_channel(address, options, self._compression)
-        return grpc.secure_channel(address, self._credentials, options, self._compression)
+        return grpc.secure_channel(address, credentials, options, self._compression)
 
     def _run(self, flow: Flow[T], timeout: float | None, *, once: bool = False) -> T:
         return self._finish(self._retry_loop(flow, timeout, once=once))
@@ -133,16 +158,11 @@ class IODriver(BaseClient):
                     return outcome
                 send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
             metadata = self._metadata()
-            if send.second is not None:
-                return self._race(send, send.second, metadata, scope)
-            if send.request.method == requests.PREDICT_IN_CHUNKS:
-                assert scope is not None  # the scope keeps the call for the other chunks
-                return self._first_chunk(send, metadata, scope)
-            method, body = self._method(send.address, send), send.request.body
-            if scope is None:
-                return method(body, timeout=send.timeout_s, metadata=metadata)
-            call = method.future(body, timeout=send.timeout_s, metadata=metadata)
-            return scope.wait_for(call)
+            GATE.enter()
+            try:
+                return self._call(send, metadata, scope)
+            finally:
+                GATE.leave()
         except grpc.RpcError as error:
             return failure_of(error, send.what)
         except grpc.FutureCancelledError as error:
@@ -154,6 +174,22 @@ class IODriver(BaseClient):
                 raise
             # gRPC raises ValueError for a call on a closed channel.
             raise Cancelled(f"{send.what}: the client was closed") from error
+
+    def _call(
+        self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope | None
+    ) -> bytes | Raced:
+        if not self._calls:
+            self._connect()
+        if send.second is not None:
+            return self._race(send, send.second, metadata, scope)
+        if send.request.method == requests.PREDICT_IN_CHUNKS:
+            assert scope is not None  # the scope keeps the call for the other chunks
+            return self._first_chunk(send, metadata, scope)
+        method, body = self._method(send.address, send), send.request.body
+        if scope is None:
+            return method(body, timeout=send.timeout_s, metadata=metadata)
+        call = method.future(body, timeout=send.timeout_s, metadata=metadata)
+        return scope.wait_for(call)
 
     def _first_chunk(
         self, send: Send, metadata: tuple[tuple[str, str], ...], scope: Scope
@@ -170,12 +206,13 @@ class IODriver(BaseClient):
     def _method(self, address: int, send: Send) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
         return self._calls[address][self._connection()][send.request.method]
 
-    def _scope(self, lines: StreamPool | None = None) -> Scope:
+    def _scope(self, pool: StreamPool | None = None) -> Scope:
         """Return a scope, which `close` cancels."""
         from ladle.client.streaming.streams import Scope
 
-        scope = Scope(lines)
-        with self._scopes_lock:
+        self._check_process()
+        scope = Scope(pool)
+        with self._lock:
             self._scopes.add(scope)
         return scope
 
@@ -184,10 +221,12 @@ class IODriver(BaseClient):
         from ladle.client.streaming.pool import StreamPool
 
         def open_call(address: int, outbox: Iterator[bytes]) -> StreamCall:
+            if not self._calls:
+                self._connect()
             channel = self._channels[address][self._connection()]
             method: grpc.StreamStreamMultiCallable[bytes, bytes]
             method = channel.stream_stream(requests.PREDICT_STREAM)
-            return method(outbox, metadata=self._metadata())
+            return _lasting(method(outbox, metadata=self._metadata()))
 
         return StreamPool(open_call, self._unary_only)
 
@@ -195,7 +234,7 @@ class IODriver(BaseClient):
         channel = self._channels[send.address][self._connection()]
         method: grpc.UnaryStreamMultiCallable[bytes, bytes]
         method = channel.unary_stream(requests.PREDICT_IN_CHUNKS)
-        return method(send.request.body, timeout=send.timeout_s, metadata=metadata)
+        return _lasting(method(send.request.body, timeout=send.timeout_s, metadata=metadata))
 
     def _in_chunks(self, call: flows.PredictCall, timeout_s: float) -> Iterator[Prediction]:
         """Yield a prediction's rows, from PredictInChunks or from several Predict calls."""
@@ -205,12 +244,15 @@ class IODriver(BaseClient):
         if len(self._chunkless) < len(self._fleet.addresses):
             scope, chunks = self._scope(), ChunkReader(call.target)
             flow = flows.predict(replace(call, in_chunks=True), self._known, chunks.start)
+            generation = GATE.generation
             try:
                 prediction = self._finish(self._retry_loop(flow, timeout_s), scope)
                 yield prediction
                 assert scope.chunks is not None
+                GATE.check(generation, chunks.what)
                 for message in scope.chunks:
                     yield replace(prediction, outputs=chunks.read(message).outputs)
+                    GATE.check(generation, chunks.what)
                 chunks.end()
                 return
             except Unimplemented:  # no PredictInChunks: several Predict calls instead
@@ -218,7 +260,8 @@ class IODriver(BaseClient):
             except grpc.RpcError as error:
                 raise failure_of(error, chunks.what).error from error
             finally:
-                scope.cancel()
+                if generation == GATE.generation:
+                    scope.cancel()
         metadata = self._run(flows.learn(call.target, self._known), timeout_s)
         remaining = parts(call, metadata)
         outcome: Prediction | MessageTooLarge | None = None
@@ -277,3 +320,11 @@ class IODriver(BaseClient):
                 call.cancel()
                 if scope is not None:
                     scope.discard(call)
+
+
+def _lasting(call: StreamCall) -> StreamCall:
+    """Have forks know of a call that may last, until it has ended."""
+    GATE.open_stream()
+    if not call.add_callback(GATE.close_stream):  # it has ended already
+        GATE.close_stream()
+    return call

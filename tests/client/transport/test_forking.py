@@ -1,0 +1,229 @@
+"""Clients in processes that are forked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fakes import PATIENCE_S
+from numpy.typing import NDArray
+
+from ladle.client.testing import FunctionModel, FunctionServer
+from ladle.client.transport.forking import DRAIN_S, ForkGate
+
+CHILDREN = 10
+
+# Forks processes, in what `mode` says; prints the outcomes of the calls in each.
+PROGRAM = """
+import asyncio, os, signal, sys, threading
+import numpy as np
+from ladle.client import AsyncClient, Client
+
+address, mode, children = sys.argv[1:]
+x = np.zeros((1, 2), np.float32)
+client = Client(address, timeout=20)
+
+def attempt(make):
+    try:
+        client = make()
+        for _ in range(3):
+            client.predict("m", x)
+        return "answered"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def run_async():
+    async def predict():
+        async with AsyncClient(address, timeout=20) as client:
+            await client.predict("m", x)
+    asyncio.run(predict())
+
+def attempt_async():
+    try:
+        run_async()
+        return "answered"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def call_for_ever():
+    while True:
+        client.predict("m", x)
+
+if mode != "unused":
+    client.predict("m", x)
+if mode == "calling":
+    for _ in range(4):
+        threading.Thread(target=call_for_ever, daemon=True).start()
+if mode == "stuck":
+    threading.Thread(target=client.predict, args=("stuck", x), daemon=True).start()
+    sys.stdin.readline()
+if mode == "streaming":
+    stream = client.stream("m", [x] * 100, window=2)
+    next(stream)
+if mode == "asyncio":
+    loop = asyncio.new_event_loop()
+    other = AsyncClient(address)
+    loop.run_until_complete(other.predict("m", x))
+if mode == "asyncio ended":
+    run_async()
+
+read, write = os.pipe()
+pids = []
+for _ in range(int(children)):
+    pid = os.fork()
+    if not pid:
+        signal.alarm(30)
+        if mode.startswith("asyncio"):
+            outcomes = [attempt_async()]
+        elif mode == "streaming":
+            outcomes = [attempt(lambda: client), attempt(lambda: next(stream))]
+        else:
+            outcomes = [attempt(lambda: client), attempt(lambda: Client(address, timeout=20))]
+        os.write(write, "".join(f"{outcome}\\n" for outcome in outcomes).encode())
+        os._exit(0)
+    pids.append(pid)
+statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+os.close(write)
+with open(read) as told:
+    print(told.read(), end="")
+assert not any(statuses), statuses
+assert mode == "stuck" or attempt(lambda: client) == "answered"
+os._exit(0)
+"""
+
+
+@contextmanager
+def serving(stuck: threading.Event, entered: threading.Event) -> Iterator[str]:
+    def wait(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        entered.set()
+        stuck.wait(PATIENCE_S)
+        return {"y": inputs["x"]}
+
+    signature: Any = {"inputs": {"x": ("float32", (-1, 2))}, "outputs": {"y": ("float32", (-1, 2))}}
+    models = {
+        "m": FunctionModel(lambda inputs: {"y": inputs["x"]}, **signature),
+        "stuck": FunctionModel(wait, **signature),
+    }
+    with FunctionServer(models) as server:
+        try:
+            yield server.address
+        finally:
+            stuck.set()
+
+
+def outcomes(mode: str, children: int = CHILDREN) -> list[str]:
+    """Return what came of the children's calls."""
+    stuck, entered = threading.Event(), threading.Event()
+    with (
+        serving(stuck, entered) as address,
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, address, mode, str(children)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        if mode == "stuck":
+            assert entered.wait(PATIENCE_S)
+        told, _ = process.communicate("go\n", timeout=PATIENCE_S)
+        assert process.returncode == 0, told
+        return told.splitlines()
+
+
+@pytest.mark.parametrize("mode", ["unused", "used", "calling"])
+def test_a_client_made_before_a_fork_works_in_the_child(mode: str) -> None:
+    assert outcomes(mode) == ["answered"] * 2 * CHILDREN
+
+
+def test_a_fork_amid_a_call_that_does_not_end_raises_at_once() -> None:
+    told = outcomes("stuck", children=2)
+    assert len(told) == 4
+    for line in told:
+        assert line.startswith("RuntimeError: "), line
+        assert "start the process before the first call" in line
+
+
+def test_a_stream_of_the_parent_raises_in_the_child_where_the_client_works() -> None:
+    told = sorted(outcomes("streaming"))
+    refused = "RuntimeError: stream: begun before this process was forked; begin it here anew"
+    assert told == [refused] * CHILDREN + ["answered"] * CHILDREN
+
+
+def test_an_async_client_that_is_open_at_a_fork_makes_those_of_the_child_raise() -> None:
+    for line in outcomes("asyncio"):
+        assert "close the AsyncClient before the fork" in line
+
+
+def test_an_async_client_that_was_closed_before_a_fork_leaves_the_child_free() -> None:
+    assert outcomes("asyncio ended") == ["answered"] * CHILDREN
+
+
+class TestGate:
+    def test_a_child_counts_anew(self) -> None:
+        gate = ForkGate()
+        gate.before_fork()
+        gate.after_fork_in_child()
+        assert gate.generation == 1
+        assert not gate.problem
+        assert not gate.asyncio_problem
+        gate.enter()  # nobody holds the lock
+        gate.leave()
+
+    def test_a_fork_waits_for_calls_no_longer_than_it_may(self) -> None:
+        times = iter([0.0, DRAIN_S - 0.001, DRAIN_S])
+        gate = ForkGate(now=lambda: next(times))
+        gate.enter()
+        gate.before_fork()
+        gate.after_fork_in_child()
+        assert "forked while other threads" in gate.problem
+
+    def test_a_fork_waits_for_a_call_to_end_and_holds_back_the_next(self) -> None:
+        gate, happened = ForkGate(now=lambda: 0.0), list[str]()
+        forking, next_call = threading.Event(), threading.Event()
+
+        def fork() -> None:
+            gate.before_fork()
+            happened.append("forked")
+            forking.set()
+            next_call.wait(PATIENCE_S)
+            gate.after_fork_in_parent()
+
+        def call() -> None:
+            forking.wait(PATIENCE_S)
+            next_call.set()
+            gate.enter()
+            happened.append("called")
+            gate.leave()
+
+        gate.enter()
+        threads = [threading.Thread(target=target) for target in (fork, call)]
+        for thread in threads:
+            thread.start()
+        happened.append("ended")
+        gate.leave()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert happened == ["ended", "forked", "called"]
+
+    def test_a_stream_is_not_waited_for(self) -> None:
+        def now() -> float:
+            raise AssertionError("waited")
+
+        gate = ForkGate(now)
+        gate.open_stream()
+        gate.before_fork()
+        gate.after_fork_in_child()
+        assert gate.problem
+
+    def test_what_was_begun_in_the_parent_is_refused(self) -> None:
+        gate = ForkGate()
+        gate.check(0, "stream")
+        gate.before_fork()
+        gate.after_fork_in_child()
+        with pytest.raises(RuntimeError, match="stream: begun before this process was forked"):
+            gate.check(0, "stream")

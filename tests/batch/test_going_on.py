@@ -75,7 +75,8 @@ def test_a_version_that_takes_over_amid_a_run_ends_it(
             server.models["m"] = function_model(model, version=2)
 
     model.before = swap
-    assert batch.run("--rows-per-request", 50, "--shard-rows", 100) == 1
+    arguments = ("--rows-per-request", 50, "--shard-rows", 100, "--max-in-flight", 1)
+    assert batch.run(*arguments) == 1
     assert "--allow-changed-model goes on with it" in batch.error
     answered = {version for shard in batch.manifest["shards"] for version in shard["versions"]}
     assert answered == {1}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -140,3 +143,22 @@ def test_a_folder_with_other_files_is_left_alone(batch: Batch, extra: tuple[str,
     )
     assert theirs.read_text() == "somebody's"
     assert [*batch.out.iterdir()] == [theirs], "there is no lock either"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--help",), ("--restart", "--json")])
+def test_a_broken_pipe_ends_quietly(
+    batch: Batch, server: FunctionServer, arguments: tuple[str, ...]
+) -> None:
+    """As with `ladle predict ... | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ladle.cli", "predict", "--server", server.address]
+    command += ["--model", "m", "--input", str(batch.npy), "--output", str(batch.out)]
+    try:
+        done = subprocess.run(
+            [*command, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    finally:
+        os.close(writer)
+    told = [line for line in done.stderr.decode().splitlines() if "health_check" not in line]
+    assert (done.returncode, told) == (0, [])

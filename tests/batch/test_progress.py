@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
-from ladle.batch.progress import Progress, State, bar, duration, line
+from ladle.batch.progress import Progress, State, bar, duration, line, write_line
 
 
 def state(rows: int = 5000, share: float = 0.5, elapsed_s: float = 10.0) -> State:
@@ -74,3 +75,12 @@ def test_quiet_tells_nothing() -> None:
     progress.show(state())
     progress.end()
     assert stream.getvalue() == ""
+
+
+def test_a_pipe_that_nobody_reads_any_more_takes_all_that_is_shown() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        write_line(stream, "one")
+        write_line(stream, "two")
+        stream.write("three")  # written when the stream is closed

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ladle.batch.arguments import parse
+from ladle.batch.progress import Progress, write, write_line
 
 if TYPE_CHECKING:
     from ladle.batch.job import Job, Summary
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run `ladle predict` with the arguments `argv`, and return its exit status."""
-    args = parse(argv)
+    try:
+        args = parse(argv)
+    except SystemExit:
+        write(sys.stdout, "")  # the help, where somebody still reads it
+        raise
     from ladle.batch.errors import BatchError, one_line
     from ladle.client.errors import LadleError
 
@@ -40,18 +45,17 @@ def main(argv: list[str]) -> int:
 
 def _predict_all(args: argparse.Namespace) -> int:
     from ladle.batch.execute import execute
-    from ladle.batch.progress import Progress
 
     progress = Progress(sys.stderr, is_quiet=args.quiet)
     try:
         summary = execute(_job(args), _connector(args), show=progress.show)
     except KeyboardInterrupt:
         progress.end()
-        print("ladle predict: the same command goes on where this ends", file=sys.stderr)
+        write_line(sys.stderr, "ladle predict: the same command goes on where this ends")
         raise
     finally:
         progress.end()
-    print(json.dumps(asdict(summary)) if args.json else _as_text(summary))
+    write_line(sys.stdout, json.dumps(asdict(summary)) if args.json else _as_text(summary))
     return 3 if summary.failed else 0
 
 
@@ -60,7 +64,8 @@ def _show(args: argparse.Namespace) -> int:
     from ladle.batch.writers.jsonl import as_json
 
     few = predict_few(_job(args), _connector(args), top=args.top, plot=args.plot)
-    print(json.dumps(as_json(few), allow_nan=False) if args.json else shown(few))
+    text = json.dumps(as_json(few), allow_nan=False) if args.json else shown(few)
+    write_line(sys.stdout, text)
     return 0
 
 
@@ -125,5 +130,5 @@ def _as_text(summary: Summary) -> str:
 
 
 def _fail(reason: str) -> int:
-    print("ladle predict:", reason, file=sys.stderr)
+    write_line(sys.stderr, f"ladle predict: {reason}")
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -70,6 +71,23 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def write_line(stream: TextIO, text: str) -> None:
+    """Write a line at once; see `write`."""
+    write(stream, text + "\n")
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write text at once. A pipe that nobody reads any more takes it, and all that follows."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # What the stream still holds is written when the process ends, and would fail again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 class Progress:
     """Tells a state to a stream as often as is of use; for one thread."""
 
@@ -95,15 +113,13 @@ class Progress:
         self._shown_at = self._now()
         if self._is_terminal:
             shown = bar(state, shutil.get_terminal_size().columns)
-            self._stream.write(f"\r{shown.ljust(self._shown)}")
+            write(self._stream, f"\r{shown.ljust(self._shown)}")
             self._shown = len(shown)
         else:
-            self._stream.write(line(state) + "\n")
-        self._stream.flush()
+            write_line(self._stream, line(state))
 
     def end(self) -> None:
         """Take the bar away, so that what is told next begins a line."""
         if self._shown:
-            self._stream.write(f"\r{' ' * self._shown}\r")
-            self._stream.flush()
+            write(self._stream, f"\r{' ' * self._shown}\r")
             self._shown = 0

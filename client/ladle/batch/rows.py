@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.batch.classes import with_classes
 from ladle.batch.errors import BatchError
 from ladle.client.prediction import Prediction, size_of
 
@@ -124,7 +125,7 @@ class Part:
             start=self.start,
             stop=self.stop,
             numbers=self.numbers,
-            outputs=dict(sorted(prediction.outputs.items())),
+            outputs=with_classes(prediction, frozenset(self.kept)),
             kept=self.kept,
             failed=self.failed,
             version=prediction.version,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.batch.classes import scores_output
 from ladle.batch.columns.binding import bind
 from ladle.batch.errors import BatchError
 from ladle.batch.job import Job
@@ -88,7 +89,7 @@ def shown(few: list[dict[str, Any]]) -> str:
 
 
 def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
-    name = _scores(prediction)
+    name = scores_output(prediction.outputs)
     best = None if name is None else prediction.top(top, output=name)
     told: list[dict[str, Any]] = []
     for index, number in enumerate(part.numbers.tolist()):
@@ -103,16 +104,6 @@ def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
             }
         told.append(row)
     return told
-
-
-def _scores(prediction: Prediction) -> str | None:
-    """Return the only output that looks like the scores of classes."""
-    found = [
-        name
-        for name, array in prediction.outputs.items()
-        if array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] > 1
-    ]
-    return found[0] if len(found) == 1 else None
 
 
 def _value(value: Any) -> Any:
@@ -132,7 +123,7 @@ def _plot(path: Path, drawn: list[tuple[Part, Prediction]], spec: TensorSpec | N
     images: list[NDArray[Any]] = []
     scores: list[NDArray[Any]] = []
     for part, prediction in drawn:
-        name = _scores(prediction)
+        name = scores_output(prediction.outputs)
         if name is None:
             raise BatchError(
                 "--plot: the model has no output, or several, with the scores of classes; "

@@ -16,10 +16,10 @@ prints the classes of one image or array; --plot chart.png draws it beside its b
   ladle predict --server localhost:8500 --model digits --input images.parquet --output predictions
 
 reads rows as a stream and writes predictions/part-00000.parquet and so on, each with the number
-of the row, the model's outputs, and the label and score of a class_id. A folder begins with its manifest; parts appear when they are
-whole. Killed at any moment and started again with the same command, it goes on after the last
-part, and every row is there once. It doesn't go on if the input has changed or another version of
-the model is served, unless it is told to.
+of the row, the model's outputs, and the label and score of a class_id. A folder begins with its
+manifest; parts appear when they are whole. Killed at any moment and started again with the same
+command, it goes on after the last part, and every row is there once. It doesn't go on if the input
+has changed or another version of the model is served, unless an option allows that.
 
 The input, one format in each run, told by the extension or --input-format:
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.classes import with_classes
 from ladle.batch.errors import BatchError
+from ladle.batch.output.classes import with_classes
 from ladle.client.prediction import Prediction, size_of
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.classes import scores_output
 from ladle.batch.columns.binding import bind
 from ladle.batch.errors import BatchError
 from ladle.batch.job import Job
 from ladle.batch.model import ConnectClient, fetch_metadata, predict
+from ladle.batch.output.classes import scores_output
 from ladle.batch.readers import files
 from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.opening import open_reader

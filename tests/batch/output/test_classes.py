@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ladle.batch import cli
-from ladle.batch.classes import with_classes
+from ladle.batch.output.classes import with_classes
 from ladle.client import ModelCard, Prediction
 from ladle.client.testing import FunctionModel, FunctionServer
 

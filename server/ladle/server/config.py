@@ -105,6 +105,15 @@ class Config:
         False, "let pages of other origins use the REST interface"
     )
 
+    rest_api_max_connections: int = flag(
+        4096,
+        "connections over HTTP at a time, idle ones included, as far as the limit of open files "
+        "goes; on more only probes are answered",
+        least=1,
+    )
+    reuse_port: bool = flag(
+        False, "share both ports with other servers on this machine that do the same"
+    )
     allowed_hosts: str = flag(
         "",
         "comma-separated names that a request over HTTP may have in its Host header, *.name for "
@@ -306,7 +315,7 @@ class Config:
 
     @property
     def channel_arguments(self) -> tuple[tuple[str, int | str], ...]:
-        """What `--grpc_channel_arguments` gives, numbers where they can be.
+        """What `--grpc_channel_arguments` gives, numbers where they can be, and `--reuse_port`.
 
         Raises:
             ValueError: One has no `=`.
@@ -314,9 +323,11 @@ class Config:
         pairs = [pair for pair in self.grpc_channel_arguments.split(",") if pair.strip()]
         if wrong := [pair for pair in pairs if "=" not in pair]:
             raise ValueError(f"--grpc_channel_arguments: expected name=value, got {wrong[0]!r}")
-        return tuple(
+        given = [
             (name.strip(), _number(value)) for name, _, value in (p.partition("=") for p in pairs)
-        )
+        ]
+        shared = [("grpc.so_reuseport", 1)] * self.reuse_port
+        return (*shared, *given)
 
     @property
     def hosts(self) -> tuple[str, ...]:

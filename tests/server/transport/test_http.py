@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from fakes import PATIENCE_S
 
 from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.descriptors import FOR_PROBES
 from ladle.server.transport.http import HttpTransport
 
 
@@ -36,9 +38,9 @@ class Application:
 class Served:
     """An application on a port."""
 
-    def __init__(self) -> None:
-        self.app = Application()
-        self.transport = HttpTransport(self.app)
+    def __init__(self, app: Any = None, **options: Any) -> None:
+        self.app = app or Application()
+        self.transport = HttpTransport(self.app, **options)
         self.port = self.transport.listen(0)
         self.transport.start()
 
@@ -116,7 +118,7 @@ def test_the_rest_of_a_body_comes_soon_after_the_answer_or_not_at_all(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a refusal: a byte now and then would keep the connection for ever."""
-    monkeypatch.setattr("ladle.server.transport.http._REST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("ladle.server.transport.http_protocol._REST_TIMEOUT_S", 0.05)
     with served.connect() as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         read_answer(connection)
@@ -140,6 +142,100 @@ def test_a_connection_goes_on_after_a_body_that_came_late(served: Served) -> Non
         read_answer(connection)
         connection.sendall(b"12345" + GET + b"\r\n")
         assert read_all(connection).endswith(b"ok")
+
+
+class Echo:
+    """Answers what was sent, and how."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+        names = b",".join(sorted(name for name, _ in scope["headers"]))
+        answer = b"%b %b %b %b ok" % (scope["method"].encode(), scope["raw_path"], body, names)
+        headers = [(b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+
+@pytest.fixture(scope="module")
+def echoing() -> Iterator[Served]:
+    served = Served(Echo())
+    yield served
+    served.transport.stop(0)
+
+
+H2C = (
+    b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABk\r\n"
+)
+POST = b"POST /p HTTP/1.1\r\n" + H2C
+CLOSING = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [POST + b"Content-Length: 5\r\n\r\n12345"],
+        [POST + b"Content-Length: 5\r\n\r\n", b"12345"],
+        [POST + b"Content-Length: 5\r\n\r\n123", b"45"],
+        [POST[:30], POST[30:] + b"Content-Length: 5\r\n\r", b"\n1", b"2345"],
+        [POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n12\r\n", b"3\r\n345\r\n0\r\n\r\n"],
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_request_that_offers_an_upgrade_keeps_its_body(
+    echoing: Served, pieces: list[bytes], apart: bool
+) -> None:
+    """Java's HttpClient and curl --http2 offer h2c on every request over a plain connection."""
+    pieces = [*pieces, CLOSING] if apart else [b"".join(pieces) + CLOSING]
+    answers = echoing.answer_to(*pieces).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200"]
+    assert b"POST /p 12345 " in answers[0]
+    assert b"http2-settings" in answers[0]
+    assert b"upgrade," not in answers[0]
+    assert b"GET /last  connection,host ok" in answers[1]
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2", b"x"])
+def test_whatever_is_offered_the_answer_is_http_1(echoing: Served, protocol: bytes) -> None:
+    head = b"GET /g HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: "
+    answer = echoing.answer_to(head + protocol + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"GET /g " in answer
+
+
+@pytest.mark.parametrize(
+    "head", [b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+)
+def test_tunnels_and_http_2_are_refused_in_json(served: Served, head: bytes) -> None:
+    answer = served.answer_to(head)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in answer
+    assert b'{"error": "' in answer
+
+
+def test_past_the_bound_of_connections_only_probes_are_answered() -> None:
+    """Whoever connects and asks for nothing keeps no probe out."""
+    served = Served(max_connections=2, always=["/livez"])
+    with contextlib.ExitStack() as connected:
+        for _ in range(2):
+            connection = connected.enter_context(served.connect())
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            read_answer(connection)
+        answer = served.answer_to(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"content-type: application/json" in answer
+        assert b"--rest_api_max_connections" in answer
+        probe = b"GET /livez?x=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert served.answer_to(probe).endswith(b"ok")
+        for _ in range(2 * FOR_PROBES):
+            connected.enter_context(served.connect())
+            assert served.answer_to(probe).endswith(b"ok")
+    served.transport.stop(0)
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

@@ -13,23 +13,24 @@ class AddressInUse(Exception):
     """The port can't be had; the message says which and why."""
 
 
-def check(port: int, flag: str) -> None:
+def check(port: int, flag: str, *, reuse_port: bool = False) -> None:
     """Find out whether a port can be had, without listening there; as `bind`."""
-    bind(port, flag).close()
+    bind(port, flag, reuse_port=reuse_port).close()
 
 
-def bind(port: int, flag: str) -> socket.socket:
+def bind(port: int, flag: str, *, reuse_port: bool = False) -> socket.socket:
     """Bind a port on all interfaces, IPv6's and IPv4's; nobody can connect before it listens.
 
     Args:
         port: the port; 0 for any that is free.
         flag: what it was asked for by, without the dashes.
+        reuse_port: share the port with other sockets that say the same (SO_REUSEPORT).
 
     Raises:
         AddressInUse: It can't be bound.
     """
     try:
-        return _bind(port)
+        return _bind(port, reuse_port)
     except OSError as error:
         raise in_use(port, flag, error) from None
 
@@ -40,23 +41,25 @@ def in_use(port: int, flag: str, error: OSError) -> AddressInUse:
     return AddressInUse(f"can't listen on port {port}: {reason}; --{flag}=auto finds a free one")
 
 
-def _bind(port: int) -> socket.socket:
+def _bind(port: int, reuse_port: bool) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
-            return _bound(socket.AF_INET6, "::", port)
+            return _bound(socket.AF_INET6, "::", port, reuse_port)
         except OSError as error:
             if error.errno not in _NO_IPV6:
                 raise
-    return _bound(socket.AF_INET, "0.0.0.0", port)
+    return _bound(socket.AF_INET, "0.0.0.0", port, reuse_port)
 
 
-def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _bound(family: socket.AddressFamily, host: str, port: int, reuse_port: bool) -> socket.socket:
     # The protocol is named because asyncio switches Nagle's algorithm off only where it is; with
     # it, each answer would wait 40 ms for the caller's acknowledgement.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # So that connections of a server that has just ended don't count as in use.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind((host, port))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import math
 import socket
 import ssl
 import threading
+from collections.abc import Collection
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ladle.server.transport.addresses import bind, in_use
+from ladle.server.transport.accepting import Acceptor
+from ladle.server.transport.addresses import bind, check, in_use
+from ladle.server.transport.descriptors import FOR_PROBES
+from ladle.server.transport.http_protocol import (
+    BUSY,
+    BoundedProtocol,
+    ConnectionBounds,
+    raw_response,
+)
 
 logger = logging.getLogger(__name__)
 
-# Connections, idle ones included; past so many a request is answered 503.
-_MAX_CONNECTIONS = 4096
-_MAX_HEAD_BYTES = 64 << 10
-# How long a caller may take from a connection's or a request's first byte to the end of its head.
-_HEAD_TIMEOUT_S = 10.0
-# How long the rest of a body may come in after the answer, which was a refusal then: a caller who
-# is cut off at once may never read why.
-_REST_TIMEOUT_S = 10.0
 # Longer than load balancers keep idle connections, so that it is they who close them.
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -35,12 +36,29 @@ _MARGIN_S = 2.0
 class HttpTransport:
     """Serves an ASGI application on TCP ports. Order of calls: `listen`, `start`, `stop`."""
 
-    def __init__(self, app: Any, *, tls: ssl.SSLContext | None = None) -> None:
-        """`tls`: put all ports behind TLS."""
+    def __init__(
+        self,
+        app: Any,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = 4096,
+        always: Collection[str] = (),
+        reuse_port: bool = False,
+    ) -> None:
+        """Take what to serve.
+
+        Args:
+            app: the application.
+            tls: put all ports behind TLS.
+            max_connections: how many are served at a time, idle ones included.
+            always: paths that are answered on some more connections: probes.
+            reuse_port: share the port with other processes that do the same.
+        """
+        self._reuse_port = reuse_port
         self._sockets: list[socket.socket] = []
         config = uvicorn.Config(
             app,
-            http=_Bounded,
+            http=BoundedProtocol,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -50,14 +68,24 @@ class HttpTransport:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
         config.load()
         config.ssl = tls
-        self._server = _Uvicorn(config)
+        bounds = ConnectionBounds(
+            most=max_connections, always=frozenset(path.encode() for path in always)
+        )
+        self._server = _Uvicorn(config, bounds)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._ended = threading.Event()
+
+    def check(self, port: int) -> None:
+        """Find out whether a port can be had; nobody can connect yet.
+
+        Raises:
+            AddressInUse: It can't be bound.
+        """
+        check(port, "rest_api_port", reuse_port=self._reuse_port)
 
     def listen(self, port: int) -> int:
         """Bind a port on all interfaces, IPv6's and IPv4's, and return the port it got.
@@ -68,7 +96,7 @@ class HttpTransport:
         Raises:
             AddressInUse: It can't be bound.
         """
-        bound = bind(port, "rest_api_port")
+        bound = bind(port, "rest_api_port", reuse_port=self._reuse_port)
         try:
             bound.listen(_BACKLOG)
         except OSError as error:
@@ -108,72 +136,33 @@ class HttpTransport:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Says when it takes requests."""
+    """Accepts connections in its own way, and says when it takes requests."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, bounds: ConnectionBounds) -> None:
         super().__init__(config)
         self.up = threading.Event()
+        self._bounds = bounds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        acceptors: list[Any] = [
+            Acceptor(listening, self._protocol, self.config.ssl, self._refuse)
+            for listening in sockets or []
+        ]
+        self.servers = acceptors  # uvicorn closes them, and waits for them
+        self.started = True
         self.up.set()
 
+    def _protocol(self) -> BoundedProtocol:
+        return BoundedProtocol(
+            self._bounds,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
 
-class _Bounded(HttpToolsProtocol):
-    """Bounds what comes before a body, in bytes and in time, as uvicorn and httptools don't.
-
-    And in time what of a body comes after its answer: for as long as something comes, uvicorn would
-    not close the connection.
-    """
-
-    _unread_bytes = 0
-    _in_body = False
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._close_after(_HEAD_TIMEOUT_S)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._unread_bytes += len(data)
-        super().data_received(data)
-        if self._unread_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("The head of the request is too large.")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._close_after(_HEAD_TIMEOUT_S)
-
-    def on_headers_complete(self) -> None:
-        self._in_time()
-        self._in_body = True
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._unread_bytes = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._in_time()
-        self._in_body = False
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        # Of several requests on their way it is the last one's body that is coming in.
-        if self._in_body and self.cycle.response_complete:
-            self._close_after(_REST_TIMEOUT_S)
-
-    def _close_after(self, seconds: float) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(seconds, self.transport.close)
-
-    def _in_time(self) -> None:
-        self._unread_bytes = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _refuse(self) -> bytes | None:
+        if len(self.server_state.connections) < self._bounds.most + FOR_PROBES:
+            return None
+        if self._bounds.close_oldest():
+            return None
+        return raw_response(HTTPStatus.SERVICE_UNAVAILABLE, json.dumps({"error": BUSY}).encode())

@@ -46,6 +46,8 @@ class HttpServer:
         access: Access | None = None,
         observer: Observer | None = None,
         tls: ssl.SSLContext | None = None,
+        max_connections: int = 4096,
+        reuse_port: bool = False,
     ) -> None:
         """Make a server that listens nowhere yet.
 
@@ -63,6 +65,8 @@ class HttpServer:
             access: who may call what; by default what Access says without tokens.
             observer: hears of each request.
             tls: put the port behind TLS.
+            max_connections: how many are served at a time, idle ones included.
+            reuse_port: share the port with other processes that do the same.
 
         Raises:
             PathTaken: Something else answers where one of `more_routes` should.
@@ -79,13 +83,27 @@ class HttpServer:
             routes.append(route)
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
-        self._transport = HttpTransport(self.app, tls=tls)
+        self._transport = HttpTransport(
+            self.app,
+            tls=tls,
+            max_connections=max_connections,
+            always=[route.path for route in probes(is_ready)],
+            reuse_port=reuse_port,
+        )
         self._scheme = "https" if tls else "http"
 
     @property
     def requests(self) -> int:
         """How many requests have come."""
         return self.app.requests
+
+    def check(self, port: int) -> None:
+        """Find out whether a port can be had; nobody can connect yet.
+
+        Raises:
+            AddressInUse: It can't be bound.
+        """
+        self._transport.check(port)
 
     def listen(self, port: int) -> str:
         """Bind a port, 0 for any that is free; return the address, `http://0.0.0.0:8501`.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ladle.server.call import Transport
 from ladle.server.config import Config
 from ladle.server.core.scheduling import starting_such_as_yield
-from ladle.server.transport.addresses import check
 
 if TYPE_CHECKING:
     from ladle.server.wiring.http_server import HttpServer
@@ -39,7 +38,7 @@ class Ports:
         for address in self._grpc_addresses():
             self._grpc.check(address)
         if self._http is not None:
-            check(self._config.rest_api_port or 0, "rest_api_port")
+            self._http.check(self._config.rest_api_port or 0)
 
     def open(self) -> tuple[str, ...]:
         """Bind the addresses, take requests, and return where.

@@ -13,6 +13,7 @@ from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.guard import gate
+from ladle.server.transport.descriptors import affordable_connections, raise_limit
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
@@ -121,6 +122,8 @@ def http_server(
                 allowed_hosts=config.hosts,
             ),
             tls=tls.http if tls else None,
+            max_connections=affordable_connections(config.rest_api_max_connections, raise_limit()),
+            reuse_port=config.reuse_port,
         )
     except PathTaken as error:
         raise StartupError(f"--monitoring_config_file: path: {error}") from None

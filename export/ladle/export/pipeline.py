@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -30,13 +31,14 @@ from ladle.export.saved_model.custom_signatures import (
     custom_sample,
 )
 from ladle.export.saved_model.operations import check_operations
+from ladle.export.saved_model.row_independence import is_row_independent, requests_to_compare
 from ladle.export.saved_model.samples import Sample, make_samples
 from ladle.export.saved_model.signatures import (
     declared_signatures,
     make_endpoints,
     write_saved_model,
 )
-from ladle.export.saved_model.subprocess_check import Arrays, Request, run_in_subprocess
+from ladle.export.saved_model.subprocess_check import Answer, Request, run_in_subprocess
 from ladle.export.saved_model.warmup import write_warmup
 from ladle.export.training.custom_model import load_model
 from ladle.export.training.fitting import Trained, Verbosity, check_backend, has_softmax, train
@@ -44,6 +46,8 @@ from ladle.export.training.options import TrainingOptions
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.model_card import ModelCard
 from ladle.protos.versions import MAX_VERSION
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_EXAMPLES = 64
 
@@ -136,18 +140,19 @@ def export_model(
         write_plots(plots, measured.history, measured.evaluation, dataset.labels)
     _check_metrics(measured.metrics, base_path, requirements)
     with staging_folder(base_path) as folder:
-        latency_ms = _write_checked(folder, base_path.name, trained, dataset, customs, requirements)
+        checked = _write_checked(folder, base_path.name, trained, dataset, customs, requirements)
         write_evaluation(measured.evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization,
             signatures=declared_signatures(folder),
+            row_independent_signatures=checked.row_independent,
             metrics=measured.metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
                 "history": measured.history,
                 "parameters": trained.model.count_params(),
-                "latency_ms": latency_ms,
+                "latency_ms": checked.latency_ms,
                 "size_bytes": size_bytes(folder),
             },
         )
@@ -255,10 +260,8 @@ def _write_checked(
     dataset: Dataset,
     customs: Mapping[str, CustomSignature],
     requirements: Requirements,
-) -> Mapping[str, float]:
+) -> _Checked:
     """Write the SavedModel and its warm-up file, and check it in a process of its own.
-
-    Returns each signature's latency in ms.
 
     Raises:
         CheckError: The written model reaches out of its graph, or answers otherwise than Keras.
@@ -271,9 +274,9 @@ def _write_checked(
         endpoints[name] = as_endpoint(name, signature)
     write_saved_model(endpoints, folder)
     check_operations(folder, requirements.allow_op)
-    latency_ms = _check_signatures(folder, samples, customs.keys())
+    checked = _check_signatures(folder, samples, customs.keys())
     write_warmup(samples, model_name, folder)
-    return latency_ms
+    return checked
 
 
 def _number(version: VersionChoice) -> int | None:
@@ -305,26 +308,46 @@ def _check_metrics(
         check_regression(metrics["accuracy"], before, requirements)
 
 
-def _check_signatures(
-    folder: Path, samples: Mapping[str, Sample], own: Container[str]
-) -> Mapping[str, float]:
-    """See that every signature answers as Keras does, and return its latency in ms.
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """What the written model's answers have shown."""
 
-    It answers all its examples at once, and the first of them alone.
+    latency_ms: Mapping[str, float]
+    """For each signature, of one example."""
+    row_independent: tuple[str, ...]
+    """The signatures that answer each row by that row alone."""
+
+
+def _check_signatures(
+    folder: Path, samples: Mapping[str, Sample], customs: Container[str]
+) -> _Checked:
+    """Run every signature in a process of its own: all its examples at once, and in parts.
+
+    Raises:
+        CheckError: One answers otherwise than Keras; or one of ladle's own answers an example
+            alone otherwise than beside others.
     """
     requests: list[Request] = []
-    expected: list[Arrays] = []
     for name, sample in samples.items():
-        first = sample.first()
         requests.append(Request(signature=name, inputs=sample.inputs))
-        requests.append(Request(signature=name, inputs=first.inputs, timed=True))
-        expected += [sample.outputs, first.outputs]
-    answers = run_in_subprocess(folder, requests)
-    for request, outputs, answer in zip(requests, expected, answers, strict=True):
-        name = request.signature
-        check_answers(name, answer.outputs, outputs, own=name in own)
-    return {
-        request.signature: answer.latency_ms
-        for request, answer in zip(requests, answers, strict=True)
-        if answer.latency_ms is not None
-    }
+        requests.append(Request(signature=name, inputs=sample.first().inputs, timed=True))
+        requests += requests_to_compare(name, sample.inputs)
+    answers: dict[str, list[Answer]] = {name: [] for name in samples}
+    for request, answer in zip(requests, run_in_subprocess(folder, requests), strict=True):
+        answers[request.signature].append(answer)
+    latency_ms: dict[str, float] = {}
+    independent = []
+    for name, (together, first, *compared) in answers.items():
+        check_answers(name, together.outputs, samples[name].outputs, custom=name in customs)
+        if name not in customs:
+            check_answers(name, first.outputs, samples[name].first().outputs)
+        if first.latency_ms is not None:
+            latency_ms[name] = first.latency_ms
+        if is_row_independent(together.outputs, [answer.outputs for answer in compared]):
+            independent.append(name)
+        elif compared:
+            logger.warning(
+                'signature "%s": rows change each other\'s answers; a server should not batch it',
+                name,
+            )
+    return _Checked(latency_ms=latency_ms, row_independent=tuple(independent))

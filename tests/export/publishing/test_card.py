@@ -69,3 +69,12 @@ def test_a_card_larger_than_servers_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"expected at most 1048576 bytes, got 1.*: 6000 labels"):
         write_card(card, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_of_what_may_be_batched_are_read_as_names_alone() -> None:
+    card = ModelCard(row_independent_signatures=("serving_default", "classify"))
+    assert ModelCard.from_json(card.to_json()) == card
+    assert ModelCard.from_json('{"format": 1}').row_independent_signatures == ()
+    for damaged in ('"serving_default"', "[1]", "null", "{}"):
+        with pytest.raises(ValueError, match="row_independent_signatures: expected a list"):
+            ModelCard.from_json(f'{{"format": 1, "row_independent_signatures": {damaged}}}')

@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 _SUMS_TO_1 = ("probabilities", "scores")
 
 
-def check_answers(name: str, answers: Arrays, expected: Arrays, *, own: bool = False) -> None:
+def check_answers(name: str, answers: Arrays, expected: Arrays, *, custom: bool = False) -> None:
     """See that the signature `name` answers as the trained model does.
 
     Args:
@@ -23,7 +23,7 @@ def check_answers(name: str, answers: Arrays, expected: Arrays, *, own: bool = F
         answers: What the written model's signature gave.
         expected: What it has to give; a larger batch is cut to the number of answers' rows by the
             caller.
-        own: Whether the signature is the user's: what its outputs mean is not known, so numbers
+        custom: Whether the signature is the user's: what its outputs mean is not known, so numbers
             that are not floats have to be the same, and none have to sum to 1.
 
     Raises:
@@ -43,11 +43,11 @@ def check_answers(name: str, answers: Arrays, expected: Arrays, *, own: bool = F
             )
         if values.dtype.kind == "f":
             _check_close(where, answer, values)
-        elif output == "class_id" and not own:
+        elif output == "class_id" and not custom:
             _check_best(where, answer, expected["probabilities"])
         elif not np.array_equal(answer, values):
             raise CheckError("signatures", f"{where}: differs from the trained model's")
-        if output in _SUMS_TO_1 and not own:
+        if output in _SUMS_TO_1 and not custom:
             _check_sums(where, answer)
 
 

@@ -50,6 +50,8 @@ class Request:
     inputs: Arrays
     timed: bool = False
     """Whether to measure how long it takes."""
+    may_fail: bool = False
+    """Whether a failure is an answer, and not the end of the check."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Answer:
     """What the signature gave."""
 
     outputs: Arrays
+    """Empty where a request failed that may fail."""
     latency_ms: float | None
     """The median over 20 runs; None unless it was asked for."""
 
@@ -80,7 +83,7 @@ def run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer]
 def _run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer]:
     with tempfile.TemporaryDirectory(prefix="ladle-check-") as scratch:
         asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
-        _write(asked, ((r.signature, r.timed, r.inputs) for r in requests))
+        _write(asked, requests)
         files = [str(folder), str(asked), str(answered)]
         try:
             ended = subprocess.run(
@@ -98,7 +101,7 @@ def _run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer
             said = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
             raise CheckError("load", f"in a process of its own: {said[-1]}")
         latencies = json.loads(ended.stdout.splitlines()[-1])
-        answers = [outputs for _, _, outputs in _read(answered)]
+        answers = [answer.inputs for answer in _read(answered)]
     return [
         Answer(outputs=outputs, latency_ms=latency)
         for outputs, latency in zip(answers, latencies, strict=True)
@@ -129,7 +132,12 @@ def _answer(function: Any, request: Request) -> Answer:
     import tensorflow as tf
 
     given = {key: tf.constant(array) for key, array in request.inputs.items()}
-    outputs = {key: value.numpy() for key, value in function(**given).items()}
+    try:
+        outputs = {key: value.numpy() for key, value in function(**given).items()}
+    except (tf.errors.OpError, ValueError, TypeError):
+        if not request.may_fail:
+            raise
+        return Answer(outputs={}, latency_ms=None)
     times = []
     for _ in range(_TIMED_RUNS if request.timed else 0):
         start = time.perf_counter()
@@ -139,26 +147,31 @@ def _answer(function: Any, request: Request) -> Answer:
     return Answer(outputs=outputs, latency_ms=latency_ms)
 
 
-def _write(path: Path, records: Iterable[tuple[str, bool, Arrays]]) -> None:
+def _write(path: Path, requests: Iterable[Request]) -> None:
     with path.open("wb") as file:
-        for signature, timed, arrays in records:
+        for request in requests:
             record = PredictResponse()
-            record.model_spec.signature_name = signature
-            record.model_spec.version.value = int(timed)
-            for key, array in arrays.items():
+            record.model_spec.signature_name = request.signature
+            record.model_spec.version.value = request.timed + 2 * request.may_fail
+            for key, array in request.inputs.items():
                 record.outputs[key].CopyFrom(to_proto(array))
             content = record.SerializeToString()
             file.write(_LENGTH.pack(len(content)))
             file.write(content)
 
 
-def _read(path: Path) -> Iterator[tuple[str, bool, Arrays]]:
+def _read(path: Path) -> Iterator[Request]:
     with path.open("rb") as file:
         while length := file.read(_LENGTH.size):
             record = PredictResponse.FromString(file.read(_LENGTH.unpack(length)[0]))
             arrays = {key: to_array(tensor) for key, tensor in record.outputs.items()}
             spec = record.model_spec
-            yield spec.signature_name, bool(spec.version.value), arrays
+            yield Request(
+                signature=spec.signature_name,
+                inputs=arrays,
+                timed=bool(spec.version.value & 1),
+                may_fail=bool(spec.version.value & 2),
+            )
 
 
 def main(folder: str, asked: str, answered: str) -> None:
@@ -167,12 +180,8 @@ def main(folder: str, asked: str, answered: str) -> None:
     # to Keras, unless that can't be imported.
     sys.modules["keras"] = None  # type: ignore[assignment]
     try:
-        requests = (
-            Request(signature=signature, timed=timed, inputs=inputs)
-            for signature, timed, inputs in _read(Path(asked))
-        )
-        answers = run_in_this_process(Path(folder), requests)
-        _write(Path(answered), (("", False, answer.outputs) for answer in answers))
+        answers = run_in_this_process(Path(folder), _read(Path(asked)))
+        _write(Path(answered), (Request(signature="", inputs=a.outputs) for a in answers))
     except Exception as error:
         raise SystemExit(" ".join(str(error).split())[:_MAX_REASON_LENGTH]) from None
     print(json.dumps([answer.latency_ms for answer in answers]))

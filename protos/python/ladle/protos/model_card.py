@@ -65,6 +65,9 @@ class ModelCard:
     """Measured before publishing, on held-out data: `accuracy`, and so on."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the version came from: recipe, data and its fingerprint, package versions, time."""
+    row_independent_signatures: tuple[str, ...] = ()
+    """Signatures that answer each row by that row alone, as the exporter found: a server may put
+    their requests into one batch. Of all others nothing is known."""
 
     def to_json(self) -> str:
         """Return the card as the text of `ladle.json`."""
@@ -94,11 +97,18 @@ class ModelCard:
                 signatures=dict(card.get("signatures", {})),
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
                 provenance=dict(card.get("provenance", {})),
+                row_independent_signatures=_names(card.get("row_independent_signatures", [])),
             )
         except KeyError as error:
             raise ValueError(f"model card: its normalization has no {error}") from None
         except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"model card: a field is not of its type: {error}") from None
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"row_independent_signatures: expected a list of names, got {value!r}")
+    return tuple(value)
 
 
 def _normalization(fields: Any) -> Normalization | None:

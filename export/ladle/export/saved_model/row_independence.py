@@ -1,0 +1,111 @@
+"""Find out whether a signature answers each row of a batch by that row alone.
+
+A server may put the requests of several callers into one batch only if no row changes another
+row's answer. The check runs the same rows in several batches: alone, together, in another order,
+beside other rows, and padded with copies. It proves nothing about rows that were not run, so a
+signature passes only if the sample has at least two different rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladle.export.saved_model.subprocess_check import Arrays, Request
+
+_ALONE = 8
+_PADDED_TO = 8
+_SEED = 7
+# Another batch size lets TensorFlow add numbers in another order.
+_ROUNDING_STEPS = 512
+_COARSEST = 0.02
+_FINEST = float(np.finfo(np.float32).eps)  # float64 outputs are often computed from float32
+
+
+def batches_to_compare(n_rows: int) -> list[NDArray[np.intp]]:
+    """Return which rows of a sample to run in which batches, as indices into the sample."""
+    everyone = np.arange(n_rows)
+    padded = np.zeros(max(_PADDED_TO, n_rows // 2), np.intp)
+    n_real = min(3, n_rows)
+    padded[:n_real] = everyone[:n_real]
+    middle = max(1, n_rows // 2)
+    return [
+        *(everyone[row : row + 1] for row in range(min(_ALONE, n_rows))),
+        everyone,  # a second time: no random numbers, and no state
+        everyone[::-1],
+        np.random.default_rng(_SEED).permutation(n_rows),
+        everyone[:middle],
+        everyone[middle - 1 :],
+        padded,
+    ]
+
+
+def requests_to_compare(signature: str, inputs: Arrays) -> list[Request]:
+    """Return the requests whose answers `is_row_independent` compares, in their order.
+
+    There are none for a sample without two different rows, which could show nothing.
+    """
+    if not _has_different_rows(inputs):
+        return []
+    n_rows = len(next(iter(inputs.values())))
+    return [
+        Request(
+            signature=signature,
+            inputs={name: array[rows] for name, array in inputs.items()},
+            may_fail=True,
+        )
+        for rows in batches_to_compare(n_rows)
+    ]
+
+
+def is_row_independent(together: Arrays, compared: Sequence[Arrays]) -> bool:
+    """Return whether each row had the same answer in every batch.
+
+    Args:
+        together: The outputs for the whole sample at once, [rows, ...] each.
+        compared: The outputs for `requests_to_compare`, in their order; empty for a request that
+            failed.
+    """
+    if not compared or not together:
+        return False
+    n_rows = len(next(iter(together.values())))
+    return all(
+        outputs.keys() == together.keys()
+        and all(_is_same(name, outputs, together, rows) for name in together)
+        for rows, outputs in zip(batches_to_compare(n_rows), compared, strict=True)
+    )
+
+
+def _has_different_rows(inputs: Arrays) -> bool:
+    return any(not np.array_equal(row, array[0]) for array in inputs.values() for row in array[1:])
+
+
+def _is_same(name: str, outputs: Arrays, together: Arrays, rows: NDArray[np.intp]) -> bool:
+    answer, expected = outputs[name], together[name][rows]
+    if answer.shape != expected.shape:
+        return False
+    if answer.dtype.kind not in "fcV":  # V: bfloat16 and the like, which NumPy has no kind for
+        return np.array_equal(answer, expected) or _is_tie(name, answer, together, rows)
+    off = np.abs(answer.astype(np.complex128) - expected.astype(np.complex128))
+    scale = float(np.max(np.abs(expected.astype(np.complex128)), initial=0))
+    return bool(np.all(off <= _tolerance(answer.dtype) * scale))
+
+
+def _is_tie(name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp]) -> bool:
+    """Return whether each `class_id` has the highest probability, which several may share."""
+    probabilities = together.get("probabilities")
+    if name != "class_id" or probabilities is None or probabilities.ndim != 2:
+        return False
+    if answer.ndim != 1 or np.any(answer < 0) or np.any(answer >= probabilities.shape[1]):
+        return False
+    chosen = probabilities[rows, answer]
+    return bool(np.all(probabilities[rows].max(axis=1) - chosen <= _tolerance(chosen.dtype)))
+
+
+def _tolerance(dtype: np.dtype[Any]) -> float:
+    if dtype.kind not in "fc":
+        return _COARSEST
+    return min(_COARSEST, _ROUNDING_STEPS * max(_FINEST, float(np.finfo(dtype).eps)))

@@ -23,7 +23,7 @@ from ladle.server.core.observation import Observer, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.request_log import RequestLogs
-from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.middleware import ObservedCall
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _ID = ServableId("bench", 1)
@@ -78,18 +78,18 @@ def _cost_us(observer: Observer, batch: int, request: bytes) -> float:
 def _one_batch(observer: Observer, batch: int, call: Call) -> None:
     calls = [ObservedCall(call, "Predict", observer) for _ in range(batch)]
     for observed in calls:
-        seen = observed.seen
+        seen = observed.observation
         seen.model = "bench"
         seen.served_by(_ID)
         seen.signature = "serving_default"
         seen.rows, seen.queued = 1, time.monotonic()
-    run = Run(_ID, "serving_default", [c.seen for c in calls], batch, 0, time.monotonic())
+    run = Run(_ID, "serving_default", [c.observation for c in calls], batch, 0, time.monotonic())
     run.assembled = time.monotonic()
     run.computed = time.monotonic()
     run.failed = False
     run.end(time.monotonic(), observer)
     for observed in calls:
-        observed.seen.encoding = time.monotonic()
+        observed.observation.encoding = time.monotonic()
         observed.respond(b"answer")
 
 

@@ -159,10 +159,10 @@ class FakeServable:
 
         def run() -> None:
             try:
-                then = done(self.run(signature, inputs, outputs, deadline))
+                afterwards = done(self.run(signature, inputs, outputs, deadline))
             except Exception as error:
-                then = done(error)
-            if then is not None:
+                afterwards = done(error)
+            for then in afterwards or ():
                 then()
 
         threading.Thread(target=run, daemon=True).start()

@@ -14,9 +14,9 @@ from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc import multi_inference
-from ladle.server.rpc.classify import CLASSIFICATION
-from ladle.server.rpc.regress import REGRESSION
+from ladle.server.rpc.inference import multi_inference
+from ladle.server.rpc.inference.classify import CLASSIFICATION
+from ladle.server.rpc.inference.regress import REGRESSION
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 
 pytestmark = pytest.mark.e2e

@@ -13,7 +13,7 @@ from ladle.protos.ladle_pb import ExamplesRequest, SerializedInput, TasksRequest
 from ladle.protos.serving_pb import ClassificationRequest, Input, MultiInferenceRequest
 from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rpc.examples import read_examples
+from ladle.server.rpc.inference.examples import read_examples
 from ladle.server.rpc.request import parse
 
 in_time = settings(deadline=None)

@@ -18,11 +18,11 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.core.servable import Arrays, Done, Servable, Signature
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.chunks import chunks, predict_in_chunks
-from ladle.server.rpc.gathering import Gathering, Window
-from ladle.server.rpc.predict import Predict
-from ladle.server.rpc.predict_response import encode_response
-from ladle.server.rpc.streaming import predict_stream
+from ladle.server.rpc.prediction.chunks import chunks, predict_in_chunks
+from ladle.server.rpc.prediction.predict import Predict
+from ladle.server.rpc.prediction.read_ahead import Accumulator, ReadAheadWindow
+from ladle.server.rpc.prediction.response import encode_response
+from ladle.server.rpc.prediction.stream import predict_stream
 
 
 class Left(FakePending):
@@ -57,8 +57,8 @@ class Queued(FakeServable):
 
     def run_all(self) -> None:
         waiting, self.waiting = self.waiting, []
-        for then in {done({"y": inputs["x"] * 2}) for inputs, done in waiting}:
-            assert then is not None
+        afterwards = [done({"y": inputs["x"] * 2}) for inputs, done in waiting]
+        for then in dict.fromkeys(then for each in afterwards for then in each or ()):
             then()
 
 
@@ -169,8 +169,8 @@ def manager(model: Queued) -> Manager:
 def stream(manager: Manager) -> FakeStream:
     """A stream with a window of 8 requests, or 1 MiB, that has begun."""
     stream = FakeStream()
-    predict = Predict(manager, tensor_content=True)
-    predict_stream(predict, Window(requests=8, nbytes=1 << 20)).handle(stream)
+    predict = Predict(tensor_content=True)
+    predict_stream(manager, predict, ReadAheadWindow(requests=8, nbytes=1 << 20)).handle(stream)
     stream.take()
     return stream
 
@@ -340,7 +340,7 @@ def test_past_the_budget_nothing_is_read_of_a_request_but_its_id(
 
 
 def test_a_gathering_counts_requests_and_bytes() -> None:
-    gathering: Gathering[str] = Gathering(Window(requests=4, nbytes=100))
+    gathering: Accumulator[str] = Accumulator(ReadAheadWindow(requests=4, nbytes=100))
 
     assert not gathering.add("a", 10)
     assert gathering.add("b", 10)
@@ -351,7 +351,7 @@ def test_a_gathering_counts_requests_and_bytes() -> None:
 
 def test_a_large_request_for_chunks_is_read_in_a_thread(manager: Manager, model: Queued) -> None:
     stream = FakeStream()
-    predict_in_chunks(Predict(manager, tensor_content=True)).handle(stream)
+    predict_in_chunks(manager, Predict(tensor_content=True)).handle(stream)
     stream.come_as(predict_request(rows=1 << 16))
     assert not model.waiting
     (work,) = stream.work
@@ -365,7 +365,7 @@ def test_a_caller_who_sends_no_request_for_chunks_is_told_and_not_counted(
 ) -> None:
     ended: list[Observation] = []
     stream = FakeStream()
-    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    predict_in_chunks(manager, Predict(tensor_content=True), Ended(ended)).handle(stream)
     stream.finish()
 
     (error,) = stream.ended
@@ -382,7 +382,7 @@ def test_a_caller_who_goes_before_its_request_for_chunks_is_read_has_nothing_rea
 ) -> None:
     ended: list[Observation] = []
     stream = FakeStream()
-    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    predict_in_chunks(manager, Predict(tensor_content=True), Ended(ended)).handle(stream)
     stream.come_as(predict_request(rows=1 << 16))
     (work,) = stream.work
     stream.go()
@@ -396,10 +396,10 @@ def test_each_chunk_after_the_first_is_encoded_in_a_thread(manager: Manager, mod
     """Encoding it would hold up all other calls."""
     ended: list[Observation] = []
     stream = FakeStream()
-    predict_in_chunks(Predict(manager, tensor_content=True), Ended(ended)).handle(stream)
+    predict_in_chunks(manager, Predict(tensor_content=True), Ended(ended)).handle(stream)
     stream.come_as(predict_request(rows=1))
     ((_, done),) = model.waiting
-    then = done({"y": np.zeros((3, 700_000), np.float32)})
+    afterwards = done({"y": np.zeros((3, 700_000), np.float32)})
     assert len(stream.sent_bytes) == 1
     for number in range(2, 4):
         assert not ended
@@ -410,7 +410,7 @@ def test_each_chunk_after_the_first_is_encoded_in_a_thread(manager: Manager, mod
         assert len(stream.sent_bytes) == number - 1
         work()
         assert len(stream.sent_bytes) == number
-    assert then is None
+    assert afterwards is None
     assert [one.code.name for one in ended] == ["OK"]
     stream.take()
 
@@ -431,7 +431,7 @@ def test_a_large_request_for_chunks_is_let_go_while_its_answer_is_sent(
         return submit(*given)
 
     monkeypatch.setattr(model, "submit", noting)
-    predict_in_chunks(Predict(manager, tensor_content=True)).handle(stream)
+    predict_in_chunks(manager, Predict(tensor_content=True)).handle(stream)
     stream.come_as(predict_request(rows=1 << 10))
 
     assert [one.request for one in seen] == [None]
@@ -462,7 +462,7 @@ def test_of_strings_no_more_is_encoded_than_has_room(
         tried.append(len(outputs["y"]))
         return encode_response(outputs, *given, **options)
 
-    monkeypatch.setattr("ladle.server.rpc.chunks.encode_response", encode)
+    monkeypatch.setattr("ladle.server.rpc.prediction.chunks.encode_response", encode)
     y = np.array([b"s"] * 3000 + [b"l" * 1_500_000] * 4 + [b"x" * 5_000_000] + [b""] * 5, object)
     outputs = {"y": y, "z": np.zeros((len(y), 2), np.float32)}
 

@@ -26,8 +26,8 @@ from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.classify import CLASSIFICATION
-from ladle.server.rpc.multi_inference import plan
+from ladle.server.rpc.inference.classify import CLASSIFICATION
+from ladle.server.rpc.inference.multi_inference import plan
 from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 

@@ -14,7 +14,7 @@ from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Signature
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.predict import wanted_outputs
+from ladle.server.rpc.prediction.predict import wanted_outputs
 
 X = np.array([[1, 2], [3, 4]], np.float32)
 

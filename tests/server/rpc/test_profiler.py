@@ -10,7 +10,7 @@ import pytest
 from ladle.protos.tensorflow_pb import ProfileRequest, ProfileResponse, TerminateRequest
 from ladle.server.core.errors import Cancelled, Code, InvalidArgument, NotFound, ServingError
 from ladle.server.core.observation import Unobserved
-from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.profiler import ProfilerService
 
 

@@ -13,11 +13,22 @@ from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
-from ladle.server.rpc.request import acquire
+from ladle.server.rpc.request import ExpectedVersion, find_version
 
 ONE = {1: Path("/m/1")}
 LATEST = ModelSpec(name="m")
 STABLE = ModelSpec(name="m", version_label="stable")
+
+
+def acquire(
+    manager: Manager,
+    spec: ModelSpec,
+    deadline: float | None,
+    on_end: Callable[[Callable[[], None]], None] | None = None,
+) -> Handle:
+    """Take the version now, or wait for it, as a call does in a thread."""
+    found = find_version(manager, spec)
+    return found.wait(deadline, on_end) if isinstance(found, ExpectedVersion) else found
 
 
 class Setting:

@@ -8,8 +8,7 @@ import pytest
 
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.observation import Observation, Unobserved
-from ladle.server.rpc.observed import ObservedCall
-from ladle.server.rpc.status import Middleware
+from ladle.server.rpc.middleware import Middleware, ObservedCall
 
 
 class FakeCall:

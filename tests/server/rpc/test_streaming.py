@@ -23,10 +23,10 @@ from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
 from ladle.server.core.servable import Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.limits import ByteBudget, Limits
-from ladle.server.rpc.gathering import Window
-from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.prediction.predict import Predict
+from ladle.server.rpc.prediction.read_ahead import ReadAheadWindow
+from ladle.server.rpc.prediction.stream import predict_stream
 from ladle.server.rpc.services import methods
-from ladle.server.rpc.streaming import predict_stream
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})
@@ -43,10 +43,15 @@ def compute(inputs: Any) -> dict[str, NDArray[Any]]:
     return {"y": x * 2}
 
 
+UNLIMITED = Limits(1 << 30, ByteBudget(1 << 40))
+
+
 class Served:
     """A server whose model doubles, and a channel to it."""
 
-    def __init__(self, window: Window, loaded: threading.Event | None, limits: Limits) -> None:
+    def __init__(
+        self, window: ReadAheadWindow, loaded: threading.Event | None, limits: Limits
+    ) -> None:
         self.model = FakeServable(compute, (*FakeServable().signatures.values(), WIDE))
         self.batching = BatchingServable(self.model, BatchOptions(max_batch_size=100_000))
 
@@ -58,10 +63,10 @@ class Served:
         manager.aspire("m", {3: Path("/m/3")})
         if loaded is None:
             assert manager.wait_until_settled(["m"], PATIENCE_S)
-        predict = Predict(manager, tensor_content=True)
+        predict = Predict(tensor_content=True)
         served = {
             **methods(manager, tensor_content=True),
-            STREAM: predict_stream(predict, window),
+            STREAM: predict_stream(manager, predict, window),
         }
         self.transport = GrpcioTransport(served, max_threads=2, limits=limits)
         port = self.transport.listen("127.0.0.1:0")
@@ -74,12 +79,14 @@ def serve() -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
     def serve(
-        window: Window | None = None,
+        window: ReadAheadWindow | None = None,
         loaded: threading.Event | None = None,
         limits: Limits | None = None,
     ) -> Served:
         made.append(
-            Served(window or Window(), loaded, limits or Limits(1 << 30, ByteBudget(1 << 40)))
+            Served(
+                window or ReadAheadWindow(), loaded, limits or Limits(1 << 30, ByteBudget(1 << 40))
+            )
         )
         return made[-1]
 
@@ -146,7 +153,7 @@ def test_each_request_gets_its_answer_under_its_id_in_order(serve: Serve) -> Non
 
 
 def test_the_window_is_announced_before_anything_is_read(serve: Serve) -> None:
-    client = Client(serve(Window(requests=5, nbytes=1000)))
+    client = Client(serve(ReadAheadWindow(requests=5, nbytes=1000)))
 
     assert (client.start.window_requests, client.start.window_bytes) == (5, 1000)
     client.finish()
@@ -195,7 +202,7 @@ def test_bytes_that_are_no_request_end_the_stream(serve: Serve) -> None:
 
 def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
     """While the model runs, what was read waits in its queue: there the window shows."""
-    served = serve(Window(requests=4, nbytes=1 << 20))
+    served = serve(ReadAheadWindow(requests=4, nbytes=1 << 20))
     served.model.hold()
     client = Client(served)
     for n in range(100):
@@ -211,7 +218,7 @@ def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
 
 def test_a_reader_that_stops_stops_the_server_from_reading(serve: Serve) -> None:
     """Answers wait for the reader, and hold their place in the window."""
-    served = serve(Window(requests=8, nbytes=1 << 20))
+    served = serve(ReadAheadWindow(requests=8, nbytes=1 << 20))
     client = Client(served)
     row = [[MAGIC, MAGIC]]
     for n in range(200):

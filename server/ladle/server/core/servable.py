@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
@@ -73,8 +73,11 @@ class Signature:
         return self.batchable and all(-1 not in (i.shape or ())[1:] for i in self.inputs.values())
 
 
-Afterwards: TypeAlias = "Callable[[], object] | None"
-"""What is still to be done once all callers of a batch have been told; equal ones are done once."""
+Afterwards: TypeAlias = "Sequence[Callable[[], object]] | None"
+"""What is to be done once all callers of a batch have their outcomes.
+
+What several of them return is done once. None stands for nothing.
+"""
 
 Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], Afterwards]"
 """Takes what a request came to: its outputs, or the exception that `run` would have raised."""

@@ -14,7 +14,7 @@ from ladle.server.call import Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
 from ladle.server.rest.json.process import LARGE_BYTES, JsonProcesses
 from ladle.server.rest.request import Request
-from ladle.server.rpc.predict import TENSOR_CONTENT_KEY
+from ladle.server.rpc.prediction.predict import TENSOR_CONTENT_KEY
 
 T = TypeVar("T")
 

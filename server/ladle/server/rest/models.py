@@ -20,7 +20,7 @@ from ladle.protos.serving_pb import (
     SignatureDefMap,
 )
 from ladle.server.core.access import Kind
-from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
+from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable_id import ServableId
@@ -30,7 +30,7 @@ from ladle.server.rest.json.text import parse
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
-from ladle.server.rpc.request import acquire, acquire_at_once
+from ladle.server.rpc.request import find_version
 from ladle.server.rpc.signatures import find
 
 T = TypeVar("T")
@@ -148,10 +148,10 @@ class Models:
         return await self._services.sized(len(data), request.deadline, function, *arguments)
 
     async def _acquired(self, spec: ModelSpec, request: Request) -> Handle:
-        try:
-            return acquire_at_once(self._manager, spec)
-        except NotFound:
-            return await self._services.wait(acquire, self._manager, spec, request.deadline)
+        found = find_version(self._manager, spec)
+        if isinstance(found, Handle):
+            return found
+        return await self._services.wait(found.wait, request.deadline)
 
 
 def _examples_message(text: bytes, spec: ModelSpec) -> bytes:

@@ -14,7 +14,7 @@ from ladle.protos.tensorflow_pb import (
     TerminateResponse,
 )
 from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound
-from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.request import parse
 
 # A recording grows with the work under way: some megabytes a second on a busy server.

@@ -1,95 +1,221 @@
-"""Methods whose requests wait for their batch in the model's queue, and not in a thread."""
+"""Requests that wait for their batch in a model's queue, and not in a thread.
+
+An API's method is an InferMethod: a parser before the queue, and an encoder after it. All else is
+here, once for all of them.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.errors import NotFound
+from ladle.server.core import malloc
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.servable import Arrays, Model
+from ladle.server.core.observation import Observation
+from ladle.server.core.servable import Afterwards, Model, Pending
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.observed import ObservedCall
-from ladle.server.rpc.request import acquire, acquire_at_once
-from ladle.server.rpc.signatures import Run
-from ladle.server.rpc.status import ObservedHandler, as_status
+from ladle.server.rpc.middleware import BlockingPart, ObservedCall
+from ladle.server.rpc.request import with_version
+from ladle.server.rpc.signatures import Invocation
+from ladle.server.rpc.status import as_status
 
-R = TypeVar("R")
+R = TypeVar("R")  # a request as its API's parser returns it
+A_co = TypeVar("A_co", covariant=True)  # an answer as its API's encoder returns it
+A = TypeVar("A")
 
-Respond: TypeAlias = "Callable[[Arrays, ServableId], bytes]"
-"""Makes the serialized response of a run's outputs, and of what has answered."""
+Outputs: TypeAlias = "dict[str, NDArray[Any]]"
+"""What a run gave a request: arrays by output alias."""
+
+
+class InferMethod(Protocol[R, A_co]):
+    """How one API asks for a run and reads its outputs. Thread-safe, and without state."""
+
+    @property
+    def path(self) -> str:
+        """The full method path, for logs."""
+
+    def parse(self, data: bytes, metadata: Callable[[str], str | None]) -> R:
+        """Return the request that a message holds.
+
+        Args:
+            data: the message. Large tensors of the request may be views of it.
+            metadata: returns what the caller sent under a lower-case key.
+
+        Raises:
+            InvalidArgument: The message is no request.
+        """
+
+    def model_spec(self, request: R) -> ModelSpec:
+        """Return which model and version the request names."""
+
+    def plan(
+        self, model: Model, request: R
+    ) -> tuple[Invocation, Callable[[Outputs, ServableId], A_co]]:
+        """Return what to run, and the encoder that makes the answer of the outputs.
+
+        The encoder gets the version that has answered, and may raise ServingError.
+
+        Raises:
+            ServingError: The request does not fit the model.
+        """
+
+
+class QueuedRequest(Generic[R, A]):
+    """One request on its way through the queue.
+
+    Its life, each step once: `submit`; then, in a thread of the batch, `_ran`, which encodes the
+    answer and delivers it. `cancel` may come at any time.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_deliver",
+        "_encode",
+        "_handle",
+        "_method",
+        "_nbytes",
+        "_observation",
+        "_pending",
+        "_request",
+    )
+
+    def __init__(
+        self,
+        method: InferMethod[R, A],
+        request: R,
+        nbytes: int,
+        deadline: float | None,
+        observation: Observation,
+        deliver: Callable[[A | Exception], Afterwards],
+    ) -> None:
+        """Take a request that was parsed.
+
+        Args:
+            method: what it is a request of.
+            request: as `method.parse` returned it.
+            nbytes: how large it was on the wire.
+            deadline: the monotonic time at which the caller stops waiting; None if it never does.
+            observation: where what becomes of the request is noted.
+            deliver: gets the answer, or the exception, once, in any thread, unless `submit` raises.
+                What it returns is done after all others of the batch have their answers.
+        """
+        self._method = method
+        self._request: R | None = request
+        self._deadline = deadline
+        self._observation = observation
+        self._deliver = deliver
+        self._pending: Pending | None = None
+        self._cancelled = False
+        self._nbytes = nbytes
+        observation.model = method.model_spec(request).name
+
+    def submit(self, handle: Handle) -> None:
+        """Put the request into the queue of its version; never blocks.
+
+        `handle` is on the version that the request names. It is released at the request's end.
+
+        Raises:
+            ServingError: The request is wrong, or there is no room for it.
+        """
+        request, self._request = self._request, None
+        if request is None:  # the caller has gone
+            handle.release()
+            return
+        try:
+            self._observation.served_by(handle.id)
+            handle.servable.admit(self._nbytes)
+            invocation, self._encode = self._method.plan(handle.servable, request)
+            self._observation.signature = invocation.signature.name
+            self._handle = handle
+            pending = handle.servable.submit(
+                *invocation, self._ran, self._deadline, self._observation
+            )
+        except BaseException:
+            handle.release()
+            raise
+        self._pending = pending
+        if self._cancelled:  # meanwhile, and nobody has told the queue
+            pending.leave()
+
+    def cancel(self) -> None:
+        """Say that nobody waits for the answer any more; without effect once it is there."""
+        self._cancelled = True
+        self._request = None
+        if self._pending is not None:
+            self._pending.leave()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the request is worth some milliseconds to take less memory."""
+        return self._nbytes >= malloc.LARGE_BYTES
+
+    @property
+    def is_submitted(self) -> bool:
+        """Whether the queue has the request; what it comes to is delivered."""
+        return self._pending is not None
+
+    def _ran(self, outcome: Outputs | Exception) -> Afterwards:
+        """Encode what the run gave, deliver it, and release the version."""
+        answer: A | Exception
+        try:
+            if isinstance(outcome, Exception):
+                answer = outcome
+            else:
+                self._observation.encoding = time.monotonic()
+                try:
+                    answer = self._encode(outcome, self._handle.id)
+                except Exception as error:
+                    answer = error
+            afterwards = self._deliver(answer)
+        finally:
+            self._handle.release()
+        # The next large request should find the heap as this one found it.
+        return (*(afterwards or ()), malloc.trim) if self.is_large else afterwards
 
 
 class QueuedMethod(Generic[R]):
-    """Answers the requests of one method; thread-safe.
+    """Answers the unary calls of an InferMethod. Thread-safe.
 
     Checks come in upstream's order: the message, the model, then all that `plan` looks at.
     """
 
-    def __init__(
-        self,
-        name: str,
-        manager: Manager,
-        read: Callable[[bytes], tuple[R, ModelSpec]],
-        plan: Callable[[Model, R], tuple[Run, Respond]],
-    ) -> None:
-        """Take what tells this method from others; both functions may raise ServingError.
-
-        Args:
-            name: the method's, of PredictionService.
-            manager: where the models are.
-            read: returns a request, and what it says of the model.
-            plan: returns what to run, and what makes the response of it.
-        """
-        self._path = f"/tensorflow.serving.PredictionService/{name}"
+    def __init__(self, manager: Manager, method: InferMethod[R, bytes]) -> None:
         self._manager = manager
-        self._read = read
-        self._plan = plan
+        self._method = method
 
-    def __call__(self, call: ObservedCall) -> ObservedHandler | None:
+    def __call__(self, call: ObservedCall) -> BlockingPart | None:
         """Answer the call once its rows have run; never blocks.
 
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
-        request, spec = self._read(call.request)
-        call.seen.model = spec.name
-        try:
-            handle = acquire_at_once(self._manager, spec)
-        except NotFound:
-            return self._wait_and_answer
-        self._answer(call, request, handle)
-        return None
+        method = self._method
+        request = method.parse(call.request, call.metadata)
+        spec = method.model_spec(request)
+        queued = QueuedRequest(
+            method,
+            request,
+            len(call.request),
+            call.deadline,
+            call.observation,
+            partial(self._deliver, call),
+        )
+        return with_version(self._manager, spec, partial(self._submit, call, queued))
 
-    def _wait_and_answer(self, call: ObservedCall) -> None:
-        request, spec = self._read(call.request)
-        handle = acquire(self._manager, spec, call.deadline, call.on_end)
-        self._answer(call, request, handle)
+    def _submit(self, call: ObservedCall, queued: QueuedRequest[R, bytes], handle: Handle) -> None:
+        queued.submit(handle)
+        if queued.is_large:
+            call.discard_request()
+        call.on_end(queued.cancel)
 
-    def _answer(self, call: ObservedCall, request: R, handle: Handle) -> None:
-        try:
-            call.seen.served_by(handle.id)
-            handle.servable.admit(len(call.request))
-            run, respond = self._plan(handle.servable, request)
-            call.seen.signature = run.signature.name
-
-            def done(outcome: dict[str, NDArray[Any]] | Exception) -> None:
-                try:
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    call.seen.encoding = time.monotonic()
-                    call.respond(respond(outcome, handle.id))
-                except Exception as error:
-                    call.fail(as_status(error, self._path, call.seen))
-                finally:
-                    handle.release()
-
-            pending = handle.servable.submit(*run, done, call.deadline, call.seen)
-        except BaseException:
-            handle.release()
-            raise
-        call.on_end(pending.leave)
+    def _deliver(self, call: ObservedCall, answer: bytes | Exception) -> None:
+        if isinstance(answer, Exception):
+            call.fail(as_status(answer, self._method.path, call.observation))
+        else:
+            call.respond(answer)

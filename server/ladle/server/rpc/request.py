@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -34,34 +34,83 @@ def require_model_spec(request: Message) -> None:
         raise InvalidArgument("Missing ModelSpec")
 
 
-def acquire(
-    manager: Manager,
-    spec: ModelSpec,
-    deadline: float | None,
-    on_end: Callable[[Callable[[], None]], None] | None = None,
-) -> Handle:
+class Waiter(Protocol):
+    """Who can wait for a model: a call or a stream."""
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which the caller stops waiting; None if it never does."""
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once the caller has gone."""
+
+
+class ExpectedVersion(NamedTuple):
+    """A version that cannot be had now; its model may be loading for the first time."""
+
+    manager: Manager
+    spec: ModelSpec
+
+    def wait(
+        self,
+        deadline: float | None,
+        on_end: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Handle:
+        """Block until the model's first version has loaded, and return a handle on the version.
+
+        Blocks not past the deadline, and not once the caller has gone.
+
+        Args:
+            deadline: the monotonic time at which the caller stops waiting; None if it never does.
+            on_end: takes a callback to be called when the caller goes.
+
+        Raises:
+            Cancelled: The caller went away.
+            NotFound: No such version is available.
+            Unavailable: The first version takes too long to load.
+        """
+        try:
+            return _acquire(self.manager, self.spec)
+        except NotFound:
+            if not self.manager.wait_for_first(self.spec.name, deadline, on_end):
+                raise
+        return _acquire(self.manager, self.spec)
+
+
+def find_version(manager: Manager, spec: ModelSpec) -> Handle | ExpectedVersion:
     """Return a handle on the version that a request names: by number, by label or as the latest.
 
-    Blocks only while the model's first version is on its way, not past the deadline, and not once
-    the caller has gone, of which `on_end`, a call's, tells: those who come as soon as the port is
-    open find the models that they expect.
+    Never blocks. Those who come as soon as the port is open find models that are still on their
+    way: what is returned then can be waited for in a thread.
 
     Raises:
         InvalidArgument: No name, or a label that no version has.
-        Cancelled: The caller went away.
-        NotFound: No such version is available.
-        Unavailable: The first version takes too long to load.
     """
     try:
-        return acquire_at_once(manager, spec)
+        return _acquire(manager, spec)
     except NotFound:
-        if not manager.wait_for_first(spec.name, deadline, on_end):
-            raise
-    return acquire_at_once(manager, spec)
+        return ExpectedVersion(manager, spec)
 
 
-def acquire_at_once(manager: Manager, spec: ModelSpec) -> Handle:
-    """As `acquire`, but never blocks: a version on its way is NotFound too."""
+def with_version(
+    manager: Manager, spec: ModelSpec, use: Callable[[Handle], None]
+) -> Callable[[Waiter], None] | None:
+    """Call `use` with a handle on the version that a request names, if it can be had now.
+
+    Otherwise return what has to be called in a thread: it waits for the version and calls `use`.
+
+    Raises:
+        InvalidArgument: No name, or a label that no version has.
+        ServingError: `use` has raised it.
+    """
+    found = find_version(manager, spec)
+    if isinstance(found, Handle):
+        use(found)
+        return None
+    return lambda waiter: use(found.wait(waiter.deadline, waiter.on_end))
+
+
+def _acquire(manager: Manager, spec: ModelSpec) -> Handle:
     if not spec.name:
         raise InvalidArgument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ladle.server.call import Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer, Unobserved
-from ladle.server.rpc.chunks import predict_in_chunks
-from ladle.server.rpc.classify import classify
 from ladle.server.rpc.guard import guarded
 from ladle.server.rpc.health import Health
-from ladle.server.rpc.metadata import GetModelMetadata
-from ladle.server.rpc.model import GetModelStatus, HandleReloadConfigRequest
-from ladle.server.rpc.multi_inference import multi_inference
-from ladle.server.rpc.observed import ObservedCall
-from ladle.server.rpc.predict import Predict
+from ladle.server.rpc.inference.classify import classify
+from ladle.server.rpc.inference.multi_inference import MultiInference
+from ladle.server.rpc.inference.regress import regress
+from ladle.server.rpc.middleware import Middleware, NonBlockingMethod, ObservedCall
+from ladle.server.rpc.models.metadata import GetModelMetadata
+from ladle.server.rpc.models.model_service import GetModelStatus, HandleReloadConfigRequest
+from ladle.server.rpc.models.repository import ModelRepository
+from ladle.server.rpc.prediction.chunks import predict_in_chunks
+from ladle.server.rpc.prediction.predict import Predict
+from ladle.server.rpc.prediction.stream import predict_stream
 from ladle.server.rpc.profiler import ProfilerService, Recorder
+from ladle.server.rpc.queued import InferMethod, QueuedMethod
 from ladle.server.rpc.reflection import reflection
-from ladle.server.rpc.regress import regress
-from ladle.server.rpc.repository import ModelRepository
-from ladle.server.rpc.status import Middleware, NonBlockingMethod
-from ladle.server.rpc.streaming import predict_stream
 
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
@@ -70,20 +71,23 @@ def methods(
     if recorder is not None:
         profiler = ProfilerService(recorder)
         services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}
-    predict = Predict(manager, tensor_content=tensor_content, check_method_names=check_method_names)
+    predict = Predict(tensor_content=tensor_content, check_method_names=check_method_names)
+    infer_methods: list[InferMethod[Any, bytes]] = [
+        predict,
+        classify(check_method_names=check_method_names),
+        regress(check_method_names=check_method_names),
+        MultiInference(check_method_names=check_method_names),
+    ]
     non_blocking: dict[str, NonBlockingMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
-        f"{_PREDICTION}/Predict": predict,
-        f"{_PREDICTION}/Classify": classify(manager, check_method_names=check_method_names),
-        f"{_PREDICTION}/Regress": regress(manager, check_method_names=check_method_names),
-        f"{_PREDICTION}/MultiInference": multi_inference(
-            manager, check_method_names=check_method_names
-        ),
+        **{method.path: QueuedMethod(manager, method) for method in infer_methods},
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
         **{path: middleware.non_blocking(path, method) for path, method in non_blocking.items()},
-        f"{_STREAMING}/PredictStream": predict_stream(predict, observer=middleware.observer),
-        f"{_STREAMING}/PredictInChunks": predict_in_chunks(predict, middleware.observer),
+        f"{_STREAMING}/PredictStream": predict_stream(
+            manager, predict, observer=middleware.observer
+        ),
+        f"{_STREAMING}/PredictInChunks": predict_in_chunks(manager, predict, middleware.observer),
         **{path: middleware.handler(path, method) for path, method in services.items()},
         **(health or Health()).methods,
     }

@@ -13,7 +13,7 @@ CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
 
 
-class Run(NamedTuple):
+class Invocation(NamedTuple):
     """What a request comes down to: a signature, arrays for it, and the outputs wanted."""
 
     signature: Signature

@@ -27,12 +27,13 @@ from ladle.server.core.errors import InvalidArgument, ServingError, Unimplemente
 from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Arrays, Model
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc import multi_inference, predict
-from ladle.server.rpc.classify import CLASSIFICATION
-from ladle.server.rpc.inference import INPUT, Interpretation
-from ladle.server.rpc.regress import REGRESSION
+from ladle.server.rpc.inference import multi_inference
+from ladle.server.rpc.inference.classify import CLASSIFICATION
+from ladle.server.rpc.inference.interpretation import INPUT, Interpretation
+from ladle.server.rpc.inference.regress import REGRESSION
+from ladle.server.rpc.prediction import predict
 from ladle.server.rpc.request import parse
-from ladle.server.rpc.signatures import Run
+from ladle.server.rpc.signatures import Invocation
 from ladle.server.warmup.records import read_records
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def warm_up(
 
 def planned(
     log: PredictionLog, servable: Model, servable_id: ServableId, *, strict: bool
-) -> tuple[Run, _Check] | None:
+) -> tuple[Invocation, _Check] | None:
     """Return what a record runs, and what raises where its outputs are not of their kind.
 
     A record of no type at all runs nothing.
@@ -141,7 +142,7 @@ def _of_examples(
     request: ClassificationRequest | RegressionRequest,
     *,
     strict: bool,
-) -> tuple[Run, _Check]:
+) -> tuple[Invocation, _Check]:
     name = request.model_spec.signature_name
     run = interpretation.plan(servable, name, _serialized(request.input), strict=strict)
     rows = len(run.inputs[INPUT])
@@ -158,7 +159,7 @@ def resized(inputs: Arrays, rows: int) -> Arrays:
 
 
 def _replay(
-    run: Run, check: _Check, servable: Model, options: WarmupOptions, seen: set[object]
+    run: Invocation, check: _Check, servable: Model, options: WarmupOptions, seen: set[object]
 ) -> None:
     for _ in range(options.iterations):
         check(servable.run(*run))
@@ -174,7 +175,7 @@ def _replay(
             servable.run(run.signature, resized(run.inputs, rows), run.outputs)
 
 
-def _has_rows(run: Run) -> bool:
+def _has_rows(run: Invocation) -> bool:
     """Whether the request is one that batches take: all its inputs have the same rows, and some."""
     if not run.signature.batchable:
         return False

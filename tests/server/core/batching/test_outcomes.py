@@ -29,7 +29,7 @@ def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_to
             told.append(number)
             if not well:
                 raise RuntimeError("boom")
-            return afterwards
+            return [afterwards]
 
         x = np.ones((1, 2), np.float32)
         batching.submit(DOUBLE, {"x": x}, ("y",), end)
@@ -65,7 +65,7 @@ def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> N
 
     def end(outcome: object) -> Any:
         told.append(outcome)
-        return afterwards
+        return [afterwards]
 
     batching.submit(DOUBLE, {"x": x}, ("y",), end).leave()
     assert isinstance(told[0], Cancelled)

@@ -62,8 +62,7 @@ def tell(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[],
     afterwards: dict[Callable[[], object], None] = {}
     for task, outcome in ended:
         try:
-            if (then := task.done(outcome)) is not None:
-                afterwards[then] = None
+            afterwards.update(dict.fromkeys(task.done(outcome) or ()))
         except Exception:
             logger.exception("a request's outcome could not be handed over")
         # Whoever holds the task to leave it does not hold the arrays.

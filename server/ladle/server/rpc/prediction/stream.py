@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from ladle.protos import wire
 from ladle.protos.ladle_pb import (
@@ -13,13 +14,15 @@ from ladle.protos.ladle_pb import (
 )
 from ladle.server.call import Stream, Streaming
 from ladle.server.core import malloc
-from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound, ServingError, Unavailable
+from ladle.server.core.errors import Cancelled, InvalidArgument, ServingError, Unavailable
 from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Observer, Unobserved
-from ladle.server.core.servable import Afterwards, Pending
-from ladle.server.rpc.gathering import Gathering, Window
-from ladle.server.rpc.predict import Outcome, Predict, Request
-from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
+from ladle.server.core.servable import Afterwards
+from ladle.server.rpc.prediction.predict import ParsedPredict, Predict
+from ladle.server.rpc.prediction.read_ahead import Accumulator, ReadAheadWindow
+from ladle.server.rpc.queued import QueuedRequest
+from ladle.server.rpc.request import Waiter, parse, require_model_spec, with_version
 from ladle.server.rpc.status import as_status
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictStream"
@@ -30,12 +33,24 @@ MAX_INLINE_BYTES = 256 << 10
 
 
 def predict_stream(
-    predict: Predict, window: Window | None = None, observer: Observer | None = None
+    manager: Manager,
+    predict: Predict,
+    window: ReadAheadWindow | None = None,
+    observer: Observer | None = None,
 ) -> Streaming:
-    """Return the handler of the method; `observer` hears of each request."""
-    window = window or Window()
+    """Return the handler of the method.
+
+    Args:
+        manager: where the models are.
+        predict: how requests are read and answered.
+        window: how far each stream is read ahead of its answers.
+        observer: hears of each request.
+    """
+    window = window or ReadAheadWindow()
     observer = observer or Unobserved()
-    return Streaming(lambda stream: _PredictStream(stream, predict, window, observer).begin())
+    return Streaming(
+        lambda stream: _PredictStream(stream, manager, predict, window, observer).begin()
+    )
 
 
 class _Slot:
@@ -47,19 +62,17 @@ class _Slot:
         "id",
         "message",
         "nbytes",
-        "pending",
+        "observation",
         "refusal",
         "request",
-        "seen",
     )
 
-    def __init__(self, message: bytes, seen: Observation) -> None:
-        # Until each is made the next, or the caller goes: then none of them stays.
+    def __init__(self, message: bytes, observation: Observation) -> None:
+        # The message is made the request; if the caller goes, neither of them stays.
         self.message = message
-        self.request: Request | None = None
-        self.pending: Pending | None = None
+        self.request: QueuedRequest[ParsedPredict, bytes] | None = None
         self.nbytes = len(message)
-        self.seen = seen
+        self.observation = observation
         self.id = 0
         self.refusal: ServingError | None = None
         """Why its bytes were not reserved."""
@@ -78,15 +91,21 @@ class _PredictStream:
     """
 
     def __init__(
-        self, stream: Stream, predict: Predict, window: Window, observer: Observer
+        self,
+        stream: Stream,
+        manager: Manager,
+        predict: Predict,
+        window: ReadAheadWindow,
+        observer: Observer,
     ) -> None:
         self._stream = stream
+        self._manager = manager
         self._predict = predict
         self._observer = observer
         self._window = window
-        self._typed = predict.is_typed(stream)
+        self._typed = predict.is_typed(stream.metadata)
         self._deadline = stream.deadline
-        self._gathering: Gathering[_Slot] = Gathering(window)
+        self._accumulator: Accumulator[_Slot] = Accumulator(window)
         self._read_since = False
         self._awaits_idle = False
         self._lock = threading.Lock()
@@ -119,31 +138,32 @@ class _PredictStream:
             if message is None or self._over:
                 self._finished = True
             elif not self._finished:
-                seen = Observation("PredictStream", "GRPC", message, self._stream.metadata)
-                slot = _Slot(message, seen)
+                slot = _Slot(
+                    message, Observation("PredictStream", "GRPC", message, self._stream.metadata)
+                )
                 self._slots.append(slot)
                 self._nbytes += slot.nbytes
-        enough = slot is None or self._gather(slot)
+        enough = slot is None or self._accumulate(slot)
         self._go_on()  # first, as the next message may be there
         if enough:
-            self._begin_gathered()
+            self._begin_accumulated()
         else:
             self._await_idle()
 
-    def _gather(self, slot: _Slot) -> bool:
+    def _accumulate(self, slot: _Slot) -> bool:
         try:
             self._stream.reserve(slot.nbytes)
         except ServingError as error:
             slot.refusal = error
         self._read_since = True
-        return self._gathering.add(slot, slot.nbytes)
+        return self._accumulator.add(slot, slot.nbytes)
 
     def _await_idle(self) -> None:
         """Begin what has gathered once nothing more is there to be read.
 
         While answers are being sent there will be more: each makes room for a request.
         """
-        if self._gathering and not self._awaits_idle and not self._sending:
+        if self._accumulator and not self._awaits_idle and not self._sending:
             self._awaits_idle = True
             self._read_since = False
             self._stream.on_idle(self._became_idle)
@@ -153,10 +173,10 @@ class _PredictStream:
         if self._read_since or self._sending:
             self._await_idle()
         else:
-            self._begin_gathered()
+            self._begin_accumulated()
 
-    def _begin_gathered(self) -> None:
-        slots, nbytes = self._gathering.take()
+    def _begin_accumulated(self) -> None:
+        slots, nbytes = self._accumulator.take()
         if not slots:
             return
         with self._lock:
@@ -187,7 +207,7 @@ class _PredictStream:
         is_large = slot.nbytes >= malloc.LARGE_BYTES
         if is_large:
             malloc.trim()  # of the pieces that the transport got it in
-            slot.seen.request = None
+            slot.observation.request = None
         try:
             if slot.refusal is not None:
                 self._note(slot, parse(PredictStreamOutline, message, _REQUEST))
@@ -199,71 +219,70 @@ class _PredictStream:
             return
         del message  # it may be large
         self._note(slot, request)
-        read = Request(request.request, {}, slot.nbytes)
+        self._run(slot, ParsedPredict(request.request, {}, self._typed))
+
+    def _run(self, slot: _Slot, parsed: ParsedPredict) -> None:
         try:
-            require_model_spec(read.message)
-            handle = acquire_at_once(self._predict.manager, read.message.model_spec)
-        except NotFound:
-            # It may be on its way, and waiting for that takes a thread.
-            slot.request = read
-            self._stream.in_thread(lambda: self._wait_and_run(slot), waits=True)
+            require_model_spec(parsed.message)
+            spec = parsed.message.model_spec
+            slot.request = QueuedRequest(
+                self._predict,
+                parsed,
+                slot.nbytes,
+                self._deadline,
+                slot.observation,
+                lambda answer: self._answer(slot, answer),
+            )
+            del parsed
+            wait = with_version(self._manager, spec, lambda handle: self._submit(slot, handle))
         except Exception as error:
             self._answer(slot, error)
         else:
-            self._run(slot, handle, read)
+            if wait is not None:
+                self._stream.in_thread(lambda: self._wait(slot, wait), waits=True)
 
     def _note(self, slot: _Slot, request: PredictStreamRequest | PredictStreamOutline) -> None:
         slot.id = request.id
-        slot.seen.model = request.request.model_spec.name
+        slot.observation.model = request.request.model_spec.name
         if self._first:
             self._first = False
             self._in_order = not request.answer_as_ready
 
-    def _wait_and_run(self, slot: _Slot) -> None:
-        request, slot.request = slot.request, None
-        if request is None:
+    def _wait(self, slot: _Slot, wait: Callable[[Waiter], None]) -> None:
+        if self._over:
             return
-        spec = request.message.model_spec
         try:
-            handle = acquire(self._predict.manager, spec, self._deadline, self._stream.on_end)
+            wait(self._stream)
         except Exception as error:
             self._answer(slot, error)
-        else:
-            self._run(slot, handle, request)
         self._go_on()
 
-    def _run(self, slot: _Slot, handle: Handle, request: Request) -> None:
-        def done(outcome: Outcome) -> Afterwards:
-            return self._answer(slot, outcome)
-
-        try:
-            slot.pending = self._predict.begin(
-                handle, request, self._deadline, done, self._typed, slot.seen
-            )
-        except Exception as error:
-            self._answer(slot, error)
+    def _submit(self, slot: _Slot, handle: Handle) -> None:
+        request = slot.request
+        if request is None:  # the caller has gone
+            handle.release()
         else:
-            if self._over:  # the caller went meanwhile, and nobody has told the queue
-                slot.pending.leave()
+            request.submit(handle)
 
-    def _answer(self, slot: _Slot, outcome: Outcome) -> Afterwards:
+    def _answer(self, slot: _Slot, answer: bytes | Exception) -> Afterwards:
         """Put an answer in its place; what is returned sends it."""
-        if isinstance(outcome, Exception):
-            error = as_status(outcome, _PATH, slot.seen)
-            slot.seen.end(error, self._observer)
-            answer = PredictStreamResponse(id=slot.id)
-            answer.error.error_code = int(error.code)
-            answer.error.error_message = error.message
-            encoded = answer.SerializeToString()
+        if isinstance(answer, Exception):
+            error = as_status(answer, _PATH, slot.observation)
+            slot.observation.end(error, self._observer)
+            response = PredictStreamResponse(id=slot.id)
+            response.error.error_code = int(error.code)
+            response.error.error_message = error.message
+            encoded = response.SerializeToString()
         else:
-            slot.seen.end(outcome, self._observer)
+            slot.observation.end(answer, self._observer)
             head = wire.varint_field(2, slot.id) if slot.id else b""
-            encoded = wire.join([head, *wire.bytes_field(3, [outcome])])
+            encoded = wire.join([head, *wire.bytes_field(3, [answer])])
+        slot.request = None  # it knows the slot, and the slot should be gone with its answer
         # Without the lock: whoever looks for answers does so again afterwards.
         slot.answer = encoded
         if not self._in_order:
             self._ready.append(slot)
-        return self._go_on
+        return (self._go_on,)
 
     def _sent(self) -> None:
         with self._lock:
@@ -337,7 +356,7 @@ class _PredictStream:
             self._last_word = self._last_word or error
             self._finished = True
         for one in dropped:
-            one.seen.end(error, self._observer)
+            one.observation.end(error, self._observer)
         self._go_on()
 
     def _stop(self) -> None:
@@ -349,8 +368,8 @@ class _PredictStream:
             left = list(self._slots)
         for slot in left:
             slot.message = b""
-            slot.request = None
-            if slot.pending is not None:
-                slot.pending.leave()
-            elif slot.answer is None:
-                slot.seen.end(Cancelled("the caller went away"), self._observer)
+            request, slot.request = slot.request, None
+            if request is not None:
+                request.cancel()
+            if slot.answer is None and not (request is not None and request.is_submitted):
+                slot.observation.end(Cancelled("the caller went away"), self._observer)

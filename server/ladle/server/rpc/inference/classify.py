@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
-from ladle.protos.ladle_pb import ExamplesRequest
 from ladle.protos.serving_pb import (
     Class,
     ClassificationResponse,
@@ -17,10 +16,8 @@ from ladle.protos.serving_pb import (
     ModelSpec,
 )
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.inference import Interpretation, example_method
-from ladle.server.rpc.queued import QueuedMethod
+from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
 from ladle.server.rpc.signatures import CLASSIFY_METHOD
 
 _CLASSES = "classes"
@@ -28,14 +25,13 @@ _SCORES = "scores"
 _FLOAT = dtypes.from_numpy(np.dtype(np.float32))
 
 
-def classify(manager: Manager, *, check_method_names: bool) -> QueuedMethod[ExamplesRequest]:
-    """Return the method that answers Classify requests."""
-    return example_method(
-        "Classify",
-        manager,
-        CLASSIFICATION,
-        "tensorflow.serving.ClassificationRequest",
-        _response,
+def classify(*, check_method_names: bool) -> ExamplesMethod[ClassificationResult]:
+    """Return Classify; `check_method_names`: whether a signature has to be of its kind."""
+    return ExamplesMethod(
+        path="/tensorflow.serving.PredictionService/Classify",
+        request_name="tensorflow.serving.ClassificationRequest",
+        interpretation=CLASSIFICATION,
+        response=_response,
         check_method_names=check_method_names,
     )
 

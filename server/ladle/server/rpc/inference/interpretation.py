@@ -12,13 +12,12 @@ from ladle.protos import dtypes
 from ladle.protos.ladle_pb import ExamplesRequest, SerializedInput
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.examples import read_examples
-from ladle.server.rpc.queued import QueuedMethod, Respond
+from ladle.server.rpc.inference.examples import read_examples
+from ladle.server.rpc.queued import Outputs
 from ladle.server.rpc.request import parse, require_model_spec
-from ladle.server.rpc.signatures import Run, find, method_name_complaint
+from ladle.server.rpc.signatures import Invocation, find, method_name_complaint
 
 R = TypeVar("R", bound=Message)
 
@@ -40,7 +39,7 @@ class Interpretation(Generic[R]):
 
     def plan(
         self, servable: Model, signature_name: str, sent: SerializedInput, *, strict: bool
-    ) -> Run:
+    ) -> Invocation:
         """Return what to run for a Classify or Regress request.
 
         Raises:
@@ -57,7 +56,7 @@ class Interpretation(Generic[R]):
         declared = signature.inputs[INPUT]
         if declared.shape is None:
             signature = replace(signature, inputs={INPUT: of_rows(declared)})
-        return Run(signature, {INPUT: read_examples(sent)}, outputs)
+        return Invocation(signature, {INPUT: read_examples(sent)}, outputs)
 
     def check(self, signature: Signature, *, strict: bool) -> tuple[str, ...]:
         """Return the outputs to fetch, after upstream's checks of the signature.
@@ -91,43 +90,53 @@ class Interpretation(Generic[R]):
         return self.outputs(signature)
 
 
-def example_method(
-    name: str,
-    manager: Manager,
-    interpretation: Interpretation[R],
-    request_name: str,
-    respond: Callable[[R, ModelSpec], bytes],
-    *,
-    check_method_names: bool,
-) -> QueuedMethod[ExamplesRequest]:
-    """Return the method that answers Classify or Regress requests.
+@dataclass(frozen=True, kw_only=True)
+class ExamplesMethod(Generic[R]):
+    """Classify or Regress, as an InferMethod: a parser and an encoder. Thread-safe."""
 
-    Args:
-        name: of the method.
-        manager: where the models are.
-        interpretation: how it reads a model's outputs.
-        request_name: the full name of its request message.
-        respond: serializes the response of a result and the `model_spec` that goes with it.
-        check_method_names: whether a signature has to be of this kind.
-    """
+    path: str
+    request_name: str
+    """The full name of the request message."""
+    interpretation: Interpretation[R]
+    """How it reads a model's outputs."""
+    response: Callable[[R, ModelSpec], bytes]
+    """Serializes the response of a result and the `model_spec` that goes with it."""
+    check_method_names: bool
+    """Whether a signature has to be of this kind."""
 
-    def read(data: bytes) -> tuple[ExamplesRequest, ModelSpec]:
-        request = parse(ExamplesRequest, data, request_name)
+    def parse(self, data: bytes, metadata: Callable[[str], str | None]) -> ExamplesRequest:
+        """Return the request.
+
+        Raises:
+            InvalidArgument: The bytes are no such request, or name no model.
+        """
+        request = parse(ExamplesRequest, data, self.request_name)
         require_model_spec(request)
-        return request, request.model_spec
+        return request
 
-    def plan(model: Model, request: ExamplesRequest) -> tuple[Run, Respond]:
-        signature_name = request.model_spec.signature_name
-        run = interpretation.plan(model, signature_name, request.input, strict=check_method_names)
-        examples = len(run.inputs[INPUT])
+    def model_spec(self, request: ExamplesRequest) -> ModelSpec:
+        """Return which model and version the request names."""
+        return request.model_spec
 
-        def response(outputs: Arrays, servable_id: ServableId) -> bytes:
-            result = interpretation.result(outputs, examples)
-            return respond(result, served(servable_id, signature_name))
+    def plan(
+        self, model: Model, request: ExamplesRequest
+    ) -> tuple[Invocation, Callable[[Outputs, ServableId], bytes]]:
+        """Return what to run, and what encodes the response.
 
-        return run, response
+        Raises:
+            ServingError: The request does not fit the model.
+        """
+        name = request.model_spec.signature_name
+        invocation = self.interpretation.plan(
+            model, name, request.input, strict=self.check_method_names
+        )
+        examples = len(invocation.inputs[INPUT])
 
-    return QueuedMethod(name, manager, read, plan)
+        def encode(outputs: Outputs, servable_id: ServableId) -> bytes:
+            result = self.interpretation.result(outputs, examples)
+            return self.response(result, served(servable_id, name))
+
+        return invocation, encode
 
 
 def of_rows(declared: TensorSpec) -> TensorSpec:

@@ -21,8 +21,8 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
 from ladle.server.core.models.config import ModelConfig, model_from_proto, to_proto
 from ladle.server.core.models.model_set import ModelSet
-from ladle.server.rpc.model import status_proto
-from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.middleware import ObservedCall
+from ladle.server.rpc.models.model_service import status_proto
 from ladle.server.rpc.request import parse
 from ladle.server.rpc.status import bounded
 

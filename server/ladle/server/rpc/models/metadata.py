@@ -11,13 +11,12 @@ from ladle.protos.serving_pb import (
     GetModelMetadataResponse,
     SignatureDefMap,
 )
-from ladle.server.core.errors import InvalidArgument, NotFound
+from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Servable
-from ladle.server.rpc.observed import ObservedCall
-from ladle.server.rpc.request import acquire, acquire_at_once, parse, require_model_spec
-from ladle.server.rpc.status import ObservedHandler
+from ladle.server.rpc.middleware import BlockingPart, ObservedCall
+from ladle.server.rpc.request import parse, require_model_spec, with_version
 
 _SIGNATURES = "signature_def"
 
@@ -32,26 +31,19 @@ class GetModelMetadata:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def __call__(self, call: ObservedCall) -> ObservedHandler | None:
+    def __call__(self, call: ObservedCall) -> BlockingPart | None:
         """Answer the call with a GetModelMetadataResponse; never blocks.
 
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
         request = _read(call.request)
-        call.seen.model = request.model_spec.name
-        try:
-            handle = acquire_at_once(self._manager, request.model_spec)
-        except NotFound:
-            return self._wait_and_answer
-        call.seen.served_by(handle.id)
-        call.respond(_response(handle, request))
-        return None
+        call.observation.model = request.model_spec.name
 
-    def _wait_and_answer(self, call: ObservedCall) -> None:
-        request = _read(call.request)
-        handle = acquire(self._manager, request.model_spec, call.deadline, call.on_end)
-        call.seen.served_by(handle.id)
-        call.respond(_response(handle, request))
+        def answer(handle: Handle) -> None:
+            call.observation.served_by(handle.id)
+            call.respond(_response(handle, request))
+
+        return with_version(self._manager, request.model_spec, answer)
 
 
 def _read(data: bytes) -> GetModelMetadataRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,34 +10,42 @@ from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
-from ladle.server.core import malloc
-from ladle.server.core.errors import Cancelled, InvalidArgument, NotFound
+from ladle.server.core.errors import Cancelled, InvalidArgument
 from ladle.server.core.lifecycle.entry import Handle
+from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Observer, Unobserved
-from ladle.server.core.servable import Pending
+from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.predict import (
-    Predict,
-    RawOutcome,
-    Request,
-    read_request,
-)
-from ladle.server.rpc.predict_response import encode_response
-from ladle.server.rpc.request import acquire, acquire_at_once
+from ladle.server.rpc.prediction.predict import ParsedPredict, Predict
+from ladle.server.rpc.prediction.response import encode_response
+from ladle.server.rpc.prediction.stream import MAX_INLINE_BYTES
+from ladle.server.rpc.queued import Outputs, QueuedRequest
+from ladle.server.rpc.request import Waiter, with_version
+from ladle.server.rpc.signatures import Invocation
 from ladle.server.rpc.status import as_status
-from ladle.server.rpc.streaming import MAX_INLINE_BYTES
 
-_PATH = "/ladle.v1.StreamingPrediction/PredictInChunks"
 # What clients take unless told otherwise is 4 MiB; the rest is for names and headers.
 _CHUNK_BYTES = 4_000_000
 # What tells of a string that it is there, and how long it is: nearly always less.
 _STRING_HEAD_BYTES = 4
 
 
-def predict_in_chunks(predict: Predict, observer: Observer | None = None) -> Streaming:
-    """Return the handler of the method; `observer` hears of each request."""
+def predict_in_chunks(
+    manager: Manager, predict: Predict, observer: Observer | None = None
+) -> Streaming:
+    """Return the handler of the method.
+
+    Args:
+        manager: where the models are.
+        predict: how requests are read.
+        observer: hears of each request.
+    """
     observer = observer or Unobserved()
-    return Streaming(lambda stream: _Chunks(stream, predict, observer).begin())
+    method = PredictInChunks(predict)
+    return Streaming(
+        lambda stream: _ChunkedAnswer(stream, manager, method, observer).begin(),
+        takes_one_message=True,
+    )
 
 
 class Chunk(NamedTuple):
@@ -113,31 +120,61 @@ def _stops(outputs: dict[str, NDArray[Any]], total: int) -> Callable[[int, float
     return stop_of
 
 
-class _Chunks:
-    def __init__(self, stream: Stream, predict: Predict, observer: Observer) -> None:
-        self._stream = stream
+class PredictInChunks:
+    """The method as an InferMethod: Predict's parser, and an encoder of one chunk after another."""
+
+    path = "/ladle.v1.StreamingPrediction/PredictInChunks"
+
+    def __init__(self, predict: Predict) -> None:
         self._predict = predict
+        self.parse = predict.parse
+        self.model_spec = predict.model_spec
+
+    def plan(
+        self, model: Model, request: ParsedPredict
+    ) -> tuple[Invocation, Callable[[Outputs, ServableId], Iterator[Chunk]]]:
+        """Return what to run, and what yields the chunks, each encoded when it is asked for.
+
+        Raises:
+            ServingError: The request does not fit the model.
+        """
+        invocation = self._predict.invocation(model, request)
+        signature, typed = invocation.signature.name, request.typed
+
+        def encode(outputs: Outputs, servable_id: ServableId) -> Iterator[Chunk]:
+            return chunks(outputs, servable_id, signature, typed=typed)
+
+        return invocation, encode
+
+
+class _ChunkedAnswer:
+    """One stream: its request is read, runs, and is answered chunk by chunk."""
+
+    def __init__(
+        self, stream: Stream, manager: Manager, method: PredictInChunks, observer: Observer
+    ) -> None:
+        self._stream = stream
+        self._manager = manager
+        self._method = method
         self._observer = observer
-        self._seen: Observation | None = None  # until the request is there
-        self._typed = predict.is_typed(stream)
+        self._observation: Observation | None = None  # until the request is there
         # Until each is made the next, or the caller goes: then none of them stays.
         self._message = b""
-        self._request: Request | None = None
-        self._pending: Pending | None = None
+        self._request: QueuedRequest[ParsedPredict, Iterator[Chunk]] | None = None
         self._over = False
         self._chunks: Iterator[Chunk] = iter(())
 
     def begin(self) -> None:
-        """Read the request."""
-        self._stream.on_end(self._leave)
+        """Ask for the request."""
+        self._stream.on_end(self._caller_left)
         self._stream.receive(self._received)
 
     def _received(self, message: bytes | None) -> None:
         if message is None:  # no request to observe; perhaps the caller has only gone
             self._stream.end(InvalidArgument("expected one PredictRequest, got none"))
             return
-        seen = Observation("PredictInChunks", "GRPC", message, self._stream.metadata)
-        self._seen = seen
+        observation = Observation("PredictInChunks", "GRPC", message, self._stream.metadata)
+        self._observation = observation
         try:
             self._stream.reserve(len(message))
         except Exception as error:
@@ -145,76 +182,68 @@ class _Chunks:
             return
         self._message = message
         if len(message) <= MAX_INLINE_BYTES:
-            self._read(seen)
+            self._read(observation)
         else:
-            self._stream.in_thread(lambda: self._read(seen))
+            self._stream.in_thread(lambda: self._read(observation))
 
-    def _read(self, seen: Observation) -> None:
+    def _read(self, observation: Observation) -> None:
         message, self._message = self._message, b""
         if self._over:
             return
+        method, stream = self._method, self._stream
         try:
-            request = read_request(message)
-            seen.model = request.message.model_spec.name
-            handle = acquire_at_once(self._predict.manager, request.message.model_spec)
-        except NotFound:
-            # It may be on its way, and waiting for that takes a thread.
-            self._request = request
-            self._stream.in_thread(lambda: self._wait_and_run(seen), waits=True)
-        except Exception as error:
-            self._fail(error)
-        else:
-            self._run(handle, request, seen)
-
-    def _wait_and_run(self, seen: Observation) -> None:
-        request, self._request = self._request, None
-        if request is None:
-            return
-        spec = request.message.model_spec
-        try:
-            stream = self._stream
-            handle = acquire(self._predict.manager, spec, stream.deadline, stream.on_end)
-        except Exception as error:
-            self._fail(error)
-        else:
-            self._run(handle, request, seen)
-
-    def _run(self, handle: Handle, request: Request, seen: Observation) -> None:
-        try:
-            self._pending = self._predict.begin_raw(
-                handle, request, self._stream.deadline, self._done, seen
+            parsed = method.parse(message, stream.metadata)
+            spec = method.model_spec(parsed)
+            request = QueuedRequest(
+                method, parsed, len(message), stream.deadline, observation, self._deliver
             )
+            self._request = request
+            del message, parsed  # they may be large
+            wait = with_version(self._manager, spec, self._submit)
         except Exception as error:
             self._fail(error)
-            return
-        if request.nbytes >= malloc.LARGE_BYTES:
-            seen.request = None
-        if self._over:  # the caller went meanwhile, and nobody has told the queue
-            self._pending.leave()
+        else:
+            if wait is not None:
+                stream.in_thread(lambda: self._wait(wait), waits=True)
 
-    def _leave(self) -> None:
+    def _wait(self, wait: Callable[[Waiter], None]) -> None:
+        if self._over:
+            return
+        try:
+            wait(self._stream)
+        except Exception as error:
+            self._fail(error)
+
+    def _submit(self, handle: Handle) -> None:
+        request = self._request
+        if request is None:  # the caller has gone
+            handle.release()
+            return
+        request.submit(handle)
+        if request.is_large and self._observation is not None:
+            self._observation.request = None
+
+    def _caller_left(self) -> None:
         self._over = True
         self._message = b""
-        self._request = None
-        if self._pending is not None:
-            self._pending.leave()
-        if self._seen is not None:
-            self._seen.end(Cancelled("the caller went away"), self._observer)
+        request, self._request = self._request, None
+        if request is not None:
+            request.cancel()
+        if self._observation is not None:
+            self._observation.end(Cancelled("the caller went away"), self._observer)
 
     def _fail(self, error: Exception) -> None:
-        assert self._seen is not None
-        status = as_status(error, _PATH, self._seen)
-        self._seen.end(status, self._observer)
+        assert self._observation is not None
+        status = as_status(error, self._method.path, self._observation)
+        self._observation.end(status, self._observer)
         self._stream.end(status)
 
-    def _done(self, outcome: RawOutcome, servable_id: ServableId, signature: str) -> None:
-        if isinstance(outcome, Exception):
-            self._fail(outcome)
-            return
-        assert self._seen is not None
-        self._seen.encoding = time.monotonic()
-        self._chunks = chunks(outcome, servable_id, signature, typed=self._typed)
-        self._send_next()
+    def _deliver(self, answer: Iterator[Chunk] | Exception) -> None:
+        if isinstance(answer, Exception):
+            self._fail(answer)
+        else:
+            self._chunks = answer
+            self._send_next()
 
     def _send_next(self) -> None:
         """Encode one chunk more, now that the connection has taken the last one."""
@@ -223,10 +252,10 @@ class _Chunks:
         except Exception as error:
             self._fail(error)
             return
-        assert self._seen is not None
-        self._seen.response_bytes += len(message)
+        assert self._observation is not None
+        self._observation.response_bytes += len(message)
         if is_last:
-            self._seen.end(b"", self._observer)
+            self._observation.end(b"", self._observer)
         self._stream.send(message, self._stream.end if is_last else self._sent)
 
     def _sent(self) -> None:

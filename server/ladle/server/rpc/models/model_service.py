@@ -17,7 +17,7 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
 from ladle.server.core.models.config import from_proto
 from ladle.server.core.models.model_set import ModelSet
-from ladle.server.rpc.observed import ObservedCall
+from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.status import bounded
 
@@ -33,7 +33,7 @@ class GetModelStatus:
         request = parse(GetModelStatusRequest, call.request)
         require_model_spec(request)
         spec = request.model_spec
-        call.seen.model = spec.name
+        call.observation.model = spec.name
         if not spec.name:
             raise InvalidArgument("ModelSpec has no name specified.")
         statuses = self._manager.status(spec.name)

@@ -5,26 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from ladle.protos import dtypes
-from ladle.protos.ladle_pb import ExamplesRequest
 from ladle.protos.serving_pb import ModelSpec, Regression, RegressionResponse, RegressionResult
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.inference import Interpretation, example_method
-from ladle.server.rpc.queued import QueuedMethod
+from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
 from ladle.server.rpc.signatures import REGRESS_METHOD
 
 _OUTPUT = "outputs"
 
 
-def regress(manager: Manager, *, check_method_names: bool) -> QueuedMethod[ExamplesRequest]:
-    """Return the method that answers Regress requests."""
-    return example_method(
-        "Regress",
-        manager,
-        REGRESSION,
-        "tensorflow.serving.RegressionRequest",
-        _response,
+def regress(*, check_method_names: bool) -> ExamplesMethod[RegressionResult]:
+    """Return Regress; `check_method_names`: whether a signature has to be of its kind."""
+    return ExamplesMethod(
+        path="/tensorflow.serving.PredictionService/Regress",
+        request_name="tensorflow.serving.RegressionRequest",
+        interpretation=REGRESSION,
+        response=_response,
         check_method_names=check_method_names,
     )
 

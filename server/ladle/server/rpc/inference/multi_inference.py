@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ladle.protos.ladle_pb import SerializedInput, TasksRequest
@@ -14,16 +14,15 @@ from ladle.protos.serving_pb import (
     RegressionResult,
 )
 from ladle.server.core.errors import InvalidArgument, Unimplemented
-from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.classify import CLASSIFICATION
-from ladle.server.rpc.examples import read_examples
-from ladle.server.rpc.inference import INPUT, Interpretation, of_rows, served
-from ladle.server.rpc.queued import QueuedMethod, Respond
-from ladle.server.rpc.regress import REGRESSION
+from ladle.server.rpc.inference.classify import CLASSIFICATION
+from ladle.server.rpc.inference.examples import read_examples
+from ladle.server.rpc.inference.interpretation import INPUT, Interpretation, of_rows, served
+from ladle.server.rpc.inference.regress import REGRESSION
+from ladle.server.rpc.queued import Outputs
 from ladle.server.rpc.request import parse
-from ladle.server.rpc.signatures import Run, find
+from ladle.server.rpc.signatures import Invocation, find
 
 _INTERPRETATIONS: dict[str, Interpretation[Any]] = {
     interpretation.method_name: interpretation for interpretation in (CLASSIFICATION, REGRESSION)
@@ -42,30 +41,49 @@ class Part(NamedTuple):
         return f"{self.signature.name}/{output}"
 
 
-def multi_inference(manager: Manager, *, check_method_names: bool) -> QueuedMethod[TasksRequest]:
-    """Return the method that answers MultiInference requests: a result for each task."""
+class MultiInference:
+    """PredictionService.MultiInference, as an InferMethod: a result for each task. Thread-safe."""
 
-    def read(data: bytes) -> tuple[TasksRequest, ModelSpec]:
-        request = parse(TasksRequest, data, "tensorflow.serving.MultiInferenceRequest")
-        # As upstream: the first task says which version, and no tasks at all name no model.
-        return request, request.tasks[0].model_spec if request.tasks else ModelSpec()
+    path = "/tensorflow.serving.PredictionService/MultiInference"
 
-    def planned(model: Model, request: TasksRequest) -> tuple[Run, Respond]:
-        parts, run = plan(model, request.tasks, request.input, strict=check_method_names)
-        examples = len(next(iter(run.inputs.values())))
+    def __init__(self, *, check_method_names: bool) -> None:
+        """`check_method_names`: whether signatures have to be of the kinds that tasks name."""
+        self._check_method_names = check_method_names
 
-        def response(outputs: Arrays, servable_id: ServableId) -> bytes:
+    def parse(self, data: bytes, metadata: Callable[[str], str | None]) -> TasksRequest:
+        """Return the request.
+
+        Raises:
+            InvalidArgument: The bytes are no such request.
+        """
+        return parse(TasksRequest, data, "tensorflow.serving.MultiInferenceRequest")
+
+    def model_spec(self, request: TasksRequest) -> ModelSpec:
+        """Return the first task's, as upstream does; no tasks at all name no model."""
+        return request.tasks[0].model_spec if request.tasks else ModelSpec()
+
+    def plan(
+        self, model: Model, request: TasksRequest
+    ) -> tuple[Invocation, Callable[[Outputs, ServableId], bytes]]:
+        """Return the one run for all tasks, and what encodes the response.
+
+        Raises:
+            ServingError: A task does not fit the model or the tasks before it.
+        """
+        strict = self._check_method_names
+        parts, invocation = plan(model, request.tasks, request.input, strict=strict)
+        examples = len(next(iter(invocation.inputs.values())))
+
+        def encode(outputs: Outputs, servable_id: ServableId) -> bytes:
             results = results_of(parts, outputs, examples, servable_id)
             return MultiInferenceResponse(results=results).SerializeToString()
 
-        return run, response
-
-    return QueuedMethod("MultiInference", manager, read, planned)
+        return invocation, encode
 
 
 def plan(
     servable: Model, tasks: Sequence[InferenceTask], sent: SerializedInput, *, strict: bool
-) -> tuple[list[Part], Run]:
+) -> tuple[list[Part], Invocation]:
     """Return the tasks checked, and the one run that answers all of them.
 
     Raises:
@@ -97,7 +115,7 @@ def plan(
     return parts, joined(parts, sent)
 
 
-def joined(parts: Sequence[Part], sent: SerializedInput) -> Run:
+def joined(parts: Sequence[Part], sent: SerializedInput) -> Invocation:
     """Return one run of all parts, which costs one parse of the Examples where they share it.
 
     Upstream wants the signatures to share their input tensor, as only TF1 models have it. Here
@@ -114,7 +132,7 @@ def joined(parts: Sequence[Part], sent: SerializedInput) -> Run:
     signature = Signature(
         name="\0".join(part.signature.name for part in parts), inputs=inputs, outputs=outputs
     )
-    return Run(signature, dict.fromkeys(inputs, examples), tuple(outputs))
+    return Invocation(signature, dict.fromkeys(inputs, examples), tuple(outputs))
 
 
 def results_of(

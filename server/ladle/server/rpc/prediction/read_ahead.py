@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Window:
+class ReadAheadWindow:
     """How far a stream is read ahead of its answers."""
 
     requests: int = 64
@@ -21,13 +21,13 @@ class Window:
         return requests < self.requests and nbytes < self.nbytes
 
 
-class Gathering(Generic[T]):
+class Accumulator(Generic[T]):
     """What was read and has not begun.
 
     Half a window is enough to begin: while it runs, the other half is read.
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ReadAheadWindow) -> None:
         self._window = window
         self._items: list[T] = []
         self._nbytes = 0

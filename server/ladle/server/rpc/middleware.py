@@ -1,0 +1,140 @@
+"""Between a transport and every method: observation, and a status for each exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ladle.server.call import Call, Handler, NonBlocking
+from ladle.server.core.errors import Cancelled, ServingError
+from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.rpc.status import as_status
+
+BlockingPart: TypeAlias = "Callable[[ObservedCall], None]"
+"""What has to be done in a thread, because it waits; it takes the call over."""
+NonBlockingMethod: TypeAlias = "Callable[[ObservedCall], BlockingPart | None]"
+"""Takes a call without waiting; returns the part that waits, if there is one."""
+
+
+class ObservedCall:
+    """A Call that notes in `observation` what becomes of it.
+
+    A method notes there, besides, which model and signature the call goes to.
+    """
+
+    __slots__ = (
+        "_call",
+        "_is_whole",
+        "_observer",
+        "metadata",
+        "observation",
+        "on_end",
+        "request",
+    )
+
+    def __init__(self, call: Call, api: str, observer: Observer) -> None:
+        self._call = call
+        self._observer = observer
+        self.request = call.request
+        self.metadata: Callable[[str], str | None] = call.metadata
+        self.on_end: Callable[[Callable[[], None]], None] = call.on_end
+        shared = call.shared_observation
+        self._is_whole = shared is None
+        self.observation = shared or Observation(api, "GRPC", call.request, call.metadata)
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which the caller stops waiting; None if it never does."""
+        return self._call.deadline
+
+    def discard_request(self) -> None:
+        """Free the request message, which may be large; nobody may read it after this."""
+        self._call.discard_request()
+        self.request = b""
+        self.observation.request = None
+
+    def abandon(self) -> None:
+        """Note that the caller went away before anybody did anything for it."""
+        self.discard_request()
+        self.fail(Cancelled("the caller went away"))
+
+    def respond(self, response: bytes) -> None:
+        """Send the response message; never blocks."""
+        # Noted first: who has the answer finds it counted.
+        if self._is_whole:
+            self.observation.end(response, self._observer)
+        else:
+            self.observation.request, self.observation.response = self.request, response
+        self._call.respond(response)
+
+    def fail(self, error: ServingError) -> None:
+        """End the call with a status instead; never blocks."""
+        if self._is_whole:
+            self.observation.end(error, self._observer)
+        self._call.fail(error)
+
+
+@dataclass(frozen=True)
+class Middleware:
+    """Makes transports' handlers of methods: observed, and with a status for each exception."""
+
+    observer: Observer = field(default_factory=Unobserved)
+
+    def handler(self, path: str, method: Callable[[ObservedCall], bytes]) -> Handler:
+        """Make a handler of a method that returns the response or raises."""
+
+        def handle(call: Call) -> None:
+            observed = self._observed(call, path)
+            try:
+                response = method(observed)
+            except Exception as error:
+                observed.fail(as_status(error, path, observed.observation))
+            else:
+                observed.respond(response)
+
+        return handle
+
+    def non_blocking(self, path: str, method: NonBlockingMethod) -> NonBlocking:
+        """Make a handler of a method that waits for nothing and ends the call itself."""
+
+        def handle(call: Call) -> Handler | None:
+            observed = self._observed(call, path)
+            try:
+                blocking = method(observed)
+            except Exception as error:
+                observed.fail(as_status(error, path, observed.observation))
+                return None
+            return blocking and _once(path, observed, blocking)
+
+        return NonBlocking(handle)
+
+    def _observed(self, call: Call, path: str) -> ObservedCall:
+        return ObservedCall(call, path.rpartition("/")[2], self.observer)
+
+
+def _once(path: str, observed: ObservedCall, blocking: BlockingPart) -> Handler:
+    """Return a handler that does the blocking part, unless the caller goes before a thread comes.
+
+    What waits for a thread holds nothing of a request whose caller has gone.
+    """
+    waiting = [(observed, blocking)]  # whoever pops it has the call: a thread, or the caller's end
+
+    def caller_left() -> None:
+        with suppress(IndexError):
+            observed, _ = waiting.pop()
+            observed.abandon()
+
+    def handle(_call: Call) -> None:
+        try:
+            observed, blocking = waiting.pop()
+        except IndexError:
+            return
+        try:
+            blocking(observed)
+        except Exception as error:
+            observed.fail(as_status(error, path, observed.observation))
+
+    observed.on_end(caller_left)
+    return handle

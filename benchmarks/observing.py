@@ -81,9 +81,9 @@ def _one_batch(observer: Observer, batch: int, call: Call) -> None:
         seen = observed.observation
         seen.model = "bench"
         seen.served_by(_ID)
-        seen.signature = "serving_default"
+        seen.signatures = ("serving_default",)
         seen.rows, seen.queued = 1, time.monotonic()
-    run = Run(_ID, "serving_default", [c.observation for c in calls], batch, 0, time.monotonic())
+    run = Run(_ID, ("serving_default",), [c.observation for c in calls], batch, 0, time.monotonic())
     run.assembled = time.monotonic()
     run.computed = time.monotonic()
     run.failed = False

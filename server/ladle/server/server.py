@@ -17,6 +17,7 @@ from ladle.server.core.observation import Observer
 from ladle.server.core.sources.base_path import Check
 from ladle.server.core.sources.file_system import FileSystemSource
 from ladle.server.core.sources.source import Source
+from ladle.server.monitoring.catalogue import require_metrics
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.rpc.health import Health
@@ -113,6 +114,7 @@ class Server:
             health=self._health,
         )
         """Everything that the server answers, by full method path."""
+        require_metrics(self.methods)
         self.exposition = Exposition(self.metrics, self._manager)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
         limits = transports.limits(config, observer)

@@ -3,10 +3,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from fakes import FakeLoader
 
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.monitoring.catalogue import Own, Upstream, families_of
+from ladle.server.monitoring.catalogue import (
+    Own,
+    Upstream,
+    families_of,
+    require_metrics,
+)
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.metrics import Metrics
 
@@ -28,3 +34,8 @@ def test_the_page_on_metrics_lists_each_with_its_kind_and_labels() -> None:
 
 def test_every_metric_of_ours_says_what_it_is() -> None:
     assert all(family.about for family in families_of(Own()))
+
+
+def test_a_method_that_nobody_decided_how_to_count_is_an_error() -> None:
+    with pytest.raises(KeyError, match="Conjure"):
+        require_metrics(["/tensorflow.serving.PredictionService/Conjure"])

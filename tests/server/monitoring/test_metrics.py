@@ -16,12 +16,12 @@ def loaded(version: int, error: Exception | None = None) -> Loading:
     return Loading(ServableId("m", version), Path(f"/m/{version}"), 0.5, error)
 
 
-def ended(metrics: Metrics, version: int = 1, signature: str = "s") -> None:
+def ended(metrics: Metrics, version: int = 1, signatures: tuple[str, ...] = ("s",)) -> None:
     seen = Observation("Predict", "GRPC", b"12345")
     seen.served_by(ServableId("m", version))
-    seen.signature = signature
+    seen.signatures = signatures
     seen.rows, seen.queued = 1, seen.began
-    run = Run(ServableId("m", version), signature, [seen], 1, 3, seen.began)
+    run = Run(ServableId("m", version), signatures, [seen], 1, 3, seen.began)
     run.failed = False
     run.end(seen.began, metrics)
     seen.end(b"answer", metrics)
@@ -117,8 +117,8 @@ def test_models_that_never_loaded_are_forgotten_once_they_are_not_configured() -
 
 def test_a_run_of_several_signatures_is_one_series_whatever_their_order() -> None:
     metrics = Metrics()
-    ended(metrics, signature="a\0b")
-    ended(metrics, signature="b\0a")
+    ended(metrics, signatures=("a", "b"))
+    ended(metrics, signatures=("b", "a"))
 
     told = shown(metrics)
     assert f'ladle_batch_rows_count{{model="m",version="1",signature="{SEVERAL}"}} 2\n' in told

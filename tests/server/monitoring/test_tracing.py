@@ -173,7 +173,7 @@ def test_a_request_that_ended_during_its_run_is_one_span() -> None:
     provider.add_span_processor(SimpleSpanProcessor(spans))
     tracing = Tracing(provider.get_tracer("ladle"))
     gone, stayed = (Observation("Predict", "GRPC", b"") for _ in range(2))
-    run = Run(ServableId("m", 1), "s", [gone, stayed], 2, 0, gone.began)
+    run = Run(ServableId("m", 1), ("s",), [gone, stayed], 2, 0, gone.began)
     gone.end(Cancelled("the caller went away"), tracing)
     run.end(gone.began, tracing)
 

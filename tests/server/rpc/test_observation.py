@@ -99,13 +99,18 @@ def test_a_request_is_seen_from_its_start_to_its_answer(served: Served) -> None:
 
     seen, message = served.seen.requests.get(timeout=PATIENCE_S)
     assert (seen.api, seen.entrypoint, seen.code.name) == ("Predict", "GRPC", "OK")
-    assert (seen.model, seen.version, seen.signature) == ("m", 3, "serving_default")
+    assert (seen.model, seen.version, seen.signatures) == ("m", 3, ("serving_default",))
     assert (seen.rows, seen.request_bytes, seen.response_bytes) == (2, len(sent), len(answer))
     assert message == sent
     assert seen.request is None, "nothing large is held on to"
     run, requests = served.seen.runs.get(timeout=PATIENCE_S)
     assert seen.run is run
-    assert (run.servable_id, run.signature, run.rows, requests) == (("m", 3), seen.signature, 2, 1)
+    assert (run.servable_id, run.signatures, run.rows, requests) == (
+        ("m", 3),
+        seen.signatures,
+        2,
+        1,
+    )
     times = (
         seen.began,
         seen.queued,

@@ -60,7 +60,7 @@ class Observation:
         "response_bytes",
         "rows",
         "run",
-        "signature",
+        "signatures",
         "span",
         "version",
     )
@@ -91,7 +91,8 @@ class Observation:
         self.model = ""
         """The name that the caller gave: known to exist only where there is a version."""
         self.version: int | None = None
-        self.signature = ""
+        self.signatures: tuple[str, ...] = ()
+        """What it runs: several for MultiInference; none before that is known."""
         self.rows = 0
         self.queued: float | None = None
         self.run: Run | None = None
@@ -164,14 +165,14 @@ class Run:
         "requests",
         "rows",
         "servable_id",
-        "signature",
+        "signatures",
         "started",
     )
 
     def __init__(
         self,
         servable_id: ServableId,
-        signature: str,
+        signatures: tuple[str, ...],
         requests: Sequence[Observation],
         rows: int,
         padding: int,
@@ -181,14 +182,14 @@ class Run:
 
         Args:
             servable_id: what runs.
-            signature: which of its functions; several, that run as one, are joined by nulls.
+            signatures: which of its functions; several may run as one.
             requests: whose rows are in it.
             rows: how many.
             padding: how many were added to them to reach an allowed batch size.
             now: the time.
         """
         self.servable_id = servable_id
-        self.signature = signature
+        self.signatures = signatures
         self.requests = requests
         """Let go once the observer has been told of the run's end."""
         self.batched = len(requests)

@@ -60,6 +60,13 @@ class Signature:
     method_name: str = ""
     defaults: Arrays = field(default_factory=dict)
     """Values for inputs that a request may leave out."""
+    parts: tuple[str, ...] = ()
+    """The names of several signatures that run as this one; empty for one that the model has."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The model's own signatures that run in this one."""
+        return self.parts or (self.name,)
 
     @cached_property
     def batchable(self) -> bool:

@@ -115,8 +115,8 @@ def fields_of(entry: _Entry) -> dict[str, object]:
         fields["model"] = seen.model[:256]
     if seen.version is not None:
         fields["version"] = seen.version
-    if seen.signature:
-        fields["signature"] = seen.signature.replace("\0", ",")[:256]
+    if seen.signatures:
+        fields["signature"] = ",".join(seen.signatures)[:256]
     if seen.rows:
         fields["rows"] = seen.rows
     if seen.run is not None and seen.queued is not None:

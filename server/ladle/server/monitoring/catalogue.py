@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ladle.server.monitoring.families import Counters, Family, Histograms, exponential
 
 _SERVING = ":tensorflow:serving:"
@@ -20,6 +22,41 @@ _BYTES = exponential(64, 4, 13)  # to 1 GiB
 _LOAD_SECONDS = exponential(0.05, 2, 14)  # to 7 minutes
 
 _WHICH = ("model", "version", "signature")
+
+COUNTED_BY_UPSTREAM = {
+    **dict.fromkeys(
+        ("Predict", "Classify", "Regress", "MultiInference", "PredictStream", "PredictInChunks"),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            "GetModelMetadata",
+            "GetModelStatus",
+            "HandleReloadConfigRequest",
+            "ListModels",
+            "LoadModel",
+            "UnloadModel",
+            "RescanModel",
+            "Profile",
+            "Terminate",
+            "Check",
+            "Watch",
+            "ServerReflectionInfo",
+        ),
+        False,
+    ),
+}
+"""For every method name, whether upstream's request_count has the method's requests over gRPC."""
+
+
+def require_metrics(paths: Iterable[str]) -> None:
+    """Refuse a method that nobody has decided how to count.
+
+    Raises:
+        KeyError: The name of the first such method.
+    """
+    for path in paths:
+        COUNTED_BY_UPSTREAM[path.rpartition("/")[2]]
 
 
 class Upstream:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable_id import ServableId
-from ladle.server.monitoring.catalogue import Own, Upstream, families_of
+from ladle.server.monitoring.catalogue import COUNTED_BY_UPSTREAM, Own, Upstream, families_of
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
 
@@ -30,17 +30,13 @@ _MAX_PENDING = 32 * _COUNTED_AT_ONCE
 _MAX_VERSIONS = 64
 _MAX_MODELS = 1024
 
-# What upstream counts as requests over gRPC, and ours that are Predict in other clothes.
-_COUNTED_BY_UPSTREAM = frozenset(
-    ("Predict", "Classify", "Regress", "MultiInference", "PredictStream", "PredictInChunks")
-)
 # As upstream has it where no batching parameters name another.
 _THREAD_POOL = "model_server_batch_threads"
 SEVERAL = "(several)"
 """The signature of a run that is of several at once, as MultiInference's."""
 
-_KEY = attrgetter("api", "entrypoint", "model", "version", "signature", "code")
-_RUN_KEY = attrgetter("servable_id", "signature")
+_KEY = attrgetter("api", "entrypoint", "model", "version", "signatures", "code")
+_RUN_KEY = attrgetter("servable_id", "signatures")
 
 
 class Metrics:
@@ -153,18 +149,18 @@ class Metrics:
         entrypoint: str,
         name: str,
         version: int | None,
-        signature: str,
+        signatures: tuple[str, ...],
         code: Code,
     ) -> None:
         model = name if version is not None else self._label(name)
         upstream, own = self.upstream, self.own
         latencies = [r.ended - r.began for r in requests if r.ended is not None]
         answered = code is Code.OK
-        if entrypoint == "REST" or api in _COUNTED_BY_UPSTREAM:
+        if entrypoint == "REST" or COUNTED_BY_UPSTREAM.get(api, False):
             upstream.request_count.add(len(requests), model, code.name)
             if answered:
                 upstream.request_latency.observe(latencies, model, api, entrypoint)
-        which = (model, "" if version is None else str(version), shown_signature(signature))
+        which = (model, "" if version is None else str(version), signature_label(signatures))
         method = (api, entrypoint)
         own.requests.add(len(requests), *which, *method, code.name)
         outcome = "answered" if answered else "refused"
@@ -207,9 +203,11 @@ class Metrics:
         took = [run.computed - run.assembled for _, run in ran if run.computed and run.assembled]
         self.upstream.runtime_latency.observe(took, model, api, "TF1")
 
-    def _count_runs(self, runs: list[Run], servable_id: ServableId, signature: str) -> None:
+    def _count_runs(
+        self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]
+    ) -> None:
         own, upstream = self.own, self.upstream
-        which = (servable_id.name, str(servable_id.version), shown_signature(signature))
+        which = (servable_id.name, str(servable_id.version), signature_label(signatures))
         own.batch_rows.observe((run.rows for run in runs), *which)
         own.batch_requests.observe((run.batched for run in runs), *which)
         own.batch_assembly.observe(
@@ -270,9 +268,9 @@ class Metrics:
         return versions
 
 
-def shown_signature(name: str) -> str:
-    """Return a signature's name as a label: a run of several has their names joined by nulls."""
-    return SEVERAL if "\0" in name else name
+def signature_label(names: tuple[str, ...]) -> str:
+    """Return the label of what runs: a signature's name, or SEVERAL for those that run as one."""
+    return SEVERAL if len(names) > 1 else "".join(names)
 
 
 def _oldest(known: Mapping[T, object], most: int, is_needed: Callable[[T], bool]) -> list[T]:

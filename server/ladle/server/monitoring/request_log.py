@@ -135,7 +135,7 @@ class RequestLogs(Unobserved):
         metadata = LogMetadata(timestamp_secs=int(time.time()))
         metadata.sampling_config.sampling_rate = options.rate
         metadata.model_spec.name = seen.model
-        metadata.model_spec.signature_name = seen.signature.partition("\0")[0]
+        metadata.model_spec.signature_name = "".join(seen.signatures[:1])
         if seen.version is not None:
             metadata.model_spec.version.value = seen.version
         record = _Record(options, _FIELDS[api], request, response, metadata, api == "predictstream")

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ladle.server.core.observation import Observation, Run, Unobserved
-from ladle.server.monitoring.metrics import shown_signature
+from ladle.server.monitoring.metrics import signature_label
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
@@ -140,7 +140,7 @@ class Tracing(Unobserved):
                 attributes={
                     "ladle.model": run.servable_id.name,
                     "ladle.version": run.servable_id.version,
-                    "ladle.signature": shown_signature(run.signature),
+                    "ladle.signature": signature_label(run.signatures),
                     "ladle.rows": run.rows,
                     "ladle.padding": run.padding,
                     "ladle.requests": run.batched,
@@ -170,7 +170,7 @@ class Tracing(Unobserved):
             "rpc.system": request.entrypoint.lower(),
             "rpc.method": request.api,
             "ladle.model": request.model,
-            "ladle.signature": shown_signature(request.signature),
+            "ladle.signature": signature_label(request.signatures),
             "ladle.rows": request.rows,
             "ladle.request_id": request.request_id,
             "rpc.grpc.status_code": int(request.code),

@@ -132,7 +132,7 @@ class QueuedRequest(Generic[R, A]):
             self._observation.served_by(handle.id)
             handle.servable.admit(self._nbytes)
             invocation, self._encode = self._method.plan(handle.servable, request)
-            self._observation.signature = invocation.signature.name
+            self._observation.signatures = invocation.signature.names
             self._handle = handle
             pending = handle.servable.submit(
                 *invocation, self._ran, self._deadline, self._observation

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ladle.protos import services as described
 from ladle.server.call import Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
@@ -57,6 +58,9 @@ def methods(
         counters: returns the values of metrics, for those who reload and ask for them.
         recorder: records what the runtime does; without it there is no ProfilerService.
         health: answers for the names that it was told of; by default nothing serves.
+
+    Raises:
+        KeyError: A method is in none of our .proto files, or has no rule for its callers.
     """
     middleware = Middleware(observer or Unobserved())
     services: dict[str, Callable[[ObservedCall], bytes]] = {
@@ -91,5 +95,8 @@ def methods(
         **{path: middleware.handler(path, method) for path, method in services.items()},
         **(health or Health()).methods,
     }
-    served |= reflection({path.split("/")[1] for path in served})
+    reflected = reflection({path.split("/")[1] for path in served})
+    served |= reflected
+    for path in served.keys() - reflected.keys():
+        described.methods()[path]  # a path that is in no .proto can be called by nobody
     return guarded(served, access or Access(), middleware.observer)

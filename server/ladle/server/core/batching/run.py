@@ -118,4 +118,4 @@ class BatchRun:
 
     def _begin(self, queue: Queue, pieces: Sequence[Piece], rows: int, padded: int) -> Run:
         seen = [piece.task.seen for piece in pieces if piece.task.seen is not None]
-        return Run(self._id, queue.signature.name, seen, rows, padded - rows, self._now())
+        return Run(self._id, queue.signature.names, seen, rows, padded - rows, self._now())

@@ -126,12 +126,11 @@ def joined(parts: Sequence[Part], sent: SerializedInput) -> Invocation:
     parts = sorted(parts, key=lambda part: part.signature.name)
     fed = [part.signature.inputs[INPUT] for part in parts]
     inputs = {spec.feed_name: of_rows(spec) for spec in fed}
+    names = tuple(part.signature.name for part in parts)
     outputs = {part.alias(output): part.signature.outputs[output] for part, output in _pairs(parts)}
     # The name tells this run from others where callables and batches are kept; no signature's
     # own name has a null character in it.
-    signature = Signature(
-        name="\0".join(part.signature.name for part in parts), inputs=inputs, outputs=outputs
-    )
+    signature = Signature(name="\0".join(names), inputs=inputs, outputs=outputs, parts=names)
     return Invocation(signature, dict.fromkeys(inputs, examples), tuple(outputs))
 
 

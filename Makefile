@@ -24,7 +24,7 @@ $(VENV)/.installed: $(BUILD_INPUTS)
 	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/wheels -r tests/deploy/requirements.txt
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
-	@touch $@
+	@touch $@ $(VENV)/.demo
 
 # The official client lives in an environment of its own that borrows ours for TensorFlow:
 # ladle's own environment must never hold a second definition of the protos.
@@ -35,8 +35,16 @@ $(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
 		-r tests/conformance/requirements.txt
 	@touch $@
 
-demo: install ## train, publish, serve and predict real images, with a picture at the end
+demo: $(VENV)/.demo ## in two minutes: train, publish, serve and predict real images
 	$(BIN)/python examples/demo.py
+
+# What a demo needs, and no more; `make install` brings it too.
+$(VENV)/.demo: $(BUILD_INPUTS)
+	@echo "This takes some two minutes. Installing TensorFlow and what else the demo needs into $(VENV) first."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --editable ".[server,export,plots]"
+	@touch $@
 
 # Both at once: the tests leave a part of two cores idle.
 test: install ## lint, and every test

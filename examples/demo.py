@@ -1,6 +1,7 @@
-"""The whole path on real images: train, publish, serve, predict, and stop the server.
+"""The whole path on real images: train, publish, serve and predict.
 
-`make demo` runs it. Everything that it makes lies in ./demo, or in the folder given by --dir.
+`make demo` runs it. On a terminal the server goes on until Ctrl-C; otherwise the demo stops it and
+ends. Everything that it makes lies in ./demo, or in the folder given by --dir.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.client import Client, LadleError, Prediction
 from ladle.client.plots import save_predictions
-from ladle.export import ExportError, load_data
+from ladle.export import Dataset, ExportError, load_data
 
 MODEL = "digits"
 BATCH_SIZE = 64
@@ -39,6 +40,16 @@ LADLE = [sys.executable, "-m", "ladle.cli"]
 
 class DemoError(Exception):
     """What ends the demo, in one line."""
+
+
+class Server(NamedTuple):
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    """Where gRPC is, such as 127.0.0.1:8500."""
+    http: str
+    """The URL of the status page."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,19 +77,27 @@ def run(folder: Path) -> None:
     export(base_path)
     held_out = load_data(MODEL)
     print("\nStarting the server", flush=True)
-    with serving(base_path, folder / "server.log") as address:
-        print(f"Serving {base_path} on {address}; asking it about held-out images\n", flush=True)
-        with Client(address) as client:
-            predictions = [
-                client.predict(MODEL, held_out.x_test[start : start + BATCH_SIZE])
-                for start in range(0, len(held_out.x_test), BATCH_SIZE)
-            ]
+    with serving(base_path, folder / "server.log") as server:
+        print(
+            f"Serving {base_path} on {server.grpc}; asking it about held-out images\n", flush=True
+        )
+        predict_held_out(server.grpc, held_out, folder / "predictions.png")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            stay(server)
+
+
+def predict_held_out(address: str, held_out: Dataset, picture: Path) -> None:
+    """Predict the held-out images, print how that went, and draw some of them into `picture`."""
+    with Client(address) as client:
+        predictions = [
+            client.predict(MODEL, held_out.x_test[start : start + BATCH_SIZE])
+            for start in range(0, len(held_out.x_test), BATCH_SIZE)
+        ]
     probabilities = np.concatenate([prediction["probabilities"] for prediction in predictions])
     truths = held_out.y_test
     print_table(predictions[0], truths[:SHOWN], held_out.labels)
     accuracy = float(np.mean(probabilities.argmax(axis=1) == truths))
     print(f"\nAccuracy: {accuracy:.4f} on {len(truths)} held-out images")
-    picture = folder / "predictions.png"
     save_predictions(
         picture,
         held_out.x_test[:SHOWN],
@@ -89,6 +108,18 @@ def run(folder: Path) -> None:
     print(f"Picture:  {picture}")
     if accuracy < MIN_ACCURACY:
         raise DemoError(f"expected an accuracy of at least {MIN_ACCURACY}, got {accuracy:.4f}")
+
+
+def stay(server: Server) -> None:
+    """Say where to look and how to stop, and wait for Ctrl-C."""
+    print(f"\nThe server goes on. Draw a digit on its status page: {server.http}")
+    print("Ctrl-C stops it.", flush=True)
+    try:
+        status = server.process.wait()
+    except KeyboardInterrupt:
+        print("\nStopping the server", flush=True)
+    else:
+        raise DemoError(f"ladle serve: ended with exit status {status} unasked")
 
 
 def export(base_path: Path) -> None:
@@ -103,18 +134,25 @@ def export(base_path: Path) -> None:
 
 
 @contextmanager
-def serving(base_path: Path, log: Path) -> Iterator[str]:
-    """Serve the newest version under `base_path`; gives the server's address, and stops it.
+def serving(base_path: Path, log: Path) -> Iterator[Server]:
+    """Serve the newest version under `base_path`; gives the server, and stops it.
 
     Raises:
         DemoError: The server doesn't listen, or doesn't end well; its log tells more.
     """
-    command = [*LADLE, "serve", "--port=auto", f"--model_name={MODEL}"]
+    command = [*LADLE, "serve", "--port=auto", "--rest_api_port=auto", f"--model_name={MODEL}"]
     command.append(f"--model_base_path={base_path.resolve()}")
     with log.open("w") as stderr:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        server = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the server
+        )
     try:
-        yield f"127.0.0.1:{_port(server, log)}"
+        grpc, http = _ports(server, log)
+        yield Server(server, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}/")
         server.send_signal(signal.SIGTERM)
         if status := _wait(server, "after SIGTERM"):
             raise DemoError(f"ladle serve: expected exit status 0 on SIGTERM, got {status}: {log}")
@@ -132,13 +170,18 @@ def print_table(prediction: Prediction, truths: NDArray[Any], labels: tuple[str,
         print(f"{number:>5}  {best.label:>9}  {best.score:>11.1%}  {true_label:>4}{mark}")
 
 
-def _port(server: subprocess.Popen[str], log: Path) -> int:
+def _ports(server: subprocess.Popen[str], log: Path) -> tuple[int, int]:
+    """Return the ports for gRPC and HTTP, in whose order the server says where it listens."""
     assert server.stdout is not None
     ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     # Reads to the end, so that the server never waits for a full pipe.
     threading.Thread(
         target=_read_ports, args=(server.stdout, ports), name="server-stdout", daemon=True
     ).start()
+    return _port(server, log, ports), _port(server, log, ports)
+
+
+def _port(server: subprocess.Popen[str], log: Path, ports: queue.SimpleQueue[int | None]) -> int:
     try:
         port = ports.get(timeout=START_TIMEOUT_S)
     except queue.Empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,24 @@ def blocks(path: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """Return the commands of a shell block, one a line, continued ones joined."""
-    joined = text.replace("\\\n", " ")
-    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+    """Return the commands of a shell block; a line goes on after a backslash or an open quote."""
+    found: list[str] = []
+    begun = ""
+    for line in text.replace("\\\n", " ").splitlines():
+        if not begun and (not line.strip() or line.startswith("#")):
+            continue
+        begun = f"{begun}\n{line}" if begun else line
+        if _is_whole(begun):
+            found.append(begun)
+            begun = ""
+    if begun:
+        raise ValueError(f"no closing quotation: {begun}")
+    return found
+
+
+def _is_whole(command: str) -> bool:
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:
+        return False
+    return True

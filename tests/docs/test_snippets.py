@@ -51,7 +51,7 @@ OTHER_PAGES = [ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONT
 RUN = {"python", "sh"}
 DATA = {"", "text", "json", "yaml", "toml"}
 # Run by a shell, as they stand.
-PROGRAMS = {"curl", "echo", "openssl", "python", "printf"}
+PROGRAMS = {"curl", "echo", "openssl", "python", ".venv/bin/python", "printf"}
 MOST_NOT_RUN = 3
 
 
@@ -190,6 +190,7 @@ def run(command: str, setting: Setting, block: Block) -> None:
         del words[0]
     program, *arguments = words
     if program in PROGRAMS:
+        command = command.replace(".venv/bin/python", "python")
         ended = subprocess.run(
             ["sh", "-c", f"set -e; {setting.here(command)}"],
             capture_output=True,
@@ -231,13 +232,31 @@ def pip(arguments: list[str]) -> None:
     assert arguments[0] == "install"
     for wanted in arguments[1:]:
         name, _, extras = wanted.removesuffix("]").partition("[")
-        assert name == "ladle"
+        assert name in ("ladle", ".")
         assert set(filter(None, extras.split(","))) <= set(known)
 
 
 def make(arguments: list[str]) -> None:
     for target in arguments:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def git(arguments: list[str]) -> None:
+    verb, address = arguments
+    assert verb == "clone"
+    assert address == source()
+
+
+def cd(arguments: list[str]) -> None:
+    assert arguments == ["ladle"]  # what git clone has made
+
+
+def python3(arguments: list[str]) -> None:
+    assert arguments == ["-m", "venv", ".venv"]
+
+
+def dot(arguments: list[str]) -> None:
+    assert arguments == [".venv/bin/activate"]
 
 
 def kubectl(arguments: list[str]) -> None:
@@ -252,6 +271,10 @@ def docker(arguments: list[str]) -> None:
 
 
 HANDLERS: Mapping[str, Callable[[list[str]], None]] = {
+    ".": dot,
+    "cd": cd,
+    "git": git,
+    "python3": python3,
     "ladle": ladle,
     "tensorflow_model_server": serve,
     "pip": pip,
@@ -259,6 +282,30 @@ HANDLERS: Mapping[str, Callable[[list[str]], None]] = {
     "kubectl": kubectl,
     "docker": docker,
 }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_first_prediction_is_of_a_digit_that_no_training_has_seen(page: str) -> None:
+    from ladle.export import load_data
+
+    shown = next(b.text for b in blocks(ROOT / page) if b.language == "python")
+    rows = re.findall(r"^    (\[[\d, ]+\]),$", shown, re.MULTILINE)
+    image = np.array([json.loads(row) for row in rows])
+    digits = load_data("digits")
+    (at,) = np.flatnonzero((digits.x_test == image).all(axis=(1, 2)))
+    assert digits.labels[digits.y_test[at]] == "7"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/quickstart.md"])
+def test_a_page_begins_with_what_works_on_a_bare_machine(page: str) -> None:
+    first = next(block for block in blocks(ROOT / page) if block.language == "sh")
+    assert commands(first.text)[:2] == [f"git clone {source()}", "cd ladle"]
+
+
+def source() -> str:
+    found = re.search(r'^Source = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 def test_few_blocks_are_left_out_and_each_for_a_reason() -> None:
@@ -269,12 +316,13 @@ def test_few_blocks_are_left_out_and_each_for_a_reason() -> None:
 def test_blocks_are_found_with_what_is_said_of_them(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "# Title\n\n```sh\nladle a \\\n  b\n\n# why\nladle c\n```\n\n<!-- not run: why -->\n\n"
+        "# Title\n\n```sh\nladle a \\\n  b\n\n# why it's so\nladle c 'd\n# e'\n```\n\n"
+        "<!-- not run: why -->\n\n"
         '````text title="x.config"\n```\n````\n'
     )
     first, second = blocks(page)
     assert (first.place, first.language, first.not_run, first.title) == ("page.md:3", "sh", "", "")
-    assert commands(first.text) == ["ladle a    b", "ladle c"]
+    assert commands(first.text) == ["ladle a    b", "ladle c 'd\n# e'"]
     assert (second.not_run, second.title, second.text) == ("why", "x.config", "```\n")
 
 

@@ -19,12 +19,14 @@ START_PATIENCE_S = 6 * PATIENCE_S
 class ServerProcess:
     """Runs `ladle serve` on a free port, and stops it at the end of the `with` block."""
 
-    def __init__(self, name: str, base_path: Path, *flags: str) -> None:
+    def __init__(
+        self, name: str, base_path: Path, *flags: str, python: str = sys.executable
+    ) -> None:
         # A file, not a pipe: nobody reads a pipe while the server runs, and a full one stops it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [
-                *COMMAND,
+                *(python, *COMMAND[1:]),
                 "--port=auto",
                 f"--model_name={name}",
                 f"--model_base_path={base_path}",

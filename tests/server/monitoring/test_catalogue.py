@@ -8,8 +8,8 @@ from fakes import FakeLoader
 
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.monitoring.catalogue import (
-    Own,
-    Upstream,
+    LadleMetrics,
+    TFServingMetrics,
     families_of,
     require_metrics,
 )
@@ -22,10 +22,9 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 def test_the_page_on_metrics_lists_each_with_its_kind_and_labels() -> None:
     exposition = Exposition(Metrics(), Manager(FakeLoader()))
     families = [
-        *families_of(Upstream()),
-        *families_of(Own()),
-        exposition._build,
-        *exposition._gauges(),
+        *families_of(TFServingMetrics()),
+        *families_of(LadleMetrics()),
+        *exposition.gauges(),
     ]
 
     rows = re.findall(r"^\| `([\w:]+)` \| (\w+) \| ([\w, ]*) \|", PAGE.read_text(), re.MULTILINE)
@@ -33,7 +32,7 @@ def test_the_page_on_metrics_lists_each_with_its_kind_and_labels() -> None:
 
 
 def test_every_metric_of_ours_says_what_it_is() -> None:
-    assert all(family.about for family in families_of(Own()))
+    assert all(family.about for family in families_of(LadleMetrics()))
 
 
 def test_a_method_that_nobody_decided_how_to_count_is_an_error() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ladle.server.monitoring.families import Counters, Gauges, Histograms, exponential, text
+from ladle.server.monitoring.families import Counters, Gauges, Histograms, exponential, slices, text
 
 
 def test_a_counter_is_shown_under_its_own_name_and_not_as_total() -> None:
@@ -48,8 +51,52 @@ def test_bounds_are_written_as_upstream_writes_them() -> None:
     histograms = Histograms("h", exponential(10, 1.8, 33))
     histograms.observe([1])
 
+    histograms.observe([500e-6 * 1e6])
     shown = text([histograms])
     assert [f'le="{b}"' in shown for b in ("10", "18", "32.4", "104.976", "188.957")] == [True] * 5
+
+
+def test_buckets_beyond_all_values_are_left_out_but_for_those_that_quantiles_lie_between() -> None:
+    histograms = Histograms("h", exponential(1, 2, 20))
+    histograms.observe([10, 50])
+
+    lines = text([histograms]).splitlines()
+    assert [line for line in lines if "bucket" in line] == [
+        'h_bucket{le="8"} 0',
+        'h_bucket{le="16"} 1',
+        'h_bucket{le="32"} 1',
+        'h_bucket{le="64"} 2',
+        'h_bucket{le="+Inf"} 2',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds"), [(0.5, ["1", "+Inf"]), (9, ["8", "+Inf"]), (8, ["4", "8", "+Inf"])]
+)
+def test_the_first_and_the_last_bucket_are_shown_once(value: float, bounds: list[str]) -> None:
+    histograms = Histograms("h", exponential(1, 2, 4))
+    histograms.observe([value])
+    assert re.findall(r'le="([^"]*)"', text([histograms])) == bounds
+
+
+def test_a_copy_stays_as_it_was() -> None:
+    counters, histograms = Counters("c", "a"), Histograms("h", [1.0])
+    counters.add(1, "x")
+    histograms.observe([0.5])
+    copies: list[Counters | Histograms] = [counters.copied(), histograms.copied()]
+    before = text(copies)
+    counters.add(1, "y")
+    histograms.observe([0.5])
+    assert text(copies) == before
+
+
+def test_slices_are_the_text_in_pieces() -> None:
+    counters, empty = Counters("c", "a"), Counters("e")
+    for name in "abcde":
+        counters.add(1, name)
+    pieces = list(slices([counters, empty, counters], 4))
+    assert [piece.count("\n") for piece in pieces] == [4, 4, 4]
+    assert "".join(pieces) == text([counters, counters])
 
 
 def test_labels_can_hold_anything_and_prometheus_reads_them_back() -> None:

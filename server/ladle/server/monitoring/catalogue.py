@@ -59,7 +59,7 @@ def require_metrics(paths: Iterable[str]) -> None:
         COUNTED_BY_UPSTREAM[path.rpartition("/")[2]]
 
 
-class Upstream:
+class TFServingMetrics:
     """What tensorflow_model_server has, with its names, labels, units and buckets."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Upstream:
         self.session_runs = Counters(_CORE + "direct_session_runs")
 
 
-class Own:
+class LadleMetrics:
     """What upstream leaves out: by version and signature, what waits and what was refused."""
 
     def __init__(self) -> None:
@@ -192,6 +192,6 @@ class Own:
         )
 
 
-def families_of(kept: Upstream | Own) -> list[Family]:
+def families_of(kept: TFServingMetrics | LadleMetrics) -> list[Family]:
     """Return all families that are kept there, in their order."""
     return [value for value in vars(kept).values() if isinstance(value, Counters | Histograms)]

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
-from ladle.server.monitoring.families import Counters, Family, Gauges, text
+from ladle.server.monitoring.families import Counters, Family, Gauges, slices
 from ladle.server.monitoring.metrics import Metrics
 
+# So many take half a millisecond. Those who serve wait no longer than that for Python's lock.
+_LINES_AT_ONCE = 200
+_PAUSE_S = 0.0005
 _PACKAGES = ("ladle", "tensorflow", "grpcio", "numpy", "protobuf")
 
 
 class Exposition:
-    """Makes the text. Thread-safe; takes a few milliseconds, in which an event loop would stand."""
+    """Makes the text. Thread-safe; blocks for some milliseconds, more with hundreds of models."""
 
-    def __init__(self, metrics: Metrics, manager: Manager) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        manager: Manager,
+        pause: Callable[[], None] = lambda: time.sleep(_PAUSE_S),
+    ) -> None:
+        """Take what to show.
+
+        Args:
+            metrics: what was counted.
+            manager: where the models are.
+            pause: lets threads that serve go first; called without a lock, after each slice.
+        """
+        self._pause = pause
         self._metrics = metrics
         self._manager = manager
         self._process: Callable[[], bytes] | None = None
@@ -30,11 +48,21 @@ class Exposition:
         """Return all metrics in Prometheus's text format."""
         with self._metrics.lock:
             self._metrics.count()
-            counted = text(self._metrics.families())
-        now = text([self._build, *self._gauges()])
-        return (counted + now).encode() + self._process_metrics()
+            families = self._metrics.families()
+        pieces: list[str] = []
+        for piece in slices(chain(self._copies(families), self.gauges()), _LINES_AT_ONCE):
+            pieces.append(piece)
+            self._pause()
+        return "".join(pieces).encode() + self._process_metrics()
 
-    def _gauges(self) -> Iterable[Family]:
+    def _copies(self, families: Iterable[Family]) -> Iterator[Family]:
+        for family in families:
+            with self._metrics.lock:
+                copy = family.copied()
+            yield copy
+
+    def gauges(self) -> Iterable[Family]:
+        """Return how things are at this moment."""
         which = ("model", "version")
         in_flight = Gauges(
             "ladle_requests_in_flight", *which, about="Requests under way that hold a version."
@@ -43,7 +71,7 @@ class Exposition:
         rows = Gauges("ladle_queue_rows", *which, about="Rows that wait for a batch.")
         nbytes = Gauges("ladle_queue_bytes", *which, about="Bytes of inputs that wait for a batch.")
         running = Gauges("ladle_batches_running", *which, about="Batches that run.")
-        in_vain = Counters(
+        unwanted = Counters(
             "ladle_rows_in_vain_total", *which, about="Rows that ran for callers who had gone."
         )
         for entry in self._manager.available():
@@ -56,15 +84,23 @@ class Exposition:
                 rows.set(load.rows, *labels)
                 nbytes.set(load.nbytes, *labels)
                 running.set(load.running, *labels)
-                in_vain.add(servable.rows_in_vain, *labels)
+                unwanted.add(servable.rows_in_vain, *labels)
         states = Gauges(
             "ladle_version_state", *which, "state", about="1 for the state that a version is in."
+        )
+        problems = Gauges(
+            "ladle_version_problem",
+            *which,
+            "code",
+            about="1 for a version that can't be loaded, with the code of its error.",
         )
         for name in self._manager.names():
             for status in self._manager.status(name):
                 if status.state is not State.END or status.error is not None:
                     states.set(1, name, str(status.version), status.state.name)
-        return in_flight, requests, rows, nbytes, running, in_vain, states
+                if status.state is State.END and status.error is not None:
+                    problems.set(1, name, str(status.version), status.error.code.name)
+        return self._build, in_flight, requests, rows, nbytes, running, unwanted, states, problems
 
     def _process_metrics(self) -> bytes:
         with self._lock:

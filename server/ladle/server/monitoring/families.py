@@ -6,13 +6,17 @@ thread-safe: whoever keeps families has a lock.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, TypeAlias
+from copy import copy as shallow_copy
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Labels: TypeAlias = "tuple[str, ...]"
 """The values of a family's labels, in their order."""
@@ -48,6 +52,12 @@ class Counters:
         """Drop every series with these values of labels, if the family has them all."""
         _forget(self.values, self.labels, labels)
 
+    def copied(self) -> Self:
+        """Return the family as it is now, for the time after its lock is released."""
+        copy = shallow_copy(self)
+        copy.values = dict(self.values)
+        return copy
+
     def lines(self) -> Iterator[str]:
         """Yield the text form."""
         yield from _head(self)
@@ -74,6 +84,12 @@ class Histogram:
         self.counts = [0] * buckets
         """For each bucket, those above the bound before; the last has no bound."""
         self.sum = 0.0
+
+    def copied(self) -> Histogram:
+        """Return the same values, which later ones are not added to."""
+        copy = Histogram(0)
+        copy.counts, copy.sum = list(self.counts), self.sum
+        return copy
 
 
 class Histograms:
@@ -122,15 +138,31 @@ class Histograms:
         """Drop every series with these values of labels, if the family has them all."""
         _forget(self.values, self.labels, labels)
 
+    def copied(self) -> Self:
+        """Return the family as it is now, for the time after its lock is released."""
+        copy = shallow_copy(self)
+        copy.values = {labels: histogram.copied() for labels, histogram in self.values.items()}
+        return copy
+
     def lines(self) -> Iterator[str]:
-        """Yield the text form."""
+        """Yield the text form.
+
+        Buckets below the first value and above the last are left out, but for one each side: a
+        quantile lies between two bounds.
+        """
         yield from _head(self)
         for labels, histogram in self.values.items():
             below = list(accumulate(histogram.counts))
             pairs = _pairs(self.labels, labels)
             start = f"{self.name}_bucket{{{pairs + ',' if pairs else ''}"
-            for bound, count in zip(self._shown_bounds, below, strict=True):
+            lowest = max(0, bisect_right(below, 0) - 1)
+            highest = bisect_left(below, below[-1]) + 1
+            for bound, count in islice(
+                zip(self._shown_bounds, below, strict=True), lowest, highest
+            ):
                 yield f"{start}{bound}}} {count}\n"
+            if highest < len(below):
+                yield f"{start}{self._shown_bounds[-1]}}} {below[-1]}\n"
             shown = _shown(self.labels, labels)
             yield f"{self.name}_sum{shown} {_number(histogram.sum)}\n"
             yield f"{self.name}_count{shown} {below[-1]}\n"
@@ -147,6 +179,13 @@ def exponential(first: float, growth: float, count: int) -> list[float]:
 def text(families: Iterable[Family]) -> str:
     """Return the text form of those families in which there is anything."""
     return "".join(line for family in families if family.values for line in family.lines())
+
+
+def slices(families: Iterable[Family], lines: int) -> Iterator[str]:
+    """Yield the text form of families in pieces of at most so many lines."""
+    shown = (line for family in families if family.values for line in family.lines())
+    while piece := "".join(islice(shown, lines)):
+        yield piece
 
 
 def _head(family: Family) -> Iterator[str]:

@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable_id import ServableId
-from ladle.server.monitoring.catalogue import COUNTED_BY_UPSTREAM, Own, Upstream, families_of
+from ladle.server.monitoring.catalogue import (
+    COUNTED_BY_UPSTREAM,
+    LadleMetrics,
+    TFServingMetrics,
+    families_of,
+)
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
 
@@ -54,8 +59,8 @@ class Metrics:
                 may be anything; it becomes a label only if it is of a model.
             is_served: whether a version of a model answers.
         """
-        self.upstream = Upstream()
-        self.own = Own()
+        self.upstream = TFServingMetrics()
+        self.own = LadleMetrics()
         self.recent: dict[str, Recent] = {}
         """What has happened to each model of late; hold `lock` to read it."""
         self.lock = threading.Lock()

@@ -382,5 +382,5 @@ MODELS_COMMANDS = (
     "prune",
     "warmup",
 )
-# Of docker, openssl and Compose.
-OTHERS_FLAGS = {"--tag", "--health-cmd"}
+# Of docker, Compose and gunicorn.
+OTHERS_FLAGS = {"--tag", "--health-cmd", "--preload"}

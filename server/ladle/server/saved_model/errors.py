@@ -14,7 +14,8 @@ _GRAPH_PLACE = re.compile(r"\{\{[^{}]*\}\}\s?")
 _KERNEL_TRACE = "\n\t [["
 # oneDNN's matrix products add whether each side was transposed; a caller's text does not depend on
 # the processor that TensorFlow chose its kernels for.
-_TRANSPOSED = re.compile(r"(Matrix size-incompatible: In\[0\]: \S+, In\[1\]: \S+\]) [01] [01]")
+_PRODUCT = "Matrix size-incompatible: "
+_TRANSPOSED = (" 0 0", " 0 1", " 1 0", " 1 1")
 
 
 def serving_error(error: Exception) -> ServingError:
@@ -48,7 +49,8 @@ def load_error(error: Exception) -> ServingError:
 def one_line(text: str) -> str:
     """Return a kernel's message without trace, graph names and line breaks."""
     text = _FIRST_OF_SEVERAL.sub("", text.split(_KERNEL_TRACE, 1)[0])
-    return _TRANSPOSED.sub(r"\1", " ".join(_GRAPH_PLACE.sub("", text).split()))
+    line = " ".join(_GRAPH_PLACE.sub("", text).split())
+    return line[:-4] if _PRODUCT in line and line.endswith(_TRANSPOSED) else line
 
 
 def explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -7,7 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ladle.client.prediction import Prediction, Scored
+from ladle.client import (
+    TLS,
+    Classification,
+    ModelCard,
+    ModelMetadata,
+    Prediction,
+    Regression,
+    Scored,
+    Signature,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
 
 SCORES = np.array([[0.25, 0.5, 0.25], [0.125, 0.125, 0.75]], np.float32)
 
@@ -73,3 +86,56 @@ def test_top_refuses_what_are_no_scores() -> None:
         prediction(x=np.ones(2)).top(output="x")
     with pytest.raises(ValueError, match=r"k: expected 1 or more, got 0"):
         prediction(x=SCORES).top(0)
+
+
+def test_a_prediction_is_a_mapping_of_its_outputs() -> None:
+    made = prediction(b=SCORES, a=SCORES[0])
+    assert list(made) == list(made.keys()) == ["b", "a"]
+    assert len(made) == 2
+    assert dict(made)["b"] is SCORES
+    assert {**made}["b"] is SCORES
+    assert "a" in made
+    assert "z" not in made
+    assert made.get("z") is None
+    assert isinstance(made, Mapping)
+    complete = getattr(made, "_ipython_key_completions_")  # noqa: B009 - IPython's own protocol
+    assert complete() == ["b", "a"]
+
+
+def test_predictions_compare_by_identity_and_not_by_arrays() -> None:
+    one, other = prediction(a=SCORES), prediction(a=SCORES)
+    assert one != other
+    assert len({one, other, one}) == 2
+
+
+def test_results_say_in_words_what_they_are() -> None:
+    names = np.array([b"x"], object)
+    assert repr(prediction(scores=SCORES, name=names)) == (
+        'Prediction("m" version 3 "s": name string [1], scores float32 [2, 3])'
+    )
+    classification = Classification(((Scored("a", 1.0, 0),),), "m", None, "s")
+    assert repr(classification) == 'Classification("m" "s": the classes of 1 examples)'
+    values = np.zeros(1_000, np.float32)
+    assert repr(Regression(values, "m", 1, "s")) == (
+        'Regression("m" version 1 "s": values float32 [1000])'
+    )
+
+
+def test_metadata_says_in_words_what_it_is() -> None:
+    pixels, scores = TensorSpec(1, (-1, 48, 48, 3)), TensorSpec(1, (-1, 10))
+    signature = Signature(
+        {"images": pixels, "n": TensorSpec(9, None)}, {"p": scores}, "", frozenset("n")
+    )
+    assert repr({"images": pixels}) == "{'images': float32 [-1, 48, 48, 3]}"
+    assert repr(signature) == (
+        "Signature(images: float32 [-1, 48, 48, 3], n: int64 of any shape (optional) "
+        "-> p: float32 [-1, 10])"
+    )
+    metadata = ModelMetadata("m", 3, {"d": signature}, ModelCard(labels=("a", "b")))
+    assert repr(metadata) == f'ModelMetadata("m" version 3, d: {signature!r}, 2 labels)'
+    status = VersionStatus(2, VersionState.END, 13, "it broke")
+    assert repr(status) == "VersionStatus(version 2 END: it broke)"
+
+
+def test_a_private_key_is_in_no_text() -> None:
+    assert "secret" not in repr(TLS(certificate=b"c", key=b"secret"))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ladle.client.calls import flows
 from ladle.client.coalescing.groups import coalescing_key
+from ladle.client.inputs.arrays import Inputs
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
-from ladle.client.inputs.planning import Inputs
 from ladle.client.messages import requests
 from ladle.client.messages.requests import ModelConfigs, Task
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus

@@ -17,7 +17,7 @@ RAW_SIGNATURE = "serving_uint8"
 """The signature of ladle's exporter that takes raw pixels and normalises them in the graph."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TensorSpec:
     """The dtype and shape that a signature declares; as text, `float32 [-1, 28, 28]`."""
 
@@ -36,11 +36,11 @@ class TensorSpec:
         """
         return dtypes.to_numpy(dtypes.without_ref(self.data_type))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return tensors.describe(self.data_type, self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Signature:
     """One way to call a model."""
 
@@ -51,8 +51,16 @@ class Signature:
     optional: frozenset[str] = frozenset()
     """The inputs with a default in the model; they may be left out."""
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(
+            f"{name}: {spec}{' (optional)' if name in self.optional else ''}"
+            for name, spec in self.inputs.items()
+        )
+        outputs = ", ".join(f"{name}: {spec}" for name, spec in self.outputs.items())
+        return f"Signature({inputs} -> {outputs})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ModelMetadata:
     """The signatures and the model card of one version of a model."""
 
@@ -67,6 +75,12 @@ class ModelMetadata:
     card_error: str = ""
     """Why the card can't be read, for example because its format is newer; empty if it can."""
 
+    def __repr__(self) -> str:
+        version = "" if self.version is None else f" version {self.version}"
+        signatures = "".join(f", {name}: {s!r}" for name, s in self.signatures.items())
+        card = f", {len(self.card.labels)} labels" if self.card and self.card.labels else ""
+        return f'ModelMetadata("{self.model}"{version}{signatures}{card})'
+
 
 class VersionState(IntEnum):
     """The state of a version; TensorFlow Serving's names and numbers."""
@@ -79,7 +93,7 @@ class VersionState(IntEnum):
     END = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VersionStatus:
     """The state of one version."""
 
@@ -88,6 +102,10 @@ class VersionStatus:
     error_code: int = 0
     """The gRPC status number of the error that ended it; 0 for none."""
     error_message: str = ""
+
+    def __repr__(self) -> str:
+        problem = f": {self.error_message}" if self.error_message else ""
+        return f"VersionStatus(version {self.version} {self.state.name}{problem})"
 
 
 @dataclass(frozen=True)

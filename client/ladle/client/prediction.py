@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,11 +26,12 @@ class Scored(NamedTuple):
     class_index: int
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The outputs of a model, and which version of it answered; `prediction["name"]` is an output.
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Mapping[str, NDArray[Any]]):
+    """The outputs of a model by name, a Mapping, and the version that answered.
 
-    An output's array is read-only where it is a view of the answer's bytes; copy it to write.
+    `prediction["name"]` is an output, `dict(prediction)` holds all. An output's array is read-only
+    if it is a view of the answer's bytes; copy it to write. Predictions compare by identity.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -52,6 +53,23 @@ class Prediction:
             raise KeyError(
                 f'output "{name}": expected one of {", ".join(sorted(self.outputs))}'
             ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    __eq__ = object.__eq__  # a Mapping's own would compare arrays as truth values
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        outputs = _in_words(self.outputs)
+        return f"Prediction({_who(self.model, self.version, self.signature)}: {outputs})"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what IPython and Jupyter complete after `prediction["`."""
+        return list(self.outputs)
 
     def top(self, k: int = 3, *, output: str | None = None) -> list[list[Scored]]:
         """Return for each example its `k` classes of highest score, the highest first.
@@ -95,7 +113,7 @@ class Prediction:
         return self.labels[index] if len(self.labels) == classes else str(index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification:
     """The classes of each example."""
 
@@ -106,6 +124,10 @@ class Classification:
     version: int | None
     """The version that answered; None if the server doesn't say."""
     signature: str
+
+    def __repr__(self) -> str:
+        who = _who(self.model, self.version, self.signature)
+        return f"Classification({who}: the classes of {len(self.classes)} examples)"
 
     def top(self, k: int = 3) -> list[list[Scored]]:
         """Return for each example its `k` classes of highest score, the highest first.
@@ -118,7 +140,7 @@ class Classification:
         return [sorted(row, key=lambda scored: -scored.score)[:k] for row in self.classes]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Regression:
     """One number for each example."""
 
@@ -129,6 +151,22 @@ class Regression:
     """The version that answered; None if the server doesn't say."""
     signature: str
 
+    def __repr__(self) -> str:
+        values = _in_words({"values": self.values})
+        return f"Regression({_who(self.model, self.version, self.signature)}: {values})"
+
 
 def _are_scores(array: NDArray[Any]) -> bool:
     return array.ndim == 2 and np.can_cast(array.dtype, np.float64, "same_kind")
+
+
+def _who(model: str, version: int | None, signature: str) -> str:
+    return f'"{model}"{"" if version is None else f" version {version}"} "{signature}"'
+
+
+def _in_words(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return names, dtypes and shapes, without values: `class_id int64 [3]`."""
+    return ", ".join(
+        f"{name} {'string' if array.dtype == object else array.dtype} {list(array.shape)}"
+        for name, array in sorted(arrays.items())
+    )

@@ -65,7 +65,14 @@ class FunctionServer:
         self.address = ""
         """Where it listens, once it has started."""
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix="function-server")
-        self._server = grpc.server(self._executor, handlers=[_Handler(self._answer)])
+        self._server = grpc.server(
+            self._executor,
+            handlers=[_Handler(self._answer)],
+            options=[("grpc.max_receive_message_length", requests.MAX_MESSAGE_BYTES)],
+        )
+
+    def __repr__(self) -> str:
+        return f'FunctionServer("{self.address}", models: {", ".join(sorted(self.models))})'
 
     def start(self) -> None:
         """Listen on a free port of the loopback."""

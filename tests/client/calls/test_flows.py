@@ -18,7 +18,7 @@ from ladle.client.errors import (
     Unavailable,
     Unimplemented,
 )
-from ladle.client.inputs import planning
+from ladle.client.inputs.arrays import as_arrays
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.messages.requests import servable
 from ladle.client.models import VersionState, VersionStatus
@@ -50,7 +50,7 @@ class Caller:
     ) -> Prediction:
         wanted = flows.PredictCall(
             target=servable("m", version, label),
-            inputs=planning.as_arrays(given),
+            inputs=as_arrays(given),
             signature=signature,
             outputs=outputs,
             normalize=normalize,

@@ -37,7 +37,7 @@ from ladle.client.coalescing.groups import (
     split,
 )
 from ladle.client.errors import InvalidInput, MessageTooLarge, NotFound, ServerError
-from ladle.client.inputs.planning import as_arrays
+from ladle.client.inputs.arrays import as_arrays
 from ladle.client.messages.requests import Servable
 
 FLOAT = 1

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ladle.client import Client, InvalidInput, Normalization
+from ladle.client.inputs.arrays import Inputs, Picture
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.images import Pixels, expected_pixels, load
-from ladle.client.inputs.planning import Inputs, Picture
 
 GREY = Image.fromarray(np.array([[0, 255], [51, 102]], np.uint8))
 COLOUR = Image.fromarray(np.full((2, 2, 3), (255, 0, 51), np.uint8))

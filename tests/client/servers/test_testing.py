@@ -57,6 +57,45 @@ def test_a_function_is_called_through_grpc(client_class: Any) -> None:
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
+def test_messages_above_grpcs_four_megabytes_go_there_and_back(client_class: Any) -> None:
+    rows = np.ones((1_000_000, 2), np.float32)
+    with FunctionServer({"double": DOUBLE}) as server, client_class(server.address) as client:
+        assert client.predict("double", rows)["twice"].shape == (1_000_000, 2)
+        assert repr(server) == f'FunctionServer("{server.address}", models: double)'
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_table_is_predicted_by_its_columns(client_class: Any) -> None:
+    """Columns are inputs by name, whatever their order; or the columns of the only input."""
+
+    class Frame:
+        columns = ("y", "x")
+
+        def __getitem__(self, name: str) -> list[float]:
+            return [1.0, 2.0, 3.0] if name == "x" else [10.0, 20.0, 30.0]
+
+        def to_numpy(self) -> NDArray[Any]:
+            raise AssertionError("not needed")
+
+    by_name = FunctionModel(
+        lambda inputs: {"z": inputs["x"] - inputs["y"][:, 0]},
+        inputs={"x": ("float32", (-1,)), "y": ("float32", (-1, 1))},
+        outputs={"z": ("float32", (-1,))},
+    )
+    models = {"by name": by_name, "double": DOUBLE}
+    with (
+        FunctionServer(models) as server,
+        client_class(server.address, coalesce_ms=1.0) as client,
+    ):
+        for _ in range(2):  # the second may be coalesced
+            assert client.predict("by name", Frame())["z"].tolist() == [-9, -18, -27]
+            assert client.predict("double", Frame())["twice"][1].tolist() == [40, 4]
+        parts = client.predict_chunks("by name", Frame())
+        if hasattr(parts, "__next__"):
+            assert [part["z"].tolist() for part in parts] == [[-9, -18, -27]]
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
 def test_strings_go_there_and_back(client_class: Any) -> None:
     def shout(inputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         return {"loud": np.array([text.upper() for text in inputs["text"]], object)}

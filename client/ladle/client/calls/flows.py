@@ -24,6 +24,7 @@ from ladle.client.errors import (
     Unimplemented,
 )
 from ladle.client.inputs import examples, planning
+from ladle.client.inputs.arrays import Arrays
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
 from ladle.client.messages import requests, responses
@@ -58,7 +59,7 @@ class PredictCall:
     """The arguments of one `predict`."""
 
     target: Servable
-    inputs: planning.Arrays
+    inputs: Arrays
     signature: str = ""
     """Empty for the default one."""
     outputs: tuple[str, ...] = ()

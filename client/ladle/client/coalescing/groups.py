@@ -21,6 +21,7 @@ from ladle.client.errors import (
     MessageTooLarge,
     ServerError,
 )
+from ladle.client.inputs.arrays import Table
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata
 from ladle.client.prediction import Prediction
 
@@ -46,6 +47,8 @@ def coalescing_key(call: PredictCall, metadata: ModelMetadata | None) -> Hashabl
         spec.shape and spec.shape[0] == -1
         for spec in (*signature.inputs.values(), *signature.outputs.values())
     ):
+        return None
+    if isinstance(call.inputs, Table):
         return None
     named = _named(call)
     if not named or any(not array.ndim for array in named.values()):

@@ -36,7 +36,7 @@ _EXACT_UP_TO_AT_LEAST = 1 << 3  # float8_e5m2
 
 
 class Conversion(NamedTuple):
-    """How one input is changed before it is sent: pixels first, then normalization, then dtype."""
+    """How one input is changed before it is sent: the fields apply from the last to the first."""
 
     dtype: np.dtype[Any] | None = None
     """The dtype to cast to; None for no cast."""
@@ -44,6 +44,8 @@ class Conversion(NamedTuple):
     """The normalisation of raw pixels; None for none."""
     pixels: Pixels | None = None
     """The size and channels for pictures, or for images of another size; None for no change."""
+    is_column: bool = False
+    """Whether `[rows]` becomes `[rows, 1]`."""
 
 
 def conversion_for(
@@ -55,13 +57,14 @@ def conversion_for(
         InvalidInput: Its dtype or shape can't be converted, or no normalisation is known for raw
             pixels.
     """
+    source = kind_of(array.dtype)
 
     def refuse(advice: str = "") -> InvalidInput:
-        actual = f"{array.dtype} {list(array.shape)}"
+        dtype = "string" if source == "string" else array.dtype
+        actual = f"{dtype} {list(array.shape)}"
         message = f'input "{name}" of {about(metadata)}: expected {spec}, got {actual}'
         return InvalidInput(f"{message}; {advice}" if advice else message)
 
-    source = kind_of(array.dtype)
     pixels = expected_pixels(spec.shape) if source == "string" and array.ndim <= 1 else None
     if pixels is not None and spec.data_type != dtypes.STRING:
         if not array.size:
@@ -78,7 +81,8 @@ def conversion_for(
         raise refuse("images of other sizes come as a batch, [batch, height, width(, channels)]")
     if spec.shape is not None and not fits(array.shape, spec.shape):
         single = fits((1, *array.shape), spec.shape)
-        raise refuse("make a batch of the single example: array[None]" if single else "")
+        batch = "[value]" if source == "string" else "array[None]"
+        raise refuse(f"make a batch of the single example: {batch}" if single else "")
     try:
         declared = spec.dtype
     except dtypes.UnsupportedDtype:
@@ -144,6 +148,8 @@ def apply(name: str, conversion: Conversion, array: NDArray[Any]) -> NDArray[Any
         InvalidInput: Values that the dtype can't hold, a normalisation for another number of
             channels, or pictures that can't be read.
     """
+    if conversion.is_column:
+        array = array[:, None]
     if conversion.pixels is not None:
         try:
             make = resize if array.dtype == np.uint8 else load

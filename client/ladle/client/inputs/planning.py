@@ -7,14 +7,14 @@ request. Pure functions, safe in any thread.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ladle.client.errors import FailedPrecondition, InvalidInput
+from ladle.client.inputs.arrays import Arrays, Table
 from ladle.client.inputs.conversion import (
     Conversion,
     Normalize,
@@ -23,7 +23,6 @@ from ladle.client.inputs.conversion import (
     conversion_for,
     kind_of,
 )
-from ladle.client.inputs.images import is_picture
 from ladle.client.models import (
     DEFAULT_SIGNATURE,
     RAW_SIGNATURE,
@@ -33,27 +32,6 @@ from ladle.client.models import (
 )
 from ladle.protos import dtypes
 from ladle.protos.model_card import Normalization
-
-
-class PILImage(Protocol):
-    """A `PIL.Image.Image`, recognised by a method that only it has."""
-
-    def getexif(self) -> Any:
-        """Return the EXIF data."""
-
-
-Picture: TypeAlias = "PILImage | bytes | str | os.PathLike[str]"
-"""A PIL image, an image file's bytes, or its path."""
-
-Values: TypeAlias = "ArrayLike | Picture | Sequence[Picture]"
-"""The values of one input: anything that numpy converts to an array; or pictures, for an input
-whose shape is an image's."""
-
-Inputs: TypeAlias = "Values | Mapping[str, Values]"
-"""The inputs of a model: values by input name, or the values of its only input."""
-
-Arrays: TypeAlias = "NDArray[Any] | dict[str, NDArray[Any]]"
-"""Inputs as arrays: by name, or the array of the only input."""
 
 _MODES = ("auto", "client", "server", None)
 
@@ -65,17 +43,6 @@ class Plan(NamedTuple):
     """The signature that the request names; empty for the default one."""
     conversions: dict[str, Conversion]
     """By the name of each input that is sent."""
-
-
-def as_arrays(inputs: Inputs) -> Arrays:
-    """Return the inputs as arrays; arrays are not copied.
-
-    Raises:
-        InvalidInput: One of them is not an array, nor anything that numpy makes one of.
-    """
-    if isinstance(inputs, Mapping):
-        return {name: _as_array(values, f'input "{name}"') for name, values in inputs.items()}
-    return _as_array(inputs, "inputs")
 
 
 def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Normalize) -> Plan:
@@ -110,10 +77,14 @@ def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Nor
                 f"uint8; expected one of {_names(metadata.signatures)} to"
             )
         arrays = _by_name(declared, inputs, about(metadata))
-        conversions = {
-            name: conversion_for(name, array, declared.inputs[name], metadata, normalize)
-            for name, array in arrays.items()
-        }
+        conversions = {}
+        for name, array in arrays.items():
+            spec = declared.inputs[name]
+            is_column = isinstance(inputs, Table) and array.ndim == 1 and spec.shape == (-1, 1)
+            seen = array[:, None] if is_column else array
+            conversions[name] = conversion_for(name, seen, spec, metadata, normalize)._replace(
+                is_column=is_column
+            )
     if isinstance(normalize, Normalization) and not any(
         s.normalization for s in conversions.values()
     ):
@@ -131,6 +102,8 @@ def execute(plan: Plan, inputs: Arrays) -> dict[str, NDArray[Any]]:
         InvalidInput: Values that the declared dtype can't hold, or a normalisation for another
             number of channels.
     """
+    if isinstance(inputs, Table):
+        inputs = inputs.for_inputs(list(plan.conversions))
     arrays = inputs if isinstance(inputs, dict) else dict.fromkeys(plan.conversions, inputs)
     return {
         name: apply(name, conversion, arrays[name]) for name, conversion in plan.conversions.items()
@@ -152,30 +125,6 @@ def check_outputs(metadata: ModelMetadata, signature: str, outputs: tuple[str, .
             raise InvalidInput(
                 f'{about(metadata)}: output "{name}": expected one of {_names(declared)}'
             )
-
-
-def _as_array(values: Any, what: str) -> NDArray[Any]:
-    try:
-        if is_picture(values):
-            values = [values]
-        if isinstance(values, list | tuple) and values and is_picture(values[0]):
-            pictures = np.empty(len(values), object)
-            for index, picture in enumerate(
-                values
-            ):  # np.array(values) would read the pixels of each
-                pictures[index] = picture
-            return pictures
-        try:
-            array = np.asarray(values)
-        except UnicodeDecodeError:  # text and bytes in one list
-            array = np.asarray(values, object)
-        if array.dtype.kind in "SU" and not isinstance(values, np.ndarray | np.generic):
-            # numpy's fixed-width strings end at the last character that is not NUL, and the
-            # serialised messages that models take as strings may end in NULs.
-            array = np.asarray(values, object)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{what}: numpy can't make an array of it: {error}") from error
-    return array
 
 
 def _is_for_raw(metadata: ModelMetadata, inputs: Arrays) -> bool:
@@ -234,6 +183,8 @@ def _by_name(declared: Signature, inputs: Arrays, whose: str) -> dict[str, NDArr
                 f"expected a dict with {expected}"
             )
         return dict.fromkeys(declared.inputs, inputs)
+    if isinstance(inputs, Table):
+        inputs = inputs.for_inputs(list(declared.inputs))
     unknown = inputs.keys() - declared.inputs.keys()
     missing = declared.inputs.keys() - declared.optional - inputs.keys()
     if unknown or missing:

@@ -19,9 +19,9 @@ from ladle.client.calls.metadata_cache import MetadataCache
 from ladle.client.calls.retry import Hedge, Retry
 from ladle.client.calls.retry_loop import RetryLoop, drive
 from ladle.client.errors import DeadlineExceeded
+from ladle.client.inputs.arrays import Inputs, as_arrays
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
-from ladle.client.inputs.planning import Inputs, as_arrays
 from ladle.client.messages import requests
 from ladle.client.transport import tracing
 from ladle.client.transport.connection import (

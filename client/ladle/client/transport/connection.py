@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import grpc
@@ -38,7 +38,7 @@ class TLS:
     """The certificate authorities to trust; None for those that gRPC brings."""
     certificate: str | os.PathLike[str] | bytes | None = None
     """This client's certificate with its chain, if the server requires one (mTLS)."""
-    key: str | os.PathLike[str] | bytes | None = None
+    key: str | os.PathLike[str] | bytes | None = field(default=None, repr=False)
     """The private key of `certificate`."""
     server_name: str | None = None
     """The name in the server's certificate, if it differs from the address."""

@@ -161,5 +161,9 @@ class Answered:
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes the outputs take."""
-        return sum(map(size_of, self.outputs.values()))
+        """About how many bytes the outputs and the kept columns have."""
+        kept = (
+            size_of(column) if isinstance(column, np.ndarray) else column.nbytes
+            for column in self.kept.values()
+        )
+        return sum(map(size_of, self.outputs.values())) + sum(kept)

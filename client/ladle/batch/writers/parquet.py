@@ -31,7 +31,7 @@ class ParquetWriter:
     def write(self, answered: Answered) -> None:
         """Take over some rows."""
         if not self._rows_in_group:
-            row_bytes = sum(o.nbytes for o in answered.outputs.values()) / len(answered.numbers)
+            row_bytes = answered.nbytes / len(answered.numbers)
             self._rows_in_group = int(
                 min(ROWS_IN_GROUP, max(1, BYTES_IN_GROUP // max(row_bytes, 1)))
             )

@@ -1,4 +1,4 @@
-"""What `ladle predict` takes, and what its `--help` teaches."""
+"""The arguments of `ladle predict`, and its `--help`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ manifest; parts appear when they are whole. Killed at any moment and started aga
 command, it goes on after the last part, and every row is there once. It doesn't go on if the input
 has changed or another version of the model is served, unless an option allows that.
 
-The input, one format in each run, told by the extension or --input-format:
+The input, one format in each run, by the extension or --input-format:
 
   .npy .npz     an array, or several by name; the first dimension is the rows
   .parquet      numbers, lists of numbers, text, bytes
@@ -29,7 +29,7 @@ The input, one format in each run, told by the extension or --input-format:
   .jsonl        an object or one value in each line; {"b64": "..."} for bytes
   .tfrecord     tf.Examples, also GZIP or ZLIB; the column "record" is the Example itself
   .png .jpg ... images, also in folders; they become what the model takes
-  .txt          a list of images, a path in each line, seen from the list's folder
+  .txt          a list of images, a path in each line, relative to the list's folder
 
 Text is UTF-8. CSV and JSON lines may be compressed with gzip, as in .csv.gz.
 
@@ -59,7 +59,7 @@ says why; what is done stays), 2 wrong usage, 130 interrupted.
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments, with the `rules` of --map, and what TLS takes as `tls`; or exit."""
+    """Return the arguments, with --map as `rules` and TLS's options as `tls`; exit on a mistake."""
     parser = _make_parser()
     args = parser.parse_args(argv)
     from ladle.batch.columns.mapping import parse_rule
@@ -111,7 +111,7 @@ def _make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="TENSOR=COLUMN[,COLUMN...][:DTYPE]",
         help="which column is an input of the model; several, or a pattern, become its values;"
-        " DTYPE is what their numbers are taken for, such as uint8 for raw pixels",
+        " DTYPE is the dtype that their numbers become, such as uint8 for raw pixels",
     )
     add(
         "--keep",
@@ -121,7 +121,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="columns or patterns that go into the output (for images: their paths)",
     )
     formats = ("npy", "npz", "parquet", "csv", "jsonl", "tfrecord", "images", "list")
-    add("--input-format", choices=formats, help="by default what the extension tells")
+    add("--input-format", choices=formats, help="(default: by the extension)")
     add(
         "--output-format",
         choices=("parquet", "jsonl", "csv", "npy"),
@@ -138,9 +138,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "--normalize",
         choices=("auto", "client", "server", "none"),
         default="auto",
-        help="what becomes of raw pixels, images or uint8, for a model of floats: normalised as"
-        " the model records it, here or by its own signature for them (auto: there if it has one);"
-        " or sent as the numbers that they are",
+        help="how raw pixels, images or uint8, are sent to a model of floats: normalised as the"
+        " model records it, here or by the model's signature for raw pixels (auto: by the signature"
+        " if there is one); or as the numbers that they are",
     )
     running = parser.add_argument_group("the run")
     add = running.add_argument
@@ -149,8 +149,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--allow-changed-model",
         action="store_true",
-        help="go on although another version is served, now or later; the manifest tells which"
-        " answered",
+        help="go on although another version is served, now or later; the manifest says which"
+        " versions answered",
     )
     add(
         "--max-failed",
@@ -179,10 +179,10 @@ def _make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=60.0,
         metavar="S",
-        help="how long a server that refuses requests, or is gone, may answer none until the run"
-        " ends; those that take longer than --timeout are sent in halves first (default: 60)",
+        help="how long the servers may refuse every request, or be gone, until the run ends;"
+        " requests that take longer than --timeout are sent in halves first (default: 60)",
     )
-    add("--quiet", action="store_true", help="tell nothing of the progress")
+    add("--quiet", action="store_true", help="show no progress")
     add("--json", action="store_true", help="print the result as JSON, for programs")
     few = parser.add_argument_group("without --output")
     few.add_argument("--top", type=_count, default=5, metavar="K", help="classes (default: 5)")

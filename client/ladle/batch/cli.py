@@ -1,6 +1,6 @@
 """The command `ladle predict`.
 
-Nothing heavy is imported before the arguments are known to be good: `--help` and a mistyped option
+numpy and grpc are imported after the arguments were checked, so that `--help` and a mistyped option
 answer at once.
 """
 
@@ -107,7 +107,7 @@ def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
     token = None if args.token_file is None else Path(args.token_file)
 
     def connect(retries: bool) -> Client:
-        # A run decides itself when a request is sent again, and how many there are meanwhile.
+        # The dispatcher decides when a request is sent again.
         retry = Retry() if retries else Retry(max_attempts=1)
         return Client(args.server, timeout=args.timeout, tls=tls, token=token, retry=retry)
 
@@ -117,16 +117,16 @@ def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
 def _as_text(summary: Summary) -> str:
     versions = ", ".join(map(str, summary.versions))
     parts = "1 part" if summary.shards == 1 else f"{summary.shards} parts"
-    told = f"{summary.rows:,} rows in {summary.output}, {parts}"
+    text = f"{summary.rows:,} rows in {summary.output}, {parts}"
     if summary.versions:
-        told += f", by version {versions}"
+        text += f", by version {versions}"
     if summary.rows_now:
-        told += f"; {summary.rows_now / summary.seconds:,.0f} rows/s"
+        text += f"; {summary.rows_now / summary.seconds:,.0f} rows/s"
     else:
-        told += "; all was done before"
+        text += "; all was done before"
     if summary.failed:
-        told += f"\n{summary.failed:,} failed; {summary.output}/_failed-*.jsonl says why"
-    return told
+        text += f"\n{summary.failed:,} failed; {summary.output}/_failed-*.jsonl says why"
+    return text
 
 
 def _fail(reason: str) -> int:

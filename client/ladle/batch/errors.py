@@ -9,17 +9,17 @@ from __future__ import annotations
 
 
 class BatchError(Exception):
-    """Why no further rows can be predicted, in one line; rows that are done stay done."""
+    """The reason why a run ends, in one line; rows that are done stay done."""
 
 
 class ChangedError(BatchError):
-    """Going on would mix what doesn't belong together."""
+    """The output would mix predictions of different inputs, models or settings."""
 
 
 class ModelLost(BatchError):
-    """The model can't be asked any more; it may be later."""
+    """The model doesn't answer any more; a later run may succeed."""
 
 
-def one_line(told: object) -> str:
-    """Return a text, or what an error says, without line breaks."""
-    return " ".join(str(told).split())
+def one_line(error: object) -> str:
+    """Return an error's text, or any text, without line breaks."""
+    return " ".join(str(error).split())

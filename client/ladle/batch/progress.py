@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on: a bar on a terminal, a line now and then elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _BAR_WIDTH = 24
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a run has come."""
+    """The progress of a run."""
 
     rows: int
-    """Done, those of earlier runs too."""
+    """How many rows are done, those of earlier runs included."""
     failed: int
     share: float
-    """Of the input, from 0 to 1; 0 where nobody knows."""
+    """How much of the input is done, from 0 to 1; 0 where that is unknown."""
     in_flight: int
     elapsed_s: float
-    """Since this run began."""
+    """Seconds since this run began."""
     rows_before: int
-    """Done by earlier runs."""
+    """How many rows earlier runs did."""
     share_before: float
 
     @property
     def rows_per_s(self) -> float:
-        """Rows done a second in this run."""
+        """How many rows this run does in a second."""
         return (self.rows - self.rows_before) / max(self.elapsed_s, 1e-9)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end at this speed; None where that can't be told yet."""
+        """Seconds until the end at this speed; None while that is unknown."""
         done = self.share - self.share_before
         return None if done <= 0 else self.elapsed_s * (1 - self.share) / done
 
@@ -62,7 +62,7 @@ def bar(state: State, width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a duration in the units that fit it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -77,19 +77,19 @@ def write_line(stream: TextIO, text: str) -> None:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write text at once. A pipe that nobody reads any more takes it, and all that follows."""
+    """Write text and flush. Text for a pipe that nobody reads any more is dropped from then on."""
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        # What the stream still holds is written when the process ends, and would fail again.
+        # The stream keeps the text, and would fail with it again when the process ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
 class Progress:
-    """Tells a state to a stream as often as is of use; for one thread."""
+    """Shows states on a stream, now and then; for one thread."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Progress:
         self._shown = 0
 
     def show(self, state: State) -> None:
-        """Tell a state, unless one has been told just now."""
+        """Show a state, unless the last one was shown just now."""
         interval_s = _BAR_INTERVAL_S if self._is_terminal else _LINE_INTERVAL_S
         if self._is_quiet or self._now() - self._shown_at < interval_s:
             return
@@ -119,7 +119,7 @@ class Progress:
             write_line(self._stream, line(state))
 
     def end(self) -> None:
-        """Take the bar away, so that what is told next begins a line."""
+        """Remove the bar, so that the next text begins a line."""
         if self._shown:
             write(self._stream, f"\r{' ' * self._shown}\r")
             self._shown = 0

@@ -1,4 +1,4 @@
-"""Rows on their way from the input to the model: read, prepared, answered."""
+"""Rows at each stage: as they were read, ready to be sent, and answered."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Column: TypeAlias = "NDArray[Any] | pa.Array"
-"""The values of a column, one for each row: an Arrow array as it was read, or a numpy array whose
-first dimension is the rows. Objects are text, bytes or whatever a line of JSON held."""
+"""The values of a column: an Arrow array of length `rows`, or a numpy array of shape `[rows, ...]`.
+A numpy array of objects holds text, bytes, or values of JSON."""
 
 
 def objects(values: Sequence[object]) -> NDArray[Any]:
-    """Return values as an array of objects, whatever they are, and without looking into them."""
+    """Return values as an array of objects, `[values]`; lists stay objects too."""
     array = np.empty(len(values), object)
     array[:] = values
     return array
 
 
 class FailedRow(NamedTuple):
-    """A row without a prediction, and why."""
+    """A row without a prediction, and the reason."""
 
     row: int
     code: str
-    """gRPC's name of what is wrong, such as INVALID_ARGUMENT."""
+    """The name of a gRPC status, such as INVALID_ARGUMENT."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Consecutive rows of the input, as a reader found them."""
+    """Consecutive rows of the input, as a reader read them."""
 
     start: int
-    """The number of the first, from 0."""
+    """The number of the first row, from 0."""
     stop: int
-    """The number after the last."""
+    """The number after the last row."""
     numbers: NDArray[np.int64]
-    """Those that could be read, in order."""
+    """The rows that could be read, in order, `[rows]`."""
     columns: Mapping[str, Column]
-    """Each has a value for each of `numbers`."""
+    """Each column has one value for each of `numbers`."""
     failed: tuple[FailedRow, ...] = ()
-    """Those that could not."""
+    """The rows that could not be read, in order."""
     share: float = 0.0
-    """How much of the input has been read with these, from 0 to 1; 0 where nobody knows."""
+    """How much of the input has been read so far, from 0 to 1; 0 where that is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,30 +63,30 @@ class Part:
     stop: int
     numbers: NDArray[np.int64]
     tensors: Mapping[str, NDArray[Any]]
-    """Each has a row for each of `numbers`."""
+    """By the name of the model's input, `[rows, ...]`, one row for each of `numbers`."""
     kept: Mapping[str, Column]
-    """What goes into the output beside the predictions, a value for each of `numbers`."""
+    """Columns that go into the output beside the predictions, a value for each of `numbers`."""
     failed: tuple[FailedRow, ...] = ()
     share: float = 0.0
     picture_bytes: int = 0
-    """About how many bytes the pictures of a row take once they are decoded."""
+    """About how many bytes the pictures of one row have once they are decoded."""
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes the tensors take when they are sent."""
+        """About how many bytes the tensors have when they are sent."""
         tensors = sum(map(size_of, self.tensors.values()))
         return tensors + self.picture_bytes * len(self.numbers)
 
     def halves(self) -> tuple[Part, Part]:
-        """Return the part in two; it has at least two rows to send."""
+        """Return two parts of half the rows each; there are at least two rows to send."""
         return self.cut(len(self.numbers) // 2)
 
     def cut(self, count: int) -> tuple[Part, Part]:
-        """Return the part in two, the first with `count` rows to send, at least one."""
+        """Return two parts; the first has `count` rows to send, at least one."""
         return self._cut(count, int(self.numbers[count]))
 
     def cut_before(self, row: int) -> tuple[Part, Part]:
-        """Return the rows before number `row` and those from there; neither is empty."""
+        """Return the rows before number `row`, and the others; there are some of both."""
         return self._cut(int(np.searchsorted(self.numbers, row)), row)
 
     def _cut(self, count: int, row: int) -> tuple[Part, Part]:
@@ -112,7 +112,7 @@ class Part:
         """Return the rows with their predictions.
 
         Raises:
-            BatchError: An output has not a row for each of them.
+            BatchError: An output has not one row for each row of the part.
         """
         rows = len(self.numbers)
         for name, output in prediction.outputs.items():
@@ -133,7 +133,7 @@ class Part:
         )
 
     def unanswered(self, *failed: FailedRow) -> Answered:
-        """Return the rows without predictions: those that `failed` now, and those before."""
+        """Return the rows without predictions: the rows that `failed` now or before."""
         return Answered(
             start=self.start,
             stop=self.stop,
@@ -152,11 +152,11 @@ class Answered:
     stop: int
     numbers: NDArray[np.int64]
     outputs: Mapping[str, NDArray[Any]]
-    """Each has a row for each of `numbers`."""
+    """By name, `[rows, ...]`, one row for each of `numbers`."""
     kept: Mapping[str, Column] = field(default_factory=dict)
     failed: tuple[FailedRow, ...] = ()
     version: int | None = None
-    """The version that answered."""
+    """The version that answered; None where the server doesn't say."""
     share: float = 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""A few rows whose predictions are printed instead of written: one image, one array."""
+"""Predictions of a few rows, for printing: one image, one array."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ _MAX_VALUES_SHOWN = 1000
 def predict_few(
     job: Job, connect: ConnectClient, *, top: int, plot: str | None
 ) -> list[dict[str, Any]]:
-    """Return, for each row, its classes of highest score, or the outputs where there are none.
+    """Return for each row its `top` classes of highest score, or its outputs without scores.
 
-    As `{"row": 0, "path": "photo.png", "version": 1, "classes": [{"label", "score", "class_index"},
-    ...]}`, or with "outputs" in the place of "classes". With `plot`, the images are saved there
-    beside their bar charts.
+    A row is `{"row": 0, "path": "photo.png", "version": 1, "classes": [{"label", "score",
+    "class_index"}, ...]}`, or has "outputs" in place of "classes". With the path `plot`, the images
+    are saved there beside bar charts. Blocks.
 
     Raises:
-        BatchError: There are more than MAX_ROWS, a row can't be read, or there is nothing to plot.
+        BatchError: There are more than MAX_ROWS rows, a row can't be read, or there is nothing to
+            plot.
         LadleError: The model could not be asked.
         OSError: A file can't be read or written.
-        ImportError: A package is missing.
+        ImportError: A package is not installed.
     """
     input_format, paths = files.find(job.inputs, job.input_format)
     metadata = fetch_metadata(job, connect)
@@ -64,8 +65,8 @@ def predict_few(
                     "--output says where they go"
                 )
             prediction = predict(client, job, metadata.version, part)
-            part.answered(prediction)  # or else there are outputs without a row for each
-            shown += _told(part, prediction, top)
+            part.answered(prediction)  # checks that each output has a row for each input
+            shown += _as_rows(part, prediction, top)
             drawn.append((part, prediction))
     if not shown:
         raise BatchError("the input has no rows")
@@ -77,21 +78,21 @@ def predict_few(
 def shown(few: list[dict[str, Any]]) -> str:
     """Return the predictions as text."""
     lines = []
-    for told in few:
-        version = "" if told["version"] is None else f" (version {told['version']})"
-        lines.append(f"{told.get('path', 'row ' + str(told['row']))}{version}")
-        if "classes" in told:
-            width = max(len(scored["label"]) for scored in told["classes"])
-            lines += [f"  {s['label']:<{width}}  {s['score']:.4f}" for s in told["classes"]]
+    for row in few:
+        version = "" if row["version"] is None else f" (version {row['version']})"
+        lines.append(f"{row.get('path', 'row ' + str(row['row']))}{version}")
+        if "classes" in row:
+            width = max(len(scored["label"]) for scored in row["classes"])
+            lines += [f"  {s['label']:<{width}}  {s['score']:.4f}" for s in row["classes"]]
         else:
-            lines += [f"  {name}: {value}" for name, value in told["outputs"].items()]
+            lines += [f"  {name}: {value}" for name, value in row["outputs"].items()]
     return "\n".join(lines)
 
 
-def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
+def _as_rows(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
     name = scores_output(prediction.outputs)
     best = None if name is None else prediction.top(top, output=name)
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for index, number in enumerate(part.numbers.tolist()):
         row: dict[str, Any] = {"row": number}
         row |= {column: sayable(str(values[index])) for column, values in part.kept.items()}
@@ -102,8 +103,8 @@ def _told(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any]]:
             row["outputs"] = {
                 output: _value(array[index]) for output, array in prediction.outputs.items()
             }
-        told.append(row)
-    return told
+        rows.append(row)
+    return rows
 
 
 def _value(value: Any) -> Any:
@@ -155,7 +156,7 @@ def _images_spec(metadata: ModelMetadata, job: Job) -> TensorSpec | None:
 
 
 def _is_one(metadata: ModelMetadata, job: Job, reader: Reader) -> bool:
-    """Tell whether the array is one example rather than a batch of them."""
+    """Tell whether the array is one example and not a batch of examples."""
     spec = _images_spec(metadata, job)
     if spec is None or spec.shape is None:
         return False
@@ -164,7 +165,7 @@ def _is_one(metadata: ModelMetadata, job: Job, reader: Reader) -> bool:
 
 
 class _OneArray:
-    """A reader of a file whose array is one row."""
+    """Reads a file whose array is one row; see `Reader`."""
 
     columns: tuple[str, ...] = (ARRAY,)
     total_rows: int | None = 1

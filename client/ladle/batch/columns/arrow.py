@@ -1,4 +1,4 @@
-"""Arrow's columns as numpy arrays, views where that can be; needs pyarrow."""
+"""Arrow's columns as numpy arrays, without a copy where possible; needs pyarrow."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _INT64_DIGITS = 18
 
 
 class NotAnArray(ValueError):
-    """A column's rows are not of one shape, or some have no value."""
+    """A column's rows have different shapes, or a row has no value."""
 
 
 def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-    """Return a column as `[rows, ...]`.
+    """Return a column as an array, `[rows, ...]`.
 
-    Lists become dimensions; bytes of one length become numpy's void type of that many bytes, and
-    other bytes and text become objects. Text becomes numbers where a `dtype` is given, of float64
-    where Arrow doesn't have it.
+    Lists become dimensions. Bytes of one length become numpy's void dtype of that length; other
+    bytes, and text, become objects. Decimals become int64 or float64. With a `dtype` text becomes
+    numbers: of that dtype, or float64 where Arrow doesn't have the dtype.
 
     Raises:
-        NotAnArray: A value is missing, lists are of several lengths, or text is no number.
+        NotAnArray: A value is missing, lists have different lengths, or text is no number.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

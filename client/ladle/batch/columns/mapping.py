@@ -1,4 +1,4 @@
-"""Which columns become which tensors, by name or as `--map` says."""
+"""Which columns become which inputs of the model, by their names or by `--map`."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class ColumnRule(NamedTuple):
 
     tensor: str
     columns: tuple[str, ...]
-    """Names or patterns; the values of several become the last dimension."""
+    """Names or patterns; the values of several columns become the last dimension."""
     dtype: str | None
-    """What the values are taken for, where files don't tell."""
+    """The dtype that the values become; None for the file's or the model's."""
 
 
 class Source(NamedTuple):
-    """Where the values of a tensor come from."""
+    """The columns of one input of the model."""
 
     columns: tuple[str, ...]
     dtype: np.dtype[Any] | None
-    """What numbers are made into; None for as they are."""
+    """The dtype that numbers become; None for the dtype that they have."""
     spec: TensorSpec | None
-    """What the model declares; None where the server doesn't tell."""
+    """The input as the model declares it; None where the server doesn't describe the model."""
 
 
 def parse_rule(text: str) -> ColumnRule:
     """Read a `--map`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text has another form.
     """
     tensor, equals, rest = text.partition("=")
     columns, _, dtype = rest.rpartition(":")
@@ -66,15 +66,15 @@ def bind(
     are_images: bool,
     is_normalised: bool,
 ) -> dict[str, Source]:
-    """Return where each tensor comes from.
+    """Return the source of each input.
 
-    A rule comes first; then a column of the tensor's name; then the only column for the only
-    tensor. `inputs` is what the model declares, and empty where the server doesn't tell: then
-    there must be a rule for each. `is_normalised` tells that the model records how raw pixels
-    become its floats, so that numbers without a dtype could be either.
+    A rule comes first, then a column with the input's name, then the only column for the only
+    input. `inputs` are the model's, by name. They are empty where the server doesn't describe the
+    model; then each input needs a rule. `is_normalised` says that the model records how raw pixels
+    become its floats. Numbers without a dtype could then be either, and need a rule with one.
 
     Raises:
-        BatchError: A tensor has no column, or a rule no tensor.
+        BatchError: An input has no column, or a rule names no input.
     """
     by_tensor = {rule.tensor: rule for rule in rules}
     if len(by_tensor) < len(rules):
@@ -112,14 +112,14 @@ def bind(
 
 
 def matching(patterns: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that patterns name, in the order of the patterns.
+    """Return the columns that match patterns, in the order of the patterns.
 
     Raises:
-        BatchError: A pattern names none.
+        BatchError: No column matches a pattern.
     """
     found: dict[str, None] = {}
     for pattern in patterns:
-        # A column may be called `a[0]`, which as a pattern is another.
+        # The name `a[0]` is also a pattern, which matches `a0` and not itself.
         names = [pattern] if pattern in columns else _expand(pattern, columns)
         if not names:
             raise BatchError(f'the input has no column "{pattern}"; it has {_some(columns)}')
@@ -136,7 +136,7 @@ def _matching(rule: ColumnRule, columns: Sequence[str]) -> tuple[str, ...]:
 
 def _expand(pattern: str, columns: Sequence[str]) -> list[str]:
     found = [name for name in columns if fnmatchcase(name, pattern)]
-    # pixel10 comes after pixel9, whatever order the file has them in.
+    # pixel10 comes after pixel9, in whatever order the file has the columns.
     return sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in _runs(name)])
 
 

@@ -21,7 +21,7 @@ from ladle.client.inputs.images import expected_pixels
 from ladle.client.models import TensorSpec
 from ladle.protos import dtypes
 
-# What the sides of pictures are taken for where a model takes any.
+# The size of pictures for a model that takes any size.
 _SIDE = 256
 
 _Tensors: TypeAlias = "dict[str, NDArray[Any]]"
@@ -166,14 +166,14 @@ def _declared_number(spec: TensorSpec | None) -> np.dtype[Any] | None:
 
 
 def _from_objects(column: NDArray[Any], source: Source) -> NDArray[Any]:
-    """Return Python's values, lists or arrays as one array; text and bytes stay objects."""
+    """Return values of Python, lists or arrays as one array; text and bytes stay objects."""
     if _is_string(source.spec) and all(isinstance(v, bytes | str) for v in column):
         return column
     if any(value is None for value in column):
         raise _Unfit("it has no value")
     if all(isinstance(value, bytes | str) for value in column):
         if source.spec is None or expected_pixels(source.spec.shape) is not None:
-            return column  # pictures: encoded, or where they are
+            return column  # pictures: their bytes or their paths
         raise _Unfit(f"expected numbers, got {column[0]!r:.50}")
     try:
         array = np.array(column.tolist())
@@ -187,7 +187,7 @@ def _from_objects(column: NDArray[Any], source: Source) -> NDArray[Any]:
 
 
 def _from_bytes(column: NDArray[Any], spec: TensorSpec | None) -> NDArray[Any]:
-    """Return bytes of one length as what they must be: strings, numbers, or encoded pictures."""
+    """Return bytes of one length as strings, numbers or encoded pictures, as `spec` declares."""
     width = column.dtype.itemsize
     if spec is not None and not _is_string(spec):
         size = _size(spec)
@@ -231,7 +231,7 @@ def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[Any]:
-    """Return the array in the declared shape, row by row where the rows are flat."""
+    """Return the array in the declared shape; flat rows are reshaped."""
     if spec is None or spec.shape is None or not spec.shape:
         return array
     inner = spec.shape[1:]
@@ -241,7 +241,7 @@ def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[
     if fits(given, inner):
         return array
     size = _size(spec)
-    # [rows] and [rows, 1] are the same to whoever writes a file.
+    # Files don't distinguish [rows] from [rows, 1].
     is_flat = len(given) <= 1 or inner in ((), (1,))
     if is_flat and size is not None and math.prod(given) == size:
         return array.reshape(rows, *inner)
@@ -249,7 +249,7 @@ def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[
 
 
 def _picture_bytes(tensors: Mapping[str, NDArray[Any]], sources: Mapping[str, Source]) -> int:
-    """Return about how many bytes the pictures of a row will take."""
+    """Return about how many bytes the pictures of one row have once they are decoded."""
     total = 0
     for name, tensor in tensors.items():
         spec = sources[name].spec
@@ -271,7 +271,7 @@ def _item_bytes(spec: TensorSpec) -> int:
 
 
 def _size(spec: TensorSpec) -> int | None:
-    """Return how many values a row has; None where the model takes any number."""
+    """Return how many values a row has; None where the model takes any number of them."""
     if spec.shape is None or any(size < 0 for size in spec.shape[1:]):
         return None
     return math.prod(spec.shape[1:])

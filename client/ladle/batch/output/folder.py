@@ -1,8 +1,8 @@
-"""The folder that predictions are written to: whole shards, a manifest, and nothing by halves.
+"""The folder that holds the predictions: whole shards, and a manifest that counts them.
 
-Files are written under names that begin with a dot, synced, and renamed; the manifest, replaced in
-the same way, then says that they count. Whatever isn't in the manifest is of a run that was cut
-off, and is removed by the next.
+While files are written, their names begin with a dot. Then they are synced and renamed, and the
+manifest, replaced in the same way, counts them. Files that the manifest doesn't count are from a
+run that was killed. The next run removes them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from ladle.batch.writers import names
 from ladle.batch.writers.writer import MakeWriter, Writer
 
 OnStep: TypeAlias = "Callable[[str], None]"
-"""Called with the name of each step that has been taken; what it raises ends the run there."""
+"""Is called with the name of each finished step; an exception that it raises ends the run there."""
 
 _LOCK = "_lock"
 _OURS = re.compile(r"(part|_failed)-\d{5,}\..+|\..+\.tmp")
 
 
 class OutputFolder:
-    """A folder that one process at a time writes to; a context manager.
+    """A folder, locked for this process; a context manager, for one thread.
 
     Raises:
-        BatchError: The folder holds something else, or another process writes to it.
-        OSError: It can't be made or written to.
+        BatchError: The folder holds other files, or another process writes to it.
+        OSError: The folder can't be made or written to.
     """
 
     def __init__(self, path: Path, on_step: OnStep = lambda step: None) -> None:
         self.path = path
         self._on_step = on_step
         path.mkdir(parents=True, exist_ok=True)
-        self.check()  # nothing is left in what is somebody else's, not even a lock
+        self.check()  # before the lock: another program's folder gets no file of ours
         self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,10 +67,10 @@ class OutputFolder:
         os.close(self._lock)
 
     def read(self) -> Manifest | None:
-        """Return the manifest; None in a folder that is empty.
+        """Return the manifest; None in an empty folder.
 
         Raises:
-            BatchError: The folder has no manifest but other files, or it can't be read.
+            BatchError: The folder has files but no manifest, or the manifest can't be read.
         """
         self.check()
         try:
@@ -81,10 +81,12 @@ class OutputFolder:
             raise BatchError(f"{self.path}: {error}; --restart begins anew") from None
 
     def check(self) -> None:
-        """See that the folder is empty, or one of ladle predict.
+        """Check that the folder is empty, or was made by `ladle predict`.
+
+        The manifest is the first file in a folder, and the last one to be removed.
 
         Raises:
-            BatchError: It is neither. The manifest is the first file here, and the last to go.
+            BatchError: The folder has files but no manifest.
         """
         names = set(os.listdir(self.path)) - {_LOCK, _temporary(FILE_NAME)}
         if names and FILE_NAME not in names:
@@ -94,11 +96,18 @@ class OutputFolder:
             )
 
     def save(self, manifest: Manifest) -> None:
-        """Put a manifest in the place of the one before."""
+        """Replace the manifest.
+
+        Raises:
+            OSError: It can't be written; the one before is still there.
+        """
         temporary = self.path / _temporary(FILE_NAME)
-        with temporary.open("wb") as file:
-            file.write(manifest.to_json().encode())
-            sync(file)
+        try:
+            with temporary.open("wb") as file:
+                file.write(manifest.to_json().encode())
+                sync(file)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(temporary)) from None
         self._on_step("manifest written")
         os.replace(temporary, self.path / FILE_NAME)
         self.sync_names()
@@ -112,11 +121,11 @@ class OutputFolder:
                 (self.path / name).unlink(missing_ok=True)
 
     def open_shard(self, index: int, start: int, make_writer: MakeWriter) -> ShardFiles:
-        """Begin the shard with that index, whose first row is number `start`."""
+        """Begin shard number `index`, whose first row is number `start`."""
         return ShardFiles(self, index, start, make_writer, self._on_step)
 
     def sync_names(self) -> None:
-        """Have the disk hold the names of the files as they are now."""
+        """Sync the folder itself, so that renamed files keep their names after a crash."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -125,7 +134,7 @@ class OutputFolder:
 
 
 class ShardFiles:
-    """A shard that is being written."""
+    """The files of a shard while they are written; for one thread."""
 
     def __init__(
         self,
@@ -148,7 +157,12 @@ class ShardFiles:
         self._versions: set[int] = set()
 
     def write(self, answered: Answered) -> None:
-        """Take over rows that follow those before."""
+        """Write rows that follow the last ones.
+
+        Raises:
+            BatchError: The outputs have other names than before, or a column has no place.
+            OSError: A file can't be written.
+        """
         assert answered.start == self.stop, f"{answered.start} does not follow {self.stop}"
         self.stop = answered.stop
         for failed in answered.failed:
@@ -171,7 +185,7 @@ class ShardFiles:
         self._on_step("rows written")
 
     def finish(self) -> Shard:
-        """Put the files in their place, and return what the manifest says of them."""
+        """Give the files their names, and return what the manifest says about the shard."""
         if self._writer is not None:
             self._writer.close()
         for file in self._files.values():
@@ -181,7 +195,7 @@ class ShardFiles:
         for name in self._files:
             os.replace(self._path(name), self._folder.path / name)
             self._on_step("shard in place")
-        self._folder.sync_names()  # before the manifest counts them
+        self._folder.sync_names()  # before the manifest counts the files
         return Shard(
             files=tuple(sorted(self._files)),
             start=self.start,
@@ -208,9 +222,9 @@ class ShardFiles:
     def _write_failure(self, failed: FailedRow) -> None:
         if self._failures is None:
             self._failures = self._open(f"_failed-{self._number}.jsonl")
-        told = {"row": failed.row, "code": failed.code, "reason": failed.reason}
-        line = json.dumps(told, ensure_ascii=False)
-        # What UTF-8 can't say, as in names of files, stands there as JSON has it.
+        fields = {"row": failed.row, "code": failed.code, "reason": failed.reason}
+        line = json.dumps(fields, ensure_ascii=False)
+        # Lone surrogates, as in names of files that are no UTF-8, become JSON's escapes.
         self._failures.write(line.encode(errors="backslashreplace") + b"\n")
         self._failed += 1
 
@@ -219,7 +233,7 @@ class ShardFiles:
         return f"{self._index:05}"
 
     def _open(self, name: str) -> BinaryIO:
-        # Names that differ in their case alone are one file to some systems.
+        # Some file systems take names for the same that differ only in case.
         if name.casefold() in {other.casefold() for other in self._files}:
             raise BatchError(
                 f"two columns of the output would both be {name}; leave one out with --keep or "
@@ -237,6 +251,6 @@ def _temporary(name: str) -> str:
 
 
 def sync(file: BinaryIO) -> None:
-    """Have the disk hold everything that was written to a file."""
+    """Write a file's buffers to the disk, so that its content survives a crash."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What an output folder says of itself: what it was made from, and which rows are in it."""
+"""The manifest of an output folder: what the folder was made from, and which rows are in it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Consecutive rows whose predictions are whole and in place."""
+    """Consecutive rows whose files are complete."""
 
     files: tuple[str, ...]
-    """Names in the output folder, that of the failed rows too; none where no row had either."""
+    """Names in the output folder, including the file of failed rows."""
     start: int
     stop: int
     failed: int
@@ -29,52 +29,52 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The state of an output folder; replaced as a whole with each shard."""
+    """The content of an output folder; each shard makes a new manifest."""
 
     input: str
-    """Fingerprint of what is read; see `files.fingerprint`."""
+    """The input's fingerprint; see `files.fingerprint`."""
     settings: Mapping[str, Any]
-    """All that decides what is in the output, beside input and version; plain JSON values."""
+    """Everything else that decides on the predictions; plain JSON values."""
     version: int | None
-    """The version that is asked; None from a server that doesn't tell."""
+    """The version that requests name; None where the server doesn't say which it has."""
     shards: tuple[Shard, ...] = ()
     is_complete: bool = False
 
     @property
     def rows(self) -> int:
-        """How many rows are done: all from the first up to this number."""
+        """How many rows are done, from the first one on."""
         return self.shards[-1].stop if self.shards else 0
 
     @property
     def failed(self) -> int:
-        """How many of them have no prediction."""
+        """How many of `rows` have no prediction."""
         return sum(shard.failed for shard in self.shards)
 
     def with_shard(self, shard: Shard) -> Manifest:
-        """Return the manifest with one shard more, which follows the last."""
+        """Return the manifest with one shard more, which follows the last one."""
         assert shard.start == self.rows, f"{shard.start} does not follow {self.rows}"
         return replace(self, shards=(*self.shards, shard))
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        told = asdict(self) | {"format": FORMAT, "rows": self.rows, "failed": self.failed}
-        return json.dumps(told, indent=1) + "\n"
+        fields = asdict(self) | {"format": FORMAT, "rows": self.rows, "failed": self.failed}
+        return json.dumps(fields, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read the text of the file.
 
         Raises:
-            BatchError: It is no manifest, or of a format that this version doesn't know.
+            BatchError: The text is no manifest, or has a format that this ladle doesn't know.
         """
         try:
-            told = json.loads(text)
-            if told["format"] != FORMAT:
-                raise BatchError(f"{FILE_NAME}: expected format {FORMAT}, got {told['format']}")
+            fields = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise BatchError(f"{FILE_NAME}: expected format {FORMAT}, got {fields['format']}")
             return cls(
-                input=str(told["input"]),
-                settings=dict(told["settings"]),
-                version=None if told["version"] is None else int(told["version"]),
+                input=str(fields["input"]),
+                settings=dict(fields["settings"]),
+                version=None if fields["version"] is None else int(fields["version"]),
                 shards=tuple(
                     Shard(
                         files=tuple(shard["files"]),
@@ -83,9 +83,9 @@ class Manifest:
                         failed=int(shard["failed"]),
                         versions=tuple(shard["versions"]),
                     )
-                    for shard in told["shards"]
+                    for shard in fields["shards"]
                 ),
-                is_complete=bool(told["is_complete"]),
+                is_complete=bool(fields["is_complete"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BatchError(f"{FILE_NAME}: it can't be read as a manifest: {error}") from None
@@ -94,11 +94,11 @@ class Manifest:
 def go_on(
     found: Manifest, wanted: Manifest, *, allow_changed_input: bool, allow_changed_model: bool
 ) -> Manifest:
-    """Return the manifest to go on with: what is `found`, if it is what `wanted` would make.
+    """Return the manifest to go on with: `found`, if `wanted` would make the same output.
 
     Raises:
-        ChangedError: It was made with other settings, or, unless that is allowed, from another
-            input or by another version of the model.
+        ChangedError: `found` has other settings. Or it has another input, or another version of
+            the model, and that is not allowed.
     """
     for name in sorted(found.settings.keys() | wanted.settings.keys()):
         before, now = found.settings.get(name), wanted.settings.get(name)
@@ -117,7 +117,7 @@ def go_on(
             f"version {found.version} of the model answered {found.rows} rows and version "
             f"{wanted.version} is served now; --restart begins anew, --allow-changed-model goes on"
         )
-    # What was added to an input whose rows were all done is still to be predicted.
+    # An input that was done may have new rows.
     is_complete = found.is_complete and found.input == wanted.input
     return replace(found, input=wanted.input, version=wanted.version, is_complete=is_complete)
 

@@ -1,4 +1,4 @@
-"""Which files are the input, of which format they are, and whether they are still the same."""
+"""Which files are the input, which format they have, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _BY_EXTENSION = {
     for ending in endings
 }
 _SAMPLE_BYTES = 1 << 16
-# Past this, a sample of each file would take longer than it is worth; sizes and times remain.
+# With more files than this, reading a sample of each takes too long; size and time must do.
 _MAX_SAMPLED = 1000
 
 
 def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, list[Path]]:
-    """Return the format of the input and its files, those of folders sorted by their paths.
+    """Return the format of the input and its files; a folder's files are sorted by path.
 
-    Files and folders whose names begin with a dot or an underscore are passed over in folders. The
-    files of a list are the images in it, whose paths are seen from the list's folder.
+    In folders, names that begin with a dot or an underscore are skipped. The files of a list are
+    its images; their paths are relative to the list's folder.
 
     Raises:
-        BatchError: There is no file, or one is of no format or of another than those before.
+        BatchError: There is no file, or a file has no known format or another than the first one.
         OSError: A folder can't be read.
     """
     paths: list[Path] = []
@@ -77,7 +77,7 @@ def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, l
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a text that changes when a file does: its name, size, time, first or last bytes."""
+    """Return a text that changes with any file's name, size, time, first bytes or last bytes."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(path.name) + b"\0")

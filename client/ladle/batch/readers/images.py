@@ -1,7 +1,6 @@
 """Rows that are image files.
 
-Pixels are not read here: what sends a request decodes its images, so that as many threads do as
-there are requests in flight.
+Images are decoded later, by the thread that sends their request, so that several threads decode.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _AT_A_TIME = 64
 
 
 class ImageReader:
-    """Gives paths and, where they are wanted, the bytes of the files; see `Reader`."""
+    """Gives the paths of files and, if wanted, their bytes; see `Reader`."""
 
     columns = (PATH, BYTES)
     is_text = False

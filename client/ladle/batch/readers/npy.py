@@ -1,4 +1,4 @@
-"""Rows of numpy's files, `.npy` and `.npz`: the first dimension of each array is the rows."""
+"""Rows of numpy's files, `.npy` and `.npz`: arrays of shape `[rows, ...]`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from ladle.batch.rows import Rows
 ARRAY = "array"
 """The only column of .npy files, whose array has no name."""
 
-
-# What zipfile raises for an archive that is damaged or encrypted; it may seek to nowhere, too.
+# What zipfile raises for an archive that is damaged or encrypted.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 
@@ -36,7 +35,7 @@ class _Header(NamedTuple):
 
 
 class NpyReader:
-    """Reads arrays in pieces; see `Reader`."""
+    """Reads arrays in chunks; see `Reader`."""
 
     is_text = False
 
@@ -78,7 +77,7 @@ def _read(
         files = {name: stack.enter_context(_open(path, name)) for name in wanted}
         for name, file in files.items():
             _read_header(file, path)
-            with _damage_told(path):
+            with _damage_as_error(path):
                 file.seek(skipped * headers[name].row_bytes, 1)
         for begin in range(skipped, rows, at_a_time):
             count = min(at_a_time, rows - begin)
@@ -91,7 +90,7 @@ def _read(
 
 def _piece(file: IO[bytes], header: _Header, count: int, path: Path) -> NDArray[Any]:
     expected = count * header.row_bytes
-    with _damage_told(path):
+    with _damage_as_error(path):
         data = file.read(expected)
     if len(data) != expected:
         raise BatchError(f"{path}: the file ends in the middle of an array")
@@ -117,7 +116,7 @@ def _headers(path: Path) -> dict[str, _Header]:
 def _names(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         return [ARRAY]
-    with _damage_told(path), zipfile.ZipFile(path) as archive:
+    with _damage_as_error(path), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
@@ -125,7 +124,7 @@ def _open(path: Path, name: str) -> IO[bytes]:
     if not zipfile.is_zipfile(path):
         return path.open("rb")
     with (
-        _damage_told(path),
+        _damage_as_error(path),
         zipfile.ZipFile(path) as archive,
     ):  # a member that is open keeps the file
         return archive.open(f"{name}.npy")
@@ -158,7 +157,7 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_as_error(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:

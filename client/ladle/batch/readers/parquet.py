@@ -13,7 +13,7 @@ from ladle.batch.errors import BatchError, one_line
 from ladle.batch.readers.chunks import chunk_rows
 from ladle.batch.rows import Rows
 
-# Column chunks are read through a buffer of this size: whole, they are as large as their row group,
+# Column chunks are read through a buffer of this size. Without it pyarrow reads a whole row group,
 # which may be as large as the file.
 _BUFFER_BYTES = 1 << 20
 _PROBE_ROWS = 64
@@ -88,7 +88,8 @@ def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.Record
 def _chunk_rows(file: pq.ParquetFile, groups: list[int], wanted: Sequence[str]) -> int:
     """Return how many rows to read at a time.
 
-    The sizes in the metadata say little: a value that is repeated is in the file once.
+    A few rows are read to measure them. The sizes in the metadata say little, because repeated
+    values are in the file once.
     """
     probe = file.iter_batches(_PROBE_ROWS, row_groups=groups[:1], columns=list(wanted))
     first = next(probe, None)

@@ -15,7 +15,7 @@ _SAMPLE_ROWS = 100
 
 
 class BadRow(ValueError):
-    """A row is not as it should be; the text says why."""
+    """A row can't be read; the text says why."""
 
 
 class Sample:
@@ -45,10 +45,10 @@ class Sample:
 
 
 class Pieces:
-    """Gathers rows from number `start` on until they are enough to be handed on.
+    """Collects single rows into chunks, from row number `start` on; for one thread.
 
-    Every row of the input is told, in order, by `add` or `fail`, and then `full` yields what is
-    ready; after the last, `rest` does.
+    Call `skip`, `add` or `fail` for each row of the input, in order, and then `full`, which yields
+    a chunk when there are enough rows. Call `rest` after the last row.
     """
 
     def __init__(self, start: int, wanted: Sequence[str]) -> None:
@@ -59,15 +59,15 @@ class Pieces:
 
     @property
     def is_wanted(self) -> bool:
-        """Tell whether the next row is of any use, so that it needs to be looked into."""
+        """Whether the next row is one to be read, at `start` or behind it."""
         return self._next >= self._start
 
     def skip(self) -> None:
-        """Count a row that was asked not to be read."""
+        """Count a row before `start`."""
         self._next += 1
 
     def add(self, values: Sequence[Any], size_bytes: int) -> None:
-        """Add a row with its values in the order of the wanted columns."""
+        """Add a row: its values in the order of the wanted columns, and its size in the file."""
         self._values.append(values)
         self._numbers.append(self._next)
         self._bytes += size_bytes
@@ -79,18 +79,20 @@ class Pieces:
         self._next += 1
 
     def full(self, share: float) -> Iterator[Rows]:
-        """Yield the rows that there are, if they are many."""
+        """Yield a chunk, if there are enough rows; `share` is how much of the input was read."""
         if self._bytes >= CHUNK_BYTES or self._next - self._first >= MAX_CHUNK_ROWS:
             yield from self.rest(share)
 
     def rest(self, share: float = 1.0) -> Iterator[Rows]:
-        """Yield the rows that there are."""
+        """Yield the rows that there are, if any."""
         if self._next <= self._first:
             return
         columns: dict[str, NDArray[Any]] = {}
         for index, name in enumerate(self._wanted):
             column = np.empty(len(self._values), object)
-            for position, values in enumerate(self._values):  # at once, numpy would look into each
+            for position, values in enumerate(
+                self._values
+            ):  # numpy would make lists into dimensions
                 column[position] = values[index]
             columns[name] = column
         yield Rows(

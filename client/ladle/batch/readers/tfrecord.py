@@ -19,14 +19,14 @@ from ladle.protos import records
 from ladle.protos.tensorflow_pb import Example, Feature
 
 RECORD = "record"
-"""The column with the Example itself, serialized, for models that take those."""
+"""The column with the serialized Example itself, for models that take serialized Examples."""
 
 # A record is held in memory; the size of a compressed file says nothing about its records.
 MAX_RECORD_BYTES = 256 << 20
 
 
 class TFRecordReader:
-    """Reads record by record, and checks each; see `Reader`.
+    """Reads record by record, and checks the checksums; see `Reader`.
 
     The features of the first records are the columns. A record fails without one that is wanted.
     """
@@ -72,7 +72,7 @@ def _row(data: bytes, wanted: Sequence[str]) -> list[Any]:
 
 
 def _values(feature: Feature) -> Any:
-    """Return a feature's values as an array, or the only one as it is."""
+    """Return a feature's values as an array, or a single value without one."""
     match feature.WhichOneof("kind"):
         case "float_list":
             values: Any = np.array(feature.float_list.value, np.float32)

@@ -20,32 +20,36 @@ class CsvWriter:
         self._writer: pyarrow.csv.CSVWriter | None = None
 
     def write(self, answered: Answered) -> None:
-        """Take over some rows."""
+        """Write some rows; see `Writer`."""
         rows = _as_text(scalar_columns(table(answered)))
         if self._writer is None:
             self._schema = rows.schema
             self._writer = pyarrow.csv.CSVWriter(self._open_file(".csv"), rows.schema)
-        if rows.schema != self._schema:  # which pyarrow itself doesn't look at
+        if rows.schema != self._schema:  # pyarrow doesn't compare the schemas
             raise BatchError(
-                f"rows are of another type than those before: expected {_told(self._schema)}, "
-                f"got {_told(rows.schema)}"
+                f"rows are of another type than those before: expected {_listing(self._schema)}, "
+                f"got {_listing(rows.schema)}"
             )
         self._writer.write_table(rows)
 
     def close(self) -> None:
-        """Write what is kept."""
+        """Write the rest; see `Writer`."""
         if self._writer is not None:
             self._writer.close()
 
 
-def _told(schema: pa.Schema) -> str:
+def _listing(schema: pa.Schema) -> str:
     fields = [f"{field.name} {field.type}" for field in schema]
     shown = ", ".join(fields[:8])
     return f"{shown} and {len(fields) - 8} more" if len(fields) > 8 else shown
 
 
 def _as_text(rows: pa.Table) -> pa.Table:
-    """Return the table with bytes as the text that they must be."""
+    """Return the table with bytes as text.
+
+    Raises:
+        BatchError: Bytes are no UTF-8.
+    """
     for index, name in enumerate(rows.column_names):
         column = rows.column(index)
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):

@@ -15,17 +15,17 @@ from ladle.batch.writers.writer import OpenFile
 
 
 class JsonlWriter:
-    """Writes rows as they come, each an object: `{"row": 0, "probabilities": [0.1, 0.9]}`.
+    """Writes each row as an object: `{"row": 0, "probabilities": [0.1, 0.9]}`.
 
-    Bytes that are no UTF-8 are `{"b64": "..."}`, as in TensorFlow Serving's REST interface, and
-    numbers that JSON doesn't have the text "NaN", "Infinity" and "-Infinity", as in protobuf's.
+    Bytes that are no UTF-8 become `{"b64": "..."}`, as in TensorFlow Serving's REST API. Numbers
+    that JSON doesn't have become "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
     """
 
     def __init__(self, open_file: OpenFile) -> None:
         self._file = open_file(".jsonl")
 
     def write(self, answered: Answered) -> None:
-        """Take over some rows."""
+        """Write some rows; see `Writer`."""
         columns = {ROW: answered.numbers.tolist()}
         for name, column in [*answered.kept.items(), *answered.outputs.items()]:
             columns[name] = _values(column)
@@ -34,11 +34,11 @@ class JsonlWriter:
             json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, allow_nan=False)
             for row in zip(*columns.values(), strict=True)
         ]
-        # Text that UTF-8 can't say, such as half an emoji, stands there as JSON has it: "\\ud83d".
+        # Characters that UTF-8 doesn't have, such as half an emoji, become JSON's escapes.
         self._file.write("\n".join(lines).encode(errors="backslashreplace") + b"\n")
 
     def close(self) -> None:
-        """Do nothing: all has been written."""
+        """Do nothing, because `write` keeps nothing."""
 
 
 def _values(column: Column) -> list[Any]:
@@ -54,7 +54,7 @@ def _values(column: Column) -> list[Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON can say it; see `JsonlWriter`."""
+    """Return a value that JSON has; see `JsonlWriter`."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):

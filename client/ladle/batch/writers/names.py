@@ -1,4 +1,4 @@
-"""What all formats have in common: the column of row numbers, and numbers that files can hold."""
+"""What all formats share: the names of columns, and dtypes and text that files can hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check(kept: Iterable[str], outputs: Iterable[str]) -> None:
     """Check that no two columns of the output have the same name.
 
     Raises:
-        BatchError: Two have.
+        BatchError: Two columns have the same name.
     """
     names = [ROW, *kept, *outputs]
     for name in names:
@@ -27,21 +27,21 @@ def check(kept: Iterable[str], outputs: Iterable[str]) -> None:
 
 
 def two_columns(name: str) -> BatchError:
-    """Return what is wrong where two columns of the output have the same name."""
+    """Return the error for two columns of the output with the same name."""
     return BatchError(
         f'the output would have two columns "{name}"; leave one out with --keep or --outputs'
     )
 
 
 def sayable(value: Any) -> Any:
-    """Return text that UTF-8 can say, with escapes for what it can't; other values as they are."""
+    """Return text with escapes for characters that UTF-8 doesn't have; other values unchanged."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array in a dtype that numpy itself has.
+    """Return an array with one of numpy's own dtypes.
 
-    Quantised numbers become integers, bfloat16 and its like float32.
+    Quantised numbers become integers; bfloat16 and float8 become float32.
     """
     if array.dtype.names:
         return array.view(array.dtype[0])

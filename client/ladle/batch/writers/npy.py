@@ -20,14 +20,14 @@ from ladle.batch.writers.writer import OpenFile
 
 
 class NpyWriter:
-    """Writes rows as they come, and their number into the headers at the end."""
+    """Writes a file for each column; the number of rows goes into the headers at the end."""
 
     def __init__(self, open_file: OpenFile) -> None:
         self._open_file = open_file
         self._arrays: dict[str, _Array] = {}
 
     def write(self, answered: Answered) -> None:
-        """Take over some rows."""
+        """Write some rows; see `Writer`."""
         columns: Mapping[str, Column] = {
             ROW: answered.numbers,
             **answered.kept,
@@ -71,7 +71,7 @@ class _Array:
 
     def _header(self, rows: int) -> bytes:
         header = io.BytesIO()
-        # numpy leaves room in it for the first dimension to grow.
+        # numpy pads the header, so that a longer number of rows fits in its place.
         np.lib.format.write_array_header_2_0(
             header,
             {

@@ -12,13 +12,13 @@ from ladle.batch.rows import Answered
 from ladle.batch.writers.tables import table
 from ladle.batch.writers.writer import OpenFile
 
-# A row group has this many rows, or fewer where they take this many bytes.
+# A row group has this many rows, or fewer rows of about this many bytes.
 ROWS_IN_GROUP = 1 << 15
 BYTES_IN_GROUP = 16 << 20
 
 
 class ParquetWriter:
-    """Writes row groups of the same size, in whatever pieces the answers come."""
+    """Writes row groups of the same size, whatever sizes the answers have."""
 
     def __init__(self, open_file: OpenFile, *, lists: Set[str] = frozenset()) -> None:
         self._open_file = open_file
@@ -29,7 +29,7 @@ class ParquetWriter:
         self._rows_in_group = 0
 
     def write(self, answered: Answered) -> None:
-        """Take over some rows."""
+        """Write some rows; see `Writer`."""
         if not self._rows_in_group:
             row_bytes = answered.nbytes / len(answered.numbers)
             self._rows_in_group = int(
@@ -57,8 +57,8 @@ class ParquetWriter:
         try:
             waiting = pa.concat_tables(self._waiting)
             if self._writer is None:
-                # Looking for repeated values costs ten times as much as writing, and numbers that a
-                # model has worked out are seldom repeated.
+                # A dictionary of values makes writing ten times slower, and numbers of a model
+                # seldom repeat. Text often does.
                 text = [field.name for field in waiting.schema if pa.types.is_string(field.type)]
                 self._writer = pq.ParquetWriter(
                     self._open_file(".parquet"), waiting.schema, use_dictionary=text

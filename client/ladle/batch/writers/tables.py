@@ -1,4 +1,4 @@
-"""Predictions as Arrow tables, for the formats that have columns; needs pyarrow."""
+"""Predictions as Arrow tables, for Parquet and CSV; needs pyarrow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from ladle.batch.writers.names import ROW, plain, sayable, two_columns
 
 
 def table(answered: Answered, lists: Set[str] = frozenset()) -> pa.Table:
-    """Return the row numbers, what is kept of the input, and the outputs.
+    """Return the row numbers, the kept columns and the outputs.
 
-    Outputs with more than one number a row are lists of a fixed size; those of `lists`, of any.
+    An output with several numbers in a row becomes lists of a fixed size. The outputs in `lists`
+    become lists of any size, so that the sizes may differ between requests.
 
     Raises:
-        BatchError: A column is of no type that Arrow has.
+        BatchError: Arrow has no type for a column.
     """
     columns = {ROW: pa.array(answered.numbers)}
     for name, column in answered.kept.items():
@@ -31,10 +32,10 @@ def table(answered: Answered, lists: Set[str] = frozenset()) -> pa.Table:
 
 
 def to_arrow(name: str, array: NDArray[Any], are_lists: bool = False) -> pa.Array:
-    """Return an output `[rows, ...]` as an Arrow array with a value or a list for each row.
+    """Return an output, `[rows, ...]`, as an Arrow array with a value or a list for each row.
 
     Raises:
-        BatchError: Arrow has no such type.
+        BatchError: Arrow has no type for the dtype.
     """
     array = plain(array)
     flat = array.reshape(-1)
@@ -66,7 +67,7 @@ def _kept(name: str, column: Column) -> pa.Array:
             array = pa.array(values)
         except UnicodeEncodeError:  # as of files whose names are no UTF-8
             array = pa.array([sayable(value) for value in values])
-        # Nothing but missing values has no type of its own; later rows most likely hold text.
+        # Missing values alone have no type. Text is the most likely type of later rows.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:
         raise BatchError(
@@ -75,10 +76,10 @@ def _kept(name: str, column: Column) -> pa.Array:
 
 
 def scalar_columns(whole: pa.Table) -> pa.Table:
-    """Return the table with a column for each number, `name_0`, `name_1`: lists in no table.
+    """Return the table with a column for each number of a list: `name_0`, `name_1`.
 
     Raises:
-        BatchError: A list is not of a fixed size, or two columns have the same name.
+        BatchError: Lists have no fixed size, or two columns have the same name.
     """
     columns: dict[str, pa.ChunkedArray] = {}
     for name, column in zip(whole.column_names, whole.columns, strict=True):

@@ -114,6 +114,7 @@ def test_the_entrypoint_takes_upstreams_variables_and_appends_arguments(
     lines = run([str(ENTRYPOINT), "--enable_batching", "a b"], env=env).splitlines()
     assert lines == [
         "serve",
+        "--wait_for_models=true",
         "--port=8500",
         "--rest_api_port=8501",
         f"--model_name={name}",

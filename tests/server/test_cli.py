@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from fakes import PATIENCE_S
+
+from ladle.cli import serve
+from ladle.server.flags import parser
 
 PROGRAM = """
 import os, signal, threading
@@ -59,3 +66,106 @@ def test_a_stop_while_models_load_is_one() -> None:
 def test_a_stop_is_not_lost_where_exceptions_are_ignored() -> None:
     ended = served(opened="Ignoring()")
     assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
+
+
+WRITING = """
+import json, os, subprocess, sys
+import ladle.server.server as module
+from ladle.server import cli
+
+def write(line):
+    try:
+        os.write(2, line)
+    except OSError:
+        pass  # as TensorFlow does
+
+class Server:
+    addresses = ("0.0.0.0:1", "http://0.0.0.0:2")
+
+    def __init__(self, config): pass
+
+    def open(self): write(b"2026-11-29 10:00:00.1: W tensorflow/x.cc:1] slow\\n")
+
+    def wait_for_models(self):
+        import logging, signal
+        logging.getLogger("ladle.x").info("loaded model=%s", "m")
+        write(b"E0000 00:00:1.2 x.cc] bad\\nlast words without an end")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(self, *, lame_duck): open(sys.argv[1], "w").write("drained")
+
+module.Server = Server
+cli.main(["--model_base_path=nowhere", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize(
+    "redirected", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", ">&- 2>&- <&-"]
+)
+def test_a_drain_goes_on_whatever_becomes_of_the_output(
+    tmp_path: Path, redirected: str, log_format: str
+) -> None:
+    if "/dev/full" in redirected and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    command = f'exec "$0" -c "$1" "$2" --log_format={log_format} {redirected}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, WRITING, str(tmp_path / "drained")],
+        capture_output=True,
+        timeout=4 * PATIENCE_S,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "drained").read_text() == "drained"
+
+
+def test_a_reader_who_has_gone_ends_no_server(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-c", WRITING, str(tmp_path / "drained")],
+            stdout=gone,
+            stderr=gone,
+            timeout=4 * PATIENCE_S,
+        )
+    assert done.returncode == 0
+    assert (tmp_path / "drained").exists()
+
+
+def test_as_json_every_line_is_json_whoever_writes_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING, str(tmp_path / "drained"), "--log_format=json"],
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+    )
+    said = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+    assert said == ["listening on 0.0.0.0:1", "listening on http://0.0.0.0:2", "stopping"]
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    levels = {event["message"]: event["level"] for event in events}
+    assert levels == {
+        "2026-11-29 10:00:00.1: W tensorflow/x.cc:1] slow": "warning",
+        "loaded model=m": "info",
+        "E0000 00:00:1.2 x.cc] bad": "error",
+        "last words without an end": "info",
+    }
+
+
+def test_tensorflow_model_server_waits_for_models_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[str]] = []
+
+    def run(arguments: list[str]) -> int:
+        given.append(arguments)
+        return 0
+
+    monkeypatch.setattr("ladle.cli.main", run)
+    monkeypatch.setattr("sys.argv", ["tensorflow_model_server", "--port=1"])
+    assert serve() == 0
+    (arguments,) = given
+    assert arguments[0] == "serve"
+    parsed = parser("x").parse_args([*arguments[1:], "--model_base_path=/m"])
+    assert (parsed.wait_for_models, parsed.port) == (True, 1)
+    later = parser("x").parse_args([*arguments[1:], "--wait_for_models=false"])
+    assert not later.wait_for_models

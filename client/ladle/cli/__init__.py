@@ -83,8 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve() -> int:
-    """Run `ladle serve` with the process's arguments: what `tensorflow_model_server` does."""
-    return main(["serve", *sys.argv[1:]])
+    """Run `ladle serve` as `tensorflow_model_server`, with the process's arguments.
+
+    As TensorFlow Serving does, it opens its ports once the models are there.
+    """
+    return main(["serve", "--wait_for_models=true", *sys.argv[1:]])
 
 
 def _run(name: str, command: _Command, arguments: list[str]) -> int:

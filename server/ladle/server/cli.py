@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import parser
-from ladle.server.monitoring import tracing
-from ladle.server.monitoring.logs import configure
+from ladle.server.monitoring import console, tracing
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +21,20 @@ _FLUSH_S = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C, and end the process; return only the code of bad settings."""
+    console.open_standard_streams()
     arguments = parser(prog="ladle serve").parse_args(argv)
+    log_format = arguments.log_format
     try:
         config = Config(**vars(arguments))
     except ValueError as error:
-        return _fail(str(error), code=2)
-    configure(config.log_format, sys.stderr)
+        console.complain(str(error))
+        return 2
+    console.set_up_log(log_format)
     try:
         tracing.configure_from_environment()
     except tracing.TracingError as error:
-        return _fail(str(error), code=2)
+        console.complain(str(error), log_format=log_format)
+        return 2
     _quiet_tensorflow()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
@@ -40,19 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ladle.server.transport.addresses import AddressInUse
     from ladle.server.wiring.startup import StartupError
 
-    signals = _Signals()
+    signals = _Signals(log_format)
     server: Server | None = None
     try:
         server = Server(config)
         server.open()
         for address in server.addresses:
-            print(f"ladle: listening on {address}", flush=True)
+            console.say(f"listening on {address}", log_format=log_format)
         server.wait_for_models()
         signals.wait()
     except (StartupError, AddressInUse) as error:
-        return _leave(_fail(str(error), code=1))
+        console.complain(str(error), log_format=log_format)
+        return _leave(1)
     except _Stop:
-        print("ladle: stopping", flush=True)
+        console.say("stopping", log_format=log_format)
     if server is not None:
         server.stop(lame_duck=signals.first is not signal.SIGINT)
     tracing.flush(_FLUSH_S)
@@ -66,8 +69,9 @@ class _Stop(BaseException):
 class _Signals:
     """The first SIGTERM or Ctrl-C interrupts the main thread, the second ends the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_format: str) -> None:
         self.first: signal.Signals | None = None
+        self._log_format = log_format
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._received)
 
@@ -84,7 +88,7 @@ class _Signals:
 
     def _received(self, number: int, _: object) -> None:
         if self.first is not None:
-            print("ladle: stopping at once", flush=True)
+            console.say("stopping at once", log_format=self._log_format)
             _leave(0)
         self.first = signal.Signals(number)
         raise _Stop
@@ -96,8 +100,7 @@ def _leave(code: int) -> NoReturn:
     A thread that runs a model can't be told to stop; and Python's own way out kills threads that
     are inside gRPC or TensorFlow by unwinding C++ that won't have it, which aborts the process.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    console.flush()
     os._exit(code)
 
 
@@ -105,8 +108,3 @@ def _quiet_tensorflow() -> None:
     """Leave TensorFlow's warnings and errors, but not its greetings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"ladle serve: {message}", file=sys.stderr)
-    return code

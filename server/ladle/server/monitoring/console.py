@@ -1,0 +1,119 @@
+"""The standard output and error: what is written there, whatever has become of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from ladle.server.monitoring.logs import configure, utc
+
+# Reads lines that are no log's, and writes each as a JSON object. A process of its own, because
+# the last words of one that aborts would be lost with a thread of it. It imports next to nothing.
+_LINES_TO_JSON = r"""
+import json, re, sys, time
+LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
+LEVEL = re.compile(r"(?:[0-9: .-]{1,40}: )?([IWEF])(?:[0-9]{4})? ")
+for line in iter(lambda: sys.stdin.buffer.readline(65536), b""):
+    text = line.decode(errors="backslashreplace").rstrip()
+    if not text:
+        continue
+    now = time.time()
+    found = LEVEL.match(text)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    event = {
+        "time": f"{whole}.{int(now % 1 * 1000):03d}Z",
+        "level": LEVELS[found[1]] if found else "info",
+        "logger": "stderr",
+        "message": text,
+    }
+    try:
+        sys.stdout.buffer.write(json.dumps(event).encode() + b"\n")
+        sys.stdout.buffer.flush()
+    except OSError:
+        pass
+"""
+
+
+def open_standard_streams() -> None:
+    """Make sure that there are a standard output and error: the process may have been given none.
+
+    A file that is opened later would otherwise get their numbers, and what TensorFlow writes.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(os.fdopen(number, "wb", closefd=False)))
+
+
+def set_up_log(log_format: str) -> None:
+    """Have the log written to the standard error, as `text` or as `json`.
+
+    As JSON, so is every other line that ends up there: TensorFlow and gRPC write some of their own.
+    Where no other process can be had to turn these, they stay as they are.
+    """
+    stream: TextIO = sys.stderr
+    if log_format == "json":
+        with contextlib.suppress(OSError):
+            stream = _turn_lines_to_json()
+    configure(log_format, stream)
+
+
+def say(text: str, *, log_format: str = "text") -> None:
+    """Write a line to the standard output, in JSON where the log is; never raises.
+
+    A reader who has gone, or a full disk, ends no server.
+    """
+    line = f"ladle: {text}"
+    if log_format == "json":
+        event = {"time": utc(time.time()), "level": "info", "logger": "ladle", "message": text}
+        line = json.dumps(event)
+    with contextlib.suppress(OSError, ValueError):
+        print(line, flush=True)
+
+
+def complain(text: str, *, log_format: str = "text") -> None:
+    """Write why the process ends to the standard error; never raises."""
+    if log_format == "json":
+        logging.getLogger("ladle").error("%s", text)
+        return
+    with contextlib.suppress(OSError, ValueError):
+        print(f"ladle serve: {text}", file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Write what is buffered, where it can be; never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _turn_lines_to_json() -> TextIO:
+    """Put a process behind descriptor 2, and return a stream on what was there before.
+
+    Raises:
+        OSError: The system has no process or descriptor for it.
+    """
+    before = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _LINES_TO_JSON],
+        stdin=subprocess.PIPE,
+        stdout=before.fileno(),
+        cwd=Path("/"),
+        start_new_session=True,  # signals to the server are not for it: it ends after the last line
+    )
+    assert process.stdin is not None
+    os.dup2(process.stdin.fileno(), 2)
+    process.stdin.close()
+    return before

@@ -383,4 +383,4 @@ MODELS_COMMANDS = (
     "warmup",
 )
 # Of docker, Compose and gunicorn.
-OTHERS_FLAGS = {"--tag", "--health-cmd", "--preload"}
+OTHERS_FLAGS = {"--tag", "--health-cmd", "--http", "--preload"}

@@ -19,6 +19,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.custom_operations import advice
 from ladle.server.saved_model.errors import load_error
 from ladle.server.saved_model.object_servable import ObjectServable, load_objects
+from ladle.server.saved_model.ranks import needs_all_dimensions
 from ladle.server.saved_model.runtime import tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
 from ladle.server.saved_model.variables import without_value
@@ -76,6 +77,7 @@ def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
         }
         signatures = callable_signatures(servable_id, definitions, graph)
         missing = without_value(session, signatures.values())
+        all_dimensions = needs_all_dimensions(meta_graph.graph_def)
         if not missing:
             return SavedModelServable(
                 session,
@@ -83,6 +85,7 @@ def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
                 definitions,
                 card_json,
                 run_inline=options.config.inter_op_parallelism_threads in (0, 1),
+                all_dimensions=all_dimensions,
             )
         if not meta_graph.HasField("object_graph_def"):
             raise _without_value(missing[0])
@@ -102,7 +105,9 @@ def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
         len(missing),
         missing[0],
     )
-    return ObjectServable(objects, signatures, definitions, card_json)
+    return ObjectServable(
+        objects, signatures, definitions, card_json, all_dimensions=all_dimensions
+    )
 
 
 def _without_value(variable: str) -> FailedPrecondition:

@@ -14,6 +14,7 @@ from ladle.server.core.errors import FailedPrecondition
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.saved_model.errors import explained, serving_error
 from ladle.server.saved_model.memory import give_back
+from ladle.server.saved_model.ranks import refuse_missing_dimensions
 from ladle.server.saved_model.runtime import tensorflow
 
 
@@ -44,12 +45,18 @@ class ObjectServable:
         signatures: Mapping[str, Signature],
         signature_defs: Mapping[str, bytes],
         card_json: str | None,
+        *,
+        all_dimensions: bool,
     ) -> None:
-        """Take over what `load_objects` has returned; a signature that it lacks is left out."""
+        """Take over what `load_objects` has returned; a signature that it lacks is left out.
+
+        `all_dimensions` refuses inputs with fewer dimensions than declared.
+        """
         self.signatures = {n: s for n, s in signatures.items() if n in loaded.signatures}
         self.signature_defs = signature_defs
         self.card_json = card_json
         self._loaded = loaded
+        self._all_dimensions = all_dimensions
 
     def run(
         self,
@@ -63,6 +70,8 @@ class ObjectServable:
         Raises:
             ServingError: The model refused the inputs, or failed.
         """
+        if self._all_dimensions:
+            refuse_missing_dimensions(signature, inputs)
         tf = tensorflow()
         try:
             tensors = {

@@ -14,6 +14,7 @@ from ladle.server.core.errors import FailedPrecondition
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.saved_model.errors import explained, serving_error
 from ladle.server.saved_model.memory import give_back
+from ladle.server.saved_model.ranks import refuse_missing_dimensions
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
 # this many the oldest is dropped: a caller who tries all subsets costs time, not memory.
@@ -39,13 +40,19 @@ class SavedModelServable:
         card_json: str | None,
         *,
         run_inline: bool,
+        all_dimensions: bool,
     ) -> None:
-        """Take over `session`; `run_inline` runs operations in the caller's thread."""
+        """Take over `session`.
+
+        `run_inline` runs operations in the caller's thread; `all_dimensions` refuses inputs with
+        fewer dimensions than declared.
+        """
         self.signatures = signatures
         self.signature_defs = signature_defs
         self.card_json = card_json
         self._session = session
         self._run_inline = run_inline
+        self._all_dimensions = all_dimensions
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], _Callable] = {}
 
@@ -67,6 +74,8 @@ class SavedModelServable:
             ServingError: The model refused the inputs, or failed; where an input's shape is not
                 the declared one, the message says so first.
         """
+        if self._all_dimensions:
+            refuse_missing_dimensions(signature, inputs)
         try:
             call = self._callables.get((signature.name, outputs))
             if call is None:

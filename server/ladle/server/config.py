@@ -201,15 +201,21 @@ class Config:
     )
 
     # How requests run
-    enable_batching: bool = flag(
-        True, "run rows of concurrent requests together (tensorflow_model_server: false)"
+    enable_batching: bool | None = flag(
+        None,
+        "true runs rows of concurrent requests together, false never does; without the flag a "
+        "signature does once its model card, or a comparison with lone runs, shows that no answer "
+        "changes (tensorflow_model_server: false)",
     )
     batching_parameters_file: str = flag(
         "", "BatchingParameters in text format; rewritten, it takes effect at once"
     )
     enable_per_model_batching_parameters: bool = flag(
-        False, "read each version's own batching_params.pbtxt"
+        False,
+        "batch only versions with a batching_params.pbtxt of their own, by what it says; without "
+        "any flag for batching that file is read too",
     )
+    unbatched_models: str = flag("", "comma-separated models whose requests never run together")
     enable_signature_method_name_check: bool = flag(
         False, "refuse requests to a signature whose method_name is another kind's"
     )
@@ -287,7 +293,7 @@ class Config:
                 raise ValueError(f"--import_modules: expected module names, got {name!r}")
         if not self.model_name:
             raise ValueError("--model_name: expected a name, got an empty one")
-        if self.batching_parameters_file and not self.enable_batching:
+        if self.batching_parameters_file and self.enable_batching is False:
             raise ValueError("--batching_parameters_file needs --enable_batching")
         if self.tensorflow_session_parallelism and (
             self.tensorflow_intra_op_parallelism or self.tensorflow_inter_op_parallelism
@@ -302,6 +308,11 @@ class Config:
     def base_path(self) -> Path:
         """The base path, absolute."""
         return Path(self.model_base_path).absolute()
+
+    @property
+    def unbatched(self) -> frozenset[str]:
+        """The names of the models whose requests never run together."""
+        return frozenset(n.strip() for n in self.unbatched_models.split(",") if n.strip())
 
     @property
     def tags(self) -> tuple[str, ...]:

@@ -50,11 +50,12 @@ def _options(field: dataclasses.Field[Any]) -> dict[str, Any]:
     shown = f"{default:g}" if isinstance(default, float) else str(default).lower()
     options: dict[str, Any] = {
         "default": default,
-        "help": field.metadata["help"] + (f" (default {shown})" if default != "" else ""),
+        "help": field.metadata["help"]
+        + (f" (default {shown})" if default not in ("", None) else ""),
     }
     if field.name in ("port", "rest_api_port"):
         return options | {"type": _port, "metavar": "PORT"}
-    if isinstance(default, bool):
+    if isinstance(default, bool) or field.type == "bool | None":
         return options | {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     return options | {"type": type(default), "metavar": type(default).__name__.upper()}
 

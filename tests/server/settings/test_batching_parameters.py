@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import FakeLoader
+from fakes import FakeLoader, FakeServable
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.trust import Standing
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId
-from ladle.server.settings.batching_parameters import BatchingConfig, BatchingLoader, parse
+from ladle.server.settings.batching_parameters import (
+    BatchingConfig,
+    BatchingLoader,
+    parse,
+    vouched_by_card,
+)
 
 MODEL = ServableId("m", 1)
 
@@ -128,3 +136,96 @@ def test_a_wrong_file_for_all_models_is_told_at_the_start(tmp_path: Path) -> Non
 
     with pytest.raises(InvalidArgument, match="missing: can't be read"):
         BatchingLoader(FakeLoader(), config).start()
+
+
+OWN = "batching_params.pbtxt"
+
+
+def decided(path: Path, name: str = "m", **config: Any) -> tuple[object, str]:
+    loader = BatchingLoader(FakeLoader(), BatchingConfig(**{"enabled": None, **config}))
+    return loader.decide(name, path)
+
+
+def test_without_any_word_of_the_user_each_signature_earns_its_batches(tmp_path: Path) -> None:
+    assert decided(tmp_path) == (BatchOptions(), "")
+    loader = BatchingLoader(FakeLoader(), BatchingConfig(enabled=None))
+    assert load(loader, tmp_path).standings()["serving_default"].standing is Standing.ON_TRIAL
+
+
+def test_the_user_vouches_by_a_flag_or_by_a_file(tmp_path: Path) -> None:
+    common = tmp_path / "params.txt"
+    common.write_text("max_batch_size { value: 9 }")
+    assert decided(tmp_path, enabled=True) == (BatchOptions(), "--enable_batching")
+    options, said_by = decided(tmp_path, file=common)
+    assert (options, said_by) == (parse(common.read_text()), "--batching_parameters_file")
+
+    (tmp_path / OWN).write_text("max_batch_size { value: 3 }")
+    own = parse("max_batch_size { value: 3 }")
+    assert decided(tmp_path) == (own, f"{OWN} in the version's folder")
+    assert decided(tmp_path, enabled=True)[1] == "--enable_batching", "as upstream"
+    assert decided(tmp_path, file=common)[1] == "--batching_parameters_file", "as upstream"
+
+
+@pytest.mark.parametrize(
+    "text", ["off", "off\n", "# rows mix\r\noff  # all of them\r\n", "\ufeffoff"]
+)
+def test_a_versions_own_file_switches_batches_off_whatever_the_flags(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / OWN).write_text(text, encoding="utf-8")
+    flags: list[dict[str, Any]] = [{}, {"enabled": True}, {"enabled": True, "per_model": True}]
+    for config in flags:
+        assert decided(tmp_path, **config) == (None, f"{OWN} in the version's folder")
+
+
+def test_a_flag_switches_batches_of_models_off(tmp_path: Path) -> None:
+    (tmp_path / OWN).write_text("")
+    unbatched = frozenset(("a", "b"))
+    assert decided(tmp_path, "b", enabled=True, unbatched=unbatched) == (None, "--unbatched_models")
+    assert decided(tmp_path, "c", enabled=True, unbatched=unbatched)[1] == "--enable_batching"
+
+
+def test_an_own_file_that_appears_or_goes_takes_effect_without_a_reload(tmp_path: Path) -> None:
+    loader = BatchingLoader(FakeLoader(), BatchingConfig(enabled=None))
+    servable = load(loader, tmp_path)
+    for text, standing in (
+        ("", Standing.VOUCHED),
+        ("off", Standing.ALONE),
+        (None, Standing.ON_TRIAL),
+    ):
+        if text is None:
+            (tmp_path / OWN).unlink()
+        else:
+            (tmp_path / OWN).write_text(text)
+        loader.step()
+        assert servable.standings()["serving_default"].standing is standing
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / OWN)
+    with pytest.raises(InvalidArgument, match="expected a regular file"):
+        decided(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "names"),
+    [
+        ('{"row_independent_signatures": ["a", "b"]}', {"a", "b"}),
+        ('{"row_independent_signatures": ["a", 7]}', {"a"}),
+        ('{"row_independent_signatures": "a"}', set()),
+        ("{}", set()),
+        ("[]", set()),
+        ("junk", set()),
+        (None, set()),
+    ],
+)
+def test_the_model_card_vouches_for_signatures(card: str | None, names: set[str]) -> None:
+    assert vouched_by_card(card) == names
+
+
+def test_a_signature_that_the_card_names_is_batched_from_the_start(tmp_path: Path) -> None:
+    card = '{"row_independent_signatures": ["serving_default"]}'
+    loader = BatchingLoader(
+        lambda _id, _path: FakeServable(card_json=card), BatchingConfig(enabled=None)
+    )
+    assert load(loader, tmp_path).standings()["serving_default"].standing is Standing.VOUCHED

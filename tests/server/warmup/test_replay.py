@@ -24,6 +24,7 @@ SIGNATURES = (
     Signature("classes", EXAMPLES, {"scores": spec(-1, 1)}, "tensorflow/serving/classify"),
     Signature("value", EXAMPLES, {"outputs": spec(-1)}, "tensorflow/serving/regress"),
     Signature("fixed", {"x": spec(2)}, {"y": spec(2)}),
+    Signature("counting", {"x": spec(-1, 2)}, {"y": spec(-1, 2)}, stateful="AssignAdd"),
 )
 
 
@@ -121,6 +122,13 @@ def test_what_batches_never_take_keeps_its_size(
 ) -> None:
     replay([predict(rows, signature)], batch_sizes=(1, 4))
     assert servable.batches == [rows]
+
+
+def test_what_counts_requests_counts_those_of_the_file_alone(
+    replay: Replay, servable: FakeServable
+) -> None:
+    replay([predict(3, "counting"), predict(2, "counting")], batch_sizes=(1, 4), iterations=2)
+    assert servable.batches == [3, 3, 2, 2]
 
 
 def test_rows_are_filled_up_with_the_first() -> None:

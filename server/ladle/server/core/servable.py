@@ -60,6 +60,9 @@ class Signature:
     method_name: str = ""
     defaults: Arrays = field(default_factory=dict)
     """Values for inputs that a request may leave out."""
+    stateful: str = ""
+    """Why each request must run exactly once: what of a run outlives it, or is random. Empty if
+    running a request again has the same answer, and changes nothing."""
     parts: tuple[str, ...] = ()
     """The names of several signatures that run as this one; empty for one that the model has."""
 

@@ -20,8 +20,9 @@ from ladle.server.saved_model.custom_operations import advice
 from ladle.server.saved_model.errors import load_error
 from ladle.server.saved_model.object_servable import ObjectServable, load_objects
 from ladle.server.saved_model.ranks import needs_all_dimensions
-from ladle.server.saved_model.runtime import tensorflow
+from ladle.server.saved_model.runtime import find_op_def, tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
+from ladle.server.saved_model.state import with_state
 from ladle.server.saved_model.variables import without_value
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,11 @@ def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
             name: definition.SerializeToString()
             for name, definition in meta_graph.signature_def.items()
         }
-        signatures = callable_signatures(servable_id, definitions, graph)
+        signatures = with_state(
+            callable_signatures(servable_id, definitions, graph),
+            meta_graph.graph_def,
+            find_op_def,
+        )
         missing = without_value(session, signatures.values())
         all_dimensions = needs_all_dimensions(meta_graph.graph_def)
         if not missing:

@@ -29,6 +29,14 @@ def tensorflow() -> Any:
         return tensorflow
 
 
+def find_op_def(name: str) -> Any:
+    """Return the `tensorflow.OpDef` of a registered operation; None where there is none."""
+    tensorflow()
+    from tensorflow.python.framework import op_def_registry
+
+    return op_def_registry.get(name)
+
+
 @contextmanager
 def _without_keras() -> Iterator[None]:
     """Keep TensorFlow's import from importing all of Keras, which a server never uses.

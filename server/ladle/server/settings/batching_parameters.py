@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import stat
 import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf import text_format
 
@@ -25,7 +28,8 @@ from ladle.server.core.servable_id import ServableId
 logger = logging.getLogger(__name__)
 
 PER_MODEL_FILE = "batching_params.pbtxt"
-"""What `--enable_per_model_batching_parameters` looks for in a version's folder."""
+"""What a version's folder may hold: its own parameters, or the word `off`."""
+_OFF = "off"
 
 _POLL_WAIT_S = 1.0
 _MAX_BYTES = 1 << 20
@@ -69,15 +73,27 @@ def parse(text: str) -> BatchOptions:
 class BatchingConfig:
     """Where the options of a version's batches come from."""
 
-    enabled: bool
-    """Without it every request runs alone."""
+    enabled: bool | None
+    """True: the user vouches for batches of all models. False: every request runs alone. None:
+    each signature earns its batches, unless a file vouches for it."""
     file: Path | None = None
-    """What holds for all models; None = the defaults."""
+    """What holds for all models, with which the user vouches too; None = the defaults."""
     per_model: bool = False
     """Whether a version brings its own, and one that doesn't is not batched. Of `file` it takes
     only the number of threads, as upstream."""
+    unbatched: frozenset[str] = frozenset()
+    """Names of the models whose requests run alone."""
     max_enqueued_bytes: int = 1 << 62
     """Bytes of inputs that may wait for one version."""
+
+
+class Decision(NamedTuple):
+    """How a version's requests are batched."""
+
+    options: BatchOptions | None
+    """None: not at all."""
+    said_by: str
+    """Who vouches for batches or forbids them; empty: each signature earns them."""
 
 
 class BatchingLoader:
@@ -102,7 +118,7 @@ class BatchingLoader:
             self.step, name="batching parameters", wait_s=_POLL_WAIT_S, clock=clock
         )
         self._lock = threading.Lock()
-        self._loaded: weakref.WeakKeyDictionary[BatchingServable, Path] = (
+        self._loaded: weakref.WeakKeyDictionary[BatchingServable, tuple[str, Path]] = (
             weakref.WeakKeyDictionary()
         )
         self._problems: dict[Path, str] = {}
@@ -113,35 +129,50 @@ class BatchingLoader:
         Raises:
             ServingError: It can't be loaded, or its parameters are wrong.
         """
-        options = self.options(path)
+        options, said_by = self.decide(servable_id.name, path)
         model = self._load(servable_id, path)
         servable = BatchingServable(
             model,
             options,
+            said_by=said_by,
+            vouched_signatures=vouched_by_card(model.card_json),
             max_enqueued_bytes=self._config.max_enqueued_bytes,
             observer=self._observer,
             servable_id=servable_id,
         )
         with self._lock:
-            self._loaded[servable] = path
+            self._loaded[servable] = servable_id.name, path
         return servable
 
-    def options(self, path: Path) -> BatchOptions | None:
-        """Return how the version in `path` is to be batched now; None: not at all.
+    def decide(self, name: str, path: Path) -> Decision:
+        """Return how the version in `path` of the model `name` is to be batched now.
 
         Raises:
             InvalidArgument: A file is wrong.
         """
         config = self._config
-        if not config.enabled:
-            return None
+        if name in config.unbatched:
+            return Decision(None, "--unbatched_models")
+        if config.enabled is False:
+            return Decision(None, "--enable_batching=false")
+        own_text = _text(path / PER_MODEL_FILE)
+        if own_text is not None and _without_comments(own_text) == _OFF:
+            return Decision(None, f"{PER_MODEL_FILE} in the version's folder")
         common = _read(config.file) if config.file else None
-        if not config.per_model:
-            return common or BatchOptions()
-        if not (path / PER_MODEL_FILE).exists():
-            return None
-        own = _read(path / PER_MODEL_FILE)
-        return replace(own, num_batch_threads=common.num_batch_threads) if common else own
+        if own_text is not None and (
+            config.per_model or (config.enabled is None and common is None)
+        ):
+            own = _parse_file(path / PER_MODEL_FILE, own_text)
+            if common:
+                own = replace(own, num_batch_threads=common.num_batch_threads)
+            return Decision(own, f"{PER_MODEL_FILE} in the version's folder")
+        if config.per_model:
+            return Decision(
+                None, f"--enable_per_model_batching_parameters, and no {PER_MODEL_FILE}"
+            )
+        if common:
+            return Decision(common, "--batching_parameters_file")
+        return Decision(BatchOptions(), "--enable_batching" if config.enabled else "")
 
     def start(self) -> None:
         """Look for changes from now on, in a thread.
@@ -149,7 +180,7 @@ class BatchingLoader:
         Raises:
             InvalidArgument: The file for all models is wrong.
         """
-        if not self._config.enabled or not (self._config.file or self._config.per_model):
+        if self._config.enabled is False:
             return
         if self._config.file:
             _read(self._config.file)
@@ -163,28 +194,63 @@ class BatchingLoader:
         """Give every loaded version the options that its files hold now."""
         with self._lock:
             loaded = list(self._loaded.items())
-        for servable, path in loaded:
+        for servable, (name, path) in loaded:
             try:
-                options = self.options(path)
+                options, said_by = self.decide(name, path)
             except InvalidArgument as error:
                 if self._problems.get(path) != error.message:
                     logger.error("batching parameters left as they were: %s", error.message)
                 self._problems[path] = error.message
                 continue
             self._problems.pop(path, None)
-            if options != servable.options:
+            if (options, said_by) != (servable.options, servable.said_by):
                 logger.info("batching parameters changed path=%s options=%s", path, options)
-                servable.configure(options)
+                servable.configure(options, said_by)
+
+
+def vouched_by_card(card_json: str | None) -> frozenset[str]:
+    """Return the signatures of which a model card says that their rows are independent."""
+    try:
+        card = json.loads(card_json or "{}")
+        names = card.get("row_independent_signatures") if isinstance(card, dict) else None
+    except (ValueError, RecursionError):
+        return frozenset()
+    return (
+        frozenset(n for n in names if isinstance(n, str))
+        if isinstance(names, list)
+        else frozenset()
+    )
 
 
 def _read(file: Path) -> BatchOptions:
+    text = _text(file)
+    if text is None:
+        raise InvalidArgument(f"{file}: can't be read: there is no such file")
+    return _parse_file(file, text)
+
+
+def _parse_file(file: Path, text: str) -> BatchOptions:
     try:
+        return parse(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{file}: {error.message}") from None
+
+
+def _text(file: Path) -> str | None:
+    """Return what a file says; None where there is none."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a FIFO would block
+            raise InvalidArgument(f"{file}: expected a regular file")
         with file.open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise InvalidArgument(f"{file}: expected at most {_MAX_BYTES} bytes")
-        return parse(data.decode())
+        return data.decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: can't be read: {error}") from None
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{file}: {error.message}") from None
+
+
+def _without_comments(text: str) -> str:
+    return " ".join(line.partition("#")[0].strip() for line in text.splitlines()).strip()

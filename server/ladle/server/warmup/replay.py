@@ -163,8 +163,8 @@ def _replay(
 ) -> None:
     for _ in range(options.iterations):
         check(servable.run(*run))
-    if not options.batch_sizes or not _has_rows(run):
-        return
+    if not options.batch_sizes or run.signature.stateful or not _has_rows(run):
+        return  # what a stateful signature has run stays: only the recorded requests may count
     # A second request like the first has nothing to warm at other sizes.
     shapes = tuple((alias, array.shape[1:]) for alias, array in run.inputs.items())
     key = (run.signature.name, run.outputs, shapes)

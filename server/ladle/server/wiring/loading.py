@@ -24,8 +24,8 @@ ModelLoader: TypeAlias = "Callable[[ServableId, Path], Model]"
 def batching_loader(config: Config, load: ModelLoader, observer: Observer) -> BatchingLoader:
     """Return what `load` is a part of: warm-up, the batch queue, and telling the observer."""
 
-    def batch_options(path: Path) -> BatchOptions | None:
-        return batching.options(path)
+    def batch_options(servable_id: ServableId, path: Path) -> BatchOptions | None:
+        return batching.decide(servable_id.name, path).options
 
     if config.enable_model_warmup:
         load = _warmed(load, config, batch_options, observer)
@@ -89,11 +89,11 @@ def profiler(config: Config) -> Recorder | None:
 def _warmed(
     load: ModelLoader,
     config: Config,
-    batch_options: Callable[[Path], BatchOptions | None],
+    batch_options: Callable[[ServableId, Path], BatchOptions | None],
     observer: Observer,
 ) -> ModelLoader:
     def load_warmed(servable_id: ServableId, path: Path) -> Model:
-        batches = batch_options(path)
+        batches = batch_options(servable_id, path)
         options = WarmupOptions(
             iterations=config.num_request_iterations_for_warmup or 1,
             batch_sizes=(1, *batches.allowed_batch_sizes) if batches else (),

@@ -126,6 +126,7 @@ def batching_config(config: Config) -> BatchingConfig:
         enabled=config.enable_batching,
         file=Path(config.batching_parameters_file) if config.batching_parameters_file else None,
         per_model=config.enable_per_model_batching_parameters,
+        unbatched=config.unbatched,
         # So that a flood on one model leaves room for requests to another.
         max_enqueued_bytes=config.max_inflight_bytes // 2,
     )

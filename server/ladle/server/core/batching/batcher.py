@@ -11,15 +11,17 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from ladle.server.core.batching.capacity import Room
 from ladle.server.core.batching.outcomes import follow_up, settle, tell, tell_all, whole
 from ladle.server.core.batching.plan import BatchOptions, WaitUntil
 from ladle.server.core.batching.queue import Load, Piece, Queue, Task
-from ladle.server.core.batching.rows import Outputs, Padding, lone_rows, shared_rows
-from ladle.server.core.batching.run import LATE, BatchRun
+from ladle.server.core.batching.rows import Outputs, Padding, lone_rows, shared_rows, uneven_rows
+from ladle.server.core.batching.run import LATE, BatchRun, Ended
+from ladle.server.core.batching.trial import Sample, Trials
+from ladle.server.core.batching.trust import Standing, Status, Trust
 from ladle.server.core.batching.workers import Workers
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.cpus import cpus
@@ -48,6 +50,8 @@ class BatchingServable:
         max_threads: int | None = None,
         observer: Observer | None = None,
         servable_id: ServableId | None = None,
+        said_by: str = "the options of the batcher",
+        vouched_signatures: Collection[str] = (),
     ) -> None:
         """Take over `model`.
 
@@ -60,6 +64,9 @@ class BatchingServable:
                 for each CPU. Where more batches may run at a time there are as many.
             observer: hears of each run of the model.
             servable_id: what it hears that the model is.
+            said_by: who vouches that rows of different callers may run together; where `options`
+                is None, who says that they may not. Empty = nobody: each signature earns it.
+            vouched_signatures: those for which the model card vouches.
         """
         self.signatures: Mapping[str, Signature] = model.signatures
         self.signature_defs = model.signature_defs
@@ -69,9 +76,17 @@ class BatchingServable:
         self._model = model
         self._options = options
         self._clock = clock or MonotonicClock()
-        self._run_batch = BatchRun(model, self._clock.now, observer, servable_id)
+        self._said_by = said_by
+        self._trust = Trust(
+            model.signatures, vouched_by=said_by if options else "", card=vouched_signatures
+        )
+        servable_id = servable_id or ServableId("", 0)
+        self._run_batch = BatchRun(model, self._trust, self._clock.now, observer, servable_id)
+        self._trials = Trials(model, self._trust, self._clock.now, servable_id)
         self._max_threads = max_threads or cpus()
-        self._changed = threading.Condition(threading.Lock())
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._idle = threading.Condition(lock)
         self._queues: dict[Hashable, Queue] = {}
         self._afterwards: list[Callable[[], object]] = []
         self._load = Load()
@@ -147,7 +162,10 @@ class BatchingServable:
         """
         options = self._options
         rows = None
-        if options is not None and signature.name not in self._run_batch.unbatchable:
+        standing = Standing.ALONE
+        if options is not None:
+            standing = self._trust.standing(signature, outputs)
+        if options is not None and standing is not Standing.ALONE:
             rows = shared_rows(signature, inputs)
             if rows is not None and rows > options.max_batch_size and options.refuse_larger:
                 raise InvalidArgument(
@@ -155,10 +173,15 @@ class BatchingServable:
                     f"{options.max_batch_size}"
                 )
         size = lone_rows(signature, inputs) if rows is None else rows
-        task = Task(inputs, rows or 1, deadline, done, self._leave, seen, size)
+        alone = rows is None or standing is Standing.ON_TRIAL
+        task = Task(inputs, 1 if alone else size, deadline, done, self._leave, seen, size)
+        if rows is None and standing in (Standing.ON_TRIAL, Standing.BATCHED):
+            task.uneven = uneven_rows(signature, inputs)
         with self._changed:
             self._room.check(task.rows, task.nbytes, self._options)
-            queue = self._queue(signature, inputs, outputs, alone=rows is None)
+            queue = self._queue(
+                signature, inputs, outputs, alone=alone, on_trial=alone and rows is not None
+            )
             queue.join(task, self._clock.now())
             if seen is not None:
                 seen.rows, seen.queued = size, task.arrived
@@ -179,16 +202,50 @@ class BatchingServable:
         """
         self._room.check(1, nbytes, self._options)
 
-    def configure(self, options: BatchOptions | None) -> None:
-        """Form batches by other options from now on; what waits already is not refused."""
+    def configure(
+        self, options: BatchOptions | None, said_by: str = "the options of the batcher"
+    ) -> None:
+        """Form batches by other options from now on; what waits already is not refused.
+
+        `said_by` is as for the constructor.
+        """
         with self._changed:
             self._options = options
+            self._said_by = said_by
+            self._trust.vouched_by = said_by if options else ""
             self._changed.notify_all()
 
     @property
     def options(self) -> BatchOptions | None:
         """How batches form; None = every request runs alone."""
         return self._options
+
+    @property
+    def said_by(self) -> str:
+        """Who vouches for batches, or forbids them; empty if nobody does."""
+        return self._said_by
+
+    @property
+    def comparisons(self) -> int:
+        """How many batches were compared with lone runs."""
+        return self._trials.compared
+
+    def standings(self) -> dict[str, Status]:
+        """Return whether each signature runs in batches, and why, by name."""
+        if self._options is None:
+            off = Status(Standing.ALONE, self._said_by)
+            return dict.fromkeys(self.signatures, off)
+        return self._trust.status()
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Block until nothing waits, runs or is compared; False if the time is over before that.
+
+        The time is real, whatever the clock.
+        """
+        with self._idle:
+            if not self._idle.wait_for(lambda: not self._queues, timeout_s):
+                return False
+        return self._trials.wait(timeout_s)
 
     @property
     def load(self) -> Load:
@@ -202,21 +259,30 @@ class BatchingServable:
             self._closing = True
             self._changed.notify_all()
         self._workers.join()
+        self._trials.close()
         self._model.close()
 
     def _queue(
-        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], *, alone: bool
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        *,
+        alone: bool,
+        on_trial: bool,
     ) -> Queue:
         pads = False
         shapes: Hashable = None
-        if not alone and not signature.has_fixed_rows:
+        if (on_trial or not alone) and not signature.has_fixed_rows:
             if self._options is not None and self._options.pad_variable_length_inputs:
                 pads = self._padding.fits(signature, inputs)
             shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
-        key = (signature.name, outputs, alone, pads, shapes)
+        key = (signature.name, outputs, alone, on_trial, pads, shapes)
         queue = self._queues.get(key)
         if queue is None:
-            queue = Queue(key, signature, outputs, self._load, alone=alone, pads=pads)
+            queue = Queue(
+                key, signature, outputs, self._load, alone=alone, on_trial=on_trial, pads=pads
+            )
             self._queues[key] = queue
         return queue
 
@@ -239,6 +305,8 @@ class BatchingServable:
     def _drop_if_idle(self, queue: Queue) -> None:
         if queue.idle:
             self._queues.pop(queue.key, None)
+            if not self._queues:
+                self._idle.notify_all()
 
     def _wake_a_thread(self) -> None:
         allowed = self._options.num_batch_threads if self._options else 1
@@ -282,6 +350,7 @@ class BatchingServable:
             logger.exception("a batch could not be run")
             ended = [(piece, error) for piece in pieces]
         self._room.batch_took(self._clock.now() - started)
+        samples = self._samples(queue, ended)
         with self._changed:
             done, in_vain = settle(ended)
             self.rows_in_vain += in_vain
@@ -291,6 +360,37 @@ class BatchingServable:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
         tell_all([(task, whole(task, outcome)) for task, outcome in done])
+        self._compare(queue, samples)
+
+    def _samples(self, queue: Queue, ended: Sequence[Ended]) -> list[Sample]:
+        """Return the answered requests that are to be compared, before their inputs are let go."""
+        options = self._options
+        if options is None:
+            return []
+        samples: list[Sample] = []
+        for piece, outcome in ended:
+            if piece.task.uneven and not isinstance(outcome, Exception):
+                self._trials.unfit(queue.signature, piece.task.uneven)
+        if queue.on_trial or (
+            not queue.alone
+            and len(ended) > 1
+            and self._trust.standing(queue.signature, queue.outputs) is Standing.BATCHED
+            and self._trials.wants_batch()
+        ):
+            for piece, outcome in ended:
+                if piece.is_whole and not isinstance(outcome, Exception):
+                    task = piece.task
+                    samples.append(Sample(task.inputs, outcome, task.size, task.nbytes))
+        return samples
+
+    def _compare(self, queue: Queue, samples: Sequence[Sample]) -> None:
+        options = self._options
+        if not samples or options is None:
+            return
+        if not queue.on_trial:
+            self._trials.ran_together(queue, samples)
+        elif self._trust.standing(queue.signature, queue.outputs) is Standing.ON_TRIAL:
+            self._trials.ran_alone(queue, options, samples[0])
 
 
 class _Work(NamedTuple):

@@ -36,6 +36,7 @@ class Task:
         "seen",
         "size",
         "total",
+        "uneven",
     )
 
     def __init__(
@@ -65,6 +66,8 @@ class Task:
         self.pieces: list[tuple[int, Outputs]] = []
         """What is there of a request that was cut: the first row, and the outputs from there."""
         self.seen = seen
+        self.uneven = ""
+        """How the rows of its inputs differ; empty where they don't."""
         self._leave = leave
 
     @property
@@ -139,6 +142,7 @@ class Queue:
         load: Load,
         *,
         alone: bool = False,
+        on_trial: bool = False,
         pads: bool = False,
     ) -> None:
         """Make an empty queue.
@@ -149,12 +153,14 @@ class Queue:
             outputs: which of its outputs are wanted.
             load: the servable's, which counts the queue in.
             alone: whether each request runs by itself.
+            on_trial: whether its requests run once more in a batch, to compare the answers.
             pads: whether requests of different shapes meet here.
         """
         self.key = key
         self.signature = signature
         self.outputs = outputs
         self.alone = alone
+        self.on_trial = on_trial
         self.pads = pads
         self.running = 0
         # In order of arrival; a dict, so that any of them can leave at once.

@@ -41,6 +41,19 @@ def shared_rows(signature: Signature, inputs: Arrays) -> int | None:
     return rows or None
 
 
+def uneven_rows(signature: Signature, inputs: Arrays) -> str:
+    """Return how the rows of a request's inputs differ; empty where they don't."""
+    rows = {}
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        if not spec.admits(shape):
+            return ""
+        rows[alias] = shape[0]
+    if len(set(rows.values())) < 2:
+        return ""
+    return f"inputs of one request had unequal rows: {rows}"
+
+
 def lone_rows(signature: Signature, inputs: Arrays) -> int:
     """Return how many rows a request has that runs alone, by the first input that may have any."""
     for alias, spec in signature.inputs.items():

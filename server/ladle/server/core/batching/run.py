@@ -8,7 +8,8 @@ from typing import TypeAlias
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import Piece, Queue
 from ladle.server.core.batching.rows import Outputs, RowsLost, assemble, hand_out
-from ladle.server.core.errors import DeadlineExceeded
+from ladle.server.core.batching.trust import Standing, Trust
+from ladle.server.core.errors import Code, DeadlineExceeded, ServingError
 from ladle.server.core.observation import Observer, Run, Unobserved
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
@@ -24,17 +25,25 @@ class BatchRun:
     def __init__(
         self,
         model: Model,
+        trust: Trust,
         now: Callable[[], float],
         observer: Observer | None = None,
         servable_id: ServableId | None = None,
     ) -> None:
-        """`now` tells the time of deadlines; `observer` hears of each run of `servable_id`."""
+        """Take what runs.
+
+        Args:
+            model: what runs.
+            trust: which signatures run in batches; it learns which outputs lose rows.
+            now: tells the time of deadlines.
+            observer: hears of each run.
+            servable_id: what it hears that the model is.
+        """
         self._model = model
+        self._trust = trust
         self._now = now
         self._observer = observer or Unobserved()
         self._id = servable_id or ServableId("", 0)
-        self.unbatchable: set[str] = set()
-        """The signatures whose outputs turned out to have other rows than their inputs."""
 
     def __call__(self, queue: Queue, pieces: Sequence[Piece], options: BatchOptions) -> list[Ended]:
         """Return what each piece came to; never raises.
@@ -42,8 +51,15 @@ class BatchRun:
         A batch that fails is run again in halves, down to single requests: one that is to blame
         fails alone. That takes less than two runs for each request in it. Whoever has left or
         expired by then is not run again, and one who has left is not in what is returned.
+
+        Nothing of a stateful signature is run again: if its batch fails, all requests in it fail.
         """
         ended: list[Ended] = []
+        standing = self._trust.standing(queue.signature, queue.outputs)
+        if not queue.alone and standing is Standing.ALONE:  # since the requests came
+            wanted = self._still_wanted(list(pieces), ended)
+            return ended + [self._run_later_alone(queue, piece) for piece in wanted]
+        runs_once = bool(queue.signature.stateful)
         remaining = [list(pieces)]
         while remaining:
             part = self._still_wanted(remaining.pop(), ended)
@@ -51,12 +67,16 @@ class BatchRun:
                 continue
             try:
                 outcomes = self._run_together(queue, part, options)
-            except RowsLost:
-                self.unbatchable.add(queue.signature.name)
-                ended += [self._run_alone(queue, piece) for piece in part]
+            except RowsLost as error:
+                self._trust.lost_rows(queue.signature, str(error))
+                if runs_once:
+                    failure = ServingError(f"{error}; later requests run alone", Code.INTERNAL)
+                    ended += [(piece, failure) for piece in part]
+                else:
+                    ended += [self._run_alone(queue, piece) for piece in part]
             except Exception as error:
-                if len(part) == 1:
-                    ended.append((part[0], error))
+                if len(part) == 1 or runs_once:
+                    ended += [(piece, error) for piece in part]
                 else:
                     middle = len(part) // 2
                     remaining += [part[middle:], part[:middle]]
@@ -100,6 +120,14 @@ class BatchRun:
             return handed_out
         finally:
             run.end(self._now(), self._observer)
+
+    def _run_later_alone(self, queue: Queue, piece: Piece) -> Ended:
+        if queue.signature.stateful and not piece.is_whole:  # other rows of it may have run
+            return piece, ServingError(
+                "the request was cut, and can't run as a whole any more: send it again",
+                Code.ABORTED,
+            )
+        return self._run_alone(queue, piece)
 
     def _run_alone(self, queue: Queue, piece: Piece) -> Ended:
         whole = Piece.all_of(piece.task)

@@ -130,7 +130,13 @@ def joined(parts: Sequence[Part], sent: SerializedInput) -> Invocation:
     outputs = {part.alias(output): part.signature.outputs[output] for part, output in _pairs(parts)}
     # The name tells this run from others where callables and batches are kept; no signature's
     # own name has a null character in it.
-    signature = Signature(name="\0".join(names), inputs=inputs, outputs=outputs, parts=names)
+    signature = Signature(
+        name="\0".join(names),
+        inputs=inputs,
+        outputs=outputs,
+        stateful=next((p.signature.stateful for p in parts if p.signature.stateful), ""),
+        parts=names,
+    )
     return Invocation(signature, dict.fromkeys(inputs, examples), tuple(outputs))
 
 

@@ -1,0 +1,284 @@
+"""Models whose first dimension is no batch: under load each caller has what it would have alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import PATIENCE_S, FakeClock
+from numpy.typing import NDArray
+
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.trust import PROOF, Standing
+from ladle.server.core.errors import ServingError
+from ladle.server.core.servable import Arrays, Model
+from ladle.server.core.servable_id import ServableId
+from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+
+pytestmark = pytest.mark.e2e
+
+CALLERS = 16
+REQUESTS = 2000
+
+Draw = Callable[[np.random.Generator], Arrays]
+
+
+def write(path: Path) -> None:
+    """Write a model with a signature for each way in which rows meet, and some that keep apart."""
+    import tensorflow as tf
+
+    def function(*specs: Any) -> Any:
+        return tf.function(input_signature=list(specs))
+
+    def floats(name: str, *shape: int | None) -> Any:
+        return tf.TensorSpec(shape, tf.float32, name)
+
+    class Mixtures(tf.Module):  # type: ignore[misc] # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = tf.Variable(tf.random.stateless_normal([4, 3], seed=(1, 2)))
+            self.count = tf.Variable(0, dtype=tf.int64)
+            self.table = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0]), -1.0
+            )
+
+        @function(floats("x", None, 4))  # type: ignore[untyped-decorator]
+        def rows(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.tanh(x @ self.weights))}
+
+        @function(floats("x", None))  # type: ignore[untyped-decorator]
+        def scores(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(x, axis=0)}
+
+        @function(floats("query", None, 2), floats("candidates", None, 2))  # type: ignore[untyped-decorator]
+        def search(self, query: Any, candidates: Any) -> Any:
+            return {"y": tf.matmul(query, candidates, transpose_b=True)}
+
+        @function(tf.TensorSpec([None], tf.string, "text"))  # type: ignore[untyped-decorator]
+        def pooled(self, text: Any) -> Any:
+            words = self.table.lookup(tf.strings.split(text).to_tensor("?"))
+            return {"y": tf.reduce_mean(words, axis=1)}
+
+        @function(floats("x", None, 4))  # type: ignore[untyped-decorator]
+        def total(self, x: Any) -> Any:
+            both = x * 2
+            return {"doubled": both, "total": both / tf.reduce_sum(tf.abs(both), axis=0)}
+
+        @function(floats("x", None))  # type: ignore[untyped-decorator]
+        def counted(self, x: Any) -> Any:
+            rows = tf.shape(x, out_type=tf.int64)[0]
+            with tf.control_dependencies([self.count.assign_add(rows)]):
+                tf.debugging.assert_non_negative(x)
+                return {"y": x * 2}
+
+        @function(tf.TensorSpec([None], tf.int64, "ignored"))  # type: ignore[untyped-decorator]
+        def read_count(self, ignored: Any) -> Any:
+            return {"count": ignored * 0 + self.count}
+
+        @function(floats("x", None))  # type: ignore[untyped-decorator]
+        def noise(self, x: Any) -> Any:
+            return {"y": x + tf.random.uniform(tf.shape(x))}
+
+    model = Mixtures()
+    names = ["rows", "scores", "search", "pooled", "total", "counted", "read_count", "noise"]
+    tf.saved_model.save(model, str(path), {name: getattr(model, name) for name in names})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mixtures") / "1"
+    write(path)
+    return path
+
+
+@pytest.fixture
+def model(written: Path) -> Model:
+    return load_saved_model(ServableId("m", 1), written, LoadOptions())
+
+
+Serve = Callable[..., BatchingServable]
+
+
+@pytest.fixture
+def serve(model: Model) -> Iterator[Serve]:
+    """Puts a queue before the model. Its clock stands still, so that comparisons take no rest."""
+    made: list[BatchingServable] = []
+
+    def serve(options: BatchOptions | None = None, said_by: str = "") -> BatchingServable:
+        options = options or BatchOptions()
+        made.append(
+            BatchingServable(
+                model, None if said_by == "off" else options, FakeClock(), said_by=said_by
+            )
+        )
+        return made[-1]
+
+    yield serve
+    for each in made:
+        each.close()
+
+
+def rows(random: np.random.Generator) -> Arrays:
+    return {"x": random.normal(size=(random.integers(1, 4), 4)).astype(np.float32)}
+
+
+def one_list(random: np.random.Generator) -> Arrays:
+    return {"x": random.normal(size=random.integers(1, 5)).astype(np.float32)}
+
+
+def a_search(random: np.random.Generator) -> Arrays:
+    query = random.normal(size=(2, 2)).astype(np.float32)
+    return {"query": query, "candidates": random.normal(size=(2, 2)).astype(np.float32)}
+
+
+def an_uneven_search(random: np.random.Generator) -> Arrays:
+    candidates = random.normal(size=(random.integers(1, 6), 2)).astype(np.float32)
+    return {"query": random.normal(size=(1, 2)).astype(np.float32), "candidates": candidates}
+
+
+def a_text(random: np.random.Generator) -> Arrays:
+    words = [random.choice([b"a", b"b", b"c"]) for _ in range(random.integers(1, 9))]
+    return {"text": np.array([b" ".join(words)], object)}
+
+
+def wrong_answers(served: BatchingServable, model: Model, name: str, draw: Draw) -> int:
+    """Return how many of REQUESTS answers to CALLERS differ from what the model answers alone."""
+    random = np.random.default_rng(3)
+    signature = served.signatures[name]
+    outputs = tuple(signature.outputs)
+    asked = [draw(random) for _ in range(REQUESTS)]
+    expected = [model.run(signature, inputs, outputs) for inputs in asked]
+
+    def is_wrong(number: int) -> bool:
+        answer = served.run(signature, asked[number], outputs)
+        return any(
+            array.shape != answer[alias].shape
+            or not np.allclose(array, answer[alias], rtol=1e-4, atol=1e-6)
+            for alias, array in expected[number].items()
+        )
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        return sum(callers.map(is_wrong, range(REQUESTS)))
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("scores", one_list),
+        ("search", a_search),
+        ("search", an_uneven_search),
+        ("pooled", a_text),
+        ("total", rows),
+    ],
+    ids=["scores", "search", "uneven search", "pooled", "total"],
+)
+def test_rows_that_belong_together_are_never_mixed_with_those_of_others(
+    serve: Serve, model: Model, name: str, draw: Draw
+) -> None:
+    served = serve()
+    assert served.standings()[name].standing is Standing.ON_TRIAL
+
+    assert wrong_answers(served, model, name, draw) == 0
+
+    assert served.standings()[name].standing is Standing.ALONE
+
+
+@pytest.mark.parametrize("sizes", [(), (8, 64)], ids=["any size", "padded"])
+@pytest.mark.parametrize(
+    ("said_by", "first", "last"),
+    [
+        ("", Standing.ON_TRIAL, Standing.BATCHED),
+        ("--enable_batching", Standing.VOUCHED, Standing.VOUCHED),
+        ("off", Standing.ALONE, Standing.ALONE),
+    ],
+)
+def test_independent_rows_have_their_own_answers_in_every_standing(
+    serve: Serve,
+    model: Model,
+    sizes: tuple[int, ...],
+    said_by: str,
+    first: Standing,
+    last: Standing,
+) -> None:
+    served = serve(BatchOptions(max_batch_size=64, allowed_batch_sizes=sizes), said_by)
+    assert served.standings()["rows"].standing is first
+
+    assert wrong_answers(served, model, "rows", rows) == 0
+    if last is Standing.BATCHED:
+        prove(served)
+        assert wrong_answers(served, model, "rows", rows) == 0
+
+    assert served.standings()["rows"].standing is last
+
+
+def prove(served: BatchingServable) -> None:
+    """Have requests compared until that is enough."""
+    random = np.random.default_rng(4)
+    signature = served.signatures["rows"]
+    for _ in range(20 * PROOF):
+        served.run(signature, rows(random), ("y",))
+        assert served.wait_until_idle(PATIENCE_S)
+
+
+def test_an_output_that_mixes_nothing_is_batched_where_only_it_is_asked_for(
+    serve: Serve, model: Model
+) -> None:
+    served = serve()
+    signature = served.signatures["total"]
+    random = np.random.default_rng(5)
+    for _ in range(10 * PROOF):
+        served.run(signature, rows(random), ("doubled",))
+        assert served.wait_until_idle(PATIENCE_S)
+    assert served.standings()["total"].standing is Standing.BATCHED
+
+    assert wrong_answers(served, model, "total", rows) == 0
+
+
+def count(model: Model) -> int:
+    ignored = np.zeros(1, np.int64)
+    outcome = model.run(model.signatures["read_count"], {"ignored": ignored}, ("count",))
+    return int(outcome["count"][0])
+
+
+@pytest.mark.parametrize("said_by", ["", "--enable_batching", "off"])
+def test_a_model_that_counts_counts_each_request_once_whatever_fails(
+    serve: Serve, model: Model, said_by: str
+) -> None:
+    served = serve(said_by=said_by)
+    signature = served.signatures["counted"]
+    before = count(model)
+    failed: list[NDArray[Any]] = []
+    lock = threading.Lock()
+
+    def call(number: int) -> None:
+        x = np.array([-1.0 if number % 7 == 0 else number], np.float32)
+        try:
+            answer = served.run(signature, {"x": x}, ("y",))
+        except ServingError:
+            with lock:
+                failed.append(x)
+        else:
+            assert answer["y"].tolist() == [2 * number]
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        list(callers.map(call, range(400)))
+    assert served.wait_until_idle(PATIENCE_S)
+
+    assert count(model) - before == 400
+    bad = sum(x[0] < 0 for x in failed)
+    assert bad == 58
+    assert len(failed) == bad or said_by == "--enable_batching", "only a batch takes others along"
+
+
+def test_state_is_found_when_a_version_loads(model: Model) -> None:
+    reasons = {name: signature.stateful for name, signature in model.signatures.items()}
+
+    assert {name for name, reason in reasons.items() if reason} == {"counted", "noise"}
+    assert "AssignAddVariableOp" in reasons["counted"]
+    assert "RandomUniform" in reasons["noise"]

@@ -242,3 +242,12 @@ def test_shapes_and_dtypes_are_described_as_errors_show_them() -> None:
 )
 def test_any_number_of_a_dtype_has_a_name(data_type: int, expected: str) -> None:
     assert dtypes.name(data_type) == expected
+
+
+def test_a_bool_is_0_or_1() -> None:
+    """What code makes of another byte differs: it is true, and unequal to true."""
+    proto = message(10, [3], tensor_content=b"\0\1\1")
+    assert tensors.to_array(proto).tolist() == [False, True, True]
+    with pytest.raises(tensors.TensorError, match="expected bytes 0 and 1 for bool, got 255"):
+        tensors.to_array(message(10, [3], tensor_content=b"\0\xff\1"))
+    assert tensors.to_array(message(10, [0])).shape == (0,)

@@ -558,9 +558,9 @@ def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
         assert servable.closed.is_set()
 
 
-def test_a_stop_is_bounded_by_its_grace(setting: Setting) -> None:
+def test_a_stop_is_bounded_by_its_grace(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     setting.publish("m", 1)
-    with setting.started(setting.configured("m")):
+    with setting.started(setting.configured("m"), drain_grace_seconds=1):
         setting.predict("m")
         servable = setting.loader.loaded[ServableId("m", 1)]
         servable.hold()
@@ -573,5 +573,6 @@ def test_a_stop_is_bounded_by_its_grace(setting: Setting) -> None:
         assert not setting.server.stop(), "a request still runs"
 
         assert time.monotonic() - begun < PATIENCE_S
+        assert "something still runs after the 1 s of --drain_grace_seconds" in caplog.text
         servable.let_go()
         stuck.join(PATIENCE_S)

@@ -135,6 +135,8 @@ class NonBlocking:
     """
 
     handle: Callable[[Call], Handler | None]
+    has_own_room: bool = False
+    """Whether other methods' calls leave room for this one's: health has to answer then, too."""
 
     def handle_blocking(self, call: Call) -> None:
         """Handle the call in a thread that may block."""
@@ -148,8 +150,8 @@ class Streaming:
     """A handler of streams; it is called when one begins, and must not block."""
 
     handle: Callable[[Stream], None]
-    takes_one_message: bool = False
-    """Whether callers send exactly one message; a transport may end a stream that sends none."""
+    has_own_room: bool = False
+    """As of NonBlocking."""
 
 
 Methods: TypeAlias = Mapping[str, Handler | NonBlocking | Streaming]

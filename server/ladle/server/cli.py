@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.complain(str(error), log_format=log_format)
         return 2
     _quiet_tensorflow()
+    _quiet_grpc()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
     from ladle.server.server import Server
@@ -108,3 +109,8 @@ def _quiet_tensorflow() -> None:
     """Leave TensorFlow's warnings and errors, but not its greetings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _quiet_grpc() -> None:
+    """Keep gRPC's own lines from the log: callers could fill it with them."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -85,6 +85,10 @@ class Config:
         "without tokens, let other machines change what is served (tensorflow_model_server: true)",
     )
     grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")
+    grpc_compressed_requests: bool = flag(
+        False,
+        "take compressed requests over gRPC; each may grow a thousandfold while it is read",
+    )
     grpc_max_threads: int = flag(
         max(16, 4 * cpus()),
         "threads for calls that block; 128 of any kind are under way for each",

@@ -251,5 +251,8 @@ class Server:
         unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
         self._observers.stop(_UNLOAD_S)
         if not unloaded:
-            logger.warning("something still runs after the %g s of the grace", grace_s)
+            logger.warning(
+                "something still runs after the %g s of --drain_grace_seconds",
+                self._config.drain_grace_seconds,
+            )
         return unloaded

@@ -63,8 +63,9 @@ def to_array(
     the bytes that are there. `content` stands for a `tensor_content` that was lifted out.
 
     Raises:
-        TensorError: An unknown dtype, a shape that is no shape, content of another length, or a
-            short list whose repetition would take more than `max_repeated_bytes`.
+        TensorError: An unknown dtype, a shape that is no shape, content of another length or
+            with a bool that is neither 0 nor 1, or a short list whose repetition would take more
+            than `max_repeated_bytes`.
     """
     try:
         dtype = dtypes.to_numpy(proto.dtype)
@@ -81,11 +82,20 @@ def to_array(
                 f"tensor_content: expected {count * dtype.itemsize} bytes for "
                 f"{dtypes.name(proto.dtype)} {list(shape)}, got {len(data)}"
             )
+        if dtype.kind == "b":
+            _check_bools(data)
         return np.frombuffer(data, dtype).reshape(shape)
     values = _listed_values(proto, dtype, count)
     if len(values) == count:
         return values.reshape(shape)
     return _repeat_last(values, shape, count, dtype, max_repeated_bytes)
+
+
+def _check_bools(data: bytes | memoryview) -> None:
+    """Refuse bytes other than 0 and 1: what code makes of such a bool differs from case to case."""
+    largest = np.frombuffer(data, np.uint8).max()
+    if largest > 1:
+        raise TensorError(f"tensor_content: expected bytes 0 and 1 for bool, got {largest}")
 
 
 def to_proto(array: NDArray[Any], *, typed: bool = False) -> TensorProto:

@@ -167,7 +167,7 @@ def _guarded(
         return replace(method, handle=lambda s: method.handle(_GuardedStream(s, refuse)))
 
     if isinstance(method, NonBlocking):
-        return NonBlocking(lambda call: method.handle(call) if admits(call) else None)
+        return replace(method, handle=lambda call: method.handle(call) if admits(call) else None)
 
     def handle(call: Call) -> None:
         if admits(call):

@@ -38,8 +38,8 @@ class Health:
     def methods(self) -> Methods:
         """The service's handlers, by full method path."""
         return {
-            f"{_SERVICE}/Check": NonBlocking(self._check),
-            f"{_SERVICE}/Watch": Streaming(self._watch, takes_one_message=True),
+            f"{_SERVICE}/Check": NonBlocking(self._check, has_own_room=True),
+            f"{_SERVICE}/Watch": Streaming(self._watch, has_own_room=True),
         }
 
     @property

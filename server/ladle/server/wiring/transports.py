@@ -59,6 +59,7 @@ def grpc_transport(
             options=config.channel_arguments,
             credentials=tls.grpc if tls else None,
             gate=gate(access, observer),
+            compressed_requests=config.grpc_compressed_requests,
         )
 
 

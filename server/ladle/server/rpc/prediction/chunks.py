@@ -42,10 +42,7 @@ def predict_in_chunks(
     """
     observer = observer or Unobserved()
     method = PredictInChunks(predict)
-    return Streaming(
-        lambda stream: _ChunkedAnswer(stream, manager, method, observer).begin(),
-        takes_one_message=True,
-    )
+    return Streaming(lambda stream: _ChunkedAnswer(stream, manager, method, observer).begin())
 
 
 class Chunk(NamedTuple):

@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from ladle.server.call import NonBlocking, Streaming
+from ladle.server.call import Handler, NonBlocking, Streaming
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import Limits
+from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion_call import CompletionCall
 from ladle.server.transport.grpcio.completion_rpc import CompletionRpc, Pools, cygrpc, server
 from ladle.server.transport.grpcio.completion_stream import CompletionStream, Streams
@@ -65,9 +66,17 @@ class Intake(ThreadPoolExecutor):
         return _CallFuture(state)
 
 
-def unary(handler: NonBlocking, pools: Pools, limits: Limits) -> Intake:
+def unary(
+    handler: NonBlocking | Handler, pools: Pools, limits: Limits, admission: Admission
+) -> Intake:
     """Return what begins unary calls."""
-    return Intake(lambda event, state: CompletionCall(event, state, handler, pools, limits).begin())
+
+    def begin(event: Any, state: Any) -> None:
+        call = CompletionCall(event, state, handler, pools, limits, admission)
+        if admission.admit(call):
+            call.begin()
+
+    return Intake(begin)
 
 
 def refusing(error: ServingError) -> Intake:
@@ -75,13 +84,16 @@ def refusing(error: ServingError) -> Intake:
     return Intake(lambda event, state: CompletionRpc(event, state).finish(None, error))
 
 
-def streaming(handler: Streaming, pools: Pools, limits: Limits, streams: Streams) -> Intake:
+def streaming(
+    handler: Streaming, pools: Pools, limits: Limits, admission: Admission, streams: Streams
+) -> Intake:
     """Return what begins streams; those that there are can be found in `streams`."""
 
     def begin(event: Any, state: Any) -> None:
-        stream = CompletionStream(event, state, pools, limits)
-        streams.add(stream)
-        _begin_stream(stream, handler)
+        stream = CompletionStream(event, state, pools, limits, admission)
+        if admission.admit(stream):
+            streams.add(stream)
+            _begin_stream(stream, handler)
 
     return Intake(begin)
 

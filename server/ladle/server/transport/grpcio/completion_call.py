@@ -11,6 +11,7 @@ from ladle.server.call import Call, Handler, NonBlocking
 from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable, Unimplemented
 from ladle.server.core.observation import Observation
 from ladle.server.limits import Limits
+from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion_rpc import RECEIVE, CompletionRpc, Pools
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,19 @@ _MAX_INLINE_BYTES = 256 << 10
 class CompletionCall(CompletionRpc):
     """A Call that holds no thread."""
 
-    __slots__ = ("_handler", "_limits", "_nbytes", "_pools", "request")
+    __slots__ = ("_admission", "_handler", "_limits", "_nbytes", "_pools", "request")
 
     def __init__(
-        self, event: Any, state: Any, handler: NonBlocking, pools: Pools, limits: Limits
+        self,
+        event: Any,
+        state: Any,
+        handler: NonBlocking | Handler,
+        pools: Pools,
+        limits: Limits,
+        admission: Admission,
     ) -> None:
         super().__init__(event, state)
+        self._admission = admission
         self._handler = handler
         self._limits = limits
         self._nbytes = 0
@@ -56,6 +64,7 @@ class CompletionCall(CompletionRpc):
         self.finish(None, error)
 
     def _received(self, event: Any) -> Any:
+        self._admission.received(self)
         message = event.batch_operations[0].message()
         if message is None:
             if event.success:  # if not, gRPC has ended the call
@@ -74,7 +83,7 @@ class CompletionCall(CompletionRpc):
         self.request = message
         self._nbytes = len(message)
         self.on_end(self._give_back)
-        if len(message) <= _MAX_INLINE_BYTES:
+        if isinstance(self._handler, NonBlocking) and len(message) <= _MAX_INLINE_BYTES:
             self._begin_handling()
         else:
             self._in_thread(self._pools.working, self._begin_late)
@@ -89,6 +98,9 @@ class CompletionCall(CompletionRpc):
             self._limits.refused(Cancelled("the caller went away"))
 
     def _begin_handling(self) -> None:
+        if not isinstance(self._handler, NonBlocking):
+            self._handle(self._handler)
+            return
         blocking = self._handle(self._handler.handle)
         if blocking is not None:
             self._in_thread(self._pools.waiting, self._handle, blocking)

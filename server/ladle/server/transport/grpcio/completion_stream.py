@@ -10,6 +10,7 @@ from typing import Any
 
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.limits import Limits
+from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion_rpc import (
     RECEIVE,
     CompletionRpc,
@@ -54,6 +55,7 @@ class CompletionStream(CompletionRpc):
 
     __slots__ = (
         "__weakref__",
+        "_admission",
         "_ending",
         "_idle",
         "_is_stopping",
@@ -65,8 +67,11 @@ class CompletionStream(CompletionRpc):
         "_sent",
     )
 
-    def __init__(self, event: Any, state: Any, pools: Pools, limits: Limits) -> None:
+    def __init__(
+        self, event: Any, state: Any, pools: Pools, limits: Limits, admission: Admission
+    ) -> None:
         super().__init__(event, state)
+        self._admission: Admission | None = admission  # until the first message has come
         self._pools = pools
         self._limits = limits
         self._on_stop: Callable[[], None] | None = None
@@ -155,6 +160,9 @@ class CompletionStream(CompletionRpc):
         self.finish(None, error)
 
     def _received(self, event: Any) -> Any:
+        if self._admission is not None:
+            self._admission.received(self)
+            self._admission = None
         message = event.batch_operations[0].message()
         ended = self.end_operation(RECEIVE)
         receiver, self._receiver = self._receiver, None

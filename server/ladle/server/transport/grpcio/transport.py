@@ -11,12 +11,13 @@ from typing import Any
 import grpc
 
 from ladle.server.call import Gate, Handler, Methods, NonBlocking, Streaming
-from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.observation import Observation
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport import peer, unix_socket
 from ladle.server.transport.addresses import AddressInUse, check
 from ladle.server.transport.grpcio import completion
+from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion_rpc import Pools, trailing_metadata
 from ladle.server.transport.grpcio.completion_stream import Streams
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
@@ -25,6 +26,18 @@ from ladle.server.transport.threads import SteadyPool
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
 _CALLS_PER_THREAD = 128
+# For health, beside all others.
+_OWN_ROOM = 1024
+# A caller with more calls than that keeps them until the first ones have ended, and loses none.
+# Upstream lets one connection take all that there is.
+_STREAMS_PER_CONNECTION = 1024
+# What gRPC itself holds for us to take. Past its own 1,000 it would end calls as CANCELLED.
+_PENDING = 1 << 14
+_IDENTITY = 1 << 0  # of gRPC's compression algorithms
+# How long the statuses of calls that are cut off have to be sent.
+_LAST_S = 0.5
+# How often it is looked for calls that send no message.
+_SILENCE_POLL_S = 5.0
 
 
 class GrpcioTransport:
@@ -44,6 +57,7 @@ class GrpcioTransport:
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
         gate: Gate | None = None,
+        compressed_requests: bool = False,
     ) -> None:
         """Make a transport that listens nowhere yet.
 
@@ -56,6 +70,8 @@ class GrpcioTransport:
             options: gRPC's own channel arguments.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
             gate: is asked of every call, whatever it is to; without one all are let through.
+            compressed_requests: take compressed messages. gRPC inflates each whole before its size
+                is known: one of 200 KB may take 200 MB.
         """
         limits = self.limits = limits or Limits((1 << 31) - 1, ByteBudget(1 << 62))
         self._credentials = credentials
@@ -63,8 +79,12 @@ class GrpcioTransport:
         self._executor = SteadyPool(max_threads, "grpc")
         self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
-        self._methods = _Methods(methods, pools, limits)
+        self._admission = Admission(max_threads * _CALLS_PER_THREAD)
+        self._own_room = Admission(_OWN_ROOM)
+        self._methods = _Methods(methods, pools, limits, self._admission, self._own_room)
+        self._stopping = threading.Event()
         self._stopped: threading.Event | None = None
+        self._until = 0.0
         self._server = grpc.server(
             self._executor,
             handlers=[self._methods],
@@ -75,8 +95,19 @@ class GrpcioTransport:
                 ("grpc.max_send_message_length", -1),
                 # Otherwise a second server on the port would share it without a word.
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                ("grpc.server.max_pending_requests", _PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+                *(
+                    []
+                    if compressed_requests
+                    else [("grpc.compression_enabled_algorithms_bitset", _IDENTITY)]
+                ),
             ],
-            maximum_concurrent_rpcs=max_threads * _CALLS_PER_THREAD,
+            # Where calls are not ours to count, grpcio does.
+            maximum_concurrent_rpcs=(
+                None if completion.supported() else max_threads * _CALLS_PER_THREAD
+            ),
         )
 
     @property
@@ -122,21 +153,34 @@ class GrpcioTransport:
     def start(self) -> None:
         """Take calls from now on; returns at once."""
         self._server.start()
+        threading.Thread(target=self._end_silent, name="grpc silence", daemon=True).start()
+
+    def _end_silent(self) -> None:
+        while not self._stopping.wait(_SILENCE_POLL_S):
+            self._admission.end_silent()
+            self._own_room.end_silent()
 
     def enter_lame_duck(self) -> None:
         """Go on as before: grpcio can ask callers to go elsewhere only where it ends."""
 
     def drain(self, grace_s: float) -> None:
         """Refuse new calls, and give those under way `grace_s` seconds; returns at once."""
+        self._stopping.set()
         if self._stopped is None:
-            self._stopped = self._server.stop(grace_s)
+            # What is left when the grace is over is ended by `stop`, and only then by gRPC.
+            self._stopped = self._server.stop(grace_s + _LAST_S)
+            self._until = time.monotonic() + grace_s
             self._methods.streams.stop()
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Drain, unless `drain` was called before, and return when every call has ended."""
         self.drain(grace_s)
         assert self._stopped is not None  # drain sets it
-        self._stopped.wait()
+        if not self._stopped.wait(max(0.0, self._until - time.monotonic())):
+            error = Unavailable("the server has stopped before the answer was there: ask another")
+            self._admission.end_all(error)
+            self._own_room.end_all(error)
+            self._stopped.wait()
         for executor in (self._executor, self._waiting):
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -147,10 +191,23 @@ def _make_way(path: str) -> None:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    def __init__(self, methods: Methods, pools: Pools, limits: Limits) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        pools: Pools,
+        limits: Limits,
+        admission: Admission,
+        own_room: Admission,
+    ) -> None:
         self.streams = Streams()
         self._handlers = {
-            path: _rpc_handler(method, pools, limits, self.streams)
+            path: _rpc_handler(
+                method,
+                pools,
+                limits,
+                own_room if getattr(method, "has_own_room", False) else admission,
+                self.streams,
+            )
             for path, method in methods.items()
         }
         self.calls = 0
@@ -173,17 +230,17 @@ def _rpc_handler(
     method: Handler | NonBlocking | Streaming,
     pools: Pools,
     limits: Limits,
+    admission: Admission,
     streams: Streams,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
         return grpc.stream_stream_rpc_method_handler(
-            _without_thread(completion.streaming(method, pools, limits, streams))
+            _without_thread(completion.streaming(method, pools, limits, admission, streams))
         )
-    if not isinstance(method, NonBlocking):
-        return grpc.unary_unary_rpc_method_handler(_behaviour(method, limits))
-    behaviour = _behaviour(method.handle_blocking, limits)
+    blocking = method.handle_blocking if isinstance(method, NonBlocking) else method
+    behaviour = _behaviour(blocking, limits)
     if completion.supported():
-        behaviour.experimental_thread_pool = completion.unary(method, pools, limits)
+        behaviour.experimental_thread_pool = completion.unary(method, pools, limits, admission)
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
 

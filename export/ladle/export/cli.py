@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -205,15 +206,15 @@ def _export(
     from ladle.export.data.sources import KERAS_SOURCES, TFRECORDS, load_data
     from ladle.export.publishing.publish import prepare_base_path
 
+    _show_warnings()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
     quietly = nullcontext if args.verbose else quiet_import
     # Results alone go to stdout; Keras would mix its progress with them.
     with redirect_stdout(sys.stderr):
         if args.model is not None or args.signatures is not None:
             sys.path.insert(0, os.getcwd())  # as `python -m` would
-        # Images are decoded by TensorFlow, and these data sets come with Keras.
-        suffix = Path(args.data).suffix.lower()
-        if args.data in KERAS_SOURCES or suffix in TFRECORDS or Path(args.data).is_dir():
+        # TensorFlow reads these files, and these data sets come with Keras.
+        if args.data in KERAS_SOURCES or Path(args.data).suffix.lower() in TFRECORDS:
             with quietly():
                 importlib.import_module("keras")
         dataset = load_data(args.data, regression=options.is_regression, size=args.resize)
@@ -240,6 +241,14 @@ def _export(
             plots=args.plots,
             verbose=_verbosity(args.quiet) if args.verbosity is None else args.verbosity,
         )
+
+
+def _show_warnings() -> None:
+    """Show on stderr what the package warns of, a line each, whatever TensorFlow sets up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("ladle export: warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("ladle.export").handlers[:] = [handler]
 
 
 def _verbosity(quiet: bool) -> Verbosity:

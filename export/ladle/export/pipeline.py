@@ -123,6 +123,8 @@ def export_model(
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
     _check_request(dataset, recipe, model, requirements)
+    for note in dataset.notes:
+        logger.warning("%s: %s", dataset.name, note)
     number = _number(version)
     _prepare_destinations(base_path, number, plots)
     trained, epochs = _trained_model(

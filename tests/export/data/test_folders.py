@@ -67,7 +67,7 @@ def test_train_and_test_may_be_folders_of_their_own(pictures: Path) -> None:
         load_data(root)
 
 
-def test_images_of_other_sizes_are_brought_to_the_first_or_to_a_given_one(pictures: Path) -> None:
+def test_images_of_other_sizes_are_brought_to_that_of_most_or_a_given_one(pictures: Path) -> None:
     (pictures / "dog" / "9.png").write_bytes(png(grey(200, (9, 9))))
     assert load_data(pictures).image_shape == (4, 6, 1)
     dataset = load_data(pictures, size=(3, 5))

@@ -32,6 +32,7 @@ _CASTS = {
 }
 # Up to this magnitude each integer has an exact float of that dtype.
 _EXACT_UP_TO = {"bfloat16": 1 << 8, "float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}
+_LARGEST_SIDE = 1 << 14  # a card may be anybody's
 _EXACT_UP_TO_AT_LEAST = 1 << 3  # float8_e5m2
 
 
@@ -66,6 +67,8 @@ def conversion_for(
         return InvalidInput(f"{message}; {advice}" if advice else message)
 
     pixels = expected_pixels(spec.shape) if source == "string" and array.ndim <= 1 else None
+    if pixels is not None:
+        pixels = _of_training(pixels, metadata)
     if pixels is not None and spec.data_type != dtypes.STRING:
         if not array.size:
             raise refuse()
@@ -107,6 +110,19 @@ def conversion_for(
     if (source, target) not in _CASTS:
         raise refuse()
     return Conversion(declared)
+
+
+def _of_training(pixels: Pixels, metadata: ModelMetadata) -> Pixels:
+    """Return the size that the training resized its images to, where the input takes any size.
+
+    Pictures of several sizes make one batch so, and less is sent.
+    """
+    size = metadata.card.provenance.get("resize") if metadata.card else None
+    match size:
+        case [int(height), int(width)] if pixels.height == pixels.width == -1:
+            if 0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE:
+                return pixels._replace(height=height, width=width)
+    return pixels
 
 
 def _may_be_resized(array: NDArray[Any], metadata: ModelMetadata, normalize: Normalize) -> bool:

@@ -58,6 +58,8 @@ class Dataset:
     """Height and width that images are brought to before normalisation; None leaves them be."""
     sample_weight: NDArray[np.float32] | None = None
     """How much each training example counts, not negative, [examples]; None for all alike."""
+    notes: tuple[str, ...] = ()
+    """What reading the data has changed or found strange, each a sentence for their owner."""
 
     def __post_init__(self) -> None:
         """Check every array against the others."""

@@ -1,30 +1,28 @@
-"""Training data from a folder of images, and the decoding of images into mapped arrays."""
+"""Training data from a folder with a folder of images for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import BYTE_PIXELS, Dataset
-from ladle.export.data.holdout import TrainTestSplit, check_split, holdout
+from ladle.export.data.holdout import holdout
+from ladle.export.data.pictures import Source, decode
 from ladle.export.errors import DataError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-
-Source = tuple[str, Callable[[], bytes]]
-"""What an image is called in messages, and how to have its bytes."""
+_ARCHIVE_LEFTOVER = "__MACOSX"
 
 
 def read_folder(path: Path, size: tuple[int, int] | None = None) -> Dataset:
     """Read the images under `path`, a folder for each class, named as the class.
 
-    Where there are folders `train` and `test`, these hold the classes of the two parts. Images of
-    other sizes than the first are brought to its size, or all to `size`.
+    Where there are folders `train` and `test`, these hold the classes of the two parts. All images
+    are brought to `size`, or to the size of most; they are read in colour if any has colours.
+    Hidden files and folders are passed over, and so is what macOS puts into archives.
 
     Raises:
         DataError: There are none, fewer than two classes, or an image cannot be read.
@@ -48,61 +46,16 @@ def read_folder(path: Path, size: tuple[int, int] | None = None) -> Dataset:
             files.extend(images)
             targets.extend([labels.index(label)] * len(images))
             held_out.append(holdout(len(images)) if split else np.full(len(images), index == 1))
-    sources = [(str(file), file.read_bytes) for file in files]
-    decoded = decode(path.name, sources, np.concatenate(held_out), size)
+    sources: list[Source] = [(str(file), partial(Path, file)) for file in files]
+    decoded = decode(path.name, lambda: sources, np.concatenate(held_out), size)
     return decoded.dataset(path.name, np.array(targets), labels, BYTE_PIXELS)
-
-
-def decode(
-    name: str, sources: Iterable[Source], held_out: NDArray[np.bool_], size: tuple[int, int] | None
-) -> TrainTestSplit:
-    """Return all images of `sources`, as many as `held_out`, in two mapped arrays.
-
-    They are grey or coloured as the first is, and of its size or of `size`. One at a time is in
-    memory.
-
-    Raises:
-        DataError: One cannot be read, or there are more or fewer.
-    """
-    import tensorflow as tf
-
-    def decoded(source: Source, channels: int) -> Any:
-        try:
-            return tf.io.decode_image(source[1](), channels=channels, expand_animations=False)
-        except OSError as error:
-            raise DataError(f"{source[0]}: cannot be read: {error.strerror or error}") from error
-        except tf.errors.InvalidArgumentError as error:
-            raise DataError(f"{source[0]}: cannot be read as an image") from error
-
-    check_split(name, held_out)
-    coming = iter(sources)
-    first = next(coming, None)
-    if first is None:
-        raise DataError(f"{name}: expected {len(held_out)} images, got none")
-    shape = decoded(first, 0).shape
-    channels = 1 if shape[2] < 3 else 3
-    height, width = size or shape[:2]
-    parts = TrainTestSplit(held_out, (height, width, channels), np.uint8)
-    n_read = 0
-    for n_read, source in enumerate(chain([first], coming), start=1):  # asked for below
-        if n_read > len(held_out):
-            break
-        image = decoded(source, channels)
-        if image.shape[:2] != (height, width):
-            image = tf.cast(tf.round(tf.image.resize(image, (height, width))), tf.uint8)
-        parts.add(image.numpy())
-    if n_read != len(held_out):
-        raise DataError(f"{name}: was changed while it was read")
-    return parts
 
 
 def _list_classes(path: Path) -> dict[str, list[Path]]:
     try:
-        folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+        folders = [entry for entry in _visible(path) if entry.is_dir()]
         listing = {
-            folder.name: [
-                file for file in sorted(folder.iterdir()) if file.suffix.lower() in _IMAGES
-            ]
+            folder.name: [file for file in _visible(folder) if file.suffix.lower() in _IMAGES]
             for folder in folders
         }
     except OSError as error:
@@ -111,3 +64,11 @@ def _list_classes(path: Path) -> dict[str, list[Path]]:
         if not files:
             raise DataError(f"{path / name}: expected images ({', '.join(_IMAGES)}), got none")
     return listing
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [
+        entry
+        for entry in sorted(folder.iterdir())
+        if not entry.name.startswith(".") and entry.name != _ARCHIVE_LEFTOVER
+    ]

@@ -23,15 +23,22 @@ HELD_OUT_EVERY = 5
 
 
 class TrainTestSplit:
-    """The parts of data of which it is known how many there are, filled one by one, in order."""
+    """Two arrays for examples whose number is known, filled one by one in the order of the data."""
 
-    def __init__(self, held_out: NDArray[np.bool_], shape: tuple[int, ...], dtype: Any) -> None:
-        """Make room for an example of `shape` for each of `held_out`, which tells its part.
+    def __init__(
+        self,
+        held_out: NDArray[np.bool_],
+        shape: tuple[int, ...],
+        dtype: Any,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """Make room for an example of `shape` for each of `held_out`, which says its part.
 
         Raises:
             DataError: The disk has no room for them.
         """
         self._held_out = held_out
+        self._notes = notes
         n_test = int(held_out.sum())
         self.train = mapped((len(held_out) - n_test, *shape), dtype)
         self.test = mapped((n_test, *shape), dtype)
@@ -66,6 +73,7 @@ class TrainTestSplit:
             labels=labels,
             normalization=normalization,
             sample_weight=None if weights is None else weights[train],
+            notes=self._notes,
         )
 
 

@@ -75,12 +75,14 @@ class Preparation:
         """Bring a float32 batch of images to `size`, or to what examples are resized to."""
         import tensorflow as tf
 
+        from ladle.export.data.picture_graph import fit
+
         size = size or self.resize
         if size is None:
             return batch
         if len(self.raw_shape) == 3:
-            return tf.image.resize(batch, size)
-        return tf.image.resize(batch[..., tf.newaxis], size)[..., 0]
+            return fit(batch, size)
+        return fit(batch[..., tf.newaxis], size)[..., 0]
 
     def normalized(self, batch: Any) -> Any:
         """Do in the graph what `Normalization.apply` does in NumPy."""
@@ -94,7 +96,9 @@ class Preparation:
         """Decode one PNG, JPEG, GIF or BMP to float32 pixels of the shape that a model takes."""
         import tensorflow as tf
 
-        pixels = tf.io.decode_image(encoded, channels=self.channels, expand_animations=False)
+        from ladle.export.data.picture_graph import decode, fit
+
+        pixels = decode(encoded, self.channels)
         pixels.set_shape([None, None, self.channels])
-        pixels = tf.image.resize(tf.cast(pixels, tf.float32), self.model_shape[:2])
-        return tf.reshape(pixels, self.model_shape)
+        height, width = self.model_shape[:2]
+        return tf.reshape(fit(pixels, (height, width)), self.model_shape)

@@ -1,4 +1,4 @@
-"""Training data from TFRecords of tf.Examples, read twice: for the labels, then for the images."""
+"""Training data from TFRecords of tf.Examples: read for labels, then for images, twice."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from ladle.export.data.dataset import BYTE_PIXELS, Dataset
-from ladle.export.data.folders import Source, decode
 from ladle.export.data.holdout import Labels, stratified_holdout
+from ladle.export.data.pictures import Source, decode
 from ladle.export.errors import DataError
 
 
 def read_tfrecords(path: Path, size: tuple[int, int] | None = None) -> Dataset:
     """Read tf.Examples with the features `image/encoded` and `image/class/label`.
 
-    The label is an integer from 0, or `image/class/text` a name. Images of other sizes than the
-    first are brought to its size, or all to `size`.
+    The label is an integer from 0, or `image/class/text` a name. All images are brought
+    to `size`, or to the size of most; they are read in colour if any has colours.
 
     Raises:
         DataError: The file or an Example in it cannot be read, or lacks a feature.
@@ -27,10 +27,11 @@ def read_tfrecords(path: Path, size: tuple[int, int] | None = None) -> Dataset:
     if not len(labels):
         raise DataError(f"{path}: expected at least one tf.Example")
     names, targets = labels.result()
-    sources: Iterator[Source] = (
-        (f"{path}: record {number}", partial(bytes, image))
-        for number, (image, _) in enumerate(_examples(path))
-    )
+
+    def sources() -> Iterator[Source]:
+        for number, (image, _) in enumerate(_examples(path)):
+            yield f"{path}: record {number}", partial(bytes, image)
+
     parts = decode(str(path), sources, stratified_holdout(targets), size)
     return parts.dataset(path.name, targets, names, BYTE_PIXELS)
 

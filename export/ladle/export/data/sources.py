@@ -59,7 +59,7 @@ def load_data(
         source: A name or a path.
         regression: Whether the targets are numbers to predict.
         size: Height and width to bring the images of a folder or a .tfrecord to, as these may
-            differ; None for those of the first.
+            differ; None for those of most.
 
     Raises:
         DataError: There is no such data, it cannot be read, or it is not of that form.

@@ -25,7 +25,7 @@ def provenance(
     recipe: str, options: TrainingOptions, dataset: Dataset, *, epochs: int
 ) -> dict[str, Any]:
     """Return where a version comes from: what it takes to train it again, and when it was."""
-    told = {
+    told: dict[str, Any] = {
         "recipe": recipe,
         "training": _as_json(options) | {"epochs": epochs},
         "data": {
@@ -39,6 +39,8 @@ def provenance(
         "python": platform.python_version(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if dataset.notes:
+        told["data"]["notes"] = list(dataset.notes)
     commit = git_commit(Path.cwd())
     return told if commit is None else told | {"git_commit": commit}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ def number_model(dtype: str) -> FunctionModel:
     )
 
 
-def predict(folder: Path, name: str, dtype: str = "float32", *arguments: object) -> int:
-    """Predict a file of a folder into `out`, as JSON lines."""
-    with FunctionServer({"m": number_model(dtype)}) as server:
+def predict(
+    folder: Path, name: str, model: str | FunctionModel = "float32", *arguments: object
+) -> int:
+    """Predict a file of a folder into `out`, as JSON lines; a model may be told by its dtype."""
+    served = number_model(model) if isinstance(model, str) else model
+    with FunctionServer({"m": served}) as server:
         fixed = ["--server", server.address, "--model", "m", "--input", str(folder / name)]
         fixed += ["--output", str(folder / "out"), "--output-format", "jsonl", "--quiet"]
         return cli.main([*fixed, *map(str, arguments)])
@@ -92,6 +96,7 @@ def test_a_number_of_another_look_is_a_number(value: str, tmp_path: Path) -> Non
         ("1", "expected 2 columns, got 1"),
         ("n/a,two", "Failed to parse string: 'n/a'"),
         (",two", "Failed to parse string: ''"),
+        ("1e39,two", "expected float32, got 1e39, which is too large"),
         ("1\u00bd,two", "Failed to parse string: '1\u00bd'"),
     ],
 )
@@ -105,6 +110,32 @@ def test_an_odd_csv_line_is_set_aside(odd: str, reason: str, position: int, tmp_
     assert list(failed) == [position]
     assert reason in failed[position]
     assert predicted == {n: 2.0 * n for n in range(12) if n != position}
+
+
+@pytest.mark.parametrize("odd", ["0.5", "1e300", str(2**63), str(-(2**63) - 1), "NaN"])
+def test_whole_numbers_stay_exact_whatever_else_is_among_them(odd: str, tmp_path: Path) -> None:
+    """Together they are floats in numpy, and floats skip whole numbers past 2 to the 53rd."""
+    values = [str(2**53 + 1), odd, str(2**62 + 1), "-3"]
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"x": {value}}}\n' for value in values))
+    seen: list[int] = []
+
+    def remember(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        seen.extend(inputs["x"].tolist())
+        return {"twice": inputs["x"].astype(np.float64)}
+
+    model = replace(number_model("int64"), run=remember)
+    assert predict(tmp_path, "in.jsonl", model) == 3
+    assert sorted(seen) == [-3, 2**53 + 1, 2**62 + 1]
+    assert list(done(tmp_path)[1]) == [1]
+
+
+def test_two_columns_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [pa.array([1.0]), pa.array([2.0])]
+    pq.write_table(pa.Table.from_arrays(both, names=["x", "x"]), tmp_path / "in.parquet")
+    assert predict(tmp_path, "in.parquet") == 1
+    assert "in.parquet: two columns have the same name" in capsys.readouterr().err
 
 
 def test_csv_text_that_is_no_utf8_is_set_aside(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ A numpy array of objects holds text, bytes, or values of JSON."""
 def objects(values: Sequence[object]) -> NDArray[Any]:
     """Return values as an array of objects, `[values]`; lists stay objects too."""
     array = np.empty(len(values), object)
-    array[:] = values
+    for index, value in enumerate(values):  # all at once, numpy would look into lists
+        array[index] = value
     return array
 
 

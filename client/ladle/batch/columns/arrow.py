@@ -75,11 +75,21 @@ def to_numpy(column: pa.Array, dtype: np.dtype[Any] | None = None) -> NDArray[An
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if dtype is None:
             return objects(column.to_pylist())
-        try:
-            column = pc.cast(pc.utf8_trim_whitespace(column), _type_of(dtype))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise NotAnArray(one_line(error)) from None
+        return _from_text(pc.utf8_trim_whitespace(column), dtype)
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _from_text(column: pa.Array, dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        numbers = pc.cast(column, _type_of(dtype))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise NotAnArray(one_line(error)) from None
+    array = np.asarray(numbers.to_numpy(zero_copy_only=False))
+    if array.dtype.kind == "f" and (are_infinite := np.isinf(array)).any():
+        for text in column.filter(pa.array(are_infinite)).to_pylist():
+            if "inf" not in text.lower():
+                raise NotAnArray(f"expected {dtype}, got {text:.50}, which is too large for it")
+    return array
 
 
 def are_decimals(kind: pa.DataType) -> bool:

@@ -23,6 +23,8 @@ from ladle.protos import dtypes
 
 # The size of pictures for a model that takes any size.
 _SIDE = 256
+# Up to here float64 has every whole number.
+_EXACT_UP_TO = 1 << 53
 
 _Tensors: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -213,8 +215,11 @@ def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         least, most = array.min(), array.max()
         if not (info.min <= least and most <= info.max):
             raise _Unfit(f"expected {dtype}, {info.min} to {info.max}, got {least} to {most}")
-        if array.dtype.kind == "f" and np.any(array != np.trunc(array)):
-            raise _Unfit(f"expected {dtype}, got a number that is not whole")
+        if array.dtype.kind == "f":
+            if np.any(array != np.trunc(array)):
+                raise _Unfit(f"expected {dtype}, got a number that is not whole")
+            if max(-least, most) > _EXACT_UP_TO:  # whole numbers among fractions have become floats
+                raise _Unfit(f"expected {dtype}, got a float that may not be exact")
     if dtype.kind == "b" and not np.all((array == 0) | (array == 1)):
         raise _Unfit("expected bool, 0 or 1, got another number")
     try:

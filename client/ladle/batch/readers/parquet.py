@@ -31,6 +31,8 @@ class ParquetReader:
         for path in paths:
             with _open(path) as file:
                 names = tuple(file.schema_arrow.names)
+                if len(set(names)) < len(names):
+                    raise BatchError(f"{path}: two columns have the same name")
                 if not self._rows:
                     self.columns = names
                 elif not set(self.columns) <= set(names):

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ladle.batch.readers.chunks import CHUNK_BYTES, MAX_CHUNK_ROWS
-from ladle.batch.rows import FailedRow, Rows
+from ladle.batch.rows import FailedRow, Rows, objects
 
 _SAMPLE_ROWS = 100
 
@@ -87,14 +86,10 @@ class Pieces:
         """Yield the rows that there are, if any."""
         if self._next <= self._first:
             return
-        columns: dict[str, NDArray[Any]] = {}
-        for index, name in enumerate(self._wanted):
-            column = np.empty(len(self._values), object)
-            for position, values in enumerate(
-                self._values
-            ):  # numpy would make lists into dimensions
-                column[position] = values[index]
-            columns[name] = column
+        columns = {
+            name: objects([values[index] for values in self._values])
+            for index, name in enumerate(self._wanted)
+        }
         yield Rows(
             start=self._first,
             stop=self._next,

@@ -49,6 +49,7 @@ ALLOWED = {
         "ladle.protos",
         "ladle.server.core.errors",
         "ladle.server.core.observation",
+        "ladle.server.core.regular_file",
         "ladle.server.call",
         "ladle.server.limits",
     },

@@ -22,7 +22,7 @@ from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.services import methods
-from ladle.server.saved_model.integrity import missing
+from ladle.server.saved_model.integrity import find_missing
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.wiring import startup, transports
 from ladle.server.wiring.loading import (
@@ -75,7 +75,7 @@ class Server:
         """Who may call what."""
         tls = startup.tls(config)
         metrics_path = startup.metrics_path(config)
-        check = check or (missing if load is None else lambda _: None)
+        check = check or (find_missing if load is None else lambda _: None)
         load = load or saved_model_loader(config)
 
         configured, serving = Configured(), ServingMap()

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import sys
+import tracemalloc
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ladle.server.saved_model.integrity import missing
+from ladle.server.saved_model.integrity import find_missing
 
 ONE_COPY: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
@@ -34,13 +38,13 @@ def files(version: Path) -> list[Path]:
 
 
 def test_what_tensorflow_wrote_is_whole(version: Path) -> None:
-    assert missing(version) is None
+    assert find_missing(version) is None
 
 
 def test_each_file_is_missed(copy: Path) -> None:
     for path in files(copy):
         taken = (copy / path).rename(copy.parent / "taken")
-        assert missing(copy), path
+        assert find_missing(copy), path
         taken.rename(copy / path)
 
 
@@ -50,13 +54,13 @@ def test_no_order_of_copying_seems_whole_before_the_end(version: Path, tmp_path:
         folder.mkdir()
         order = [first, *(path for path in files(version) if path != first)]
         for path in order:
-            assert missing(folder), f"{order} before {path}"
+            assert find_missing(folder), f"{order} before {path}"
             (folder / path).parent.mkdir(exist_ok=True)
             data = (version / path).read_bytes()
             (folder / path).write_bytes(data[: len(data) // 2])
-            assert missing(folder), f"{order} amid {path}"
+            assert find_missing(folder), f"{order} amid {path}"
             (folder / path).write_bytes(data)
-        assert missing(folder) is None
+        assert find_missing(folder) is None
 
 
 @settings(
@@ -70,7 +74,7 @@ def test_a_file_cut_anywhere_is_noticed(copy: Path, data: st.DataObject) -> None
 
     path.write_bytes(whole[:cut])
     try:
-        assert missing(copy)
+        assert find_missing(copy)
     finally:
         path.write_bytes(whole)
 
@@ -87,15 +91,94 @@ def test_garbage_is_judged_without_breaking(copy: Path, data: st.DataObject) -> 
 
     path.write_bytes(whole[:at] + garbage + whole[at + len(garbage) :])
     try:
-        assert isinstance(missing(copy), str | None)
+        assert isinstance(find_missing(copy), str | None)
     finally:
         path.write_bytes(whole)
 
 
 def test_other_forms_of_a_model_are_taken_as_they_are(tmp_path: Path) -> None:
-    assert missing(tmp_path) == "there is no saved_model.pb"
+    assert find_missing(tmp_path) == "there is no saved_model.pb"
     for name in ("model.tflite", "saved_model.pbtxt"):
         (tmp_path / name).write_bytes(b"x")
-        assert missing(tmp_path) is None
+        assert find_missing(tmp_path) is None
         (tmp_path / name).unlink()
-    assert missing(tmp_path / "nope") == "it is not a folder"
+    assert find_missing(tmp_path / "nope") == "it is not a folder"
+
+
+def test_a_shard_that_can_not_be_read_is_missed(copy: Path) -> None:
+    (shard,) = (copy / "variables").glob("variables.data-*")
+    size = shard.stat().st_size
+    shard.unlink()
+    shard.mkdir()
+    assert find_missing(copy) == (
+        f"variables/{shard.name} can't be read: expected a regular file, got a folder"
+    )
+    shard.rmdir()
+    shard.symlink_to("/dev/zero")
+    assert "got a device" in str(find_missing(copy))
+    shard.unlink()
+    shard.write_bytes(bytes(size))
+    assert find_missing(copy) is None
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def table(entries: bytes, handles: int) -> bytes:
+    """An index of one block of entries, which its table of blocks names so many times."""
+    block = entries + struct.pack("<II", 0, 1) + bytes(5)
+    handle = varint(0) + varint(len(entries) + 8)
+    one = b"\0" + varint(1) + varint(len(handle)) + b"k" + handle
+    blocks = one * handles + struct.pack("<II", 0, 1)
+    footer = varint(0) + varint(0) + varint(len(block)) + varint(len(blocks))
+    magic = struct.pack("<Q", 0xDB4775248B80FB57)
+    return block + blocks + bytes(5) + footer.ljust(40, b"\0") + magic
+
+
+def lines_run(folder: Path) -> int:
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        find_missing(folder)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_crafted_index_takes_steps_in_proportion_to_its_size(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\x12\x00")
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "variables.data-00000-of-00001").touch()
+    steps = []
+    for size in (200, 800):
+        entries = b"\0\0\0" * size  # keys and values without a byte
+        (tmp_path / "variables" / "variables.index").write_bytes(table(entries, size))
+        steps.append(lines_run(tmp_path))
+    assert steps[1] <= 4 * steps[0] + 50
+
+
+def test_keys_that_share_long_beginnings_are_not_written_out(tmp_path: Path) -> None:
+    """With 100,000 keys of 300 KB each, all but a byte of them shared, that took 18 s."""
+    (tmp_path / "saved_model.pb").write_bytes(b"\x12\x00")
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "variables.data-00000-of-00001").touch()
+    long = 100_000
+    entries = b"\0" + varint(long) + b"\0" + bytes(long) + (varint(long) + b"\0\0") * 1000
+    (tmp_path / "variables" / "variables.index").write_bytes(table(entries, 1))
+    tracemalloc.start()
+    assert find_missing(tmp_path) is None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * len(entries)

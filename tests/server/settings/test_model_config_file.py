@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,4 +96,49 @@ def test_it_is_polled_at_its_interval(setting: Setting) -> None:
         setting.clock.advance(5)
     setting.file.stop()
 
+    assert setting.put == [["n"]]
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\ufeff\r\n"])
+def test_an_empty_file_at_the_start_waits_for_a_reload(setting: Setting, text: str) -> None:
+    """As upstream's does: the models come by HandleReloadConfigRequest, or with the next text."""
+    setting.path.write_text(text)
+    assert setting.file.read() == ()
+    setting.file.step()
+    assert setting.put == []
+    setting.write("m")
+    setting.file.step()
+    assert setting.put == [["m"]]
+
+
+def test_a_file_that_is_emptied_later_takes_no_model_away(setting: Setting) -> None:
+    setting.file.read()
+    setting.path.write_text("")
+    setting.file.step()
+    assert setting.put == []
+
+
+def test_a_file_that_is_not_there_is_an_error_and_not_an_empty_one(setting: Setting) -> None:
+    setting.path.unlink()
+    with pytest.raises(InvalidArgument, match="No such file"):
+        setting.file.read()
+
+
+def test_a_file_that_windows_wrote_is_read(setting: Setting) -> None:
+    text = setting.path.read_text().replace("{ config", "{\r\n  # ours\r\n  config")
+    setting.path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [model.name for model in setting.file.read()] == ["m"]
+
+
+def test_a_file_that_is_a_fifo_for_a_moment_is_read_again(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.file.read()
+    setting.path.unlink()
+    os.mkfifo(setting.path)
+    setting.file.step()
+    assert "expected a regular file, got a FIFO" in caplog.text
+    setting.path.unlink()
+    setting.write("n")
+    setting.file.step()
     assert setting.put == [["n"]]

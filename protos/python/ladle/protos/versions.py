@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import re
+import stat
 from pathlib import Path
 
 MAX_VERSION = 2**63 - 1
@@ -39,14 +42,17 @@ def read_labels(base_path: Path) -> dict[str, int]:
         OSError: The file can't be read.
     """
     try:
-        with (base_path / LABELS_NAME).open("rb") as file:
+        # Not waiting for a writer, in case that it is a FIFO.
+        with open(base_path / LABELS_NAME, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("expected a regular file")
             text = file.read(_MAX_LABELS_BYTES + 1)
     except FileNotFoundError:
         return {}
     if len(text) > _MAX_LABELS_BYTES:
         raise ValueError(f"expected at most {_MAX_LABELS_BYTES} bytes")
     try:
-        labels = json.loads(text)
+        labels = json.loads(text.removeprefix(codecs.BOM_UTF8))
     except RecursionError:
         raise ValueError("expected labels and version numbers") from None
     if not isinstance(labels, dict) or not all(
@@ -54,3 +60,7 @@ def read_labels(base_path: Path) -> dict[str, int]:
     ):
         raise ValueError("expected labels and version numbers")
     return labels
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

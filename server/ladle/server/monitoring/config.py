@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 from ladle.protos.serving_pb import MonitoringConfig
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.regular_file import read_text
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 
@@ -27,17 +28,14 @@ def read_path(file: Path | None) -> str | None:
     if file is None:
         return DEFAULT_PATH
     try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise InvalidArgument(f"{file}: expected at most {_MAX_BYTES} bytes")
-        config = text_format.Parse(data.decode(), MonitoringConfig()).prometheus_config
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{file}: can't be read: {error}") from None
+        monitoring = text_format.Parse(read_text(file, _MAX_BYTES), MonitoringConfig())
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{file}: {error.message}") from None
     except text_format.ParseError as error:
         raise InvalidArgument(
             f"{file}: expected a MonitoringConfig in text format: {error}"
         ) from None
+    config = monitoring.prometheus_config
     if not config.enable:
         return None
     path: str = config.path or DEFAULT_PATH

@@ -8,10 +8,14 @@ names, for each variable, the shard it lies in, where it begins and how long it 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.regular_file import open_regular, read_bytes
 
 _META_GRAPHS = 2  # field of SavedModel
 _SAVER_DEF = 3  # field of MetaGraphDef
@@ -22,7 +26,10 @@ _VARIABLE_OPS = (b"VarHandleOp", b"VariableV2")
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
 _BLOCK_TRAILER_BYTES = 5  # compression, checksum
-_MAX_INDEX_BYTES = 1 << 30
+# Names hundreds of thousands of variables; what is larger is left to TensorFlow.
+_MAX_INDEX_BYTES = 32 << 20
+# A graph has few fields at its top, a signature each; what has more is left to TensorFlow.
+_MOST_FIELDS = 100_000
 
 _CHUNK_BYTES = 1 << 20
 
@@ -39,7 +46,7 @@ class _UnknownFormatError(Exception):
     """It can't be told; TensorFlow may."""
 
 
-def missing(folder: Path) -> str | None:
+def find_missing(folder: Path) -> str | None:
     """Return what a version's folder lacks to be a whole SavedModel, or None if nothing.
 
     Reads the index and the framing of saved_model.pb, and no variables: it takes milliseconds.
@@ -70,17 +77,24 @@ def missing(folder: Path) -> str | None:
 
 def _check_graph(path: Path) -> bool:
     """Check the framing of saved_model.pb; return whether variables belong to it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, 2)
         if not size:
             raise _NotWholeError("saved_model.pb is empty")
         data = _File(file)
         found = saved = False
+        seen = 0
         for field in _fields(data, 0, size, "saved_model.pb"):
+            seen += 1
             if field.number == _META_GRAPHS and field.wire_type == 2:
                 found = True
-                inner = _fields(data, field.start, field.end, "saved_model.pb")
-                saved |= any(f.number == _SAVER_DEF for f in inner)
+                for inner in _fields(data, field.start, field.end, "saved_model.pb"):
+                    seen += 1
+                    saved |= inner.number == _SAVER_DEF
+                    if seen > _MOST_FIELDS:
+                        raise _UnknownFormatError
+            if seen > _MOST_FIELDS:
+                raise _UnknownFormatError
         if not found:
             raise _NotWholeError("saved_model.pb holds no graph")
         # A frozen graph keeps the description of a saver that has nothing to restore.
@@ -122,13 +136,20 @@ def _check_variables(folder: Path, needed: bool) -> None:
         return
     if index.stat().st_size > _MAX_INDEX_BYTES:
         raise _UnknownFormatError
-    shards, ends = _read_index(index.read_bytes())
+    try:
+        shards, ends = _read_index(read_bytes(index, _MAX_INDEX_BYTES))
+    except InvalidArgument:
+        raise _UnknownFormatError from None  # it has grown just now
     for shard in range(shards):
         name = f"variables.data-{shard:05d}-of-{shards:05d}"
         try:
-            size = (folder / name).stat().st_size
+            with open_regular(folder / name) as file:
+                size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             raise _NotWholeError(f"there is no variables/{name}") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise _NotWholeError(f"variables/{name} can't be read: {reason}") from None
         expected = ends.get(shard, 0)
         if size < expected:
             raise _NotWholeError(f"variables/{name} has {size} bytes: expected {expected}")
@@ -143,11 +164,16 @@ def _read_index(table: bytes) -> tuple[int, dict[int, int]]:
     offset, size, _ = _handle(view, at)
     shards = 1
     ends: dict[int, int] = {}
+    free_from = 0
     for _, block_handle in _block(view, offset, size):
         offset, size, _ = _handle(block_handle, 0)
-        for key, value in _block(view, offset, size):
+        if offset < free_from:
+            # A table of blocks that overlap could name each entry again and again.
+            raise _NotWholeError("variables/variables.index can't be parsed")
+        free_from = offset + size
+        for key_length, value in _block(view, offset, size):
             numbers = _integers(value)
-            if not key:  # BundleHeaderProto: num_shards = 1
+            if not key_length:  # BundleHeaderProto: num_shards = 1
                 shards = numbers.get(1, 1)
             else:  # BundleEntryProto: shard_id = 3, offset = 4, size = 5
                 shard, end = numbers.get(3, 0), numbers.get(4, 0) + numbers.get(5, 0)
@@ -155,8 +181,11 @@ def _read_index(table: bytes) -> tuple[int, dict[int, int]]:
     return shards, ends
 
 
-def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the keys and values of one block of a table."""
+def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield the length of each key, and its value, of one block of a table.
+
+    Keys share their beginnings: written out, they may take the square of the block's size.
+    """
     end = offset + size
     if end + _BLOCK_TRAILER_BYTES > len(table) or size < 4:
         raise _NotWholeError("variables/variables.index is cut short")
@@ -164,15 +193,15 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, m
         raise _UnknownFormatError  # compressed, which TensorFlow's writer never does
     restarts = struct.unpack_from("<I", table, end - 4)[0]
     entries_end = end - 4 - 4 * restarts
-    key = b""
+    key_length = 0
     at = offset
     while at < entries_end:
         shared, at = _varint(table, at, entries_end)
         unshared, at = _varint(table, at, entries_end)
         length, at = _varint(table, at, entries_end)
-        key = key[:shared] + bytes(table[at : at + unshared])
+        key_length = min(shared, key_length) + unshared
         at += unshared
-        yield key, table[at : at + length]
+        yield key_length, table[at : at + length]
         at += length
 
 

@@ -14,6 +14,7 @@ from ladle.protos import dtypes, tensors
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError
+from ladle.server.core.regular_file import open_regular
 from ladle.server.core.servable import Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.custom_operations import advice
@@ -206,7 +207,7 @@ def read_card(path: Path) -> str | None:
     """Return the model card's text; one that is no card is left out, with a warning."""
     card = path / CARD_PATH
     try:
-        with card.open("rb") as file:
+        with open_regular(card) as file:
             text = file.read(MAX_CARD_BYTES + 1)
         if len(text) > MAX_CARD_BYTES:
             raise ValueError(f"expected at most {MAX_CARD_BYTES} bytes")

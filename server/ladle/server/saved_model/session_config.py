@@ -10,6 +10,9 @@ from google.protobuf import text_format
 from ladle.protos.services import pool
 from ladle.protos.tensorflow_pb import ConfigProto, OptimizerOptions, RewriterConfig
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.regular_file import read_text
+
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +57,10 @@ def session_config(options: SessionOptions) -> ConfigProto:
 
 def _read(file: Path) -> ConfigProto:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, _MAX_BYTES)
         return text_format.Parse(text, ConfigProto(), descriptor_pool=pool())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except UnicodeDecodeError:
-        reason = "it is no text"
+    except InvalidArgument as error:
+        reason = error.message
     except text_format.ParseError as error:
         reason = f"no ConfigProto in text format: {error}"
     raise InvalidArgument(f"{file}: {reason}")

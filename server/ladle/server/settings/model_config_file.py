@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from ladle.server.core.clock import Clock
+from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.models.config import ModelConfig, read_text
 from ladle.server.settings.polled_file import PolledFile
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 << 20
 
@@ -33,3 +37,16 @@ class ConfigFile(PolledFile[tuple[ModelConfig, ...]]):
             poll_wait_s=poll_wait_s,
             clock=clock,
         )
+
+    def read(self) -> tuple[ModelConfig, ...]:
+        """Return the models of the start; none of an empty file, to which a reload may add some.
+
+        Later an empty file is refused: it may be one that is just being written.
+        """
+        try:
+            return super().read()
+        except InvalidArgument:
+            if self.is_blank:
+                logger.warning("the model config file is empty: no models before it is reloaded")
+                return ()
+            raise

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument, ServingError
 from ladle.server.core.polling import Poller
+from ladle.server.core.regular_file import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class PolledFile(Generic[T]):
         self._replace = replace
         self._name = name
         self._max_bytes = max_bytes
-        self._applied = ""
+        self._applied: str | None = None
         self._problem = ""
         self._is_polled = poll_wait_s > 0
         self._poller = Poller(self.step, name=f"{name} file", wait_s=poll_wait_s, clock=clock)
@@ -60,8 +61,13 @@ class PolledFile(Generic[T]):
         Raises:
             InvalidArgument: It can't be read, or is wrong.
         """
-        self._applied = self._text()
-        return self._parsed(self._applied)
+        self._applied = text = self._text()
+        return self._parsed(text)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there was nothing but white space in the text that was read last."""
+        return self._applied is not None and not self._applied.strip()
 
     def start(self) -> None:
         """Poll from now on, in a thread."""
@@ -96,14 +102,6 @@ class PolledFile(Generic[T]):
 
     def _text(self) -> str:
         try:
-            with self._path.open("rb") as file:
-                data = file.read(self._max_bytes + 1)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise InvalidArgument(f"{self._path}: can't be read: {reason}") from None
-        if len(data) > self._max_bytes:
-            raise InvalidArgument(f"{self._path}: expected at most {self._max_bytes} bytes")
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            raise InvalidArgument(f"{self._path}: can't be read: it is no text") from None
+            return read_text(self._path, self._max_bytes)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{self._path}: {error.message}") from None

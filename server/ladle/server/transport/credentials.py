@@ -12,6 +12,10 @@ from google.protobuf import text_format
 
 from ladle.protos.services import pool
 from ladle.protos.serving_pb import SSLConfig
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.regular_file import read_text
+
+_MAX_BYTES = 1 << 20
 
 
 class CredentialsError(Exception):
@@ -72,12 +76,10 @@ def read_context(path: Path) -> ssl.SSLContext:
 
 def _read(path: Path) -> SSLConfig:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _MAX_BYTES)
         return text_format.Parse(text, SSLConfig(), descriptor_pool=pool())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except UnicodeDecodeError:
-        reason = "it is no text"
+    except InvalidArgument as error:
+        reason = error.message
     except text_format.ParseError as error:
         # Its own message quotes the line, which may be one of the key.
         reason = f"no SSLConfig in text format: line {error.GetLine()}"

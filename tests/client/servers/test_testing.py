@@ -10,6 +10,7 @@ from client.clients import CLIENTS
 from numpy.typing import NDArray
 
 from ladle.client import (
+    Client,
     FailedPrecondition,
     InvalidInput,
     ModelCard,
@@ -90,8 +91,8 @@ def test_a_table_is_predicted_by_its_columns(client_class: Any) -> None:
         for _ in range(2):  # the second may be coalesced
             assert client.predict("by name", Frame())["z"].tolist() == [-9, -18, -27]
             assert client.predict("double", Frame())["twice"][1].tolist() == [40, 4]
-        parts = client.predict_chunks("by name", Frame())
-        if hasattr(parts, "__next__"):
+        if client_class is Client:
+            parts = client.predict_chunks("by name", Frame())
             assert [part["z"].tolist() for part in parts] == [[-9, -18, -27]]
 
 

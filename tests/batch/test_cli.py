@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from ladle.batch import cli
-from ladle.cli.arguments import is_this_machine
 
 SERVER = ["--server", "h:1", "--model", "m"]
 
@@ -71,27 +70,6 @@ def test_a_token_may_go_to_this_machine(server: str, capsys: pytest.CaptureFixtu
     arguments = ["--server", server, "--model", "m", "--input", "/nowhere", "--token-file", "t"]
     assert cli.main(arguments) == 1
     assert "/nowhere: no such file" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("address", "is_local"),
-    [
-        ("localhost", True),
-        ("dns:///localhost:8500", True),
-        ("ipv4:127.3.2.1:8500", True),
-        ("[::1]:8500", True),
-        ("ipv6:[::1]:8500", True),
-        ("unix-abstract:ladle", True),
-        ("localhost.example.com:8500", False),
-        ("dns://10.0.0.7/localhost:8500", False),
-        ("127.0.0.1.example.com:8500", False),
-        ("0.0.0.0:8500", False),
-        ("[2001:db8::1]:8500", False),
-        ("models:8500", False),
-    ],
-)
-def test_which_addresses_are_this_machine(address: str, is_local: bool) -> None:
-    assert is_this_machine(address) == is_local
 
 
 def test_an_input_that_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from ladle.client import errors
-from ladle.client.calls.effects import Pause
-from ladle.client.calls.flows import Flow
+from ladle.client.calls.effects import Flow, Pause
 from ladle.client.messages import requests
 from ladle.protos import dtypes, ladle_pb, tensors
 from ladle.protos.health_pb import HealthCheckResponse
@@ -190,6 +189,12 @@ class FakeServing:
                 return ReloadConfigResponse(status=self.reload_status)
             case requests.LIST_MODELS if self.models is not None:
                 return ListModelsResponse(model=self.models)
+            case requests.LOAD_MODEL if self.models:
+                return ladle_pb.LoadModelResponse(model=self.models[0])
+            case requests.RESCAN_MODEL if self.models:
+                return ladle_pb.RescanModelResponse(model=self.models[0])
+            case requests.UNLOAD_MODEL if self.models:
+                return ladle_pb.UnloadModelResponse()
             case requests.CHECK_HEALTH if self.is_healthy is not None:
                 status = "SERVING" if self.is_healthy else "NOT_SERVING"
                 return HealthCheckResponse(status=status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ladle.cli.arguments import Parser, add_tls, is_this_machine, seconds, tls_of
+from ladle.cli.arguments import Parser, add_tls, seconds, tls_of
 
 _DESCRIPTION = """\
 Predict every row of files of any size, into files. The server is ladle's or TensorFlow Serving's.
@@ -79,6 +79,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--no-tls: another option asks for TLS")
     if args.token_file is not None and not (args.tls or args.no_tls):
         for address in args.server:
+            from ladle.client.transport.addresses import is_this_machine
+
             if not is_this_machine(address):
                 parser.error(
                     f"--token-file: without TLS anybody on the way to {address} can read the "

@@ -49,21 +49,3 @@ def tls_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[st
     given = {name: getattr(args, name) for name in names}
     is_asked = args.tls or any(value is not None for value in given.values())
     return given if is_asked else {}
-
-
-def is_this_machine(address: str) -> bool:
-    """Tell whether what is sent to an address stays on this machine; no names are looked up."""
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:"):
-        address = address.removeprefix(scheme)
-    host, colon, port = address.rpartition(":")
-    host = (host if colon and port.isdigit() else address).removeprefix("[").removesuffix("]")
-    if host == "localhost":
-        return True
-    from ipaddress import ip_address
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 
-from ladle.client.calls import flows
+from ladle.client.calls import flows, server_flows
 from ladle.client.coalescing.groups import coalescing_key
 from ladle.client.inputs.arrays import Inputs
 from ladle.client.inputs.conversion import Normalize
@@ -161,39 +162,53 @@ class AsyncClient(AsyncIODriver):
         self, model: str, *, version: int | None = None, timeout: float | None = None
     ) -> tuple[VersionStatus, ...]:
         """As `Client.status`."""
-        return await self._run(flows.status(requests.servable(model, version)), timeout)
+        return await self._run(server_flows.status(requests.servable(model, version)), timeout)
 
     async def models(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> tuple[ServedModel, ...]:
         """As `Client.models`."""
-        return await self._run(flows.models(name or ""), timeout)
+        return await self._run(server_flows.models(name or ""), timeout)
 
     async def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """As `Client.reload`."""
-        await self._run(flows.reload(configs), timeout)
+        await self._run(server_flows.reload(configs), timeout)
+
+    async def load(
+        self,
+        name: str,
+        base_path: str | PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> ServedModel:
+        """As `Client.load`."""
+        return await self._run(server_flows.load(name, base_path), timeout)
+
+    async def unload(self, name: str, *, timeout: float | None = None) -> None:
+        """As `Client.unload`."""
+        await self._run(server_flows.unload(name), timeout)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """As `Client.health`."""
-        return await self._run(flows.health(service), timeout)
+        return await self._run(server_flows.health(service), timeout)
 
     async def models_everywhere(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> dict[str, tuple[ServedModel, ...]]:
         """As `Client.models_everywhere`."""
-        return await self._everywhere("models", lambda: flows.models(name or ""), timeout)
+        return await self._everywhere("models", lambda: server_flows.models(name or ""), timeout)
 
     async def reload_everywhere(
         self, configs: ModelConfigs, *, timeout: float | None = None
     ) -> dict[str, None]:
         """As `Client.reload_everywhere`."""
-        return await self._everywhere("reload", lambda: flows.reload(configs), timeout)
+        return await self._everywhere("reload", lambda: server_flows.reload(configs), timeout)
 
     async def health_everywhere(
         self, service: str = "", *, timeout: float | None = None
     ) -> dict[str, bool]:
         """As `Client.health_everywhere`."""
-        return await self._everywhere("health", lambda: flows.health(service), timeout)
+        return await self._everywhere("health", lambda: server_flows.health(service), timeout)
 
     async def wait_until_ready(
         self,
@@ -204,7 +219,7 @@ class AsyncClient(AsyncIODriver):
     ) -> None:
         """As `Client.wait_until_ready`."""
         target = None if model is None else requests.servable(model, version)
-        await self._run(flows.wait_until_ready(target), timeout, once=True)
+        await self._run(server_flows.wait_until_ready(target), timeout, once=True)
 
     async def close(self) -> None:
         """As `Client.close`."""

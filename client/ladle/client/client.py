@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ladle.client.calls import flows
+from ladle.client.calls import flows, server_flows
 from ladle.client.coalescing.groups import coalescing_key
 from ladle.client.inputs.arrays import Inputs
 from ladle.client.inputs.conversion import Normalize
@@ -261,7 +262,7 @@ class Client(IODriver):
             NotFound: The server has no such model or version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(flows.status(requests.servable(model, version)), timeout)
+        return self._run(server_flows.status(requests.servable(model, version)), timeout)
 
     def models(
         self, name: str | None = None, *, timeout: float | None = None
@@ -274,19 +275,54 @@ class Client(IODriver):
             Unimplemented: The server is not ladle's; `status` works there, for one model.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(flows.models(name or ""), timeout)
+        return self._run(server_flows.models(name or ""), timeout)
 
     def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """Replace the models that a server serves, and wait until they are loaded.
 
         `configs` maps each model's name to its base path on the server, or is TensorFlow Serving's
-        ModelServerConfig. The server unloads every model that is not in `configs`. Of several
-        servers one gets the call; `reload_everywhere` calls all.
+        ModelServerConfig. The server unloads every model that is not in
+        `configs`; `load` and `unload` change one model. Of several servers one gets the call;
+        `reload_everywhere` calls all.
 
         Raises:
             LadleError: The server refused, or a model couldn't be loaded; the message says why.
         """
-        self._run(flows.reload(configs), timeout)
+        self._run(server_flows.reload(configs), timeout)
+
+    def load(
+        self,
+        name: str,
+        base_path: str | PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> ServedModel:
+        """Have a ladle server serve one more model, and wait until a version is available.
+
+        Other models stay as they are; a model of that name is replaced. `base_path` is a folder on
+        the server. Without `base_path` the server looks at the model's base path again, now, and
+        tries versions again that failed to load; it does not wait for them. The change lasts until
+        the next `reload`, or until the server's configuration file changes. Of several servers one
+        gets the call.
+
+        Raises:
+            NotFound: There is no `base_path`, and the server has no such model.
+            Unimplemented: The server is not ladle's.
+            LadleError: No version could be loaded; the message says why.
+        """
+        return self._run(server_flows.load(name, base_path), timeout)
+
+    def unload(self, name: str, *, timeout: float | None = None) -> None:
+        """Have a ladle server stop serving a model; other models stay as they are.
+
+        Returns at once. Requests in flight finish first, then the server unloads the model. Of
+        several servers one gets the call.
+
+        Raises:
+            NotFound: The server has no such model.
+            Unimplemented: The server is not ladle's.
+        """
+        self._run(server_flows.unload(name), timeout)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Return whether the server, or one of its services, takes calls.
@@ -298,7 +334,7 @@ class Client(IODriver):
             Unimplemented: The server has no health checks; TensorFlow Serving may have none.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(flows.health(service), timeout)
+        return self._run(server_flows.health(service), timeout)
 
     def models_everywhere(
         self, name: str | None = None, *, timeout: float | None = None
@@ -311,7 +347,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("models", lambda: flows.models(name or ""), timeout)
+        return self._everywhere("models", lambda: server_flows.models(name or ""), timeout)
 
     def reload_everywhere(
         self, configs: ModelConfigs, *, timeout: float | None = None
@@ -323,7 +359,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("reload", lambda: flows.reload(configs), timeout)
+        return self._everywhere("reload", lambda: server_flows.reload(configs), timeout)
 
     def health_everywhere(
         self, service: str = "", *, timeout: float | None = None
@@ -333,7 +369,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("health", lambda: flows.health(service), timeout)
+        return self._everywhere("health", lambda: server_flows.health(service), timeout)
 
     def wait_until_ready(
         self,
@@ -349,7 +385,7 @@ class Client(IODriver):
             LadleError: The server answered with another error; see `ladle.client.errors`.
         """
         target = None if model is None else requests.servable(model, version)
-        self._run(flows.wait_until_ready(target), timeout, once=True)
+        self._run(server_flows.wait_until_ready(target), timeout, once=True)
 
     def close(self) -> None:
         """Close the connections; calls in flight fail with Cancelled. May be called again."""

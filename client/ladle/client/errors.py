@@ -26,6 +26,8 @@ from typing import Any, ClassVar
 
 import grpc
 
+from ladle.client.transport.addresses import advice
+
 # The limit of a message; `details` has the whole text.
 _MOST_CHARACTERS = 2_000
 
@@ -179,6 +181,11 @@ _BY_CODE: dict[grpc.StatusCode, type[LadleError]] = {
 # differs ("Received message larger than max", "Sent message larger than max"; in
 # gRPC's src/core/ext/filters/message_size and src/core/lib/surface).
 _TOO_LARGE = "message larger than max"
+_ANSWER_ADVICE = "predict_chunks() gets the answer in parts"
+_REQUEST_ADVICE = (
+    "send fewer rows in one call, such as with stream() or predict_chunks(), or raise the server's "
+    "limit"
+)
 
 
 def from_status(code: grpc.StatusCode, details: str, what: str) -> LadleError:
@@ -187,6 +194,10 @@ def from_status(code: grpc.StatusCode, details: str, what: str) -> LadleError:
     if cause is Overloaded and _TOO_LARGE in details:
         cause = MessageTooLarge
     message = f"{what}: {code.name}" + (f": {details}" if details else "")
+    if cause is MessageTooLarge:
+        message += f"; {_ANSWER_ADVICE if 'CLIENT: Received' in details else _REQUEST_ADVICE}"
+    elif cause is Unavailable and (to_do := advice(details)):
+        message += f"; {to_do}"
     return cause(message, code=code, details=details)
 
 

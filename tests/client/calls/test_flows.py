@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from client.fakes import FakeServing, Refused, Version, drive, image_signature, image_version
 
-from ladle.client.calls import flows
+from ladle.client.calls import flows, server_flows
 from ladle.client.calls.metadata_cache import MetadataCache
 from ladle.client.errors import (
     FailedPrecondition,
@@ -365,7 +365,7 @@ def test_metadata_of_a_server_that_has_none_is_unimplemented() -> None:
 
 def test_status_lists_the_versions() -> None:
     server = FakeServing({2: Version(), 1: Version()})
-    assert drive(flows.status(servable("m")), server) == (
+    assert drive(server_flows.status(servable("m")), server) == (
         VersionStatus(1, VersionState.AVAILABLE),
         VersionStatus(2, VersionState.AVAILABLE),
     )

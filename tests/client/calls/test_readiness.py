@@ -8,7 +8,7 @@ import grpc
 import pytest
 from client.fakes import FakeServing, Refused, image_version
 
-from ladle.client.calls import flows, retry_loop
+from ladle.client.calls import retry_loop, server_flows
 from ladle.client.calls.effects import Failure, Outcome, Pause
 from ladle.client.calls.fleet import Fleet
 from ladle.client.calls.retry import Retry
@@ -28,7 +28,7 @@ def wait(
     """Wait as a client does; return the seconds that it took."""
     now_s = 0.0
     talk = retry_loop.drive(
-        flows.wait_until_ready(asked),
+        server_flows.wait_until_ready(asked),
         fleet or Fleet(["server"], retry=Retry()),
         timeout_s,
         lambda: now_s,
@@ -66,7 +66,9 @@ class Refusing(FakeServing):
 def test_a_server_that_comes_up_is_waited_for() -> None:
     """CANCELLED is how one that is about to stop drops calls."""
     server = Refusing(Code.UNAVAILABLE, Code.CANCELLED, Code.RESOURCE_EXHAUSTED, Code.NOT_FOUND)
-    assert wait(server, Servable("m"), timeout_s=30.0) == pytest.approx(4 * flows.READY_POLL_S)
+    assert wait(server, Servable("m"), timeout_s=30.0) == pytest.approx(
+        4 * server_flows.READY_POLL_S
+    )
 
 
 @pytest.mark.parametrize("asked", [None, Servable("m")])

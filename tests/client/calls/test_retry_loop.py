@@ -7,9 +7,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from ladle.client.calls.effects import Failure, Outcome, Pause, Raced, Second, Send
+from ladle.client.calls.effects import Failure, Flow, Outcome, Pause, Raced, Second, Send
 from ladle.client.calls.fleet import Fleet
-from ladle.client.calls.flows import Flow
 from ladle.client.calls.retry import Hedge, Retry
 from ladle.client.calls.retry_loop import drive
 from ladle.client.errors import DeadlineExceeded, LadleError, Unavailable, from_status

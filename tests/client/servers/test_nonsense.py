@@ -12,7 +12,8 @@ from client.clients import CLIENTS
 from client.fakes import FakeServing, drive, image_version, listening
 
 from ladle.client import InvalidAnswer, LadleError
-from ladle.client.calls import flows
+from ladle.client.calls import flows, server_flows
+from ladle.client.calls.effects import Flow
 from ladle.client.calls.flows import ExamplesCall, PredictCall
 from ladle.client.calls.metadata_cache import MetadataCache
 from ladle.client.messages import requests
@@ -41,20 +42,23 @@ def examples() -> ExamplesCall:
     return ExamplesCall(target=M, examples=[{"x": 0.5}, {"x": 0.25}])
 
 
-FLOWS: dict[str, Callable[[], flows.Flow[Any]]] = {
+FLOWS: dict[str, Callable[[], Flow[Any]]] = {
     requests.PREDICT: lambda: flows.predict(PredictCall(target=M, inputs=PIXELS), MetadataCache()),
     requests.GET_MODEL_METADATA: lambda: flows.predict(
         PredictCall(target=M, inputs=PIXELS), MetadataCache()
     ),
-    requests.GET_MODEL_STATUS: lambda: flows.status(M),
+    requests.GET_MODEL_STATUS: lambda: server_flows.status(M),
     requests.CLASSIFY: lambda: flows.classify(examples(), None),
     requests.REGRESS: lambda: flows.regress(examples(), None),
     requests.MULTI_INFERENCE: lambda: flows.multi_inference(
         examples(), {"a": "classify", "b": "regress"}
     ),
-    requests.RELOAD_CONFIG: lambda: flows.reload({"m": "/m"}),
-    requests.LIST_MODELS: lambda: flows.models(""),
-    requests.CHECK_HEALTH: lambda: flows.health(""),
+    requests.RELOAD_CONFIG: lambda: server_flows.reload({"m": "/m"}),
+    requests.LIST_MODELS: lambda: server_flows.models(""),
+    requests.LOAD_MODEL: lambda: server_flows.load("m", "/m"),
+    requests.UNLOAD_MODEL: lambda: server_flows.unload("m"),
+    requests.RESCAN_MODEL: lambda: server_flows.load("m", None),
+    requests.CHECK_HEALTH: lambda: server_flows.health(""),
 }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import grpc
 
 from ladle.client.errors import LadleError, from_rpc_error
 from ladle.client.messages import requests
 from ladle.client.messages.requests import EncodedRequest
+
+T = TypeVar("T")
 
 _PUSHBACK = "grpc-retry-pushback-ms"
 
@@ -18,6 +20,10 @@ class Pause(NamedTuple):
     """Wait before going on."""
 
     seconds: float
+
+
+Flow: TypeAlias = Generator[EncodedRequest | Pause, bytes, T]
+"""Yields requests, receives the bytes of their answers, and returns a method's result."""
 
 
 class Second(NamedTuple):

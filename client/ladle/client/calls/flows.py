@@ -1,4 +1,4 @@
-"""The requests that each method of the client sends, in order; no I/O.
+"""The requests that predictions and other uses of a model send, in order; no I/O.
 
 A flow is a generator. It yields a request and receives the answer's bytes, or the call's LadleError
 is thrown into it; or it yields a Pause. It returns the method's result. The retry loop drives it.
@@ -7,19 +7,17 @@ The blocking client and the asyncio client share all flows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from ladle.client.calls.effects import Pause
+from ladle.client.calls.effects import Flow
 from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.server_flows import naming_what_is_served
 from ladle.client.errors import (
-    Cancelled,
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidInput,
     NotFound,
-    Overloaded,
     Unavailable,
     Unimplemented,
 )
@@ -32,9 +30,6 @@ from ladle.client.messages.requests import EncodedRequest, Servable
 from ladle.client.models import (
     DEFAULT_SIGNATURE,
     ModelMetadata,
-    ServedModel,
-    VersionState,
-    VersionStatus,
 )
 from ladle.client.prediction import Classification, Prediction, Regression
 from ladle.protos.model_card import CARD_METADATA_FIELD
@@ -42,14 +37,9 @@ from ladle.protos.model_card import CARD_METADATA_FIELD
 T = TypeVar("T")
 
 
-Flow: TypeAlias = Generator[EncodedRequest | Pause, bytes, T]
-
 # How many Predict calls one prediction makes at most, where a version answers for which the inputs
 # were not prepared. A third call takes servers that serve different versions, as in a roll-out.
 MAX_ROUNDS = 5
-
-# How long to wait before a server that isn't ready gets another request.
-READY_POLL_S = 0.2
 
 _BOTH_FIELDS = (responses.SIGNATURES_METADATA_FIELD, CARD_METADATA_FIELD)
 
@@ -89,6 +79,10 @@ class PredictCall:
 
 def metadata(target: Servable) -> Flow[ModelMetadata]:
     """Fetch the signatures of a model, and its card where the server has cards."""
+    return naming_what_is_served(_metadata(target), target)
+
+
+def _metadata(target: Servable) -> Flow[ModelMetadata]:
     try:
         answer = yield requests.metadata(target, _BOTH_FIELDS)
     except InvalidInput:
@@ -96,12 +90,6 @@ def metadata(target: Servable) -> Flow[ModelMetadata]:
         # else, such as the label, it refuses the second request too.
         answer = yield requests.metadata(target, (responses.SIGNATURES_METADATA_FIELD,))
     return responses.metadata(answer, target)
-
-
-def status(target: Servable) -> Flow[tuple[VersionStatus, ...]]:
-    """Fetch the states of a model's versions."""
-    answer = yield requests.status(target)
-    return responses.status(answer, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +104,10 @@ class ExamplesCall:
 
 def classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
     """Classify examples."""
+    return naming_what_is_served(_classify(call, signature), call.target)
+
+
+def _classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
     rows = examples.as_examples(call.examples)
     sent = examples.to_input(rows, call.context)
     answer = yield requests.classify(call.target, signature or "", sent, call.max_bytes)
@@ -125,6 +117,10 @@ def classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
 
 def regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
     """Get a number for each example."""
+    return naming_what_is_served(_regress(call, signature), call.target)
+
+
+def _regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
     rows = examples.as_examples(call.examples)
     sent = examples.to_input(rows, call.context)
     answer = yield requests.regress(call.target, signature or "", sent, call.max_bytes)
@@ -136,72 +132,16 @@ def multi_inference(
     call: ExamplesCall, tasks: Mapping[str, requests.Task]
 ) -> Flow[dict[str, Classification | Regression]]:
     """Run several signatures over the same examples, in one call."""
+    return naming_what_is_served(_multi_inference(call, tasks), call.target)
+
+
+def _multi_inference(
+    call: ExamplesCall, tasks: Mapping[str, requests.Task]
+) -> Flow[dict[str, Classification | Regression]]:
     rows = examples.as_examples(call.examples)
     sent = examples.to_input(rows, call.context)
     answer = yield requests.multi_inference(call.target, tasks, sent, call.max_bytes)
     return responses.multi_inference(answer, call.target, tuple(tasks), len(rows))
-
-
-def models(name: str) -> Flow[tuple[ServedModel, ...]]:
-    """List the models that the server is configured to serve; ladle servers only."""
-    try:
-        answer = yield requests.models(name)
-    except Unimplemented as error:
-        raise Unimplemented(
-            "this server doesn't list its models, as TensorFlow Serving doesn't; "
-            f"status(model) works for one model ({error})",
-            details=error.details,
-        ) from error
-    return responses.models(answer)
-
-
-def reload(configs: requests.ModelConfigs) -> Flow[None]:
-    """Replace the list of models that the server serves."""
-    answer = yield requests.reload(configs)
-    responses.reload(answer)
-
-
-def health(service: str) -> Flow[bool]:
-    """Check the health of a service."""
-    answer = yield requests.health(service)
-    return responses.health(answer)
-
-
-def wait_until_ready(target: Servable | None) -> Flow[None]:
-    """Poll until the server takes calls or, if there is a target, until the model is available.
-
-    A server without health checks, such as TensorFlow Serving, counts as ready once it answers. A
-    server that is about to stop cancels calls, so Cancelled counts as not ready. Drive this flow
-    with `once`: it retries by itself.
-    """
-    reason = "it has not answered yet"
-    try:
-        while True:
-            try:
-                not_ready = yield from _not_ready(target)
-            except (Unavailable, Overloaded, NotFound, Cancelled) as error:
-                not_ready = str(error)
-            if not_ready is None:
-                return
-            reason = not_ready
-            yield Pause(READY_POLL_S)
-    except DeadlineExceeded as error:
-        raise DeadlineExceeded(f"not ready within the timeout: {reason}") from error
-
-
-def _not_ready(target: Servable | None) -> Flow[str | None]:
-    """Return why the server or model is not ready; None when it is."""
-    if target is not None:
-        versions = yield from status(Servable(target.model, target.version))
-        if not any(version.state is VersionState.AVAILABLE for version in versions):
-            states = ", ".join(f"version {v.version} is {v.state.name}" for v in versions)
-            failures = "".join(f"; {v.error_message}" for v in versions if v.error_message)
-            return f"{target}: {states or 'it has no version'}{failures}"
-        return None
-    try:
-        return None if (yield from health("")) else "the server says that it takes no calls"
-    except (Unimplemented, NotFound):
-        return None
 
 
 def predict(
@@ -217,6 +157,14 @@ def predict(
     another way than they were, the flow prepares them again and sends them again. The flow never
     refuses inputs because of cached metadata: it fetches the metadata anew first.
     """
+    return naming_what_is_served(_predict(call, known, read), call.target)
+
+
+def _predict(
+    call: PredictCall,
+    known: MetadataCache,
+    read: Callable[[bytes, Servable], responses.Predicted],
+) -> Flow[Prediction]:
     target = call.target
     metadata = known.find(target)
     is_fresh = metadata is None
@@ -256,12 +204,15 @@ def predict(
 
 def learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
     """Return the metadata of a servable, from the cache or from the server."""
-    return known.find(target) or (yield from _learn(target, known))
+    learned = known.find(target)
+    if learned is None:
+        learned = yield from naming_what_is_served(_learn(target, known), target)
+    return learned
 
 
 def _learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
     try:
-        learned = yield from metadata(target)
+        learned = yield from _metadata(target)
     except Unimplemented:  # without metadata nothing can be checked
         learned = ModelMetadata(model=target.model, version=None, signatures={})
     known.learn(target, learned)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
-from ladle.client.calls.effects import Failure, Outcome, Pause, Raced, Second, Send
+from ladle.client.calls.effects import Failure, Flow, Outcome, Pause, Raced, Second, Send
 from ladle.client.calls.fleet import Fleet
-from ladle.client.calls.flows import Flow
 from ladle.client.calls.retry import Retry, should_retry
 from ladle.client.errors import DeadlineExceeded, LadleError
 from ladle.client.messages import requests

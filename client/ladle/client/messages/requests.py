@@ -6,6 +6,7 @@ Pure functions: no I/O, no grpc, safe in any thread.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -29,6 +30,9 @@ GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 RELOAD_CONFIG = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 LIST_MODELS = "/ladle.v1.ModelRepository/ListModels"
+LOAD_MODEL = "/ladle.v1.ModelRepository/LoadModel"
+UNLOAD_MODEL = "/ladle.v1.ModelRepository/UnloadModel"
+RESCAN_MODEL = "/ladle.v1.ModelRepository/RescanModel"
 CHECK_HEALTH = "/grpc.health.v1.Health/Check"
 PREDICT_STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
 PREDICT_IN_CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
@@ -41,6 +45,9 @@ METHODS = (
     GET_MODEL_STATUS,
     RELOAD_CONFIG,
     LIST_MODELS,
+    LOAD_MODEL,
+    UNLOAD_MODEL,
+    RESCAN_MODEL,
     CHECK_HEALTH,
 )
 """The methods with one request and one answer."""
@@ -84,13 +91,27 @@ def servable(model: str, version: int | None = None, label: str | None = None) -
     """Return the checked servable.
 
     Raises:
-        ValueError: The name is empty, or both a version and a label are given.
+        TypeError: The name or the label is no text, or the version no number.
+        ValueError: The name is empty, the version is out of range, or both a version and a label
+            are given.
     """
+    _check_types(model, version, label)
     if not model:
         raise ValueError("model: expected a name, got an empty string")
+    if version is not None and not 0 <= version < 1 << 63:
+        raise ValueError(f"version: expected a number from 0 to 2**63 - 1, got {version}")
     if version is not None and label is not None:
         raise ValueError(f'expected a version or a label, got both: {version} and "{label}"')
-    return Servable(model, version, label)
+    return Servable(model, None if version is None else int(version), label)
+
+
+def _check_types(model: object, version: object, label: object) -> None:
+    if not isinstance(model, str):
+        raise TypeError(f"model: expected a name, got {type(model).__name__}")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, Integral)):
+        raise TypeError(f"version: expected a number, got {version!r}; a label is label=...")
+    if label is not None and not isinstance(label, str):
+        raise TypeError(f"label: expected text, got {type(label).__name__}")
 
 
 def predict(
@@ -180,11 +201,7 @@ def reload(configs: ModelConfigs) -> EncodedRequest:
         config = serving_pb.ModelServerConfig()
         config.model_config_list.SetInParent()  # an empty list is a list too: it unloads all
         for name, base_path in configs.items():
-            if not name or not fspath(base_path):
-                raise ValueError(f'expected a name and a base path, got "{name}": "{base_path}"')
-            config.model_config_list.config.add(
-                name=name, base_path=fspath(base_path), model_platform="tensorflow"
-            )
+            config.model_config_list.config.append(_config(name, base_path))
     else:
         config = configs
     message = serving_pb.ReloadConfigRequest(config=config)
@@ -195,6 +212,29 @@ def models(name: str) -> EncodedRequest:
     """Return a ListModels request, for one model or, if `name` is empty, for all."""
     message = ladle_pb.ListModelsRequest(name=name)
     return EncodedRequest(LIST_MODELS, message.SerializeToString())
+
+
+def load(name: str, base_path: str | PathLike[str]) -> EncodedRequest:
+    """Return a LoadModel request.
+
+    Raises:
+        ValueError: The model has no name or no base path.
+    """
+    config = _config(name, base_path)
+    message = ladle_pb.LoadModelRequest(config=config)
+    return EncodedRequest(LOAD_MODEL, message.SerializeToString())
+
+
+def unload(name: str) -> EncodedRequest:
+    """Return an UnloadModel request."""
+    message = ladle_pb.UnloadModelRequest(name=servable(name).model)
+    return EncodedRequest(UNLOAD_MODEL, message.SerializeToString())
+
+
+def rescan(name: str) -> EncodedRequest:
+    """Return a RescanModel request."""
+    message = ladle_pb.RescanModelRequest(name=servable(name).model)
+    return EncodedRequest(RESCAN_MODEL, message.SerializeToString())
 
 
 def health(service: str) -> EncodedRequest:
@@ -215,6 +255,14 @@ def status(target: Servable) -> EncodedRequest:
     return EncodedRequest(GET_MODEL_STATUS, message.SerializeToString())
 
 
+def _config(name: str, base_path: str | PathLike[str]) -> serving_pb.ModelConfig:
+    if not name or not fspath(base_path):
+        raise ValueError(f'expected a name and a base path, got "{name}": "{base_path}"')
+    return serving_pb.ModelConfig(
+        name=name, base_path=fspath(base_path), model_platform="tensorflow"
+    )
+
+
 def _bounded(method: str, body: bytes, target: Servable, max_bytes: int) -> EncodedRequest:
     if len(body) > max_bytes:
         raise _too_large(target, len(body), max_bytes)
@@ -224,7 +272,8 @@ def _bounded(method: str, body: bytes, target: Servable, max_bytes: int) -> Enco
 def _too_large(target: Servable, size: int, max_bytes: int) -> MessageTooLarge:
     return MessageTooLarge(
         f"request to {target}: expected at most {max_bytes} bytes, got {size}; "
-        "send smaller batches, or set max_message_bytes"
+        "send fewer rows in one call, such as with stream() or predict_chunks(), or raise "
+        "max_message_bytes"
     )
 
 

@@ -142,22 +142,27 @@ def models(answer: bytes) -> tuple[ServedModel, ...]:
         InvalidAnswer: It is no ListModelsResponse.
     """
     response = _parse(ladle_pb.ListModelsResponse.FromString, answer, "ListModels")
-    return tuple(
-        ServedModel(
-            name=model.config.name,
-            base_path=model.config.base_path,
-            is_available=model.available,
-            problem=model.problem,
-            versions=_versions(version.status for version in model.version),
-            signatures={
-                version.status.version: _signatures(version.signature)
-                for version in model.version
-                if version.signature
-            },
-            labels=dict(model.config.version_labels),
-        )
-        for model in response.model
-    )
+    return tuple(_served(model) for model in response.model)
+
+
+def model(answer: bytes, what: str) -> ServedModel:
+    """Read the answer to a LoadModel or RescanModel call.
+
+    Raises:
+        InvalidAnswer: It is neither.
+    """
+    if what == "LoadModel":
+        return _served(_parse(ladle_pb.LoadModelResponse.FromString, answer, what).model)
+    return _served(_parse(ladle_pb.RescanModelResponse.FromString, answer, what).model)
+
+
+def unload(answer: bytes) -> None:
+    """Read the answer to an UnloadModel call.
+
+    Raises:
+        InvalidAnswer: It is no UnloadModelResponse.
+    """
+    _parse(ladle_pb.UnloadModelResponse.FromString, answer, "UnloadModel")
 
 
 def health(answer: bytes) -> bool:
@@ -216,6 +221,22 @@ def code_of(number: int) -> grpc.StatusCode:
     """Return the status code of this number; UNKNOWN where there is none."""
     return next(
         (code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN
+    )
+
+
+def _served(model: ladle_pb.Model) -> ServedModel:
+    return ServedModel(
+        name=model.config.name,
+        base_path=model.config.base_path,
+        is_available=model.available,
+        problem=model.problem,
+        versions=_versions(version.status for version in model.version),
+        signatures={
+            version.status.version: _signatures(version.signature)
+            for version in model.version
+            if version.signature
+        },
+        labels=dict(model.config.version_labels),
     )
 
 

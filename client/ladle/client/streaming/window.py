@@ -33,8 +33,11 @@ class StreamWindow(Generic[R]):
         """Make a window of at most `size` inputs.
 
         Raises:
+            TypeError: `size` is no whole number.
             ValueError: `size` is less than 1.
         """
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"window: expected a whole number, got {size!r}")
         if size < 1:
             raise ValueError(f"window: expected 1 or more, got {size}")
         self._size = size

@@ -13,6 +13,7 @@ import grpc
 from ladle.client.calls import flows
 from ladle.client.calls.effects import (
     Failure,
+    Flow,
     Outcome,
     Pause,
     Raced,
@@ -22,7 +23,6 @@ from ladle.client.calls.effects import (
     failure_of,
 )
 from ladle.client.calls.fleet import results_or_raise
-from ladle.client.calls.flows import Flow
 from ladle.client.calls.retry_loop import RetryLoop
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.messages import requests

@@ -7,14 +7,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from numbers import Real
 from threading import Lock
 from typing import Any, TypeVar
 
 import grpc
 
 from ladle.client.calls import flows
+from ladle.client.calls.effects import Flow
 from ladle.client.calls.fleet import Fleet
-from ladle.client.calls.flows import Flow
 from ladle.client.calls.metadata_cache import MetadataCache
 from ladle.client.calls.retry import Hedge, Retry
 from ladle.client.calls.retry_loop import RetryLoop, drive
@@ -24,6 +25,7 @@ from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
 from ladle.client.messages import requests
 from ladle.client.transport import tracing
+from ladle.client.transport.addresses import check_address, is_this_machine
 from ladle.client.transport.connection import (
     TLS,
     BearerToken,
@@ -106,6 +108,15 @@ class BaseClient:
         addresses = (address,) if isinstance(address, str) else tuple(address)
         if not addresses or not all(addresses):
             raise ValueError(f"address: expected at least one, and none empty, got {address!r}")
+        for each in addresses:
+            check_address(each, has_tls=bool(tls))
+        for name, number in (
+            ("coalesce_ms", coalesce_ms),
+            ("connections", connections),
+            ("keepalive_s", keepalive_s),
+            ("max_message_bytes", max_message_bytes),
+        ):
+            check_number(name, number)
         if not 0 < max_message_bytes <= requests.MAX_MESSAGE_BYTES:
             raise ValueError(
                 f"max_message_bytes: expected 1 to {requests.MAX_MESSAGE_BYTES}, "
@@ -137,6 +148,7 @@ class BaseClient:
         self._channel_options = [
             options_of(
                 in_fleet=is_in_fleet(address, addresses),
+                is_local=is_this_machine(address),
                 connections=connections,
                 max_message_bytes=max_message_bytes,
                 keepalive_s=keepalive_s,
@@ -306,12 +318,25 @@ def _remake(kind: type[BaseClient], arguments: dict[str, Any]) -> BaseClient:
     return kind(**arguments)
 
 
+def check_number(name: str, number: object) -> None:
+    """Check that an argument is a number.
+
+    Raises:
+        TypeError: It is something else, such as text.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real):
+        given = f'"{number}"' if isinstance(number, str) else type(number).__name__
+        raise TypeError(f"{name}: expected a number, got {given}")
+
+
 def checked_timeout(timeout: float) -> float:
     """Return a timeout in seconds as it is.
 
     Raises:
+        TypeError: It is no number.
         ValueError: It is not positive and finite.
     """
+    check_number("timeout", timeout)
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout: expected seconds, more than 0 and finite, got {timeout}")
     return timeout

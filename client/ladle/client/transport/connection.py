@@ -86,6 +86,7 @@ def is_several(address: str) -> bool:
 def channel_options(
     *,
     in_fleet: bool,
+    is_local: bool,
     connections: int,
     max_message_bytes: int,
     keepalive_s: float,
@@ -100,6 +101,8 @@ def channel_options(
         "grpc.keepalive_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
         **_RECONNECT,
     }
+    if is_local:  # a proxy of the environment can't reach this machine's loopback or sockets
+        own["grpc.enable_http_proxy"] = 0
     if in_fleet:
         own["grpc.service_config"] = _FLEET_SERVICE_CONFIG
     if connections > 1:  # else channels of equal options would share one

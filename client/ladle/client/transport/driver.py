@@ -12,9 +12,17 @@ from weakref import WeakSet
 import grpc
 
 from ladle.client.calls import flows
-from ladle.client.calls.effects import Failure, Outcome, Pause, Raced, Second, Send, failure_of
+from ladle.client.calls.effects import (
+    Failure,
+    Flow,
+    Outcome,
+    Pause,
+    Raced,
+    Second,
+    Send,
+    failure_of,
+)
 from ladle.client.calls.fleet import results_or_raise
-from ladle.client.calls.flows import Flow
 from ladle.client.calls.retry_loop import RetryLoop
 from ladle.client.errors import Cancelled, LadleError, MessageTooLarge, Unimplemented
 from ladle.client.messages import requests

@@ -191,6 +191,7 @@ def test_the_model_is_described(browser: Any, served_digits: Server) -> None:
         card.locator("summary").click()
         signatures = card.locator("details").inner_text()
         assert "serving_uint8: images uint8 [-1, 8, 8] → " in signatures
+        assert "batches: " in signatures
         assert page.locator("#ready").inner_text() == "ready"
 
 

@@ -62,6 +62,23 @@ def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
     running.result()
 
 
+def test_how_requests_to_each_signature_run_is_shown(watch: Watch) -> None:
+    """Nobody vouches for the signature of a server with default flags."""
+    watched = watch()
+    watched.call(PREDICT, predict_request())
+
+    assert (
+        b'ladle_signature_batching{model="m",version="1",signature="serving_default",'
+        b'state="on trial"} 1' in watched.server.exposition()
+    )
+    (model,) = watched.http.get("/status.json").json()["models"]
+    (version,) = model["versions"]
+    assert version["signatures"]["serving_default"]["batching"] == {
+        "state": "on trial",
+        "reason": "0 of 32 batches had the answers of lone runs so far",
+    }
+
+
 def test_a_version_that_unloads_meanwhile_is_no_trouble() -> None:
     """Its servable is there at one look, and gone at the next."""
 

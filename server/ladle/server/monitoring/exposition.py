@@ -74,6 +74,16 @@ class Exposition:
         unwanted = Counters(
             "ladle_rows_in_vain_total", *which, about="Rows that ran for callers who had gone."
         )
+        standings = Gauges(
+            "ladle_signature_batching",
+            *(*which, "signature", "state"),
+            about="1 for how requests to a signature run: vouched, on trial, batched or alone.",
+        )
+        comparisons = Counters(
+            "ladle_batch_comparisons_total",
+            *which,
+            about="Batches that were compared with lone runs of the same requests.",
+        )
         for entry in self._manager.available():
             labels = entry.id.name, str(entry.id.version)
             in_flight.set(entry.handles, *labels)
@@ -85,6 +95,9 @@ class Exposition:
                 nbytes.set(load.nbytes, *labels)
                 running.set(load.running, *labels)
                 unwanted.add(servable.rows_in_vain, *labels)
+                comparisons.add(servable.comparisons, *labels)
+                for signature, (standing, _) in servable.standings().items():
+                    standings.set(1, *labels, signature, standing.value)
         states = Gauges(
             "ladle_version_state", *which, "state", about="1 for the state that a version is in."
         )
@@ -100,7 +113,8 @@ class Exposition:
                     states.set(1, name, str(status.version), status.state.name)
                 if status.state is State.END and status.error is not None:
                     problems.set(1, name, str(status.version), status.error.code.name)
-        return self._build, in_flight, requests, rows, nbytes, running, unwanted, states, problems
+        waiting = (requests, rows, nbytes, running, unwanted, comparisons, standings)
+        return self._build, in_flight, *waiting, states, problems
 
     def _process_metrics(self) -> bytes:
         with self._lock:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from ladle.protos import dtypes
 from ladle.protos.model_card import ModelCard
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.trust import Status
 from ladle.server.core.errors import NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
@@ -63,13 +65,19 @@ def _version(
 
 
 def _signatures(servable: Servable) -> dict[str, Any]:
+    standings = servable.standings() if isinstance(servable, BatchingServable) else {}
     return {
         name: {
+            "batching": _batching(standings.get(name)),
             "inputs": {alias: _tensor(spec) for alias, spec in signature.inputs.items()},
             "outputs": {alias: _tensor(spec) for alias, spec in signature.outputs.items()},
         }
         for name, signature in sorted(servable.signatures.items())
     }
+
+
+def _batching(status: Status | None) -> dict[str, str] | None:
+    return status and {"state": status.standing.value, "reason": bounded(status.reason)}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

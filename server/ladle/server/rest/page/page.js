@@ -174,9 +174,10 @@ function signatureList(signatures) {
   const names = Object.keys(signatures);
   const details = element("details", "small", element("summary", "", names.join(", ")));
   for (const name of names) {
-    const { inputs, outputs } = signatures[name];
+    const { inputs, outputs, batching } = signatures[name];
     const line = `${name}: ${tensors(inputs)} → ${tensors(outputs)}`;
     details.append(element("p", "mono", line));
+    if (batching) details.append(element("p", "", `batches: ${batching.state} (${batching.reason})`));
   }
   return details;
 }

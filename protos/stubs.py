@@ -24,6 +24,7 @@ from google.protobuf.descriptor_pb2 import (
 MODULES = {
     "google.protobuf": "google_pb",
     "grpc.health.v1": "health_pb",
+    "inference": "inference_pb",
     "ladle.internal": "ladle_pb",
     "ladle.v1": "ladle_pb",
     "tensorflow": "tensorflow_pb",

@@ -10,9 +10,18 @@ from types import ModuleType
 import pytest
 from google.protobuf import descriptor_pool, json_format, text_format
 
-from ladle.protos import _pool, google_pb, health_pb, ladle_pb, services, serving_pb, tensorflow_pb
+from ladle.protos import (
+    _pool,
+    google_pb,
+    health_pb,
+    inference_pb,
+    ladle_pb,
+    services,
+    serving_pb,
+    tensorflow_pb,
+)
 
-MODULES = [google_pb, health_pb, ladle_pb, serving_pb, tensorflow_pb]
+MODULES = [google_pb, health_pb, inference_pb, ladle_pb, serving_pb, tensorflow_pb]
 
 
 def test_a_message_class_is_made_once() -> None:
@@ -130,6 +139,14 @@ def test_methods_are_those_of_tensorflow_serving_the_health_check_and_our_own() 
         names.setdefault(method.service, set()).add(method.name)
     assert names == {
         "grpc.health.v1.Health": {"Check", "Watch"},
+        "inference.GRPCInferenceService": {
+            "ModelInfer",
+            "ModelMetadata",
+            "ModelReady",
+            "ServerLive",
+            "ServerMetadata",
+            "ServerReady",
+        },
         "ladle.v1.StreamingPrediction": {"PredictInChunks", "PredictStream"},
         "ladle.v1.ModelRepository": {"ListModels", "LoadModel", "RescanModel", "UnloadModel"},
         "tensorflow.ProfilerService": {"Profile", "Terminate"},

@@ -62,6 +62,32 @@ def extract_tensor_contents(
     return (wire.join([*pieces, view[kept_from:]]), contents) if contents else (request, {})
 
 
+def extract_repeated_bytes(
+    message: bytes, number: int, least_bytes: int = LEAST_BYTES
+) -> tuple[bytes, list[memoryview]]:
+    """Return a serialized message without a top-level `repeated bytes` field, and its values.
+
+    The values come in their order, as views that keep `message` alive. If the message has fewer
+    than `least_bytes`, or the bytes are unusual, the result is `message` itself and no values.
+    """
+    if len(message) < least_bytes:
+        return message, []
+    view = memoryview(message)
+    pieces: list[wire.Piece] = []
+    values: list[memoryview] = []
+    kept_from = 0
+    try:
+        for found, start, content, stop in _fields(message, 0, len(message)):
+            if found == number:
+                values.append(view[content:stop])
+                if kept_from < start:
+                    pieces.append(view[kept_from:start])
+                kept_from = stop
+    except _Unusual:
+        return message, []
+    return (wire.join([*pieces, view[kept_from:]]), values) if values else (message, [])
+
+
 def _entry(request: bytes, start: int, stop: int) -> tuple[bytes, int, int]:
     """Return the key of a map entry, and the start and end of its value."""
     key: bytes | None = None

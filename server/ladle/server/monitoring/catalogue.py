@@ -25,7 +25,15 @@ _WHICH = ("model", "version", "signature")
 
 COUNTED_BY_UPSTREAM = {
     **dict.fromkeys(
-        ("Predict", "Classify", "Regress", "MultiInference", "PredictStream", "PredictInChunks"),
+        (
+            "Predict",
+            "Classify",
+            "Regress",
+            "MultiInference",
+            "PredictStream",
+            "PredictInChunks",
+            "ModelInfer",
+        ),
         True,
     ),
     **dict.fromkeys(
@@ -38,6 +46,11 @@ COUNTED_BY_UPSTREAM = {
             "UnloadModel",
             "RescanModel",
             "Profile",
+            "ServerLive",
+            "ServerReady",
+            "ModelReady",
+            "ServerMetadata",
+            "ModelMetadata",
             "Terminate",
             "Check",
             "Watch",

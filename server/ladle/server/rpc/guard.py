@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
+from ladle.protos.inference_pb import ModelMetadataRequest
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     LoadModelRequest,
@@ -51,6 +52,23 @@ def _of_stream(request: bytes) -> Names:
     return [parse(PredictStreamOutline, request, name).request.model_spec.name]
 
 
+def inference_rules(model_of: Callable[[str], str]) -> dict[str, Rule]:
+    """Return the rules of the Open Inference Protocol's methods about one model.
+
+    `model_of` returns the model that a name stands for: a caller may append a signature to a name.
+    """
+
+    def models(request: bytes) -> Names:
+        # `name` and `model_name` are the first field of both requests.
+        return [model_of(parse(ModelMetadataRequest, request, "request").name)]
+
+    service = "/inference.GRPCInferenceService"
+    return {
+        f"{service}/ModelMetadata": Rule(Kind.METADATA, models),
+        f"{service}/ModelInfer": Rule(Kind.PREDICT, models),
+    }
+
+
 def _listed(request: bytes) -> Names:
     name = parse(ListModelsRequest, request).name
     return [name] if name else None
@@ -76,6 +94,11 @@ RULES = {
     "/ladle.v1.ModelRepository/RescanModel": Rule(
         Kind.ADMIN, lambda request: [parse(RescanModelRequest, request).name]
     ),
+    "/inference.GRPCInferenceService/ServerLive": Rule(Kind.OPEN),
+    "/inference.GRPCInferenceService/ServerReady": Rule(Kind.OPEN),
+    "/inference.GRPCInferenceService/ModelReady": Rule(Kind.OPEN),
+    "/inference.GRPCInferenceService/ServerMetadata": Rule(Kind.METADATA),
+    **inference_rules(lambda name: name),
     "/tensorflow.ProfilerService/Profile": Rule(Kind.ADMIN, lambda _: None),
     "/tensorflow.ProfilerService/Terminate": Rule(Kind.ADMIN, lambda _: None),
     # Kubernetes and gRPC's clients ask for health without a token.
@@ -107,7 +130,12 @@ def gate(access: Access, observer: Observer | None = None) -> Gate | None:
     return let_through
 
 
-def guarded(methods: Methods, access: Access, observer: Observer | None = None) -> Methods:
+def guarded(
+    methods: Methods,
+    access: Access,
+    observer: Observer | None = None,
+    rules: Mapping[str, Rule] = RULES,
+) -> Methods:
     """Return the methods behind their rules; without tokens only those of admin have any.
 
     `observer` hears of requests that are refused here.
@@ -117,7 +145,7 @@ def guarded(methods: Methods, access: Access, observer: Observer | None = None) 
     """
     observer = observer or Unobserved()
     return {
-        path: _guarded(path, method, RULES[path], access, observer)
+        path: _guarded(path, method, rules[path], access, observer)
         for path, method in methods.items()
     }
 

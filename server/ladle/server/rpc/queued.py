@@ -195,14 +195,17 @@ class QueuedMethod(Generic[R]):
 
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
+        return self.begin(call, self._method.parse(call.request, call.metadata), call.deadline)
+
+    def begin(self, call: ObservedCall, request: R, deadline: float | None) -> BlockingPart | None:
+        """As a call, for a request that was parsed, and a deadline that may come earlier."""
         method = self._method
-        request = method.parse(call.request, call.metadata)
         spec = method.model_spec(request)
         queued = QueuedRequest(
             method,
             request,
             len(call.request),
-            call.deadline,
+            deadline,
             call.observation,
             partial(self._deliver, call),
         )

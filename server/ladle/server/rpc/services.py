@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ladle.protos import services as described
@@ -11,7 +12,7 @@ from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer, Unobserved
-from ladle.server.rpc.guard import guarded
+from ladle.server.rpc.guard import RULES, guarded, inference_rules
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.inference.classify import classify
 from ladle.server.rpc.inference.multi_inference import MultiInference
@@ -20,6 +21,10 @@ from ladle.server.rpc.middleware import Middleware, NonBlockingMethod, ObservedC
 from ladle.server.rpc.models.metadata import GetModelMetadata
 from ladle.server.rpc.models.model_service import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.models.repository import ModelRepository
+from ladle.server.rpc.open_inference.infer import PATH as MODEL_INFER
+from ladle.server.rpc.open_inference.infer import ModelInferMethod
+from ladle.server.rpc.open_inference.names import model_of
+from ladle.server.rpc.open_inference.server_methods import ServerMethods
 from ladle.server.rpc.prediction.chunks import predict_in_chunks
 from ladle.server.rpc.prediction.predict import Predict
 from ladle.server.rpc.prediction.stream import predict_stream
@@ -32,6 +37,7 @@ _MODEL = "/tensorflow.serving.ModelService"
 _STREAMING = "/ladle.v1.StreamingPrediction"
 _REPOSITORY = "/ladle.v1.ModelRepository"
 _PROFILER = "/tensorflow.ProfilerService"
+_OPEN_INFERENCE = "/inference.GRPCInferenceService"
 
 
 def methods(
@@ -63,6 +69,7 @@ def methods(
         KeyError: A method is in none of our .proto files, or has no rule for its callers.
     """
     middleware = Middleware(observer or Unobserved())
+    health = health or Health()
     services: dict[str, Callable[[ObservedCall], bytes]] = {
         f"{_MODEL}/GetModelStatus": GetModelStatus(manager),
     }
@@ -75,6 +82,8 @@ def methods(
     if recorder is not None:
         profiler = ProfilerService(recorder)
         services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}
+    open_inference = ServerMethods(manager, partial(health.serves, ""))
+    services |= {f"{_OPEN_INFERENCE}/{name}": m for name, m in open_inference.methods.items()}
     predict = Predict(tensor_content=tensor_content, check_method_names=check_method_names)
     infer_methods: list[InferMethod[Any, bytes]] = [
         predict,
@@ -84,6 +93,7 @@ def methods(
     ]
     non_blocking: dict[str, NonBlockingMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
+        MODEL_INFER: ModelInferMethod(manager),
         **{method.path: QueuedMethod(manager, method) for method in infer_methods},
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
@@ -93,10 +103,11 @@ def methods(
         ),
         f"{_STREAMING}/PredictInChunks": predict_in_chunks(manager, predict, middleware.observer),
         **{path: middleware.handler(path, method) for path, method in services.items()},
-        **(health or Health()).methods,
+        **health.methods,
     }
     reflected = reflection({path.split("/")[1] for path in served})
     served |= reflected
     for path in served.keys() - reflected.keys():
         described.methods()[path]  # a path that is in no .proto can be called by nobody
-    return guarded(served, access or Access(), middleware.observer)
+    rules = RULES | inference_rules(partial(model_of, manager))
+    return guarded(served, access or Access(), middleware.observer, rules)

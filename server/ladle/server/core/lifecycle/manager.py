@@ -224,6 +224,13 @@ class Manager:
         """Return the versions that requests can have, to look at; never blocks."""
         return self._serving.available()
 
+    def is_known(self, name: str) -> bool:
+        """Whether a model is configured, or a version of it is still there."""
+        if name in self._serving:
+            return True  # the usual case, without a lock
+        with self._changed:
+            return self._book.is_known(name)
+
     def names(self) -> list[str]:
         """Return the models of which anything is known."""
         with self._changed:

@@ -114,6 +114,12 @@ class Book:
             for entry in model.values():
                 entry.aspired = False
 
+    def is_known(self, name: str) -> bool:
+        """Whether a model is configured, or a version of it has not ended."""
+        if name in self._expected or name in self._problems:
+            return True
+        return any(e.aspired or e.state is not State.END for e in self.versions(name).values())
+
     def names(self) -> list[str]:
         """Return the models of which anything is known."""
         return list(self._models)

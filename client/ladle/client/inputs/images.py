@@ -19,6 +19,10 @@ from ladle.protos.pictures import read_pixels, resize_pixels
 _CHANNELS = {None: 1, 1: 1, 3: 3, 4: 4, -1: 3}
 
 
+MAX_PIXELS = 1 << 26
+"""The largest picture that a server can have pictures resized to, in pixels."""
+
+
 class Pixels(NamedTuple):
     """The size and channels that an input declares for each picture."""
 
@@ -44,6 +48,8 @@ def expected_pixels(shape: tuple[int, ...] | None) -> Pixels | None:
         return None
     if any(size < 1 and size != -1 for size in shape[1:3]):
         return None  # no image has such a size
+    if shape[1] * shape[2] > MAX_PIXELS:
+        return None  # no picture is resized to that: a server could fill this machine's memory
     channels = shape[3] if len(shape) == 4 else None
     return Pixels(shape[1], shape[2], channels) if channels in _CHANNELS else None
 

@@ -51,6 +51,8 @@ class ChunkReader:
         """
         chunk = responses.chunk(message, self._target)
         total = chunk.total_rows if self._total is None else self._total
+        if self._total == 0:
+            raise InvalidAnswer(f"{self.what}: expected one message without rows, got another")
         if (chunk.first_row, chunk.total_rows) != (self._rows, total):
             raise InvalidAnswer(
                 f"{self.what}: expected rows from {self._rows} of {total}, "

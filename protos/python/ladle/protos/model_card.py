@@ -35,10 +35,16 @@ class Normalization:
     def __post_init__(self) -> None:
         """Refuse what no pixel can be divided by."""
         for name, value in (("offset", self.offset), ("divisor", self.divisor)):
-            if not np.all(np.isfinite(value)):
-                raise ValueError(f"normalization {name}: expected finite numbers, got {value}")
-        if np.any(np.asarray(self.divisor) == 0):
-            raise ValueError(f"normalization divisor: expected non-zero, got {self.divisor}")
+            with np.errstate(over="ignore"):
+                applied = np.asarray(value, np.float32)
+            if not np.all(np.isfinite(applied)):
+                raise ValueError(
+                    f"normalization {name}: expected finite float32 numbers, got {value}"
+                )
+            if name == "divisor" and np.any(applied == 0):
+                raise ValueError(
+                    f"normalization divisor: expected non-zero float32 numbers, got {value}"
+                )
 
     def apply(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return `pixels` as normalised float32 of the same shape, in a new array."""
@@ -92,7 +98,7 @@ class ModelCard:
             raise ValueError(f'model card: expected an object with "format": {CARD_FORMAT}')
         try:
             return cls(
-                labels=tuple(str(label) for label in card.get("labels", ())),
+                labels=_labels(card.get("labels", [])),
                 normalization=_normalization(card.get("normalization")),
                 signatures=dict(card.get("signatures", {})),
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
@@ -103,6 +109,12 @@ class ModelCard:
             raise ValueError(f"model card: its normalization has no {error}") from None
         except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"model card: a field is not of its type: {error}") from None
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"labels: expected a list, got {type(value).__name__}")
+    return tuple(str(label) for label in value)
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from ladle.batch.output import folder
 from ladle.client import ServerError
 from ladle.client.testing import FunctionServer
 
-LIMITED = Path(__file__).with_name("limited.py")
+LIMITED = Path(__file__).with_name("programs") / "limited.py"
 
 
 def test_a_run_whose_first_rows_all_fail_ends(batch: Batch, model: Model) -> None:

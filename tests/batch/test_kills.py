@@ -21,7 +21,7 @@ from ladle.batch.output import folder
 from ladle.client import Client, Retry
 from ladle.client.testing import FunctionServer
 
-KILLED = Path(__file__).with_name("killed.py")
+KILLED = Path(__file__).with_name("programs") / "killed.py"
 STEPS = (
     "rows written",
     "shard written",

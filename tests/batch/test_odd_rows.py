@@ -239,6 +239,13 @@ def test_a_bad_row_of_many_columns_costs_few_conversions(
     assert converted <= 2 * 12 + 1, "4096 is 2 to the 12th"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n" * 9])
+def test_a_quote_that_is_closed_at_the_end_may_hold_newlines(end: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(f'x,name\n1,a\n2,"b\nc"{end}')
+    assert predict(tmp_path, "in.csv") == 0
+    assert done(tmp_path)[0] == {0: 2.0, 1: 4.0}
+
+
 @pytest.mark.parametrize(
     "content",
     ['x,name\n1,a\n2,"b\n3,c\n4,d\n', 'x,name\n1,a\n2,"b\n3,c\n4,d', 'name,x\na,1\n"b,2\nc,3\n'],

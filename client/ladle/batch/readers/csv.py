@@ -113,7 +113,7 @@ def _read(
             )
             start = stop
         # Arrow takes the end of the file for the end of a quote, with all rows that are behind it.
-        if b"\n" in last[1] and not file.tail.rstrip().endswith(b'"'):
+        if b"\n" in last[1] and file.last_visible != b'"':
             raise BatchError(f"{path}: at row {last[0]} or later: a quote is not closed")
     if ragged:
         yield (
@@ -156,22 +156,34 @@ def _as_text(
 
 
 class _TailedFile:
-    """A file that remembers how it ends; has what Arrow needs for reading."""
+    """A file that knows how it ends, and always ends with a newline; has what Arrow needs.
+
+    Without the newline Arrow takes a header alone for an empty file.
+    """
 
     closed = False
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.tail = b""
+        self._has_ended = False
+        self._last = self.last_visible = b""
+        """The last byte that was read, and the last byte that is no white space."""
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.tail = (self.tail + data[-4:])[-4:]
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and not self._has_ended:
+            more = self._file.read(size - len(data))
+            self._has_ended = not more
+            self._last = more[-1:] or self._last
+            self.last_visible = more.rstrip()[-1:] or self.last_visible
+            data += more
+            if self._has_ended and self._last not in (b"", b"\n"):
+                data += b"\n"
         return data
 
 
 def _open_csv(
-    file: BinaryIO | _TailedFile,
+    file: _TailedFile,
     remember: Callable[[pyarrow.csv.InvalidRow], str],
     convert: pyarrow.csv.ConvertOptions | None = None,
 ) -> pyarrow.csv.CSVStreamingReader:
@@ -226,4 +238,4 @@ def _from(rows: Rows, start: int, share: float) -> Rows:
 
 def _header(path: Path) -> tuple[str, ...]:
     with open_text(path) as stream, _read_errors(path):
-        return tuple(_open_csv(stream.file, lambda row: "skip").schema.names)
+        return tuple(_open_csv(_TailedFile(stream.file), lambda row: "skip").schema.names)

@@ -115,7 +115,7 @@ class FakeServable:
         self.entered = threading.Semaphore(0)
         self._gate = threading.Event()
         self._gate.set()
-        self._function = function
+        self.function = function
 
     def hold(self) -> None:
         """Let runs begin and not end."""
@@ -140,7 +140,7 @@ class FakeServable:
         self.batches.append(next((len(x) for x in inputs.values() if x.ndim), 0))
         self.entered.release()
         assert self._gate.wait(PATIENCE_S)
-        results = self._function(inputs)
+        results = self.function(inputs)
         return {alias: results[alias] for alias in outputs}
 
     def admit(self, nbytes: int) -> None:

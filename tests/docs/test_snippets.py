@@ -222,7 +222,7 @@ def serve(arguments: list[str]) -> None:
     server = Server(Config(**settings))
     server.start()
     try:
-        assert all(map(server._manager.is_available, server._models.models))
+        assert all(map(server.manager.is_available, server.manager.names()))
     finally:
         server.stop(lame_duck=False)
 

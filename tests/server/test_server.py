@@ -179,8 +179,8 @@ def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Setti
     config = setting.configured("m", "up")
     with setting.started(config, grpc_max_threads=2), ThreadPoolExecutor(64) as pool:
         answers = [pool.submit(setting.predict, "m") for _ in range(64)]
-        while setting.server._manager.waiting_requests < 64:
-            assert setting.predict("up") == 1  # nobody is notified of who waits
+        manager = setting.server.manager
+        assert manager.wait_until(lambda: manager.waiting_requests == 64, PATIENCE_S)
 
         assert setting.predict("up") == 1
         assert setting.status("m") == [20]

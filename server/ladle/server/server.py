@@ -84,14 +84,15 @@ class Server:
         """Everything counted."""
         observer = self._observers.all
         self._batching = batching_loader(config, load, observer)
-        self._manager = Manager(self._batching, startup.manager_options(config), serving=serving)
+        self.manager = Manager(self._batching, startup.manager_options(config), serving=serving)
+        """Every version of every model."""
         self._source: Source = FileSystemSource(
-            self._manager,
+            self.manager,
             poll_wait_s=config.file_system_poll_wait_seconds,
             check=check,
         )
         self._models = ModelSet(
-            self._manager,
+            self.manager,
             self._source,
             configured=configured,
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
@@ -103,7 +104,7 @@ class Server:
         )
         self._health = Health()
         self.methods = methods(
-            self._manager,
+            self.manager,
             self._models,
             tensor_content=config.enable_serialization_as_tensor_content,
             check_method_names=config.enable_signature_method_name_check,
@@ -115,7 +116,7 @@ class Server:
         )
         """Everything that the server answers, by full method path."""
         require_metrics(self.methods)
-        self.exposition = Exposition(self.metrics, self._manager)
+        self.exposition = Exposition(self.metrics, self.manager)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
         limits = transports.limits(config, observer)
         try:
@@ -123,7 +124,7 @@ class Server:
                 config,
                 self.methods,
                 limits,
-                self._manager,
+                self.manager,
                 access=self.access,
                 observer=observer,
                 tls=tls,
@@ -141,15 +142,15 @@ class Server:
             config, self.methods, limits, access=self.access, observer=observer, tls=tls
         )
         self._ports = Ports(config, grpc, self.http)
-        readiness = Readiness(self._manager, configured.names, self._health.set)
-        self._manager.add_listener(readiness.model_changed)
+        readiness = Readiness(self.manager, configured.names, self._health.set)
+        self.manager.add_listener(readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,
         `http://0.0.0.0:8501`."""
 
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """Return how each model does at this moment, by name; takes about a millisecond."""
-        return snapshot(self.metrics, self._manager)
+        return snapshot(self.metrics, self.manager)
 
     def _load_figures(self) -> dict[str, dict[str, float | None]]:
         return {name: asdict(model) for name, model in self.snapshot().items()}
@@ -211,11 +212,11 @@ class Server:
         """
         if self._config.file_system_poll_wait_seconds < 0:
             return  # nothing is loaded before somebody asks for a re-scan
-        self._manager.wait_until_settled(self._models.models, timeout_s=None)
+        self.manager.wait_until_settled(self._models.models, timeout_s=None)
         name = self._config.model_name
-        if self._config.model_config_file or self._manager.is_available(name):
+        if self._config.model_config_file or self.manager.is_available(name):
             return
-        problem = self._manager.problem(name)
+        problem = self.manager.problem(name)
         if problem is not None:
             self._halt()
             raise StartupError(f"model {name!r} did not load: {problem}")
@@ -248,7 +249,7 @@ class Server:
         self._batching.stop()
         self._ports.stop(grace_s)
         remaining_s = grace_s - (time.monotonic() - started)
-        unloaded = self._manager.stop(max(_UNLOAD_S, remaining_s))
+        unloaded = self.manager.stop(max(_UNLOAD_S, remaining_s))
         self._observers.stop(_UNLOAD_S)
         if not unloaded:
             logger.warning(

@@ -63,7 +63,7 @@ def address(folder: Path) -> Iterator[str]:
     }
     server = Server(Config(**settings), load=load)
     server.open()
-    manager = server._manager
+    manager = server.manager
 
     def is_over() -> bool:
         digits = {s.version: s.state.name for s in manager.status("digits")}

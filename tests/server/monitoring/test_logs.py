@@ -121,7 +121,7 @@ def test_a_fault_of_ours_is_logged_with_the_request_s_id(
     watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = watch()
-    watched.model._function = lambda inputs: {}  # lacks the output that is asked for
+    watched.model.function = lambda inputs: {}  # lacks the output that is asked for
     call: Any = watched.channel.unary_unary(PREDICT, None, None)
     with pytest.raises(grpc.RpcError):
         call(predict_request(), metadata=[("x-request-id", "abc")], timeout=PATIENCE_S)

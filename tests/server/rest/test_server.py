@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakeLoader, until
 from server.conftest import Identities
-from server.monitoring.conftest import wait_until
 from server.rest.conftest import Setting, address_of, serving
 
 from ladle.protos import tensors
@@ -137,7 +136,7 @@ def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
         assert http.get("/readyz").status_code == 503
         body = {"instances": [[1, 2]]}
         answer = pool.submit(http.post, "/v1/models/m:predict", json=body)
-        wait_until(lambda: server._manager.waiting_requests == 1)
+        assert server.manager.wait_until(lambda: server.manager.waiting_requests == 1, PATIENCE_S)
         let_load.set()
         assert answer.result(PATIENCE_S).json() == {"predictions": [[2.0, 4.0]]}
     server.stop(lame_duck=False)

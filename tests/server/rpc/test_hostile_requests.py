@@ -114,7 +114,7 @@ def ask(channel: grpc.Channel, loader: FakeLoader) -> Iterator[Ask]:
     """Send bytes to a method, and return the code of a refusal; an answer is None."""
     served: FakeServable = loader.loaded[ServableId("m", 3)]
     served.signatures = {s.name: s for s in SIGNATURES}
-    served._function = function
+    served.function = function
     calls: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {
         path: channel.unary_unary(path) for path in WELL
     }

@@ -77,7 +77,7 @@ def model(manager: Manager, loader: FakeLoader) -> None:
     served = loader.loaded[ServableId("m", 3)]
     served.signatures = {s.name: s for s in SIGNATURES}
     served.signature_defs = dict.fromkeys((*served.signatures, "sparse"), b"")
-    served._function = lengths
+    served.function = lengths
 
 
 def example(value: int = 0) -> Example:
@@ -307,7 +307,7 @@ def test_outputs_that_are_no_result_are_refused(
     name: str,
     says: str,
 ) -> None:
-    loader.loaded[ServableId("m", 3)]._function = lambda _: outputs
+    loader.loaded[ServableId("m", 3)].function = lambda _: outputs
 
     with pytest.raises(grpc.RpcError) as caught:
         send(channel, method, classification(2, name))

@@ -110,8 +110,7 @@ def test_the_status_lists_versions_from_the_highest_with_their_errors(
 ) -> None:
     loader.failures[ServableId("m", 4)] = InvalidArgument("no good")
     manager.aspire("m", {3: Path("/m/3"), 4: Path("/m/4")})
-    with manager._changed:
-        assert manager._changed.wait_for(lambda: not manager._transitions.threads, PATIENCE_S)
+    assert manager.wait_until(lambda: not manager.transitions, PATIENCE_S)
 
     assert status(channel) == [(4, 50, 3, "no good"), (3, 30, 0, "")]
     assert status(channel, version=3) == [(3, 30, 0, "")]

@@ -260,4 +260,4 @@ def serve(loader: FakeLoader, servable: FakeServable) -> None:
     """Put another servable in the place of the one that is served."""
     current = loader.loaded[ServableId("m", 3)]
     current.signatures = servable.signatures
-    current._function = servable._function
+    current.function = servable.function

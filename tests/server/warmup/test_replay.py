@@ -169,7 +169,7 @@ def test_a_request_that_fails_says_which(
 
 
 def test_outputs_that_are_no_result_fail(replay: Replay, servable: FakeServable) -> None:
-    servable._function = lambda _: {"scores": np.ones((2, 1), np.float32)}
+    servable.function = lambda _: {"scores": np.ones((2, 1), np.float32)}
     with pytest.raises(ServingError, match=r"expected float32 \[1, number of classes\]"):
         replay([classify()])
 

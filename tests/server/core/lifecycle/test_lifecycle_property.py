@@ -102,10 +102,7 @@ class Lifecycle(RuleBasedStateMachine):
     def step(self) -> None:
         self.clock.advance(1)
         self.source.step()
-        with self.manager._changed:
-            assert self.manager._changed.wait_for(
-                lambda: not self.manager._transitions.threads, PATIENCE_S
-            )
+        assert self.manager.wait_until(lambda: not self.manager.transitions, PATIENCE_S)
 
     @property
     def on_disk(self) -> set[int]:

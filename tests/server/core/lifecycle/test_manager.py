@@ -18,8 +18,7 @@ TWO = {2: Path("/m/2")}
 
 def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
     """Block until the manager's state makes `condition` true."""
-    with manager._changed:
-        assert manager._changed.wait_for(condition, PATIENCE_S)
+    assert manager.wait_until(condition, PATIENCE_S)
 
 
 def states(manager: Manager, name: str = "m") -> dict[int, State]:
@@ -236,7 +235,7 @@ def test_the_status_forgets_old_endings(manager: Manager) -> None:
     for version in range(1, 40):
         manager.aspire("m", {version: Path(f"/m/{version}")})
         wait_for(manager, lambda v=version: states(manager).get(v) is State.AVAILABLE)  # type: ignore[misc]
-    wait_for(manager, lambda: not manager._transitions.threads)
+    wait_for(manager, lambda: not manager.transitions)
 
     assert states(manager)[39] is State.AVAILABLE
     assert len(states(manager)) <= 18

@@ -59,8 +59,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
-    with manager._changed:
-        assert manager._changed.wait_for(condition, PATIENCE_S)
+    assert manager.wait_until(condition, PATIENCE_S)
 
 
 def become(manager: Manager, expected: dict[int, State], name: str = "m") -> None:
@@ -92,7 +91,7 @@ def test_a_failed_version_is_tried_again_after_a_second_and_so_often(
         clock.wait_until_sleeping(1)
         clock.advance(wait_s)
 
-    wait_for(manager, lambda: len(loader.attempts) == 3 and not manager._transitions.threads)
+    wait_for(manager, lambda: len(loader.attempts) == 3 and not manager.transitions)
     assert list(manager.failed("m")) == [1]
     assert manager.problem("m") == "no good"
 
@@ -132,7 +131,7 @@ def test_nothing_is_kept_of_a_load_that_failed_but_its_message() -> None:
 
     assert manager.problem("m") == "can't be loaded"
     assert manager.wait_until_settled(["m"], PATIENCE_S)
-    wait_for(manager, lambda: not manager._transitions.threads)
+    wait_for(manager, lambda: not manager.transitions)
     assert loading[0]() is None
 
 
@@ -159,7 +158,7 @@ def test_a_version_left_out_is_not_tried_again(manager: Manager, loader: FakeLoa
     manager.aspire("m", TWO)
 
     become(manager, {1: State.END, 2: State.AVAILABLE})
-    wait_for(manager, lambda: not manager._transitions.threads)
+    wait_for(manager, lambda: not manager.transitions)
     assert loader.attempts.count(ServableId("m", 1)) == 1
 
 
@@ -360,7 +359,7 @@ def test_a_look_that_finds_nothing_new_tells_nobody(manager: Manager) -> None:
     manager.expect("m")
     manager.aspire("m", ONE)
     become(manager, {1: State.AVAILABLE})
-    wait_for(manager, lambda: not manager._transitions.threads)
+    wait_for(manager, lambda: not manager.transitions)
     heard: list[str] = []
     manager.add_listener(heard.append)
 
@@ -385,7 +384,7 @@ def test_withdrawn_models_are_forgotten_in_time(manager: Manager) -> None:
         become(manager, {1: State.AVAILABLE}, name)
         manager.withdraw(name)
         become(manager, {1: State.END}, name)
-    wait_for(manager, lambda: not manager._transitions.threads)
+    wait_for(manager, lambda: not manager.transitions)
     manager.withdraw("m99")
 
     assert manager.status("m99")

@@ -251,6 +251,20 @@ class Manager:
         with self._changed:
             return self._book.is_settled(name)
 
+    @property
+    def transitions(self) -> int:
+        """How many versions load, unload, or wait to load again, at this moment."""
+        return len(self._transitions.threads)
+
+    def wait_until(self, predicate: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Block until what the manager says makes `predicate` true; False if time passed first.
+
+        `predicate` is called at once, and after each change of a version, of `transitions` or of
+        `waiting_requests`. A lock is held meanwhile: it may ask the manager, and must not block.
+        """
+        with self._changed:
+            return self._changed.wait_for(predicate, timeout_s)
+
     def wait_until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
         """Block until each model has a version available, or has failed; False if time passed.
 

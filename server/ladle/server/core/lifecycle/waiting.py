@@ -51,6 +51,7 @@ class Waiting:
                     "wait already: try again"
                 )
             self.requests += 1
+            self._changed.notify_all()
         try:
             if on_end is not None:
                 # Without the lock: whoever calls back may hold one of its own. And only now: a
@@ -68,6 +69,7 @@ class Waiting:
         finally:
             with self._changed:
                 self.requests -= 1
+                self._changed.notify_all()
 
     def until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
         """Block until each model is settled; False if time passed, or everything unloads."""

@@ -19,7 +19,12 @@ from google.protobuf.message import Message
 
 from ladle.client import Client, PermissionDenied, Unauthenticated, VersionState
 from ladle.protos import tensors, wire
-from ladle.protos.inference_pb import ModelInferRequest, ModelMetadataRequest
+from ladle.protos.inference_pb import (
+    ModelInferRequest,
+    ModelMetadataRequest,
+    RepositoryModelLoadRequest,
+    RepositoryModelUnloadRequest,
+)
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     LoadModelRequest,
@@ -205,6 +210,12 @@ ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
     "/ladle.v1.StreamingPrediction/PredictInChunks": predict_request,
     "/inference.GRPCInferenceService/ModelMetadata": lambda name: ModelMetadataRequest(name=name),
     "/inference.GRPCInferenceService/ModelInfer": infer_request,
+    "/inference.GRPCInferenceService/RepositoryModelLoad": lambda name: RepositoryModelLoadRequest(
+        model_name=name
+    ),
+    "/inference.GRPCInferenceService/RepositoryModelUnload": lambda name: (
+        RepositoryModelUnloadRequest(model_name=name)
+    ),
     "/ladle.v1.ModelRepository/ListModels": lambda name: ListModelsRequest(name=name),
     "/ladle.v1.ModelRepository/LoadModel": lambda name: LoadModelRequest(
         config=ModelConfig(name=name)
@@ -214,7 +225,7 @@ ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
 }
 UNBOUND = (
     *("Health", "ServerReflection", "ProfilerService"),
-    *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady"),
+    *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "RepositoryIndex"),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
-from ladle.protos.inference_pb import ModelMetadataRequest
+from ladle.protos.inference_pb import ModelMetadataRequest, RepositoryModelLoadRequest
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     LoadModelRequest,
@@ -69,6 +69,11 @@ def inference_rules(model_of: Callable[[str], str]) -> dict[str, Rule]:
     }
 
 
+def _of_repository(request: bytes) -> Names:
+    message = parse(RepositoryModelLoadRequest, request, "request")
+    return [message.model_name or message.repository_name]  # KServe's stub has the name there
+
+
 def _listed(request: bytes) -> Names:
     name = parse(ListModelsRequest, request).name
     return [name] if name else None
@@ -98,6 +103,9 @@ RULES = {
     "/inference.GRPCInferenceService/ServerReady": Rule(Kind.OPEN),
     "/inference.GRPCInferenceService/ModelReady": Rule(Kind.OPEN),
     "/inference.GRPCInferenceService/ServerMetadata": Rule(Kind.METADATA),
+    "/inference.GRPCInferenceService/RepositoryIndex": Rule(Kind.METADATA, lambda _: None),
+    "/inference.GRPCInferenceService/RepositoryModelLoad": Rule(Kind.ADMIN, _of_repository),
+    "/inference.GRPCInferenceService/RepositoryModelUnload": Rule(Kind.ADMIN, _of_repository),
     **inference_rules(lambda name: name),
     "/tensorflow.ProfilerService/Profile": Rule(Kind.ADMIN, lambda _: None),
     "/tensorflow.ProfilerService/Terminate": Rule(Kind.ADMIN, lambda _: None),

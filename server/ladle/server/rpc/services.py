@@ -24,6 +24,7 @@ from ladle.server.rpc.models.repository import ModelRepository
 from ladle.server.rpc.open_inference.infer import PATH as MODEL_INFER
 from ladle.server.rpc.open_inference.infer import ModelInferMethod
 from ladle.server.rpc.open_inference.names import model_of
+from ladle.server.rpc.open_inference.repository import Repository
 from ladle.server.rpc.open_inference.server_methods import ServerMethods
 from ladle.server.rpc.prediction.chunks import predict_in_chunks
 from ladle.server.rpc.prediction.predict import Predict
@@ -79,6 +80,10 @@ def methods(
         )
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
+        services |= {
+            f"{_OPEN_INFERENCE}/{name}": m
+            for name, m in Repository(manager, models).methods.items()
+        }
     if recorder is not None:
         profiler = ProfilerService(recorder)
         services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}

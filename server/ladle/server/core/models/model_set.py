@@ -64,6 +64,7 @@ class ModelSet:
         self._lock = threading.Lock()
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
         self._configured = configured or Configured()
+        self._set_aside: dict[str, ModelConfig] = {}  # guarded by _lock
 
     @property
     def models(self) -> Mapping[str, ModelConfig]:
@@ -84,7 +85,9 @@ class ModelSet:
             FailedPrecondition: A label may not be put where it is wanted.
         """
         with self._lock:
-            return self._replace({model.name: model for model in models})
+            new = self._replace({model.name: model for model in models})
+            self._set_aside.clear()
+            return new
 
     def add(self, model: ModelConfig) -> None:
         """Put one model in place, beside the others or instead of the one of its name.
@@ -94,6 +97,7 @@ class ModelSet:
         """
         with self._lock:
             self._replace({**self.models, model.name: model})
+            self._set_aside.pop(model.name, None)
 
     def remove(self, name: str) -> None:
         """Take one model out, and leave the others.
@@ -105,6 +109,29 @@ class ModelSet:
             if name not in self.models:
                 raise NotFound(f"model {name} is not configured")
             self._replace({n: model for n, model in self.models.items() if n != name})
+
+    def set_aside(self, name: str) -> None:
+        """Take one model out as `remove` does, and keep its configuration for `bring_back`.
+
+        `replace` forgets what was kept.
+
+        Raises:
+            NotFound: It is not configured.
+        """
+        with self._lock:
+            model = self.models.get(name)
+            if model is None:
+                raise NotFound(f"model {name} is not configured")
+            self._replace({n: other for n, other in self.models.items() if n != name})
+            self._set_aside[name] = model
+
+    def bring_back(self, name: str) -> bool:
+        """Put a model in place again that was set aside; whether there is one."""
+        with self._lock:
+            model = self._set_aside.pop(name, None)
+            if model is not None:
+                self._replace({**self.models, name: model})
+            return model is not None
 
     def rescan(self, name: str) -> None:
         """Look at one model's base path now, and try its failed versions again.

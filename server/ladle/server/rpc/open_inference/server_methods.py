@@ -27,7 +27,13 @@ from ladle.server.rpc.open_inference.datatypes import BY_NUMBER
 from ladle.server.rpc.request import parse
 
 NAME = "ladle"
-EXTENSIONS = ("classification", "binary_tensor_data", "parameters", "schedule_policy")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "binary_tensor_data",
+    "parameters",
+    "schedule_policy",
+)
 """The parts of the protocol's extensions that are served."""
 
 _PLATFORM = "tensorflow_savedmodel"

@@ -170,7 +170,7 @@ def test_a_base_path_without_versions_ends_the_start_in_one_line(tmp_path: Path)
     code, said = serve_in_vain("--port=auto", f"--model_base_path={tmp_path}")
 
     assert code == 1
-    assert "expected a folder named by a number" in one_line(said)
+    assert "expected a folder whose name is a number" in one_line(said)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ class Server:
         except InvalidArgument as error:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._ports.check()
-        self._models.begin(models)
+        self._models.apply_first(models)
         if not self._config.wait_for_models:
             self.addresses = self._ports.open()
         self._source.start()

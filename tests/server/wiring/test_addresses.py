@@ -77,7 +77,9 @@ def test_the_ssl_config_file_puts_both_behind_tls(identities: Identities) -> Non
 
 
 def test_an_ssl_config_file_of_no_use_ends_the_start() -> None:
-    with pytest.raises(StartupError, match=r"--ssl_config_file nowhere\.config: No such file"):
+    with pytest.raises(
+        StartupError, match=r"--ssl_config_file nowhere\.config: can.t be read: No such file"
+    ):
         Server(Config(port=None, model_base_path="m", ssl_config_file="nowhere.config"))
 
 

@@ -18,6 +18,7 @@ from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import ManagerOptions
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.sources.base_path import without_versions
 from ladle.server.monitoring.config import read_path
 from ladle.server.settings.batching_parameters import BatchingConfig
 from ladle.server.settings.model_config_file import ConfigFile
@@ -142,7 +143,4 @@ def _check_base_path(base_path: Path) -> None:
             f"--model_base_path: expected a folder of numbered versions, got {base_path}: {reason}"
         ) from None
     if not any(version_of(name) is not None for name in children):
-        raise StartupError(
-            f"--model_base_path: expected a folder named by a number, such as {base_path / '1'}, "
-            f"and found none in {base_path}"
-        )
+        raise StartupError(f"--model_base_path: {without_versions(base_path, children)}")

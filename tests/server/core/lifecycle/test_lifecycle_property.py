@@ -146,7 +146,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.base_path.mkdir()
         self.write(1, "good")
         self.good.add(1)
-        self.models.begin(self.configured())
+        self.models.apply_first(self.configured())
         self.settle()
         assert self.must_serve
 

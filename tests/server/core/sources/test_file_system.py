@@ -5,6 +5,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from fakes import PATIENCE_S, FakeClock
@@ -45,7 +46,14 @@ class Aspirations:
     def retry(self, name: str, version: int) -> None:
         self.retried.append(version)
 
-    def report(self, name: str, problem: str | None, *, final: bool) -> None:
+    def report(
+        self,
+        name: str,
+        problem: str | None,
+        *,
+        final: bool,
+        incomplete: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         if problem is None:
             self.problems.pop(name, None)
         else:
@@ -99,7 +107,7 @@ class Setting:
         (folder / file).write_text(text)
 
     def step(self) -> Collection[int]:
-        """Look, a second after the last time; return the versions that are aspired."""
+        """FolderScan, a second after the last time; return the versions that are aspired."""
         self.clock.advance(1)
         self.source.step()
         return list(self.told.last.get("m", {}))
@@ -198,7 +206,7 @@ def test_a_failed_version_is_tried_again_once_its_files_have_changed(setting: Se
     setting.step()
     assert setting.checked == checked, "files that are the same are not read again"
 
-    setting.put(1, "a", "mended")
+    setting.put(1, "a", "repaired")
     setting.step()
     assert setting.told.retried == [], "it has not come to rest"
     setting.step()
@@ -334,7 +342,7 @@ def test_nobody_waits_for_what_only_a_rescan_looks_at(tmp_path: Path) -> None:
     told = Aspirations()
     source = polling(told, -1, MonitoredModel("m", tmp_path))
     assert told.problems == {
-        "m": ("its base path is not looked at before RescanModel asks for it", True)
+        "m": ("its base path is not scanned before RescanModel asks for it", True)
     }
 
     assert source.rescan("m")
@@ -390,7 +398,7 @@ def test_a_base_path_that_hangs_holds_up_no_other_and_is_looked_at_once(
     looked.result(PATIENCE_S)
     assert told.last == {"good": {1: tmp_path / "good" / "1"}}
     assert told.problems["dead"] == (
-        f"base path {tmp_path / 'dead'} does not answer: a look at it is still under way",
+        f"base path {tmp_path / 'dead'} does not answer: a scan of it is still under way",
         False,
     )
 

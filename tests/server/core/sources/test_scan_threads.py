@@ -5,27 +5,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from fakes import PATIENCE_S, FakeClock
+from fakes import PATIENCE_S, FakeClock, until
 
 from ladle.server.core.sources import scan_threads as module
-from ladle.server.core.sources.scan_threads import Lookers
+from ladle.server.core.sources.scan_threads import ScanThreads
 
 
 class Setting:
-    """Lookers, and looks that hang until they are let go."""
+    """ScanThreads, and looks that hang until they are let go."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.clock = FakeClock()
-        self.lookers = Lookers(self.clock)
+        self.scan_threads = ScanThreads(self.clock)
         self.threads: list[threading.Thread] = []
         self.gate = threading.Event()
         self._pool = pool
 
     def hang(self) -> None:
-        self.look()
+        self.scan()
         assert self.gate.wait(PATIENCE_S)
 
-    def look(self) -> None:
+    def scan(self) -> None:
         self.threads.append(threading.current_thread())
 
     def leave_behind(self) -> None:
@@ -35,8 +35,8 @@ class Setting:
         self.clock.advance(1)
         assert not done.result(PATIENCE_S)
 
-    def asked(self, look: Callable[[], None]) -> Future[bool]:
-        return self._pool.submit(self.lookers.do, look, 1.0)
+    def asked(self, scan: Callable[[], None]) -> Future[bool]:
+        return self._pool.submit(self.scan_threads.run, scan, 1.0)
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def setting() -> Iterator[Setting]:
         setting = Setting(pool)
         yield setting
         setting.gate.set()
-        setting.lookers.close()
+        setting.scan_threads.close()
 
 
 def test_one_thread_looks_as_long_as_none_hangs(setting: Setting) -> None:
     for _ in range(3):
-        assert setting.lookers.do(setting.look, 1.0)
+        assert setting.scan_threads.run(setting.scan, 1.0)
 
     assert len(set(setting.threads)) == 1
     assert threading.current_thread() not in setting.threads
@@ -60,7 +60,7 @@ def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back
     setting: Setting,
 ) -> None:
     setting.leave_behind()
-    assert setting.lookers.do(setting.look, 1.0)
+    assert setting.scan_threads.run(setting.scan, 1.0)
     hanging, other = setting.threads
     assert hanging is not other
 
@@ -68,7 +68,7 @@ def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back
     hanging.join(PATIENCE_S)
 
     assert not hanging.is_alive()
-    assert setting.lookers.do(setting.look, 1.0)
+    assert setting.scan_threads.run(setting.scan, 1.0)
     assert setting.threads[-1] is other
 
 
@@ -76,9 +76,9 @@ def test_what_a_look_raises_is_logged(setting: Setting, caplog: pytest.LogCaptur
     def fail() -> None:
         raise RuntimeError("boom")
 
-    assert setting.lookers.do(fail, 1.0)
-    assert "a look at a base path failed" in caplog.text
-    assert setting.lookers.do(setting.look, 1.0)
+    assert setting.scan_threads.run(fail, 1.0)
+    assert "the scan of a base path failed" in caplog.text
+    assert setting.scan_threads.run(setting.scan, 1.0)
 
 
 def test_only_so_many_are_left_behind(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,14 +86,11 @@ def test_only_so_many_are_left_behind(setting: Setting, monkeypatch: pytest.Monk
     full = []
     for _ in range(2):
         setting.leave_behind()
-        full.append(setting.lookers.are_all_hanging)
+        full.append(setting.scan_threads.are_all_hanging)
     assert full == [False, True]
 
     setting.gate.set()
-    with setting.lookers._changed:
-        assert setting.lookers._changed.wait_for(
-            lambda: not setting.lookers.are_all_hanging, PATIENCE_S
-        )
+    until(lambda: not setting.scan_threads.are_all_hanging)
 
 
 def test_without_a_thread_it_looks_itself(
@@ -104,6 +101,6 @@ def test_without_a_thread_it_looks_itself(
 
     monkeypatch.setattr(threading.Thread, "start", no_room)
 
-    assert setting.lookers.do(setting.look, 1.0)
+    assert setting.scan_threads.run(setting.scan, 1.0)
 
     assert setting.threads == [threading.current_thread()]

@@ -8,9 +8,9 @@ from ladle.server.core.sources.version_policy import (
     Specific,
     VersionPolicy,
     aspired,
+    effective_labels,
+    next_aspired,
     numbered,
-    restated,
-    settled_labels,
 )
 
 
@@ -74,7 +74,7 @@ def test_a_model_is_withdrawn_only_by_taking_it_away(
     current: set[int],
     expected: dict[int, str] | None,
 ) -> None:
-    assert restated(numbered(names), policy, whole, current) == expected
+    assert next_aspired(numbered(names), policy, whole, current) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_model_is_withdrawn_only_by_taking_it_away(
 def test_a_label_moves_once_its_version_is_available(
     wanted: dict[str, int], current: dict[str, int], available: set[int], expected: dict[str, int]
 ) -> None:
-    assert settled_labels(wanted, current, available.__contains__) == expected
+    assert effective_labels(wanted, current, available.__contains__) == expected

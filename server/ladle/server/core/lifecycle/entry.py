@@ -1,4 +1,4 @@
-"""One version in the manager's book, and the handles that keep it loaded."""
+"""One version in the manager's registry, and the handles that keep it loaded."""
 
 from __future__ import annotations
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import InvalidArgument, NotFound
-from ladle.server.core.lifecycle.changes import Changes, Listener
+from ladle.server.core.lifecycle.changes import ChangeNotifier, Listener
 from ladle.server.core.lifecycle.entry import Entry, Handle
-from ladle.server.core.lifecycle.registry import Book, VersionStatus
+from ladle.server.core.lifecycle.registry import Registry, VersionStatus
 from ladle.server.core.lifecycle.serving_map import ServingMap
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.lifecycle.transitions import Loader, Transitions
@@ -61,13 +62,13 @@ class Manager:
         """
         options = options or ManagerOptions()
         self._clock = clock or MonotonicClock()
-        self._changes = Changes()
+        self._changes = ChangeNotifier()
         self._changed = self._changes.condition
-        self._book = Book(options.policy)
+        self._registry = Registry(options.policy)
         self._serving = serving or ServingMap()
         self._transitions = Transitions(
             load,
-            self._book,
+            self._registry,
             self._serving,
             self._changes,
             self._clock,
@@ -76,7 +77,7 @@ class Manager:
             longest_retry_wait_s=options.longest_retry_wait_s,
         )
         self._waiting = Waiting(
-            self._book,
+            self._registry,
             self._changes,
             self._clock,
             most=options.max_waiting_requests,
@@ -84,27 +85,27 @@ class Manager:
         )
 
     def add_listener(self, listener: Listener) -> None:
-        """Have `listener` told of every change; called from any thread, without a lock held."""
+        """Have `listener` called after every change, from any thread, without a lock held."""
         self._changes.add_listener(listener)
 
     def expect(self, name: str) -> None:
         """Take note that a model is configured: requests for it may wait for its first version."""
         with self._changed:
-            self._book.expect(name)
-            self._changes.note(name)
-        self._changes.tell()
+            self._registry.expect(name)
+            self._changes.record(name)
+        self._changes.notify()
 
     def withdraw(self, name: str) -> None:
         """Unload all of a model, which is no longer configured; returns at once."""
         with self._changed:
-            if self._book.stopping:
+            if self._registry.stopping:
                 return
-            self._book.withdraw(name)
+            self._registry.withdraw(name)
             self._serving.set_folder_labels(name, {})
-            self._serving.publish(name, self._book.versions(name))
+            self._serving.publish(name, self._registry.versions(name))
             self._transitions.advance(name)
-            self._book.forget_withdrawn()
-        self._changes.tell()
+            self._registry.forget_withdrawn()
+        self._changes.notify()
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """State all the versions of a model that should be served, each with its folder.
@@ -114,34 +115,48 @@ class Manager:
         folder is another. Only one for whose load there was no thread is tried each time.
         """
         with self._changed:
-            if self._book.stopping:
+            if self._registry.stopping:
                 return
-            if self._book.aspire(name, versions):
+            if self._registry.aspire(name, versions):
                 self._transitions.advance(name)
             self._transitions.advance_held_up()
-        self._changes.tell()
+        self._changes.notify()
 
     def failed(self, name: str) -> Collection[int]:
         """Return the aspired versions of a model that could not be loaded."""
         with self._changed:
-            return self._book.failed(name)
+            return self._registry.failed(name)
 
     def retry(self, name: str, version: int) -> None:
         """Load a version that has failed afresh; no other is touched."""
         with self._changed:
-            entry = self._book.versions(name).get(version)
-            if entry is None or not self._book.start_over(entry):
+            entry = self._registry.versions(name).get(version)
+            if entry is None or not self._registry.start_over(entry):
                 return
             self._transitions.advance(name)
-        self._changes.tell()
+        self._changes.notify()
 
-    def report(self, name: str, problem: str | None, *, final: bool) -> None:
-        """Remember why versions of a model are missing; `final`: waiting alone won't mend it."""
+    def report(
+        self,
+        name: str,
+        problem: str | None,
+        *,
+        final: bool,
+        incomplete: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Remember why versions of a model are missing.
+
+        Args:
+            name: the model.
+            problem: why; None if none is missing.
+            final: whether waiting alone won't change that.
+            incomplete: why, of each version that is there and can't be loaded yet.
+        """
         with self._changed:
-            if not self._book.report(name, problem, final=final):
+            if not self._registry.report(name, problem, final=final, incomplete=incomplete):
                 return
-            self._changes.note(name)
-        self._changes.tell()
+            self._changes.record(name)
+        self._changes.notify()
 
     def acquire(self, name: str, version: int | None = None) -> Handle:
         """Return a handle on a version, or on the highest one available; never blocks.
@@ -195,7 +210,7 @@ class Manager:
         version = self.labels(name).get(label)
         if version is None and not serves and not self._serving.has_configured_labels(name):
             with self._changed:
-                if self._book.is_coming(name):
+                if self._registry.is_coming(name):
                     raise NotFound(f"Servable not found for request: Label({name}, {label})")
                 version = self.labels(name).get(label)  # perhaps it has come since
         if version is None:
@@ -214,7 +229,7 @@ class Manager:
         """
         with self._changed:
             if self._serving.set_folder_labels(name, labels):
-                self._serving.publish(name, self._book.versions(name))
+                self._serving.publish(name, self._registry.versions(name))
 
     def is_available(self, name: str, version: int | None = None) -> bool:
         """Whether a version can be had, or any of the model; never blocks."""
@@ -229,27 +244,27 @@ class Manager:
         if name in self._serving:
             return True  # the usual case, without a lock
         with self._changed:
-            return self._book.is_known(name)
+            return self._registry.is_known(name)
 
     def names(self) -> list[str]:
         """Return the models of which anything is known."""
         with self._changed:
-            return self._book.names()
+            return self._registry.names()
 
     def status(self, name: str) -> list[VersionStatus]:
         """Return what is known of a model's versions, the highest first; empty if nothing is."""
         with self._changed:
-            return self._book.status(name)
+            return self._registry.status(name)
 
     def problem(self, name: str) -> str | None:
         """Return why versions of a model are missing, or did not load; None if all is well."""
         with self._changed:
-            return self._book.problem(name)
+            return self._registry.problem(name)
 
     def is_settled(self, name: str) -> bool:
         """Whether a model has a version available, or nothing on the way that may become one."""
         with self._changed:
-            return self._book.is_settled(name)
+            return self._registry.is_settled(name)
 
     @property
     def transitions(self) -> int:
@@ -279,7 +294,7 @@ class Manager:
         Whoever waits for a model of which no version is known by now is told that there is none.
         """
         with self._changed:
-            self._book.source_stopped()
+            self._registry.source_stopped()
             self._changed.notify_all()
 
     def stop(self, timeout_s: float) -> bool:
@@ -288,13 +303,16 @@ class Manager:
         A load under way is left to itself: it can't be interrupted.
         """
         with self._changed:
-            self._book.stop()
+            self._registry.stop()
             self._changed.notify_all()
-            for name in self._book.names():
+            for name in self._registry.names():
                 self._transitions.advance(name)
             deadline = self._clock.now() + timeout_s
-            while self._book.holds_anything() and (remaining_s := deadline - self._clock.now()) > 0:
+            while (
+                self._registry.holds_anything()
+                and (remaining_s := deadline - self._clock.now()) > 0
+            ):
                 self._clock.wait(self._changed, remaining_s)
-            unloaded = not self._book.holds_anything() and not self._transitions.loads
-        self._changes.tell()
+            unloaded = not self._registry.holds_anything() and not self._transitions.loads
+        self._changes.notify()
         return unloaded

@@ -1,4 +1,4 @@
-"""The manager's book: every version of every model, and what is known of the models themselves.
+"""The registry: every version of every model, and what is known of the models themselves.
 
 No locks, threads or clock live here: the manager holds its lock around each call.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.lifecycle.entry import Entry
 from ladle.server.core.lifecycle.states import (
     Load,
@@ -31,14 +32,14 @@ _REMEMBERED_MODELS = 64
 
 
 class VersionStatus(NamedTuple):
-    """What GetModelStatus tells of a version."""
+    """What GetModelStatus answers of a version."""
 
     version: int
     state: State
     error: ServingError | None
 
 
-class Book:
+class Registry:
     """What is wanted of each model, and where its versions stand."""
 
     def __init__(self, policy: TransitionPolicy) -> None:
@@ -48,6 +49,7 @@ class Book:
         self._models: dict[str, dict[int, Entry]] = {}
         self._expected: set[str] = set()  # models of which nothing has been seen yet
         self._problems: dict[str, tuple[str, bool]] = {}
+        self._incomplete: dict[str, dict[int, str]] = {}
         self._withdrawn: dict[str, None] = {}
         self._source_stopped = False
 
@@ -61,6 +63,7 @@ class Book:
         """Take note that a model is configured no longer: nothing of it is wanted."""
         self._expected.discard(name)
         self._problems.pop(name, None)
+        self._incomplete.pop(name, None)
         self._withdrawn[name] = None
         for entry in self.versions(name).values():
             entry.aspired = False
@@ -93,12 +96,26 @@ class Book:
         self._models[failed.id.name][failed.id.version] = entry
         return True
 
-    def report(self, name: str, problem: str | None, *, final: bool) -> bool:
-        """Remember why versions of a model are missing; False if that is known."""
+    def report(
+        self,
+        name: str,
+        problem: str | None,
+        *,
+        final: bool,
+        incomplete: Mapping[int, str] = MappingProxyType({}),
+    ) -> bool:
+        """Remember why versions of a model are missing; False if that is known.
+
+        `incomplete` says why of each version that is there, and can't be loaded yet.
+        """
+        changed = self._incomplete.get(name, {}) != incomplete
+        self._incomplete[name] = dict(incomplete)
+        if not incomplete:
+            del self._incomplete[name]
         if problem is None:
-            return self._problems.pop(name, None) is not None
+            return self._problems.pop(name, None) is not None or changed
         if self._problems.get(name) == (problem, final):
-            return False
+            return changed
         self._problems[name] = (problem, final)
         logger.log(logging.WARNING if final else logging.INFO, "%s model=%s", problem, name)
         return True
@@ -137,17 +154,24 @@ class Book:
         return [version for version, entry in self.versions(name).items() if entry.has_failed]
 
     def status(self, name: str) -> list[VersionStatus]:
-        """Return where a model's versions stand, the highest first."""
-        return [
-            VersionStatus(version, entry.state, entry.error)
-            for version, entry in sorted(self.versions(name).items(), reverse=True)
+        """Return where a model's versions stand, the highest first.
+
+        One that is there and not whole has not started: its error says what it lacks.
+        """
+        entries = self.versions(name)
+        found = [VersionStatus(version, e.state, e.error) for version, e in entries.items()]
+        found += [
+            VersionStatus(version, State.START, Unavailable(reason))
+            for version, reason in self._incomplete.get(name, {}).items()
+            if version not in entries
         ]
+        return sorted(found, key=lambda status: status.version, reverse=True)
 
     def problem(self, name: str) -> str | None:
         """Return why versions of a model are missing, or did not load; None if all is well."""
         reasons = [str(entry.error) for entry in self.versions(name).values() if entry.has_failed]
         problem, final = self._problems.get(name, ("", False))
-        # One that may pass by itself is perhaps over, and its end not told yet.
+        # One that may pass by itself is perhaps over, and nobody has reported that yet.
         if problem and (final or not reasons):
             reasons.append(problem)
         return "; ".join(reasons) or None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ladle.server.core.errors import NotFound
 from ladle.server.core.lifecycle.entry import Entry, Handle
 from ladle.server.core.lifecycle.states import State
-from ladle.server.core.sources.version_policy import settled_labels
+from ladle.server.core.sources.version_policy import effective_labels
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ServingMap:
         serving = dict(self._serving)
         before = serving.pop(name, None)
         if available:
-            labels = settled_labels(
+            labels = effective_labels(
                 self._folder_labels.get(name, {}),
                 before.labels if before else {},
                 available.__contains__,

@@ -1,4 +1,4 @@
-"""Loads and unloads: what the book says is next, each in a thread of its own."""
+"""Loads and unloads: what the registry says is next, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import Code, ServingError, Unavailable
-from ladle.server.core.lifecycle.changes import Changes
+from ladle.server.core.lifecycle.changes import ChangeNotifier
 from ladle.server.core.lifecycle.entry import Entry
-from ladle.server.core.lifecycle.registry import Book
+from ladle.server.core.lifecycle.registry import Registry
 from ladle.server.core.lifecycle.serving_map import ServingMap
 from ladle.server.core.lifecycle.states import Load, State, Unload, retry_wait_s
 from ladle.server.core.servable import Servable
@@ -24,7 +24,7 @@ Loader = Callable[[ServableId, Path], Servable]
 
 
 class Transitions:
-    """Takes versions from state to state as the book says, and the map after them.
+    """Takes versions from state to state as the registry says, and the map after them.
 
     `advance` and `advance_held_up` are called under the manager's lock.
     """
@@ -32,9 +32,9 @@ class Transitions:
     def __init__(
         self,
         load: Loader,
-        book: Book,
+        registry: Registry,
         serving: ServingMap,
-        changes: Changes,
+        changes: ChangeNotifier,
         clock: Clock,
         *,
         max_loads: int,
@@ -45,16 +45,16 @@ class Transitions:
 
         Args:
             load: loads a version.
-            book: says what is to be done, and is told what was.
+            registry: says what is to be done, and keeps what was.
             serving: the map that requests read.
-            changes: the lock around all this, and who is told.
+            changes: the lock around all this, and who is notified.
             clock: what tells the time.
             max_loads: how many loads run at a time.
             max_retries: how often a version that failed is tried again by itself.
             longest_retry_wait_s: the bound of the waits between them.
         """
         self._load = load
-        self._book = book
+        self._registry = registry
         self._serving = serving
         self._changes = changes
         self._changed = changes.condition
@@ -62,6 +62,7 @@ class Transitions:
         self._max_loads = max_loads
         self._max_retries = max_retries
         self._longest_retry_wait_s = longest_retry_wait_s
+        # All of these are guarded by the manager's lock, changes.condition.
         self.threads: set[threading.Thread] = set()
         """Those that load, unload, or wait to load again."""
         self.loads = 0
@@ -71,10 +72,10 @@ class Transitions:
     def advance(self, name: str) -> None:
         """Begin all that is to be done for a model; comes after every change."""
         self._held_up.pop(name, None)
-        self._changes.note(name)
-        self._book.tidy(name)
-        while action := self._book.next_action(name):
-            entry = self._book.versions(name)[action.version]
+        self._changes.record(name)
+        self._registry.tidy(name)
+        while action := self._registry.next_action(name):
+            entry = self._registry.versions(name)[action.version]
             match action:
                 case Load():
                     if self.loads >= self._max_loads:
@@ -92,7 +93,7 @@ class Transitions:
                         break
                     # Published as unloading first, so that no observer trusts it a moment longer.
                     entry.move(State.UNLOADING)
-                    self._serving.publish(name, self._book.versions(name))
+                    self._serving.publish(name, self._registry.versions(name))
 
     def advance_held_up(self) -> None:
         """Go on with the models that had to wait, until one has to wait again."""
@@ -113,7 +114,7 @@ class Transitions:
                 pass  # whoever started it has noted by now what the version's state is
             try:
                 target(entry)
-                self._changes.tell()
+                self._changes.notify()
             finally:
                 with self._changed:
                     self.threads.discard(thread)
@@ -136,13 +137,13 @@ class Transitions:
                 entry.end(outcome)
             else:
                 entry.servable = outcome
-                # Handles can be had before anyone is told that they can.
+                # Handles can be had before anyone is notified.
                 entry.move(State.AVAILABLE)
-                self._serving.publish(entry.id.name, self._book.versions(entry.id.name))
+                self._serving.publish(entry.id.name, self._registry.versions(entry.id.name))
             self.advance(entry.id.name)
             self.advance_held_up()
         if isinstance(outcome, ServingError):
-            self._changes.tell()
+            self._changes.notify()
             self._retry(entry)
 
     def _outcome(self, entry: Entry) -> Servable | ServingError:
@@ -169,10 +170,12 @@ class Transitions:
             return
         due = self._clock.now() + retry_wait_s(failed.attempt, self._longest_retry_wait_s)
         with self._changed:
-            while self._book.is_current(failed) and failed.aspired and not self._book.stopping:
+            while (
+                self._registry.is_current(failed) and failed.aspired and not self._registry.stopping
+            ):
                 remaining_s = due - self._clock.now()
                 if remaining_s <= 0:
-                    self._book.start_over(failed, failed.attempt + 1)
+                    self._registry.start_over(failed, failed.attempt + 1)
                     self.advance(failed.id.name)
                     return
                 self._clock.wait(self._changed, remaining_s)
@@ -187,5 +190,5 @@ class Transitions:
         with self._changed:
             entry.end(None)
             self.advance(entry.id.name)
-            self._book.forget_withdrawn()
+            self._registry.forget_withdrawn()
             self.advance_held_up()

@@ -7,18 +7,24 @@ from collections.abc import Callable, Iterable
 
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError, Unavailable
-from ladle.server.core.lifecycle.changes import Changes
-from ladle.server.core.lifecycle.registry import Book
+from ladle.server.core.lifecycle.changes import ChangeNotifier
+from ladle.server.core.lifecycle.registry import Registry
 
 
 class Waiting:
-    """Those who wait for what the book is to say. Thread-safe."""
+    """Those who wait for what the registry is to say. Thread-safe."""
 
     def __init__(
-        self, book: Book, changes: Changes, clock: Clock, *, most: int, longest_s: float
+        self,
+        registry: Registry,
+        changes: ChangeNotifier,
+        clock: Clock,
+        *,
+        most: int,
+        longest_s: float,
     ) -> None:
         """`most` requests wait for first versions at a time, each for at most `longest_s`."""
-        self._book = book
+        self._registry = registry
         self._changed = changes.condition
         self._clock = clock
         self._most = most
@@ -43,7 +49,7 @@ class Waiting:
                 self._changed.notify_all()
 
         with self._changed:
-            if not self._book.is_coming(name):
+            if not self._registry.is_coming(name):
                 return
             if self.requests >= self._most:
                 raise _loading(
@@ -58,7 +64,7 @@ class Waiting:
                 # stream keeps it until its end, however many of its requests are refused.
                 on_end(leave)
             with self._changed:
-                while self._book.is_coming(name):
+                while self._registry.is_coming(name):
                     remaining_s = until - self._clock.now()
                     if remaining_s <= 0:
                         late = Unavailable if until == limit else DeadlineExceeded
@@ -76,8 +82,8 @@ class Waiting:
         deadline = None if timeout_s is None else self._clock.now() + timeout_s
         waiting = set(names)
         with self._changed:
-            while waiting := {name for name in waiting if not self._book.is_settled(name)}:
-                if self._book.stopping:
+            while waiting := {name for name in waiting if not self._registry.is_settled(name)}:
+                if self._registry.stopping:
                     return False
                 remaining_s = None if deadline is None else deadline - self._clock.now()
                 if remaining_s is not None and remaining_s <= 0:

@@ -71,10 +71,10 @@ class ModelSet:
         """What is configured now, by name."""
         return self._configured.models()
 
-    def begin(self, models: Iterable[ModelConfig]) -> None:
+    def apply_first(self, models: Iterable[ModelConfig]) -> None:
         """Put the first models in place: their labels may name versions that are yet to load."""
         with self._lock:
-            self._put(models)
+            self._apply(models)
 
     def replace(self, models: Iterable[ModelConfig]) -> set[str]:
         """Put `models` in place of all that were; return the names that are new, at once.
@@ -134,7 +134,7 @@ class ModelSet:
             return model is not None
 
     def rescan(self, name: str) -> None:
-        """Look at one model's base path now, and try its failed versions again.
+        """Scan one model's base path now, and try its failed versions again.
 
         Raises:
             NotFound: It is not configured.
@@ -189,10 +189,10 @@ class ModelSet:
             allow_unavailable=self._allow_unavailable_labels,
         )
         new = models.keys() - self.models.keys()
-        self._put(models.values())
+        self._apply(models.values())
         return new
 
-    def _put(self, models: Iterable[ModelConfig]) -> None:
+    def _apply(self, models: Iterable[ModelConfig]) -> None:
         models = list(models)
         self._configured.replace({model.name: model for model in models})
         self._manager.set_labels({model.name: model.labels for model in models})

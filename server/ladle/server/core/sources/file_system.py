@@ -1,4 +1,4 @@
-"""The source: looks at base paths, and tells the manager which versions are aspired."""
+"""The source: scans base paths, and states to the manager which versions are aspired."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from functools import partial
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Unavailable
-from ladle.server.core.sources.base_path import BasePath, Check, Found
-from ladle.server.core.sources.scan_threads import Lookers
+from ladle.server.core.sources.base_path import BasePath, Check, ScanResult
+from ladle.server.core.sources.scan_threads import ScanThreads
 from ladle.server.core.sources.source import AspiredVersions, MonitoredModel
 
 logger = logging.getLogger(__name__)
 
-# A folder counts as at rest after one poll without a change, but no later than this.
-_LONGEST_SETTLE_S = 2.0
-# A look takes milliseconds: so long one round waits for those that take longer, all together, and
-# so long for each that comes after. They go on by themselves.
+# A folder counts as stable after one poll without a change, but no later than this.
+_LONGEST_STABLE_FOR_S = 2.0
+# A scan takes milliseconds. A round waits so long for slower ones, all together, and then so long
+# for each scan that comes after. Slower ones go on by themselves.
 _ROUND_PATIENCE_S = 2.0
 _LEAST_PATIENCE_S = 0.1
 # A file system that has not answered for so long may never do.
 _HANGS_AFTER_S = 30.0
-# How long a rescan waits for the look under way, and for its own.
+# How long a rescan waits for the scan under way, and for its own.
 _RESCAN_PATIENCE_S = 5.0
 
 
 class _Watched:
-    """A model that is looked at, by one thread at a time."""
+    """A model whose base path is scanned, by one thread at a time.
+
+    FileSystemSource._changed guards it.
+    """
 
     def __init__(self, model: MonitoredModel, base: BasePath) -> None:
         self.model = model
         self.base = base
-        self.looked = False
+        self.scanned = False
         self.began: float | None = None
-        """When the look began that is under way."""
+        """When the scan under way began; None while there is none."""
 
 
 class FileSystemSource:
     """Polls the base paths of models and states what it finds, one model at a time. Thread-safe.
 
-    A version counts once it is whole and at rest; until then what is served stays. So it does
+    A version counts once it is whole and stable; until then what is served stays. So it does
     while a base path can't be read, or does not answer, and the other models go on; upstream gives
     up the poll of all models then (tensorflow/serving issue 2189).
     """
@@ -56,24 +59,25 @@ class FileSystemSource:
         clock: Clock | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Take how to look; nothing is read before `start`.
+        """Take how to scan; nothing is read before `start`.
 
         Args:
-            manager: told, from threads of the source's, what there is.
-            poll_wait_s: seconds between polls; 0 looks at each model once, without waiting for
-                files to come to rest; less never looks, but for `rescan`.
-            check: tells whether a folder is whole.
+            manager: gets what there is, from threads of the source's.
+            poll_wait_s: seconds between polls; 0 scans each model once, without waiting until
+                files are stable; less scans only by `rescan`.
+            check: says what a folder lacks.
             clock: for tests.
             wall: seconds since 1970, for tests.
         """
         self._manager = manager
         self._poll_wait_s = poll_wait_s
-        self._settle_s = min(max(poll_wait_s, 0.0), _LONGEST_SETTLE_S)
+        self._stable_for_s = min(max(poll_wait_s, 0.0), _LONGEST_STABLE_FOR_S)
         self._check = check
         self._clock = clock or MonotonicClock()
         self._wall = wall
-        self._lookers = Lookers(self._clock)
+        self._scan_threads = ScanThreads(self._clock)
         self._changed = threading.Condition()
+        # Guarded by _changed.
         self._watched: dict[str, _Watched] = {}
         self._due = False
         self._stopped = False
@@ -83,7 +87,7 @@ class FileSystemSource:
         """Watch just these models from now on; returns at once.
 
         Models left out are withdrawn. New ones, and those whose base path or policy is another,
-        are looked at without waiting for the next poll.
+        are scanned without waiting for the next poll.
         """
         wanted = {model.name: model for model in models}
         with self._changed:
@@ -95,16 +99,16 @@ class FileSystemSource:
                 if known is None or known.model.base_path != model.base_path:
                     self._watched[name] = _Watched(model, self._base(model))
                     if self._poll_wait_s < 0:
-                        unseen = "its base path is not looked at before RescanModel asks for it"
+                        unseen = "its base path is not scanned before RescanModel asks for it"
                         self._manager.report(name, unseen, final=True)
                 elif known.model != model:
                     known.model = model
-                    known.looked = False
+                    known.scanned = False
             self._due = True
             self._changed.notify_all()
 
     def start(self) -> None:
-        """Look once, in the caller's time, then go on in a thread."""
+        """Scan once, in the caller's time, then go on in a thread."""
         if self._poll_wait_s < 0:
             return
         self.step()
@@ -118,28 +122,28 @@ class FileSystemSource:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
-        self._lookers.close()
+        self._scan_threads.close()
         self._manager.source_stopped()
 
     def step(self, *, only_new: bool = False) -> None:
-        """Look at every base path once, or only at those not looked at yet.
+        """Scan every base path once, or only those not scanned yet.
 
-        One that does not answer is left to itself after a while, and not looked at again before
+        One that does not answer is left to itself after a while, and is not scanned again before
         it does.
         """
         with self._changed:
             self._due = False
-            watched = [w for w in self._watched.values() if not (only_new and w.looked)]
+            watched = [w for w in self._watched.values() if not (only_new and w.scanned)]
         until = self._clock.now() + _ROUND_PATIENCE_S
         for one in watched:
             if self._stopped:
                 return
             patience_s = max(_LEAST_PATIENCE_S, until - self._clock.now())
-            if not (self._claim(one, 0.0) and self._look(one, patience_s)):
+            if not (self._claim(one, 0.0) and self._scan(one, patience_s)):
                 self._report_hanging(one)
 
     def rescan(self, name: str) -> bool:
-        """Look at one model's base path now, and try its failed versions again.
+        """Scan one model's base path now, and try its failed versions again.
 
         Returns False if no such model is watched.
 
@@ -151,7 +155,7 @@ class FileSystemSource:
         if watched is None:
             return False
         if not (
-            self._claim(watched, _RESCAN_PATIENCE_S) and self._look(watched, _RESCAN_PATIENCE_S)
+            self._claim(watched, _RESCAN_PATIENCE_S) and self._scan(watched, _RESCAN_PATIENCE_S)
         ):
             raise Unavailable(f"model {name}: {_no_answer(watched)}; try again later")
         for version in self._manager.failed(name):
@@ -162,14 +166,14 @@ class FileSystemSource:
         return BasePath(
             model.base_path,
             self._check,
-            settle_s=self._settle_s,
+            stable_for_s=self._stable_for_s,
             clock=self._clock,
             wall=self._wall,
         )
 
     def _claim(self, watched: _Watched, wait_s: float) -> bool:
-        """Be the one to look; False if another look goes on for longer than that."""
-        if self._lookers.are_all_hanging:
+        """Be the one to scan; False if another scan goes on for longer than that."""
+        if self._scan_threads.are_all_hanging:
             return False
         until = self._clock.now() + wait_s
         with self._changed:
@@ -179,22 +183,22 @@ class FileSystemSource:
                     return False
                 self._clock.wait(self._changed, remaining_s)
             watched.began = self._clock.now()
-            watched.looked = True
+            watched.scanned = True
         return True
 
-    def _look(self, watched: _Watched, patience_s: float) -> bool:
-        """Look at what was claimed; False if that goes on."""
-        return self._lookers.do(partial(self._look_and_tell, watched), patience_s)
+    def _scan(self, watched: _Watched, patience_s: float) -> bool:
+        """Scan what was claimed; False if that goes on."""
+        return self._scan_threads.run(partial(self._scan_and_report, watched), patience_s)
 
-    def _look_and_tell(self, watched: _Watched) -> None:
+    def _scan_and_report(self, watched: _Watched) -> None:
         model = watched.model
-        found: Found | None = None
+        found: ScanResult | None = None
         try:
-            found = watched.base.look(model.policy, self._manager.failed(model.name))
+            found = watched.base.scan(model.policy, self._manager.failed(model.name))
         finally:
             with self._changed:
                 watched.began = None
-                self._due = self._due or not watched.looked  # its policy is another by now
+                self._due = self._due or not watched.scanned  # its policy is another by now
                 self._changed.notify_all()
                 # If it is not watched, it was withdrawn meanwhile, or moved.
                 if (
@@ -202,15 +206,15 @@ class FileSystemSource:
                     and self._watched.get(model.name) is watched
                     and not self._stopped
                 ):
-                    self._tell(model.name, found)
+                    self._report(model.name, found)
 
-    def _tell(self, name: str, found: Found) -> None:
+    def _report(self, name: str, found: ScanResult) -> None:
         if found.labels is not None:
             self._manager.label(name, found.labels)
         if found.wanted is not None:
             self._manager.aspire(name, found.wanted)
-        self._manager.report(name, found.problem, final=found.final)
-        for version in found.mended:
+        self._manager.report(name, found.problem, final=found.final, incomplete=found.incomplete)
+        for version in found.repaired:
             self._manager.retry(name, version)
 
     def _report_hanging(self, watched: _Watched) -> None:
@@ -235,8 +239,8 @@ class FileSystemSource:
             try:
                 self.step(only_new=only_new)
             except Exception:
-                logger.exception("a look at the base paths failed")
+                logger.exception("a scan of the base paths failed")
 
 
 def _no_answer(watched: _Watched) -> str:
-    return f"base path {watched.model.base_path} does not answer: a look at it is still under way"
+    return f"base path {watched.model.base_path} does not answer: a scan of it is still under way"

@@ -1,4 +1,4 @@
-"""The threads that look at base paths, of which any may hang on a file system that is gone."""
+"""Threads that scan base paths. Any of them may hang on a file system that is gone."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ logger = logging.getLogger(__name__)
 # More threads than models with a base path of their own should ever hang.
 _MOST_THREADS = 1000
 
-_Inbox: TypeAlias = "SimpleQueue[_Errand | None]"
+_Inbox: TypeAlias = "SimpleQueue[_ScanJob | None]"
 
 
-class _Errand:
-    def __init__(self, look: Callable[[], None]) -> None:
-        self.look = look
-        self.over = False
+class _ScanJob:
+    def __init__(self, scan: Callable[[], None]) -> None:
+        self.scan = scan
+        self.done = False
 
 
-class Lookers:
-    """One thread that does what it is told, and others beside those that hang. Thread-safe.
+class ScanThreads:
+    """One thread that runs scans, and a new one after each that hangs. Thread-safe.
 
-    Nothing can be done about a call to a dead file system but to leave its thread behind.
+    A call to a dead file system can't be ended: its thread is left behind.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._changed = threading.Condition()
+        # Guarded by _changed.
         self._idle: _Inbox | None = None
         self._threads = 0
         self._closed = False
@@ -42,12 +43,12 @@ class Lookers:
         """Whether so many threads were left behind that no other may join them."""
         return self._idle is None and self._threads >= _MOST_THREADS
 
-    def do(self, look: Callable[[], None], patience_s: float) -> bool:
-        """Have a thread look, and wait for it; False if it goes on after so many seconds.
+    def run(self, scan: Callable[[], None], patience_s: float) -> bool:
+        """Run a scan in a thread and wait for it; False if it goes on after `patience_s` seconds.
 
-        What `look` raises is logged.
+        What `scan` raises is logged.
         """
-        errand = _Errand(look)
+        job = _ScanJob(scan)
         with self._changed:
             inbox, self._idle = self._idle, None
             self._threads += inbox is None
@@ -61,12 +62,12 @@ class Lookers:
             except RuntimeError:  # the system has no room for more
                 with self._changed:
                     self._threads -= 1
-                _do(errand)
+                _run(job)
                 return True
-        inbox.put(errand)
+        inbox.put(job)
         until = self._clock.now() + patience_s
         with self._changed:
-            while not errand.over:
+            while not job.done:
                 remaining_s = until - self._clock.now()
                 if remaining_s <= 0:
                     return False
@@ -81,20 +82,20 @@ class Lookers:
                 self._idle.put(None)
 
     def _work(self, inbox: _Inbox) -> None:
-        while (errand := inbox.get()) is not None:
-            _do(errand)
+        while (job := inbox.get()) is not None:
+            _run(job)
             with self._changed:
-                errand.over = True
+                job.done = True
                 self._changed.notify_all()
                 if self._idle is not None or self._closed:
                     self._threads -= 1
                     return
                 self._idle = inbox
-            del errand
+            del job
 
 
-def _do(errand: _Errand) -> None:
+def _run(job: _ScanJob) -> None:
     try:
-        errand.look()
+        job.scan()
     except Exception:
-        logger.exception("a look at a base path failed")
+        logger.exception("the scan of a base path failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from ladle.server.core.sources.version_policy import Latest, VersionPolicy
@@ -20,7 +21,7 @@ class MonitoredModel:
 
 
 class AspiredVersions(Protocol):
-    """Who is told of what lies under the base paths: the manager."""
+    """Who takes what lies under the base paths: the manager."""
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
         """Take all the versions of a model that should be served, each with its folder."""
@@ -37,11 +38,21 @@ class AspiredVersions(Protocol):
     def retry(self, name: str, version: int) -> None:
         """Load a failed version afresh: its files have changed."""
 
-    def report(self, name: str, problem: str | None, *, final: bool) -> None:
-        """Hear why versions are missing; `final`: waiting alone won't mend it."""
+    def report(
+        self,
+        name: str,
+        problem: str | None,
+        *,
+        final: bool,
+        incomplete: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Take why versions are missing, and why each of `incomplete` can't be loaded yet.
+
+        `final`: waiting alone won't change that.
+        """
 
     def source_stopped(self) -> None:
-        """Hear that nothing more will be aspired."""
+        """Take note that nothing more will be aspired."""
 
 
 class Source(Protocol):
@@ -54,13 +65,13 @@ class Source(Protocol):
         """Follow these models and no others; those left out are withdrawn. Returns at once."""
 
     def start(self) -> None:
-        """Look for versions now, and again from time to time; may block for a first look."""
+        """Look for versions now, and again from time to time; may block for a first scan."""
 
     def stop(self) -> None:
-        """State nothing any more; may block for as long as a look takes."""
+        """State nothing any more; may block for as long as a scan takes."""
 
     def rescan(self, name: str) -> bool:
-        """Look at one model now, and try its failed versions again; blocks for some seconds.
+        """Scan one model's base path now, and retry its failed versions; blocks for some seconds.
 
         Returns False if the model is not followed.
 

@@ -1,4 +1,4 @@
-"""When a version's folder has come to rest: nobody seems to be writing into it any more."""
+"""Whether a version's folder is stable: nobody seems to be writing into it any more."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _MAX_DEPTH = 8
 _MAX_ENTRIES = 100_000
 
 
-class Look(NamedTuple):
-    """What a folder looked like at one moment."""
+class FolderScan(NamedTuple):
+    """What a folder held at one moment."""
 
     fingerprint: int
     """Differs once a name, a size or a time of change does."""
@@ -19,24 +19,24 @@ class Look(NamedTuple):
     """When anything in it changed last, in the file system's seconds since 1970."""
 
 
-class Rest(NamedTuple):
-    """How long a folder has looked the same."""
+class Stability(NamedTuple):
+    """How long a folder has held the same."""
 
-    look: Look
+    scan: FolderScan
     since_s: float
-    """The monotonic time of the first of the looks that were all alike."""
+    """The monotonic time of the first scan with the same fingerprint as the last one."""
     seen_changing: bool
-    """Whether an earlier look was different."""
+    """Whether an earlier scan had another fingerprint."""
 
 
-def look_at(folder: Path) -> Look:
-    """Return what the folder looks like now, with everything below it.
+def scan_folder(folder: Path) -> FolderScan:
+    """Return what the folder holds now, with everything below it.
 
     Raises:
         OSError: Something vanished meanwhile, or can't be read, or there is far too much of it.
     """
     facts: list[tuple[str, int, int]] = []
-    # The folder's own ctime is left out: a finished version that is renamed into place is at rest.
+    # The folder's own ctime is left out: a finished version that is renamed into place is stable.
     newest_ns = os.stat(folder).st_mtime_ns
     pending = [(os.fspath(folder), "", 0)]
     while pending:
@@ -55,30 +55,30 @@ def look_at(folder: Path) -> Look:
                     facts.append((name, -1, 0))
                 else:
                     facts.append((name, status.st_size, changed_ns))
-    return Look(hash(tuple(sorted(facts))), newest_ns / 1e9)
+    return FolderScan(hash(tuple(sorted(facts))), newest_ns / 1e9)
 
 
-def observe(previous: Rest | None, look: Look, now_s: float) -> Rest:
-    """Return how long the folder has been at rest, given one more look at it."""
+def observe(previous: Stability | None, scan: FolderScan, now_s: float) -> Stability:
+    """Return how long the folder has been stable, given one more scan."""
     if previous is None:
-        return Rest(look, now_s, seen_changing=False)
-    if previous.look.fingerprint != look.fingerprint:
-        return Rest(look, now_s, seen_changing=True)
+        return Stability(scan, now_s, seen_changing=False)
+    if previous.scan.fingerprint != scan.fingerprint:
+        return Stability(scan, now_s, seen_changing=True)
     return previous
 
 
-def is_settled(rest: Rest, settle_s: float, *, now_s: float, wall_s: float) -> bool:
-    """Whether nothing has changed for `settle_s` seconds.
+def is_stable(stability: Stability, stable_for_s: float, *, now_s: float, wall_s: float) -> bool:
+    """Whether nothing has changed for `stable_for_s` seconds.
 
-    The file system's own times are believed of a folder that was never seen to change, so that
-    what has long been there waits for nothing; of another, only what was seen counts.
+    If a folder has not changed since its first scan, its own times of change decide too: a version
+    that has long been there need not wait. Otherwise only the scans count.
 
     Args:
-        rest: what was observed.
-        settle_s: how long is long enough.
+        stability: what was observed.
+        stable_for_s: how long is long enough.
         now_s: monotonic time, as in `rest`.
         wall_s: seconds since 1970.
     """
-    if now_s - rest.since_s >= settle_s:
+    if now_s - stability.since_s >= stable_for_s:
         return True
-    return not rest.seen_changing and wall_s - rest.look.newest_change_s >= settle_s
+    return not stability.seen_changing and wall_s - stability.scan.newest_change_s >= stable_for_s

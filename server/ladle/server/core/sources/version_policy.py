@@ -67,7 +67,7 @@ def aspired(
     return {version: folders[version] for version in sorted(islice(highest_first, count))}
 
 
-def restated(
+def next_aspired(
     folders: Mapping[int, str],
     policy: VersionPolicy,
     whole: Mapping[int, str],
@@ -93,7 +93,7 @@ def restated(
     return {version: folders[version] for version in sorted(current) if version in folders}
 
 
-def settled_labels(
+def effective_labels(
     wanted: Mapping[str, int], current: Mapping[str, int], is_available: Callable[[int], bool]
 ) -> dict[str, int]:
     """Return the labels to put in force: each on its version as soon as that is available.

@@ -49,7 +49,7 @@ def test_large_bodies_go_through_threads_both_ways(rest: Setting) -> None:
 
 
 def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
-    with serving(tmp_path) as setting:
+    with serving(tmp_path, enable_batching=True) as setting:
         servable = setting.servables[ServableId("m", 2)]
         servable.hold()
         answers: list[Any] = []

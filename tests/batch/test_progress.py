@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from ladle.batch.progress import Progress, State, bar, duration, line, write_line
+from ladle.batch.progress import Progress, ProgressState, bar, duration, line, write_line
 
 
-def state(rows: int = 5000, share: float = 0.5, elapsed_s: float = 10.0) -> State:
-    return State(
+def state(rows: int = 5000, share: float = 0.5, elapsed_s: float = 10.0) -> ProgressState:
+    return ProgressState(
         rows=rows,
         failed=3,
         share=share,

@@ -14,8 +14,8 @@ from ladle.batch.errors import BatchError, ChangedError
 from ladle.batch.job import Job, Summary
 from ladle.batch.model import ConnectClient, fetch_metadata, predict, signature_of
 from ladle.batch.output.folder import OnStep, OutputFolder
-from ladle.batch.output.manifest import Manifest, go_on
-from ladle.batch.progress import State
+from ladle.batch.output.manifest import Manifest, resumed
+from ladle.batch.progress import ProgressState
 from ladle.batch.readers import files
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.rows import Part
@@ -29,7 +29,7 @@ def execute(
     job: Job,
     connect: ConnectClient,
     *,
-    show: Callable[[State], None] = lambda state: None,
+    show: Callable[[ProgressState], None] = lambda state: None,
     on_step: OnStep = lambda step: None,
 ) -> Summary:
     """Predict all rows of the input that the output doesn't hold yet; blocks until that is done.
@@ -91,7 +91,7 @@ def _begin(folder: OutputFolder, wanted: Manifest, job: Job) -> Manifest:
     folder.check()
     found = None if job.restart else folder.read()
     if found is not None:
-        wanted = go_on(
+        wanted = resumed(
             found,
             wanted,
             allow_changed_input=job.allow_changed_input,

@@ -15,7 +15,7 @@ _BAR_WIDTH = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class ProgressState:
     """The progress of a run."""
 
     rows: int
@@ -42,7 +42,7 @@ class State:
         return None if done <= 0 else self.elapsed_s * (1 - self.share) / done
 
 
-def line(state: State) -> str:
+def line(state: ProgressState) -> str:
     """Return the state as one line: `52,000 rows, 41%, 9,800 rows/s, 8 s left, 3 failed`."""
     parts = [f"{state.rows:,} rows"]
     if state.share:
@@ -54,7 +54,7 @@ def line(state: State) -> str:
     return ", ".join(parts)
 
 
-def bar(state: State, width: int) -> str:
+def bar(state: ProgressState, width: int) -> str:
     """Return the state as a bar in one line of at most `width` characters."""
     filled = round(state.share * _BAR_WIDTH)
     drawn = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] " if state.share else ""
@@ -105,7 +105,7 @@ class Progress:
         self._shown_at = now()
         self._shown = 0
 
-    def show(self, state: State) -> None:
+    def show(self, state: ProgressState) -> None:
         """Show a state, unless the last one was shown just now."""
         interval_s = _BAR_INTERVAL_S if self._is_terminal else _LINE_INTERVAL_S
         if self._is_quiet or self._now() - self._shown_at < interval_s:

@@ -18,7 +18,7 @@ from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import Part, Rows
-from ladle.batch.writers.names import sayable
+from ladle.batch.writers.names import utf8_safe
 from ladle.client.inputs.images import expected_pixels, load
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, TensorSpec
 from ladle.client.prediction import Prediction
@@ -95,7 +95,7 @@ def _as_rows(part: Part, prediction: Prediction, top: int) -> list[dict[str, Any
     rows: list[dict[str, Any]] = []
     for index, number in enumerate(part.numbers.tolist()):
         row: dict[str, Any] = {"row": number}
-        row |= {column: sayable(str(values[index])) for column, values in part.kept.items()}
+        row |= {column: utf8_safe(str(values[index])) for column, values in part.kept.items()}
         row["version"] = prediction.version
         if best is not None:
             row["classes"] = [scored._asdict() for scored in best[index]]

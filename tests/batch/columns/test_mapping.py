@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ladle.batch.columns import mapping
-from ladle.batch.columns.mapping import ColumnRule, Source, parse_rule
+from ladle.batch.columns.mapping import ColumnRule, ColumnSource, parse_rule
 from ladle.batch.columns.tensors import prepare
 from ladle.batch.errors import BatchError
 from ladle.batch.rows import Column, FailedRow, Part, Rows
@@ -123,7 +123,7 @@ def prepared(
 ) -> list[Part]:
     count = len(next(iter(columns.values())))
     rows = Rows(start=5, stop=5 + count, numbers=np.arange(5, 5 + count), columns=columns)
-    source = Source(tuple(columns), np.dtype(dtype) if dtype else None, spec)
+    source = ColumnSource(tuple(columns), np.dtype(dtype) if dtype else None, spec)
     return list(prepare(rows, {"x": source}, ()))
 
 
@@ -181,7 +181,7 @@ def test_a_column_of_numbers_or_bytes_is_viewed_and_not_copied(column: pa.Array)
 @pytest.mark.parametrize("data_type", [BFLOAT16, COMPLEX64])
 def test_text_becomes_numbers_of_dtypes_that_arrow_lacks(data_type: int) -> None:
     dtype = dtypes.to_numpy(data_type)
-    source = Source(("c",), dtype, TensorSpec(data_type, (-1,)))
+    source = ColumnSource(("c",), dtype, TensorSpec(data_type, (-1,)))
     column = pa.array([" 1.5", "what", "2"])
     rows = Rows(start=0, stop=3, numbers=np.arange(3), columns={"c": column})
     [part] = prepare(rows, {"x": source}, ())
@@ -228,7 +228,7 @@ def test_text_and_bytes_stay_what_they_are_for_a_model_of_strings() -> None:
 def test_pictures_count_as_what_they_become(
     data_type: int, shape: tuple[int, ...], expected: int
 ) -> None:
-    source = Source(("path",), None, TensorSpec(data_type, shape))
+    source = ColumnSource(("path",), None, TensorSpec(data_type, shape))
     column = np.array(["a.png", "b.png"], object)
     rows = Rows(start=0, stop=2, numbers=np.arange(2), columns={"path": column})
     [part] = prepare(rows, {"x": source}, ())

@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.batch.columns.mapping import Source
+from ladle.batch.columns.mapping import ColumnSource
 from ladle.batch.columns.tensors import prepare
 from ladle.batch.rows import FailedRow, Part, Rows, objects
 from ladle.client.models import TensorSpec
 from ladle.protos import dtypes
 
 
-def source(*shape: int, dtype: Any = np.float32) -> dict[str, Source]:
+def source(*shape: int, dtype: Any = np.float32) -> dict[str, ColumnSource]:
     declared = np.dtype(dtype)
     spec = TensorSpec(data_type=dtypes.from_numpy(declared), shape=(-1, *shape))
-    return {"x": Source(("x",), declared, spec)}
+    return {"x": ColumnSource(("x",), declared, spec)}
 
 
-def prepared(values: list[Any], sources: dict[str, Source], *unread: int) -> list[Part]:
+def prepared(values: list[Any], sources: dict[str, ColumnSource], *unread: int) -> list[Part]:
     """Prepare rows with these values; rows that are `unread` have none."""
     good = [n for n in range(len(values)) if n not in unread]
     rows = Rows(

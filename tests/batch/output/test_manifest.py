@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ladle.batch.errors import BatchError, ChangedError
-from ladle.batch.output.manifest import Manifest, Shard, go_on
+from ladle.batch.output.manifest import Manifest, Shard, resumed
 
 SHARD = Shard(files=("part-00000.parquet",), start=0, stop=40, failed=2, versions=(3,))
 EMPTY = Manifest(input="sha256:1", settings={"model": "m", "map": {"x": ["a"]}}, version=3)
@@ -29,7 +29,7 @@ def test_what_is_no_manifest_is_told_in_one_line(text: str) -> None:
 
 
 def test_the_same_job_goes_on() -> None:
-    assert go_on(FOUND, EMPTY, allow_changed_input=False, allow_changed_model=False) == FOUND
+    assert resumed(FOUND, EMPTY, allow_changed_input=False, allow_changed_model=False) == FOUND
 
 
 @pytest.mark.parametrize(
@@ -43,25 +43,25 @@ def test_the_same_job_goes_on() -> None:
 )
 def test_another_job_does_not_go_on(wanted: Manifest, message: str) -> None:
     with pytest.raises(ChangedError, match=message):
-        go_on(FOUND, wanted, allow_changed_input=False, allow_changed_model=False)
+        resumed(FOUND, wanted, allow_changed_input=False, allow_changed_model=False)
 
 
 def test_a_changed_input_or_model_goes_on_where_that_is_allowed() -> None:
     changed = replace(EMPTY, input="sha256:2", version=4)
-    manifest = go_on(FOUND, changed, allow_changed_input=True, allow_changed_model=True)
+    manifest = resumed(FOUND, changed, allow_changed_input=True, allow_changed_model=True)
     assert (manifest.input, manifest.version, manifest.shards) == ("sha256:2", 4, (SHARD,))
 
 
 def test_what_was_complete_is_not_where_the_input_has_changed() -> None:
     done, changed = replace(FOUND, is_complete=True), replace(EMPTY, input="sha256:2")
-    assert go_on(done, EMPTY, allow_changed_input=True, allow_changed_model=False).is_complete
-    longer = go_on(done, changed, allow_changed_input=True, allow_changed_model=False)
+    assert resumed(done, EMPTY, allow_changed_input=True, allow_changed_model=False).is_complete
+    longer = resumed(done, changed, allow_changed_input=True, allow_changed_model=False)
     assert not longer.is_complete
 
 
 def test_other_settings_never_go_on() -> None:
     with pytest.raises(ChangedError, match="--restart"):
-        go_on(
+        resumed(
             FOUND,
             replace(EMPTY, settings={}),
             allow_changed_input=True,

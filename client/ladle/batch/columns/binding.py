@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ladle.batch.columns import mapping
-from ladle.batch.columns.mapping import Source
+from ladle.batch.columns.mapping import ColumnSource
 from ladle.batch.columns.tensors import prepare
 from ladle.batch.job import Job
 from ladle.batch.model import signature_of
@@ -21,7 +21,7 @@ class Binding:
     """Which column becomes which input of a model, and which columns go into the output."""
 
     reader: Reader
-    sources: dict[str, Source]
+    sources: dict[str, ColumnSource]
     """By the name of the input."""
     keep: tuple[str, ...]
     """Columns that go into the output."""

@@ -30,7 +30,7 @@ class ColumnRule(NamedTuple):
     """The dtype that the values become; None for the file's or the model's."""
 
 
-class Source(NamedTuple):
+class ColumnSource(NamedTuple):
     """The columns of one input of the model."""
 
     columns: tuple[str, ...]
@@ -65,7 +65,7 @@ def bind(
     is_text: bool,
     are_images: bool,
     is_normalised: bool,
-) -> dict[str, Source]:
+) -> dict[str, ColumnSource]:
     """Return the source of each input.
 
     A rule comes first, then a column with the input's name, then the only column for the only
@@ -107,7 +107,7 @@ def bind(
                 f"{_some(columns)}; say which it is: --map {name}=COLUMN"
             )
         dtype = _dtype(name, rule, spec, found, is_text=is_text, is_normalised=is_normalised)
-        sources[name] = Source(found, dtype, spec)
+        sources[name] = ColumnSource(found, dtype, spec)
     return sources
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.batch.columns.mapping import Source
+from ladle.batch.columns.mapping import ColumnSource
 from ladle.batch.rows import Column, FailedRow, Part, Rows
 from ladle.client.inputs.conversion import fits
 from ladle.client.inputs.images import expected_pixels
@@ -46,7 +46,7 @@ class _Piece(NamedTuple):
         return {name: (t.shape[1:], t.dtype) for name, t in self.tensors.items()}
 
 
-def prepare(rows: Rows, sources: Mapping[str, Source], keep: Sequence[str]) -> Iterator[Part]:
+def prepare(rows: Rows, sources: Mapping[str, ColumnSource], keep: Sequence[str]) -> Iterator[Part]:
     """Yield the rows as parts, in order; several where the shapes of rows differ."""
     if rows.start == rows.stop:
         return
@@ -64,7 +64,7 @@ def prepare(rows: Rows, sources: Mapping[str, Source], keep: Sequence[str]) -> I
 
 
 def _pieces(
-    rows: Rows, sources: Mapping[str, Source], begin: int, end: int
+    rows: Rows, sources: Mapping[str, ColumnSource], begin: int, end: int
 ) -> tuple[list[_Piece], list[FailedRow]]:
     """Convert the rows at positions `begin` to `end`; halve them until each bad row is alone."""
     if begin == end:
@@ -84,7 +84,7 @@ def _pieces(
 def _part(
     rows: Rows,
     pieces: Sequence[_Piece],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, ColumnSource],
     keep: Sequence[str],
     start: int,
     stop: int,
@@ -122,7 +122,7 @@ def _take(column: Column, positions: NDArray[np.int64]) -> Column:
 
 
 def _tensors(
-    columns: Mapping[str, Column], sources: Mapping[str, Source], rows: int
+    columns: Mapping[str, Column], sources: Mapping[str, ColumnSource], rows: int
 ) -> dict[str, NDArray[Any]]:
     tensors: dict[str, NDArray[Any]] = {}
     for name, source in sources.items() if rows else ():
@@ -136,7 +136,7 @@ def _tensors(
     return tensors
 
 
-def _array(column: Column, source: Source) -> NDArray[Any]:
+def _array(column: Column, source: ColumnSource) -> NDArray[Any]:
     are_decimals = False
     if not isinstance(column, np.ndarray):
         from ladle.batch.columns import arrow  # columns of Arrow come from who has imported pyarrow
@@ -167,7 +167,7 @@ def _declared_number(spec: TensorSpec | None) -> np.dtype[Any] | None:
         return None
 
 
-def _from_objects(column: NDArray[Any], source: Source) -> NDArray[Any]:
+def _from_objects(column: NDArray[Any], source: ColumnSource) -> NDArray[Any]:
     """Return values of Python, lists or arrays as one array; text and bytes stay objects."""
     if _is_string(source.spec) and all(isinstance(v, bytes | str) for v in column):
         return column
@@ -253,7 +253,7 @@ def _shaped(array: NDArray[Any], rows: int, spec: TensorSpec | None) -> NDArray[
     raise _Unfit(f"expected {list(inner)} in each row, got {list(given)}")
 
 
-def _picture_bytes(tensors: Mapping[str, NDArray[Any]], sources: Mapping[str, Source]) -> int:
+def _picture_bytes(tensors: Mapping[str, NDArray[Any]], sources: Mapping[str, ColumnSource]) -> int:
     """Return about how many bytes the pictures of one row have once they are decoded."""
     total = 0
     for name, tensor in tensors.items():

@@ -28,7 +28,7 @@ from ladle.batch.dispatch.steps import (
 from ladle.batch.output.folder import OutputFolder
 from ladle.batch.output.manifest import Manifest
 from ladle.batch.output.shards import ShardedOutput
-from ladle.batch.progress import State
+from ladle.batch.progress import ProgressState
 from ladle.batch.rows import Part
 from ladle.batch.writers.writer import MakeWriter
 from ladle.client.errors import LadleError
@@ -51,7 +51,7 @@ def dispatch(
     options: Options,
     *,
     give_up: Callable[[], None],
-    show: Callable[[State], None] = lambda state: None,
+    show: Callable[[ProgressState], None] = lambda state: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Manifest:
     """Predict all rows that the manifest doesn't count yet; return the manifest at the end.
@@ -101,7 +101,7 @@ class _Dispatcher:
         executor: ThreadPoolExecutor,
         events: SimpleQueue[_Event],
         reader: ReaderThread,
-        show: Callable[[State], None],
+        show: Callable[[ProgressState], None],
         now: Callable[[], float],
     ) -> None:
         self._ask = ask
@@ -174,8 +174,8 @@ class _Dispatcher:
             result = error
         self._events.put(_Outcome(request.serial, result))
 
-    def _state(self) -> State:
-        return State(
+    def _state(self) -> ProgressState:
+        return ProgressState(
             rows=self._output.rows,
             failed=self._output.failed,
             share=self._output.share,

@@ -91,7 +91,7 @@ class Manifest:
             raise BatchError(f"{FILE_NAME}: it can't be read as a manifest: {error}") from None
 
 
-def go_on(
+def resumed(
     found: Manifest, wanted: Manifest, *, allow_changed_input: bool, allow_changed_model: bool
 ) -> Manifest:
     """Return the manifest to go on with: `found`, if `wanted` would make the same output.

@@ -33,7 +33,7 @@ def two_columns(name: str) -> BatchError:
     )
 
 
-def sayable(value: Any) -> Any:
+def utf8_safe(value: Any) -> Any:
     """Return text with escapes for characters that UTF-8 doesn't have; other values unchanged."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ladle.batch.errors import BatchError, one_line
 from ladle.batch.rows import Answered, Column
-from ladle.batch.writers.names import ROW, plain, sayable, two_columns
+from ladle.batch.writers.names import ROW, plain, two_columns, utf8_safe
 
 
 def table(answered: Answered, lists: Set[str] = frozenset()) -> pa.Table:
@@ -66,7 +66,7 @@ def _kept(name: str, column: Column) -> pa.Array:
         try:
             array = pa.array(values)
         except UnicodeEncodeError:  # as of files whose names are no UTF-8
-            array = pa.array([sayable(value) for value in values])
+            array = pa.array([utf8_safe(value) for value in values])
         # Missing values alone have no type. Text is the most likely type of later rows.
         return array.cast(pa.string()) if pa.types.is_null(array.type) else array
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, ValueError) as error:

@@ -47,9 +47,10 @@ held out from training, checks the written model against the trained one, and ma
 The folder appears whole or not at all. Its signatures, each with an open batch dimension:
 
   serving_default    images float32, normalised   ->  probabilities float32, class_id int64
+                     (of a table: features float32, as they are in it)
   serving_uint8      images uint8, raw pixels     ->  the same
   serving_bytes      images, encoded PNG or JPEG  ->  the same
-  serving_raw        of a table, in place of these two: features float32, as they are in it
+  serving_columns    of a table, in place of these two: each column by its name
                                                   ->  the same
   classify           tf.Examples, with raw pixels as int64s in "images" or an encoded image in
                      "image/encoded"              ->  classes (labels) and scores, for Classify

@@ -44,7 +44,7 @@ from ladle.export.training.custom_model import load_model
 from ladle.export.training.fitting import Trained, Verbosity, check_backend, has_softmax, train
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.recipes import RECIPES
-from ladle.protos.model_card import ModelCard
+from ladle.protos.model_card import Column, ModelCard
 from ladle.protos.versions import MAX_VERSION
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ def export_model(
         write_evaluation(measured.evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
-            normalization=dataset.normalization,
+            normalization=dataset.normalization if dataset.preparation.are_images else None,
+            columns=tuple(Column(name=name) for name in dataset.columns),
             signatures=declared_signatures(folder),
             row_independent_signatures=checked.row_independent,
             metrics=measured.metrics,

@@ -29,6 +29,7 @@ def bind(
     are_images: bool = False,
     is_normalised: bool = False,
     optional: frozenset[str] = frozenset(),
+    of_card: tuple[str, ...] = (),
 ) -> dict[str, tuple[str, ...]]:
     sources = mapping.bind(
         inputs,
@@ -38,6 +39,7 @@ def bind(
         is_text=is_text,
         are_images=are_images,
         is_normalised=is_normalised,
+        of_card=of_card,
     )
     return {
         name: (*source.columns, *([str(source.dtype)] if source.dtype else []))
@@ -309,3 +311,22 @@ def test_a_part_is_cut_with_all_that_belongs_to_its_rows() -> None:
     before, after = part.cut_before(15)
     assert (before.stop, before.numbers.tolist()) == (15, [10, 12, 13])
     assert [failed.row for failed in after.failed] == [18]
+
+
+TABLE = {"features": TensorSpec(FLOAT, (-1, 2))}
+
+
+@pytest.mark.parametrize("rule", [(), ("features=*",), ("features=a,b,label",)])
+def test_the_columns_of_the_training_are_taken_in_its_order(rule: tuple[str, ...]) -> None:
+    bound = bind(TABLE, ["a", "label", "b"], *rule, of_card=("b", "a"))
+    assert bound["features"][:2] == ("b", "a")
+
+
+def test_a_column_of_the_training_that_the_file_has_not_is_named() -> None:
+    with pytest.raises(BatchError, match="that the input has not: b; the columns are a, c"):
+        bind(TABLE, ["a", "c"], of_card=("b", "a"))
+
+
+def test_a_pattern_without_numbers_keeps_the_order_of_the_file() -> None:
+    assert bind(TABLE, ["z", "a"], "features=*")["features"][:2] == ("z", "a")
+    assert bind(TABLE, ["x10", "x9"], "features=*")["features"][:2] == ("x9", "x10")

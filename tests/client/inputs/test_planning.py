@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,7 @@ from ladle.client.inputs.arrays import as_arrays
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.models import ModelMetadata, Signature, TensorSpec
 from ladle.protos import dtypes
-from ladle.protos.model_card import ModelCard, Normalization
+from ladle.protos.model_card import Column, ModelCard, Normalization
 
 PIXELS = np.array([[0, 51], [102, 255]], np.uint8)
 
@@ -312,3 +313,53 @@ def test_plans_are_equal_where_the_same_bytes_would_be_sent() -> None:
     assert one != plan_for(metadata(x=spec(), normalization=by_2))
     assert one != plan_for(metadata(x=spec(np.float64), normalization=by_255))
     assert one != plan_for(metadata(y=spec(), normalization=by_255))
+
+
+class TestColumns:
+    """The table that a model was trained on has columns a and b, in this order."""
+
+    MODEL = replace(
+        metadata(features=spec(shape=(-1, 2))),
+        card=ModelCard(columns=(Column(name="a"), Column(name="b"))),
+    )
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"b": [2.5, 4], "a": [1, 3]},
+            {"b": np.array([[2.5], [4]]), "a": np.array([1, 3], np.uint8)},
+            {"features": np.array([[1, 2.5], [3, 4]])},
+            np.array([[1, 2.5], [3, 4]]),
+        ],
+    )
+    def test_they_are_bound_by_name_whatever_their_order(self, given: Any) -> None:
+        sent = prepare(self.MODEL, given)
+        assert sent["features"].dtype == np.float32
+        assert sent["features"].tolist() == [[1, 2.5], [3, 4]]
+
+    def test_a_data_frames_are_bound_by_name(self) -> None:
+        class Frame(dict[str, list[int]]):
+            columns = ("b", "a")
+
+            def to_numpy(self) -> None:
+                """Be recognised as a DataFrame."""
+
+        frame = Frame(b=[2, 4], a=[1, 3])
+        assert prepare(self.MODEL, frame)["features"].tolist() == [[1, 2], [3, 4]]
+
+    def test_numbers_of_a_table_are_no_pixels(self) -> None:
+        table = np.array([[1, 2]], np.uint8)
+        assert prepare(self.MODEL, table)["features"].tolist() == [[1, 2]]
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"a": [1.0]}, r'expected its 2 columns by name, or .*; missing \["b"\]'),
+            ({"a": [1.0], "b": [2.0], "c": [3.0]}, r'not of the model \["c"\]'),
+            ({"a": [1.0], "b": [2.0, 3.0]}, r'column "b": expected 1 numbers, as in "a", got .*2'),
+            ({"a": [1.0], "b": ["x"]}, r'column "b": expected 1 numbers, as in "a", got object'),
+        ],
+    )
+    def test_what_is_missing_or_no_column_is_named(self, given: Any, message: str) -> None:
+        with pytest.raises(InvalidInput, match=message):
+            prepare(self.MODEL, given)

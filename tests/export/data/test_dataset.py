@@ -57,7 +57,7 @@ def test_labels_may_be_any_integers(arrays: Arrays, dtype: str) -> None:
         ("y_train", np.zeros(12), "y_train: expected integer labels, got float64"),
         ("y_train", np.array(["cat", "dog"] * 6), "y_train: expected integer labels, got <U3"),
         ("y_train", np.zeros(12, bool), "y_train: expected integer labels, got bool"),
-        ("y_train", np.zeros((12, 1), int), "shape [images], got [12, 1]"),
+        ("y_train", np.zeros((12, 2), int), "shape [images], got [12, 2]"),
         ("y_train", np.int64(3) * np.ones((), int), "shape [images], got []"),
         ("y_train", np.arange(11) % 3, "y_train: expected 12 labels, one an image, got 11"),
         ("y_train", np.zeros(12, int), "expected at least 2 classes, got 1"),
@@ -117,3 +117,10 @@ def test_features_are_finite_float32(arrays: Arrays) -> None:
     features[2, 1] = 0
     with pytest.raises(DataError, match="x_test: expected features of"):
         Dataset.from_arrays("small", arrays)
+
+
+def test_labels_in_a_column_are_labels(arrays: Arrays) -> None:
+    arrays["y_train"] = arrays["y_train"][:, np.newaxis]
+    dataset = Dataset.from_arrays("small", arrays)
+    assert dataset.y_train.shape == (12,)
+    assert dataset.labels == ("0", "1", "2")

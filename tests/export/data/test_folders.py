@@ -125,6 +125,30 @@ def test_blank_lines_of_a_table_are_passed_over(tmp_path: Path) -> None:
     assert load_data(path).x_test[:, 0].tolist() == [8, 9, 18, 19]
 
 
+def test_spaces_make_no_other_label_or_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(" age , label\n" + "1,yes\n2, yes \n3,no\n4,no \n" * 5)
+    dataset = load_data(path)
+    assert dataset.labels == ("no", "yes")
+    assert dataset.columns == ("age",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,label\n1,x\n2, \n", "line 3: expected a label, got an empty one"),
+        ("a,a,label\n1,2,x\n", "expected each column once, got a several times"),
+    ],
+)
+def test_a_label_that_is_empty_or_a_column_twice_is_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_data(path)
+
+
 def test_a_table_of_numbers_to_predict(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "a,target", *(f"{n},{n * 2.5}" for n in range(10)))
     dataset = load_data(path, regression=True)

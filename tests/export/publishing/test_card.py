@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ladle.export import Dataset, ExportError, TrainingOptions
 from ladle.export.publishing.card import git_commit, provenance, write_card
-from ladle.protos.model_card import ModelCard
+from ladle.protos.model_card import Column, ModelCard
 
 
 def test_provenance_tells_how_to_train_the_version_again(arrays: dict[str, NDArray[Any]]) -> None:
@@ -59,7 +59,11 @@ def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_card_lies_where_servers_look_for_it(tmp_path: Path) -> None:
-    card = ModelCard(labels=("cat", "dog"), metrics={"accuracy": 0.5})
+    card = ModelCard(
+        labels=("cat", "dog"),
+        metrics={"accuracy": 0.5},
+        columns=(Column(name="b"), Column(name="a", dtype="int64")),
+    )
     write_card(card, tmp_path)
     assert ModelCard.from_json((tmp_path / "assets.extra" / "ladle.json").read_bytes()) == card
 

@@ -10,7 +10,8 @@ import pytest
 from exporting import CLASSIFIER_SIGNATURES, ONE_EPOCH, TF1Session
 from numpy.typing import NDArray
 
-from ladle.export import Dataset, Exported, Requirements, export_model
+from ladle.export import Dataset, Exported, Requirements, export_model, load_data
+from ladle.export.data.preparation import Preparation
 from ladle.protos.model_card import Normalization
 from ladle.protos.tensorflow_pb import Example
 
@@ -171,8 +172,7 @@ def test_a_regression_has_values_and_answers_regress(
     assert exported.card.metrics.keys() == {"mae", "mse"}
     session = TF1Session(exported.path)
     assert session.signatures["regress"].method_name == "tensorflow/serving/regress"
-    prepared = normalization.apply(dataset.x_test)
-    expected = session.run("serving_default", prepared, "values")
+    expected = session.run("serving_default", dataset.x_test, "values")
     assert expected.shape == (6,)
     example = Example()
     example.features.feature["features"].float_list.value.extend(dataset.x_test[0].tolist())
@@ -183,3 +183,34 @@ def test_a_regression_has_values_and_answers_regress(
     session.close()
     with pytest.raises(ValueError, match="a regression has no accuracy"):
         export_model(tmp_path, dataset, requirements=Requirements(min_accuracy=0.5))
+
+
+def test_a_table_takes_raw_numbers_and_columns_by_name(tmp_path: Path, checked_here: None) -> None:
+    import tensorflow as tf
+
+    rows = np.random.default_rng(0).normal([50, 5000], [9, 2000], size=(40, 2)).round(1)
+    lines = [f"{age},{int(income > 5000)},{income}" for age, income in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["age,label,income", *lines]))
+    exported = export_model(tmp_path / "m", load_data(tmp_path / "t.csv"), options=ONE_EPOCH)
+    card = exported.card
+    assert [column.name for column in card.columns] == ["age", "income"]
+    assert card.normalization is None
+    assert len(card.provenance["standardization"]["offset"]) == 2
+    assert set(card.row_independent_signatures) == set(card.signatures)
+    features = rows.astype(np.float32)
+    by_name = {"income": tf.constant(features[:, 1]), "age": tf.constant(features[:, 0])}
+    signatures = tf.saved_model.load(str(exported.path)).signatures
+    default = signatures["serving_default"](features=tf.constant(features))["probabilities"]
+    named = signatures["serving_columns"](**by_name)["probabilities"]
+    np.testing.assert_allclose(named, default, atol=1e-6)
+    assert np.ptp(default.numpy()[:, 0]) > 0.01  # raw numbers in thousands saturate nothing
+
+
+@pytest.mark.parametrize("names", [("a", "class"), ("a", "b c"), ("2x", "y")])
+def test_columns_that_can_be_no_inputs_have_no_signature_of_their_own(
+    names: tuple[str, ...],
+) -> None:
+    preparation = Preparation(
+        raw_shape=(2,), raw_dtype="float32", normalization=Normalization(), columns=names
+    )
+    assert preparation.input_columns == ()

@@ -54,6 +54,7 @@ def bind(job: Job, reader: Reader, input_format: str, metadata: ModelMetadata) -
             and metadata.card is not None
             and metadata.card.normalization is not None
         ),
+        of_card=tuple(column.name for column in metadata.card.columns) if metadata.card else (),
     )
     keep = job.keep or ((PATH,) if are_images else ())
     return Binding(reader=reader, sources=sources, keep=mapping.matching(keep, reader.columns))

@@ -65,6 +65,7 @@ def bind(
     is_text: bool,
     are_images: bool,
     is_normalised: bool,
+    of_card: tuple[str, ...] = (),
 ) -> dict[str, ColumnSource]:
     """Return the source of each input.
 
@@ -72,6 +73,8 @@ def bind(
     input. `inputs` are the model's, by name. They are empty where the server doesn't describe the
     model; then each input needs a rule. `is_normalised` says that the model records how raw pixels
     become its floats. Numbers without a dtype could then be either, and need a rule with one.
+    `of_card` are the columns that the model was trained on, in its order. They become the only
+    input, in that order, where the file has all of them.
 
     Raises:
         BatchError: An input has no column, or a rule names no input.
@@ -91,12 +94,14 @@ def bind(
         spec = inputs.get(name)
         rule = by_tensor.get(name)
         if rule is not None:
-            found = _matching(rule, columns)
+            found = _in_order(_matching(rule, columns), of_card)
         elif are_images and len(inputs) == 1:
             is_string = spec is not None and spec.data_type == dtypes.STRING
             found = (BYTES,) if is_string else (PATH,)
         elif name in columns:
             found = (name,)
+        elif len(inputs) == 1 and of_card:
+            found = _all_of(of_card, columns)
         elif len(inputs) == 1 and len(columns) == 1:
             found = tuple(columns)
         elif name in optional:
@@ -109,6 +114,20 @@ def bind(
         dtype = _dtype(name, rule, spec, found, is_text=is_text, is_normalised=is_normalised)
         sources[name] = ColumnSource(found, dtype, spec)
     return sources
+
+
+def _in_order(found: tuple[str, ...], of_card: tuple[str, ...]) -> tuple[str, ...]:
+    return of_card if of_card and set(of_card) <= set(found) else found
+
+
+def _all_of(of_card: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
+    missing = [name for name in of_card if name not in columns]
+    if missing:
+        raise BatchError(
+            f"the model was trained on columns that the input has not: {_some(missing)}; the"
+            f" columns are {_some(columns)}"
+        )
+    return of_card
 
 
 def matching(patterns: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
@@ -136,6 +155,8 @@ def _matching(rule: ColumnRule, columns: Sequence[str]) -> tuple[str, ...]:
 
 def _expand(pattern: str, columns: Sequence[str]) -> list[str]:
     found = [name for name in columns if fnmatchcase(name, pattern)]
+    if len({re.sub(r"\d+", "0", name) for name in found}) > 1:
+        return found  # no numbered columns: in the order of the file
     # pixel10 comes after pixel9, in whatever order the file has the columns.
     return sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in _runs(name)])
 

@@ -80,6 +80,30 @@ class Table(dict[str, NDArray[Any]]):
         return {names[0]: np.stack([*self.values()], axis=1)}
 
 
+def stack_columns(
+    columns: Mapping[str, NDArray[Any]], names: Sequence[str], name: str
+) -> dict[str, NDArray[Any]]:
+    """Return the input `name`, `[rows, columns]`, made of columns of numbers, `[rows]` each.
+
+    Raises:
+        InvalidInput: A column holds no numbers, or is not as long as the others.
+    """
+    flat = []
+    n_rows = len(columns[names[0]])
+    for column in names:
+        array = columns[column]
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.dtype.kind not in "biuf" or array.shape != (n_rows,):
+            raise InvalidInput(
+                f'column "{column}": expected {n_rows} numbers, as in "{names[0]}", '
+                f"got {array.dtype} {list(array.shape)}"
+            )
+        flat.append(array)
+    # Numbers of a table are no pixels: as floats they are not taken for such.
+    return {name: np.stack(flat, axis=1).astype(np.result_type(np.float32, *flat))}
+
+
 def as_arrays(inputs: Inputs) -> Arrays:
     """Return the inputs as arrays; arrays are not copied.
 

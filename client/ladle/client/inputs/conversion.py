@@ -97,6 +97,8 @@ def conversion_for(
         return Conversion()
     if (source, target) == ("integer", "float") and normalize is not None:
         recorded = metadata.card.normalization if metadata.card else None
+        if metadata.card is not None and metadata.card.columns:
+            return Conversion(declared)  # the numbers of a table are no pixels
         if array.dtype == np.uint8:
             normalization = recorded if isinstance(normalize, str) else normalize
             if normalization is None:

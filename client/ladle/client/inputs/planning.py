@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.client.errors import FailedPrecondition, InvalidInput
-from ladle.client.inputs.arrays import Arrays, Table
+from ladle.client.inputs.arrays import Arrays, Table, stack_columns
 from ladle.client.inputs.conversion import (
     Conversion,
     Normalize,
@@ -43,6 +43,9 @@ class Plan(NamedTuple):
     """The signature that the request names; empty for the default one."""
     conversions: dict[str, Conversion]
     """By the name of each input that is sent."""
+    columns: tuple[str, ...] = ()
+    """The columns that become the only input, in the order of the model; empty for inputs that are
+    given as they are sent."""
 
 
 def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Normalize) -> Plan:
@@ -65,6 +68,7 @@ def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Nor
             'normalize: expected "auto", "client", "server", a Normalization or None, '
             f"got {normalize!r}"
         )
+    columns: tuple[str, ...] = ()
     if not metadata.signatures:
         conversions = _plan_unchecked(metadata, inputs, normalize)
     else:
@@ -76,6 +80,9 @@ def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Nor
                 f'{about(metadata)}: normalize="server" needs a signature that takes raw pixels, '
                 f"uint8; expected one of {_names(metadata.signatures)} to"
             )
+        columns = _columns(metadata, declared, inputs)
+        if columns and isinstance(inputs, dict):
+            inputs = stack_columns(inputs, columns, next(iter(declared.inputs)))
         arrays = _by_name(declared, inputs, about(metadata))
         conversions = {}
         for name, array in arrays.items():
@@ -92,7 +99,7 @@ def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Nor
             f"{about(metadata)}: normalize applies to raw pixels, uint8 arrays for an input of "
             "floats, and none of the inputs is that"
         )
-    return Plan(signature, conversions)
+    return Plan(signature, conversions, columns)
 
 
 def execute(plan: Plan, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -102,7 +109,9 @@ def execute(plan: Plan, inputs: Arrays) -> dict[str, NDArray[Any]]:
         InvalidInput: Values that the declared dtype can't hold, or a normalisation for another
             number of channels.
     """
-    if isinstance(inputs, Table):
+    if plan.columns and isinstance(inputs, dict):
+        inputs = stack_columns(inputs, plan.columns, next(iter(plan.conversions)))
+    elif isinstance(inputs, Table):
         inputs = inputs.for_inputs(list(plan.conversions))
     arrays = inputs if isinstance(inputs, dict) else dict.fromkeys(plan.conversions, inputs)
     return {
@@ -190,6 +199,30 @@ def _by_name(declared: Signature, inputs: Arrays, whose: str) -> dict[str, NDArr
     if unknown or missing:
         raise InvalidInput(f"{whose}: expected inputs {expected}, got {_names(inputs)}")
     return inputs
+
+
+def _columns(metadata: ModelMetadata, declared: Signature, inputs: Arrays) -> tuple[str, ...]:
+    """Return the columns of the model's table, in its order, where `inputs` are such columns.
+
+    Raises:
+        InvalidInput: Some columns are missing, or some are none of the model's.
+    """
+    card = metadata.card
+    if card is None or not card.columns or not isinstance(inputs, dict):
+        return ()
+    names = tuple(column.name for column in card.columns)
+    shapes = [spec.shape for spec in declared.inputs.values()]
+    if inputs.keys() == declared.inputs.keys() or shapes != [(-1, len(names))]:
+        return ()
+    missing, unknown = set(names) - inputs.keys(), inputs.keys() - set(names)
+    if missing or unknown:
+        problems = [f"missing {_names(missing)}"] if missing else []
+        problems += [f"not of the model {_names(unknown)}"] if unknown else []
+        raise InvalidInput(
+            f"{about(metadata)}: expected its {len(names)} columns by name, or one array "
+            f"{_listing(declared.inputs)}; {', '.join(problems)}"
+        )
+    return names
 
 
 def _listing(specs: Mapping[str, TensorSpec]) -> str:

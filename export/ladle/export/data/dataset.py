@@ -58,6 +58,8 @@ class Dataset:
     """Height and width that images are brought to before normalisation; None leaves them be."""
     sample_weight: NDArray[np.float32] | None = None
     """How much each training example counts, not negative, [examples]; None for all alike."""
+    columns: tuple[str, ...] = ()
+    """The names of the features, in their order; empty where they have none."""
     notes: tuple[str, ...] = ()
     """What reading the data has changed or found strange, each a sentence for their owner."""
 
@@ -84,6 +86,11 @@ class Dataset:
             )
         if self.resize is not None and self.x_train.dtype != np.uint8:
             raise DataError(f"{self.name}: resize: expected images, got features")
+        if self.columns and self.x_train.shape[1:] != (len(self.columns),):
+            raise DataError(
+                f"{self.name}: columns: expected a name for each of {list(self.image_shape)}"
+                f" features, got {len(self.columns)}"
+            )
         if self.sample_weight is not None:
             _check_weights(f"{self.name}: {WEIGHTS_NAME}", self.sample_weight, len(self.x_train))
 
@@ -113,6 +120,9 @@ class Dataset:
             DataError: As for the class, or the labels in `y_train` leave a gap.
         """
         parts: dict[str, Any] = {part: arrays[part] for part in ARRAY_NAMES}
+        for part in ("y_train", "y_test"):
+            if parts[part].ndim == 2 and parts[part].shape[1] == 1:  # as keras.datasets has some
+                parts[part] = parts[part][:, 0]
         labels: tuple[str, ...] = ()
         if regression:
             parts |= {part: _as_numbers(parts[part]) for part in ("y_train", "y_test")}
@@ -153,6 +163,7 @@ class Dataset:
             raw_dtype="uint8" if self.x_train.dtype == np.uint8 else "float32",
             normalization=self.normalization,
             resize=self.resize,
+            columns=self.columns,
         )
 
     def resized(self, height: int, width: int) -> Dataset:

@@ -57,6 +57,7 @@ class TrainTestSplit:
         labels: tuple[str, ...],
         normalization: Normalization,
         weights: NDArray[np.float32] | None = None,
+        columns: tuple[str, ...] = (),
     ) -> Dataset:
         """Return the data set of these examples, whose `targets` are in their order.
 
@@ -73,6 +74,7 @@ class TrainTestSplit:
             labels=labels,
             normalization=normalization,
             sample_weight=None if weights is None else weights[train],
+            columns=columns,
             notes=self._notes,
         )
 

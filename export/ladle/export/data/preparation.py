@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from ladle.protos.model_card import Normalization
 
 # What TensorFlow decodes an image to.
 DECODABLE_CHANNELS = (1, 3, 4)
+_MOST_INPUTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class Preparation:
     normalization: Normalization
     resize: tuple[int, int] | None = None
     """Height and width that every image is brought to, bilinearly; None leaves them be."""
+    columns: tuple[str, ...] = ()
+    """The names of a table's features, in their order; empty where they have none."""
 
     @property
     def are_images(self) -> bool:
@@ -35,6 +39,12 @@ class Preparation:
     def input_name(self) -> str:
         """What signatures call the data."""
         return "images" if self.are_images else "features"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns where each can be an input of a signature of its own: all are identifiers."""
+        can_be = all(name.isidentifier() and not iskeyword(name) for name in self.columns)
+        return self.columns if can_be and len(self.columns) <= _MOST_INPUTS else ()
 
     @property
     def channels(self) -> int:

@@ -48,6 +48,7 @@ def _examples(path: Path) -> Iterator[tuple[bytes, str]]:
             image = list(features["image/encoded"].bytes_list.value)
             names = [name.decode() for name in features["image/class/text"].bytes_list.value]
             numbers = list(features["image/class/label"].int64_list.value)
+            names = [name for text in names if (name := text.strip())]
             if len(image) != 1 or len(names or numbers) != 1:
                 raise DataError(
                     f"{path}: record {number}: expected image/encoded and image/class/label or"

@@ -33,15 +33,22 @@ _LARGEST = float(np.finfo(np.float32).max)
 def read_csv(path: Path, *, regression: bool = False) -> Dataset:
     """Read a table with a header: numbers, and a column `label` or `target`.
 
-    Labels may be texts. A column `sample_weight` says how much a row counts. Columns are brought
-    to mean 0 and deviation 1, as measured on the training rows and recorded as normalisation.
+    Labels may be texts. Spaces around labels and around the names of columns do not count. A column
+    `sample_weight` says how much a row counts. Columns are brought to mean 0 and deviation 1, as
+    measured on the training rows and recorded as normalisation.
 
     Raises:
         DataError: There is no such column, or a value is no finite number.
     """
     lines = _lines(path)
     _, header = next(lines, (0, []))
+    header = [name.strip() for name in header]
     target = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None)
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{path}: expected each column once, got {', '.join(repeated)[:200]} several times"
+        )
     if target is None and header:
         raise DataError(f"{path}: expected a column label or target, got {', '.join(header)[:200]}")
     weight = header.index(_WEIGHT_COLUMN) if _WEIGHT_COLUMN in header else None
@@ -56,7 +63,7 @@ def read_csv(path: Path, *, regression: bool = False) -> Dataset:
         if regression:
             numbers.append(_number(path, line, header[target], row[target]))
         else:
-            labels.add(row[target])
+            labels.add(_label(path, line, row[target]))
         if weight is not None:
             weights.append(_number(path, line, header[weight], row[weight]))
     if not n_rows:
@@ -80,7 +87,15 @@ def read_csv(path: Path, *, regression: bool = False) -> Dataset:
         names,
         _standardization(parts.train),
         None if weight is None else np.frombuffer(weights, np.float32),
+        tuple(header[column] for column in columns),
     )
+
+
+def _label(path: Path, line: int, text: str) -> str:
+    label = text.strip()
+    if not label:
+        raise DataError(f"{path}: line {line}: expected a label, got an empty one")
+    return label
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -15,7 +15,7 @@ from typing import Any
 from ladle.export.data.dataset import Dataset
 from ladle.export.errors import ExportError
 from ladle.export.training.options import TrainingOptions
-from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
+from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard, Normalization
 
 _PACKAGES = ("ladle", "tensorflow", "keras", "numpy", "scikit-learn")
 _GIT_TIMEOUT_S = 10
@@ -39,6 +39,8 @@ def provenance(
         "python": platform.python_version(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if not dataset.preparation.are_images:
+        told["standardization"] = _as_json(dataset.normalization)
     if dataset.notes:
         told["data"]["notes"] = list(dataset.notes)
     commit = git_commit(Path.cwd())
@@ -81,8 +83,8 @@ def read_card(folder: Path) -> ModelCard | None:
         return None
 
 
-def _as_json(options: TrainingOptions) -> dict[str, Any]:
-    """Return the options as they come back from JSON, which has lists and no tuples."""
+def _as_json(options: TrainingOptions | Normalization) -> dict[str, Any]:
+    """Return the fields as they come back from JSON, which has lists and no tuples."""
     told = asdict(options)
     return {name: list(v) if isinstance(v, tuple) else v for name, v in told.items()}
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from ladle.export.data.preparation import Preparation
 from ladle.export.saved_model.signatures import (
     CLASSIFY,
+    COLUMNS,
+    DEFAULT,
     ENCODED,
     ENCODED_FEATURE,
     EXAMPLES_INPUT,
     LOGITS,
-    NORMALIZED,
     REGRESS,
 )
 from ladle.export.saved_model.subprocess_check import Arrays
@@ -61,7 +62,9 @@ def make_samples(
             inputs = {EXAMPLES_INPUT: _examples(raw, preparation)}
         elif name == ENCODED:
             inputs = {preparation.input_name: encode(raw, preparation)}
-        elif name in (NORMALIZED, LOGITS):
+        elif name == COLUMNS:
+            inputs = dict(zip(preparation.columns, raw.T, strict=True))
+        elif name in (DEFAULT, LOGITS) and preparation.are_images:
             inputs = {preparation.input_name: normalized}
         else:
             inputs = {preparation.input_name: raw}

@@ -19,16 +19,18 @@ from ladle.export.saved_model.reading import read_saved_model
 from ladle.export.training.fitting import Trained
 from ladle.protos import dtypes
 
-NORMALIZED = "serving_default"
-"""Takes normalised float32."""
+DEFAULT = "serving_default"
+"""Takes normalised float32 images; of a table the numbers as they are in it."""
 RAW = "serving_uint8"
 """Takes raw uint8 pixels and normalises them in the graph."""
 RAW_FEATURES = "serving_raw"
-"""Takes raw float32 features and normalises them in the graph."""
+"""Takes what the default takes; its name of earlier versions."""
+COLUMNS = "serving_columns"
+"""Takes each column of a table by its name, [rows], where all names can be names of inputs."""
 ENCODED = "serving_bytes"
 """Takes encoded PNG or JPEG images; decodes, resizes and normalises them in the graph."""
 LOGITS = "logits"
-"""Takes normalised float32, and gives what softmax is applied to."""
+"""Takes what the default takes, and gives what softmax is applied to."""
 CLASSIFY = "classify"
 """Takes serialised tf.Examples; answers TensorFlow Serving's Classify."""
 REGRESS = "regress"
@@ -44,7 +46,7 @@ METHODS = {
 ENCODED_FEATURE = "image/encoded"
 """The feature of a tf.Example that holds an encoded image."""
 
-BUILT_IN = frozenset({NORMALIZED, RAW, RAW_FEATURES, ENCODED, LOGITS, CLASSIFY, REGRESS})
+BUILT_IN = frozenset({DEFAULT, RAW, RAW_FEATURES, COLUMNS, ENCODED, LOGITS, CLASSIFY, REGRESS})
 """The names of all these."""
 
 Function = Callable[[Any], dict[str, Any]]
@@ -72,9 +74,18 @@ def make_endpoints(
     def predict(prepared: Any) -> dict[str, Any]:
         return outputs(answer(prepared))
 
-    def from_normalized(batch: Any) -> dict[str, Any]:
-        # Resizing and normalising may change places: one is linear, the other affine.
-        return predict(preparation.resized(batch))
+    def prepared(batch: Any) -> Any:
+        # Numbers of a table come as they are in it. Images come normalised, and are resized here:
+        # the two may change places, because one is linear and the other affine.
+        if not preparation.are_images:
+            return preparation.normalized(batch)
+        return preparation.resized(batch)
+
+    def from_default(batch: Any) -> dict[str, Any]:
+        return predict(prepared(batch))
+
+    def from_columns(*columns: Any) -> dict[str, Any]:
+        return predict(prepared(tf.stack(columns, axis=1)))
 
     def from_raw(batch: Any) -> dict[str, Any]:
         return predict(preparation.in_graph(batch))
@@ -83,7 +94,7 @@ def make_endpoints(
         return predict(preparation.normalized(_decode(batch, preparation)))
 
     def logits(batch: Any) -> dict[str, Any]:
-        return {"logits": trained.logits(preparation.resized(batch))}
+        return {"logits": trained.logits(prepared(batch))}
 
     def classify(examples: Any) -> dict[str, Any]:
         scores = answer(preparation.normalized(_parse(examples, preparation)))
@@ -97,11 +108,14 @@ def make_endpoints(
         return Endpoint(function=function, inputs=(tf.TensorSpec(shape, dtype, input_name),))
 
     shape = preparation.open_shape
-    endpoints = {NORMALIZED: takes(from_normalized, tf.float32, shape)}
+    endpoints = {DEFAULT: takes(from_default, tf.float32, shape)}
     if preparation.are_images:
         endpoints[RAW] = takes(from_raw, tf.uint8, shape)
     else:
         endpoints[RAW_FEATURES] = takes(from_raw, tf.float32, shape)
+        if preparation.input_columns:
+            columns = [tf.TensorSpec([None], tf.float32, c) for c in preparation.input_columns]
+            endpoints[COLUMNS] = Endpoint(function=from_columns, inputs=tuple(columns))
     if preparation.decodable:
         endpoints[ENCODED] = takes(from_encoded, tf.string, [None])
     if trained.has_logits:

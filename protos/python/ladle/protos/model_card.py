@@ -58,6 +58,15 @@ class Normalization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the table that a model was trained on."""
+
+    name: str
+    dtype: str = "float32"
+    """Of its values, as TensorFlow names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
     """What a version's owner wants its users to know."""
 
@@ -65,6 +74,8 @@ class ModelCard:
     """Class names, in the order of the model's outputs; empty where there are none."""
     normalization: Normalization | None = None
     """What training did to raw pixels; None where the inputs are not images."""
+    columns: tuple[Column, ...] = ()
+    """The columns of a table, in the order in which the model takes them; empty for other data."""
     signatures: Mapping[str, Any] = field(default_factory=dict)
     """For each signature its inputs and outputs: name to {"dtype", "shape"}, -1 = any size."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -100,13 +111,17 @@ class ModelCard:
             return cls(
                 labels=_labels(card.get("labels", [])),
                 normalization=_normalization(card.get("normalization")),
+                columns=tuple(
+                    Column(name=str(column["name"]), dtype=str(column["dtype"]))
+                    for column in card.get("columns", ())
+                ),
                 signatures=dict(card.get("signatures", {})),
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
                 provenance=dict(card.get("provenance", {})),
                 row_independent_signatures=_names(card.get("row_independent_signatures", [])),
             )
         except KeyError as error:
-            raise ValueError(f"model card: its normalization has no {error}") from None
+            raise ValueError(f"model card: a field has no {error}") from None
         except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"model card: a field is not of its type: {error}") from None
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
     "ladle.client": {"ladle.protos"},
     "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
+    "ladle.bench": {"ladle.client", "ladle.cli.arguments"},
     "ladle.batch": {"ladle.protos", "ladle.client", "ladle.cli.arguments"},
     "ladle.export": {"ladle.protos"},
     "ladle.export.models.remote": {"ladle.protos", "ladle.client", "ladle.export"},
@@ -60,6 +61,7 @@ FORBIDDEN = {
     "ladle.cli": {"tensorflow", "keras", "grpc", "numpy", "google"},
     "ladle.client": {"tensorflow", "keras"},
     "ladle.batch": {"tensorflow", "keras"},
+    "ladle.bench": {"tensorflow", "keras"},
     "ladle.server.core": {"tensorflow", "keras", "grpc"},
     "ladle.server.call": {"tensorflow", "keras", "grpc"},
     "ladle.server.limits": {"tensorflow", "keras", "grpc"},
@@ -72,7 +74,7 @@ FORBIDDEN = {
     "ladle.server.saved_model": {"grpc"},
 }
 
-NO_CIRCLES = {"ladle.protos", "ladle.cli", "ladle.client", "ladle.server"}
+NO_CIRCLES = {"ladle.protos", "ladle.bench", "ladle.cli", "ladle.client", "ladle.server"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -360,6 +360,7 @@ def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> 
         ["export"],
         ["health"],
         ["predict"],
+        ["bench"],
         *(["models", c] for c in MODELS_COMMANDS),
     ]
     for command in helps:

@@ -17,6 +17,7 @@ Train TensorFlow models, publish them as numbered versions, and serve them over 
 HTTP the way TensorFlow Serving does.
 
 commands:
+  bench      measure how many requests a served model answers, and how long they take
   export     train a classifier, check it, and publish it as the next version of a model
   health     ask whether a server serves
   models     list, show, compare, check, warm up, label, roll back, prune and report on versions
@@ -51,6 +52,7 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
+    "bench": _Command("ladle.bench.cli", "plots"),
     "export": _Command("ladle.export.cli", "export"),
     "health": _Command("ladle.client.health_cli", ""),
     "models": _Command("ladle.export.models.cli", "export"),

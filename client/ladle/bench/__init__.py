@@ -1,0 +1,1 @@
+"""`ladle bench`: a load test of a served model."""

@@ -22,6 +22,43 @@ SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
         ("Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1] 0 0", SIZES),
         ("{{node a}} Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1] 1 0\n\t [[b]]", SIZES),
         (SIZES, SIZES),
+        (
+            "Graph execution error:\n\n"
+            "Detected at node MatMul defined at (most recent call last):\n"
+            '  File "/home/me/train.py", line 3, in <module>\n\n'
+            '  File "/usr/lib/k.py", line 9, in f\n'
+            "Node: 'MatMul'\nIncompatible shapes: [2] vs. [3]\n\t [[{{node MatMul}}]]",
+            "Graph execution error: Incompatible shapes: [2] vs. [3]",
+        ),
+        (
+            "ValueError: bad\nTraceback (most recent call last):\n\n"
+            '  File "/usr/lib/f.py", line 1, in __call__\n    ret = func(*args)\n'
+            "\nValueError: bad\n\n",
+            "ValueError: bad ValueError: bad",
+        ),
+        (
+            'bad x\nStack trace for op definition: \nFile "a/b.py", line 2, in f\n  y = x\n',
+            "bad x",
+        ),
+        (
+            "NewRandomAccessFile failed to Open: '/models/m/1/assets/words.txt'; No such file",
+            "NewRandomAccessFile failed to Open: 'words.txt'; No such file",
+        ),
+        ("SavedModel file does not exist at: /models/m/1/", "SavedModel file does not exist at: 1"),
+        (
+            "on /job:localhost/replica:0/task:0/device:CPU:0 and/or a/b/c",
+            "on /job:localhost/replica:0/task:0/device:CPU:0 and/or a/b/c",
+        ),
+        (
+            "No OpKernel was registered to support Op 'X' used by {{node X}} with these attrs: []",
+            "this server has no kernel for an operation of the model: "
+            "No OpKernel was registered to support Op 'X' used by with these attrs: []",
+        ),
+        (
+            "Cannot assign a device for operation f: no GPU devices. Available: [/device:CPU:0]",
+            "the model asks for a GPU, and this server has none: "
+            "Cannot assign a device for operation f: no GPU devices. Available: [/device:CPU:0]",
+        ),
         ("", ""),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.servable import Arrays, Signature
@@ -11,6 +12,15 @@ from ladle.server.core.servable import Arrays, Signature
 _FIRST_OF_SEVERAL = re.compile(r"\d{1,9} root error\(s\) found\.\s{0,9}\(0\) [A-Z_]{1,30}: ")
 # Where in the graph it was: "{{node a/b}} ", "{{function_node __inference_f_7}} ".
 _GRAPH_PLACE = re.compile(r"\{\{[^{}]*\}\}\s?")
+# Words on the line before a trace, and a line at its end that names the graph's node alone.
+_TRACE_BEGINS = (
+    "Traceback (most recent call last)",
+    "Stack trace for op definition",
+    "Original stack trace for",
+    "defined at (most recent call last)",
+)
+_TRACE_ENDS = ("Node: ", "Errors may have originated from")
+_DEVICES = ("/job:", "/device:", "/replica:", "/task:", "/cpu:", "/gpu:")
 _KERNEL_TRACE = "\n\t [["
 # oneDNN's matrix products add whether each side was transposed; a caller's text does not depend on
 # the processor that TensorFlow chose its kernels for.
@@ -47,10 +57,46 @@ def load_error(error: Exception) -> ServingError:
 
 
 def one_line(text: str) -> str:
-    """Return a kernel's message without trace, graph names and line breaks."""
+    """Return a kernel's message without traces, graph names, folders and line breaks.
+
+    A lack of a kernel or of a device comes first: TensorFlow says it behind lists of both.
+    """
     text = _FIRST_OF_SEVERAL.sub("", text.split(_KERNEL_TRACE, 1)[0])
-    line = " ".join(_GRAPH_PLACE.sub("", text).split())
+    text = _GRAPH_PLACE.sub("", "\n".join(_without_traces(text.splitlines())))
+    line = _lack(text) + " ".join(map(_without_folder, text.split()))
     return line[:-4] if _PRODUCT in line and line.endswith(_TRANSPOSED) else line
+
+
+def _without_traces(lines: list[str]) -> Iterator[str]:
+    """Yield the lines that belong to no stack trace, of Python or of the model's making."""
+    in_trace = False
+    for line in lines:
+        if any(mark in line for mark in _TRACE_BEGINS):
+            in_trace = True
+        elif in_trace and (not line.strip() or line[0].isspace() or line.startswith("File ")):
+            continue
+        elif in_trace and line.startswith(_TRACE_ENDS):
+            in_trace = False
+        else:
+            in_trace = False
+            yield line
+
+
+def _without_folder(word: str) -> str:
+    """Return a word, and of an absolute path the last part alone; devices are no paths."""
+    begins = word.lstrip("'\"([{<=")
+    if not begins.startswith("/") or begins.startswith(_DEVICES) or begins.count("/") < 2:
+        return word
+    return word[: len(word) - len(begins)] + begins.rstrip("/").rpartition("/")[2]
+
+
+def _lack(text: str) -> str:
+    """Return what this TensorFlow lacks, to be read before all that TensorFlow says; or nothing."""
+    if "No OpKernel was registered" in text:
+        return "this server has no kernel for an operation of the model: "
+    if "Cannot assign a device" in text and "GPU" in text:
+        return "the model asks for a GPU, and this server has none: "
+    return ""
 
 
 def explained(error: ServingError, signature: Signature, inputs: Arrays) -> ServingError:

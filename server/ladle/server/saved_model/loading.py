@@ -60,7 +60,7 @@ def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) 
         failure = load_error(error)
         reason = advice(failure.message) or failure.message
         raise ServingError(
-            f"{servable_id}: the SavedModel in {path} can't be loaded: {reason}", failure.code
+            f"{servable_id}: the SavedModel can't be loaded: {reason}", failure.code
         ) from error
 
 

@@ -19,9 +19,8 @@ from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.core.servable import Arrays, Done, Servable, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.prediction.chunks import chunks, predict_in_chunks
-from ladle.server.rpc.prediction.predict import Predict
+from ladle.server.rpc.prediction.predict import Predict, encode_response
 from ladle.server.rpc.prediction.read_ahead import Accumulator, ReadAheadWindow
-from ladle.server.rpc.prediction.response import encode_response
 from ladle.server.rpc.prediction.stream import predict_stream
 
 

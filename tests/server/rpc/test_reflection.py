@@ -24,6 +24,7 @@ SERVED = {
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
     "grpc.health.v1.Health",
+    "inference.GRPCInferenceService",
 }
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 V1 = "grpc.reflection.v1.ServerReflection"

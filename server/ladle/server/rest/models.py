@@ -30,8 +30,7 @@ from ladle.server.rest.json.text import parse
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
-from ladle.server.rpc.request import find_version
-from ladle.server.rpc.signatures import find
+from ladle.server.rpc.request import find_signature, find_version
 
 T = TypeVar("T")
 
@@ -135,7 +134,7 @@ class Models:
         )
         if message.serialized is None:
             name = message.signature_name
-            find(model, name)
+            find_signature(model, name)
             raise InvalidArgument(
                 f'Serving signature name: "{name}" not found in signature def. '
                 f"The model has {sorted(model.signatures)}"

@@ -21,8 +21,7 @@ from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Afterwards, Model, Pending
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
-from ladle.server.rpc.request import with_version
-from ladle.server.rpc.signatures import Invocation
+from ladle.server.rpc.request import Invocation, with_version
 from ladle.server.rpc.status import as_status
 
 R = TypeVar("R")  # a request as its API's parser returns it

@@ -1,18 +1,26 @@
-"""What requests of several services share: reading them, and finding what they name."""
+"""What requests of several services share: reading them, and finding what they name.
+
+They name a model, a version of it, and a signature of that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.errors import InvalidArgument, NotFound
+from ladle.server.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.servable import Arrays, Model, Signature
 
 M = TypeVar("M", bound=Message)
+
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 def parse(message_class: type[M], data: bytes, name: str | None = None) -> M:
@@ -118,3 +126,39 @@ def _acquire(manager: Manager, spec: ModelSpec) -> Handle:
     if choice == "version_label":
         version = manager.labelled(spec.name, spec.version_label)
     return manager.acquire(spec.name, version)
+
+
+class Invocation(NamedTuple):
+    """What a request comes down to: a signature, arrays for it, and the outputs wanted."""
+
+    signature: Signature
+    inputs: Arrays
+    outputs: tuple[str, ...]
+
+
+def find_signature(servable: Model, name: str) -> Signature | None:
+    """Return the signature of this name; None where the model declares none.
+
+    Raises:
+        FailedPrecondition: The model declares it, but no request can call it.
+    """
+    signature = servable.signatures.get(name)
+    if signature is None and name in servable.signature_defs:
+        raise FailedPrecondition(
+            f'Serving signature key "{name}" can\'t be called: it declares sparse or composite '
+            "tensors, or none at all, and requests carry dense ones"
+        )
+    return signature
+
+
+def listed(names: Collection[str]) -> str:
+    """Return names as upstream's messages show a set: `{a, b}`."""
+    return "{" + ", ".join(sorted(names)) + "}"
+
+
+def method_name_complaint(signature: Signature, kind: str, *expected: str) -> str | None:
+    """Return what `--enable_signature_method_name_check` has against a signature, if anything."""
+    if signature.method_name in expected:
+        return None
+    one_of = expected[0] if len(expected) == 1 else f"one of {listed(expected)}"
+    return f"Expected {kind} signature method_name to be {one_of}. Was: {signature.method_name}"

@@ -32,8 +32,7 @@ from ladle.server.rpc.inference.classify import CLASSIFICATION
 from ladle.server.rpc.inference.interpretation import INPUT, Interpretation
 from ladle.server.rpc.inference.regress import REGRESSION
 from ladle.server.rpc.prediction import predict
-from ladle.server.rpc.request import parse
-from ladle.server.rpc.signatures import Invocation
+from ladle.server.rpc.request import Invocation, parse
 from ladle.server.warmup.records import read_records
 
 logger = logging.getLogger(__name__)

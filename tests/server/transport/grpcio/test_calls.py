@@ -18,7 +18,7 @@ from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.health import Health
 from ladle.server.transport.grpcio import completion
-from ladle.server.transport.grpcio.completion_call import CompletionCall
+from ladle.server.transport.grpcio.completion import CompletionCall
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 LIMIT = 1 << 20

@@ -18,7 +18,7 @@ from ladle.protos.serving_pb import (
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
-from ladle.server.rpc.signatures import CLASSIFY_METHOD
+from ladle.server.rpc.request import CLASSIFY_METHOD
 
 _CLASSES = "classes"
 _SCORES = "scores"

@@ -16,8 +16,13 @@ from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signatu
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.inference.examples import read_examples
 from ladle.server.rpc.queued import Outputs
-from ladle.server.rpc.request import parse, require_model_spec
-from ladle.server.rpc.signatures import Invocation, find, method_name_complaint
+from ladle.server.rpc.request import (
+    Invocation,
+    find_signature,
+    method_name_complaint,
+    parse,
+    require_model_spec,
+)
 
 R = TypeVar("R", bound=Message)
 
@@ -46,7 +51,7 @@ class Interpretation(Generic[R]):
             ServingError: The request does not fit the model.
         """
         name = signature_name or DEFAULT_SIGNATURE
-        signature = find(servable, name)
+        signature = find_signature(servable, name)
         if signature is None:
             raise InvalidArgument(
                 f"No signature was found with the name: {name}. "

@@ -21,8 +21,7 @@ from ladle.server.rpc.inference.examples import read_examples
 from ladle.server.rpc.inference.interpretation import INPUT, Interpretation, of_rows, served
 from ladle.server.rpc.inference.regress import REGRESSION
 from ladle.server.rpc.queued import Outputs
-from ladle.server.rpc.request import parse
-from ladle.server.rpc.signatures import Invocation, find
+from ladle.server.rpc.request import Invocation, find_signature, parse
 
 _INTERPRETATIONS: dict[str, Interpretation[Any]] = {
     interpretation.method_name: interpretation for interpretation in (CLASSIFICATION, REGRESSION)
@@ -101,7 +100,7 @@ def plan(
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         if any(part.signature.name == name for part in parts):
             raise InvalidArgument(f"Duplicate evaluation of signature: {name}")
-        signature = find(servable, name)
+        signature = find_signature(servable, name)
         if signature is None:
             raise InvalidArgument(f"Requested signature not found in model graph: {name}")
         interpretation = _INTERPRETATIONS.get(task.method_name)

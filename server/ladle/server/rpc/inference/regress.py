@@ -9,7 +9,7 @@ from ladle.protos.serving_pb import ModelSpec, Regression, RegressionResponse, R
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
-from ladle.server.rpc.signatures import REGRESS_METHOD
+from ladle.server.rpc.request import REGRESS_METHOD
 
 _OUTPUT = "outputs"
 

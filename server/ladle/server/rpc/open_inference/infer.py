@@ -37,8 +37,7 @@ from ladle.server.rpc.open_inference.datatypes import (
     to_raw,
 )
 from ladle.server.rpc.queued import Outputs, QueuedMethod
-from ladle.server.rpc.request import parse
-from ladle.server.rpc.signatures import Invocation
+from ladle.server.rpc.request import Invocation, parse
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 

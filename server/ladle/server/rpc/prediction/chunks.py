@@ -16,12 +16,10 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.prediction.predict import ParsedPredict, Predict
-from ladle.server.rpc.prediction.response import encode_response
+from ladle.server.rpc.prediction.predict import ParsedPredict, Predict, encode_response
 from ladle.server.rpc.prediction.stream import MAX_INLINE_BYTES
 from ladle.server.rpc.queued import Outputs, QueuedRequest
-from ladle.server.rpc.request import Waiter, with_version
-from ladle.server.rpc.signatures import Invocation
+from ladle.server.rpc.request import Invocation, Waiter, with_version
 from ladle.server.rpc.status import as_status
 
 # What clients take unless told otherwise is 4 MiB; the rest is for names and headers.

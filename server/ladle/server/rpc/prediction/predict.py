@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ladle.protos import dtypes, tensors
+from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.protos.zero_copy import extract_tensor_contents
@@ -17,6 +20,7 @@ from ladle.server.core.errors import (
     Code,
     FailedPrecondition,
     InvalidArgument,
+    ResourceExhausted,
     ServingError,
 )
 from ladle.server.core.servable import (
@@ -26,21 +30,23 @@ from ladle.server.core.servable import (
     Signature,
 )
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.prediction.response import encode_response
 from ladle.server.rpc.queued import Outputs
-from ladle.server.rpc.request import parse, require_model_spec
-from ladle.server.rpc.signatures import (
+from ladle.server.rpc.request import (
     CLASSIFY_METHOD,
     PREDICT_METHOD,
     REGRESS_METHOD,
     Invocation,
-    find,
+    find_signature,
     listed,
     method_name_complaint,
+    parse,
+    require_model_spec,
 )
 
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
+
+_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 
 
 class ParsedPredict(NamedTuple):
@@ -127,7 +133,7 @@ def plan(
         ServingError: The request does not fit the model.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = find(servable, name)
+    signature = find_signature(servable, name)
     if signature is None:
         raise FailedPrecondition(
             f'Serving signature key "{name}" not found. The model has {sorted(servable.signatures)}'
@@ -209,3 +215,46 @@ def _check_method_name(signature: Signature) -> None:
     )
     if complaint:
         raise ServingError(complaint, Code.INTERNAL)  # the code that upstream has for it
+
+
+def encode_response(
+    outputs: Mapping[str, NDArray[Any]], servable_id: ServableId, signature: str, *, typed: bool
+) -> bytes:
+    """Return the serialized PredictResponse, each output's values copied once."""
+    pieces: list[Any] = []
+    size = 0
+    for alias, array in outputs.items():
+        head = _entry_head(alias, array.dtype, array.shape, typed)
+        if head is None:
+            entry = wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
+            pieces += entry
+            size += wire.size(entry)
+        else:
+            # The array itself is a buffer, and joined without a copy before.
+            pieces += (head, array if array.flags.c_contiguous else array.copy())
+            size += len(head) + array.nbytes
+    pieces.append(_spec_field(servable_id, signature))
+    if size > _MAX_RESPONSE_BYTES:
+        raise ResourceExhausted(
+            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
+            "send fewer rows, or name the outputs that you need in output_filter"
+        )
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=4096)
+def _entry_head(
+    alias: str, dtype: np.dtype[Any], shape: tuple[int, ...], typed: bool
+) -> bytes | None:
+    """Return what comes before an output's bytes; None where they need encoding."""
+    head = tensors.raw_head(dtype, shape, typed=typed)
+    if head is None:
+        return None
+    return wire.map_entry_head(1, alias, len(head) + math.prod(shape) * dtype.itemsize) + head
+
+
+@lru_cache(maxsize=4096)
+def _spec_field(servable_id: ServableId, signature: str) -> bytes:
+    spec = ModelSpec(name=servable_id.name, signature_name=signature)
+    spec.version.value = servable_id.version
+    return wire.join(wire.bytes_field(2, [spec.SerializeToString()]))

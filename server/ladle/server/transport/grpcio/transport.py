@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,18 +12,17 @@ import grpc
 
 from ladle.server.call import Gate, Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Code, ServingError, Unavailable
-from ladle.server.core.observation import Observation
 from ladle.server.limits import ByteBudget, Limits
-from ladle.server.transport import peer, unix_socket
+from ladle.server.transport import unix_socket
 from ladle.server.transport.addresses import AddressInUse, check
 from ladle.server.transport.grpcio import completion
 from ladle.server.transport.grpcio.admission import Admission
-from ladle.server.transport.grpcio.completion_rpc import Pools, trailing_metadata
+from ladle.server.transport.grpcio.completion_rpc import Pools
 from ladle.server.transport.grpcio.completion_stream import Streams
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
+from ladle.server.transport.grpcio.thread_call import STATUS, serving
 from ladle.server.transport.threads import SteadyPool
 
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
 _CALLS_PER_THREAD = 128
 # For health, beside all others.
@@ -238,7 +237,7 @@ def _rpc_handler(
             _without_thread(completion.streaming(method, pools, limits, admission, streams))
         )
     blocking = method.handle_blocking if isinstance(method, NonBlocking) else method
-    behaviour = _behaviour(blocking, limits)
+    behaviour = serving(blocking, limits)
     if completion.supported():
         behaviour.experimental_thread_pool = completion.unary(method, pools, limits, admission)
     return grpc.unary_unary_rpc_method_handler(behaviour)
@@ -247,7 +246,7 @@ def _rpc_handler(
 def _rpc_refusal(code: Code, message: str) -> grpc.RpcMethodHandler[Any, Any]:
     # As a stream, which needs no message to begin; it does for unary calls, too.
     def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
-        context.abort(_STATUS[code.value], message)
+        context.abort(STATUS[code.value], message)
 
     if completion.supported():
         behaviour.experimental_thread_pool = completion.refusing(  # type: ignore[attr-defined]
@@ -263,80 +262,3 @@ def _without_thread(intake: completion.Intake) -> Any:
     if completion.supported():
         behaviour.experimental_thread_pool = intake  # type: ignore[attr-defined]
     return behaviour
-
-
-def _behaviour(handler: Handler, limits: Limits) -> Any:
-    def serve(request: bytes, context: grpc.ServicerContext) -> bytes:
-        call = _GrpcioCall(request, context)
-        try:
-            limits.take(len(request))
-        except ServingError as error:
-            limits.refused(error)
-            call.fail(error)
-            return call.wait()
-        try:
-            handler(call)
-            return call.wait()
-        finally:
-            limits.budget.give_back(len(request))
-
-    return serve
-
-
-class _GrpcioCall:
-    """A Call whose gRPC thread waits for it to be answered."""
-
-    __slots__ = ("_answered", "_context", "_error", "_response", "deadline", "request")
-
-    def __init__(self, request: bytes, context: grpc.ServicerContext) -> None:
-        self.request = request
-        remaining_s = context.time_remaining()
-        # gRPC tells of an absent deadline as one in the far future.
-        self.deadline = (
-            None
-            if remaining_s is None or remaining_s > threading.TIMEOUT_MAX
-            else time.monotonic() + remaining_s
-        )
-        self._context = context
-        self._answered = threading.Lock()
-        self._answered.acquire()
-        self._response: bytes = b""
-        self._error: ServingError | None = None
-
-    @property
-    def local(self) -> bool:
-        return peer.is_local(self._context.peer())
-
-    @property
-    def shared_observation(self) -> Observation | None:
-        return None
-
-    def metadata(self, key: str) -> str | None:
-        for name, value in self._context.invocation_metadata():
-            if name == key:
-                return value if isinstance(value, str) else value.decode("latin-1")
-        return None
-
-    def on_end(self, callback: Callable[[], None]) -> None:
-        if not self._context.add_callback(callback):
-            callback()
-
-    def discard_request(self) -> None:
-        self.request = b""
-
-    def respond(self, response: bytes) -> None:
-        self._response = response
-        self._answered.release()
-
-    def fail(self, error: ServingError) -> None:
-        self._error = error
-        self._answered.release()
-
-    def wait(self) -> bytes:
-        """Return the response once it is there, in the call's own thread."""
-        self._answered.acquire()
-        if self._error is not None:
-            if metadata := trailing_metadata(self._error):
-                self._context.set_trailing_metadata(metadata)
-            self._context.abort(_STATUS[self._error.code.value], self._error.message)
-        return self._response

@@ -74,6 +74,7 @@ e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and
 
 bench: install ## measure what a request costs; needs h2load (apt-get install nghttp2-client)
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/standings.py
 
 compare: install ## ladle beside KServe, MLServer, mosec and Ray Serve; installs them into ~/.cache
 	$(BIN)/python benchmarks/compare.py

@@ -95,7 +95,7 @@ def measure(runs: int) -> Figures:
             name: servers.enter_context(ServerProcess("ladle", f"{folder}/model", *flags))
             for name, flags in (
                 (OFF, ["--enable_batching=false"]),
-                (GREEDY, []),
+                (GREEDY, []),  # the model's card vouches for it
                 (TIMER, [f"--batching_parameters_file={parameters}"]),
             )
         }

@@ -210,10 +210,9 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "names"),
     [
-        ('{"row_independent_signatures": ["a", "b"]}', {"a", "b"}),
-        ('{"row_independent_signatures": ["a", 7]}', {"a"}),
-        ('{"row_independent_signatures": "a"}', set()),
-        ("{}", set()),
+        ('{"format": 1, "row_independent_signatures": ["a", "b"]}', {"a", "b"}),
+        ('{"format": 1, "row_independent_signatures": "a"}', set()),
+        ('{"format": 1}', set()),
         ("[]", set()),
         ("junk", set()),
         (None, set()),
@@ -224,7 +223,7 @@ def test_the_model_card_vouches_for_signatures(card: str | None, names: set[str]
 
 
 def test_a_signature_that_the_card_names_is_batched_from_the_start(tmp_path: Path) -> None:
-    card = '{"row_independent_signatures": ["serving_default"]}'
+    card = '{"format": 1, "row_independent_signatures": ["serving_default"]}'
     loader = BatchingLoader(
         lambda _id, _path: FakeServable(card_json=card), BatchingConfig(enabled=None)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import stat
 import threading
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from google.protobuf import text_format
 
+from ladle.protos.model_card import ModelCard
 from ladle.protos.serving_pb import BatchingParameters
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
@@ -209,17 +209,11 @@ class BatchingLoader:
 
 
 def vouched_by_card(card_json: str | None) -> frozenset[str]:
-    """Return the signatures of which a model card says that their rows are independent."""
+    """Return the names of the signatures whose rows a model card declares independent."""
     try:
-        card = json.loads(card_json or "{}")
-        names = card.get("row_independent_signatures") if isinstance(card, dict) else None
-    except (ValueError, RecursionError):
+        return frozenset(ModelCard.from_json(card_json or "").row_independent_signatures)
+    except ValueError:
         return frozenset()
-    return (
-        frozenset(n for n in names if isinstance(n, str))
-        if isinstance(names, list)
-        else frozenset()
-    )
 
 
 def _read(file: Path) -> BatchOptions:

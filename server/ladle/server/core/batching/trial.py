@@ -29,7 +29,7 @@ SHARE = 64
 # How many requests make a batch on trial, in turns.
 _SIZES = (2, 3, 5, 8)
 # For each second of comparing, so many seconds without: what callers may notice of it.
-_REST_ON_TRIAL = 9.0
+_REST_ON_TRIAL = 19.0
 _REST_AFTERWARDS = 49.0
 # What may be held of requests that were answered. Larger ones are not compared.
 _MAX_HELD_BYTES = 8 << 20

@@ -132,8 +132,11 @@ class Trust:
 
     def standing(self, signature: Signature, outputs: Collection[str]) -> Standing:
         """Return how a request to `signature` for these of its outputs runs."""
-        record = self._records.get(signature.name, _NOTHING)
-        return record.standing(outputs, self._first(signature).standing)
+        record = self._records.get(signature.name)
+        if record is None and self.vouched_by and signature.batchable:
+            return Standing.VOUCHED  # the usual case where the user vouches, in no time
+        first = self._first(signature).standing
+        return first if record is None else record.standing(outputs, first)
 
     def agreed(self, signature: Signature, outputs: Iterable[str]) -> bool:
         """Note that a batch had the answers of lone runs; whether that was all that was missing."""

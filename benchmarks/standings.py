@@ -1,0 +1,127 @@
+"""What a trial costs: requests/s and latency of one signature, for each way in which requests run.
+
+    python benchmarks/standings.py      some minutes; needs nothing but ladle and TensorFlow
+
+Threads call the queue of one loaded model, in this process, without any transport. All ways take
+turns; what is printed are medians of ratios to lone runs without a trial, round by round. All
+requests are alike, so that the signature on trial stays there: equal rows prove nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import model
+import numpy as np
+
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.trust import Standing
+from ladle.server.core.servable_id import ServableId
+from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+
+CALLERS = (1, 16)
+OUTPUTS = ("probabilities",)
+
+
+class Measured(NamedTuple):
+    """One turn."""
+
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7, help="turns of each way (default 7)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn (default 2)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model.publish(Path(folder, "1"))
+        ways = served(Path(folder, "1"))
+        print("callers  way        requests/s  p50 ms  p99 ms  requests/s   p50    p99 (alone = 1)")
+        for callers in CALLERS:
+            turns = [
+                {name: turn(way, callers, arguments.seconds) for name, way in ways.items()}
+                for _ in range(arguments.runs)
+            ]
+            for name in ways:
+                own = [measured[name] for measured in turns]
+                ratios = [
+                    [a / b for a, b in zip(measured[name], measured["alone"], strict=True)]
+                    for measured in turns
+                ]
+                absolute = [statistics.median(values) for values in zip(*own, strict=True)]
+                relative = [statistics.median(values) for values in zip(*ratios, strict=True)]
+                print(
+                    f"{callers:7d}  {name:9s}  {absolute[0]:10.0f}  {absolute[1]:6.2f}  "
+                    f"{absolute[2]:6.2f}  {relative[0]:10.2f}  {relative[1]:4.2f}  "
+                    f"{relative[2]:5.2f}"
+                )
+        for name, way in ways.items():
+            print(f"{name}: {way.standings()['serving_default'].standing.value}, ", end="")
+            print(f"{way.comparisons} comparisons")
+
+
+def served(folder: Path) -> dict[str, BatchingServable]:
+    """Return the model behind one queue for each way in which its requests may run."""
+
+    def queue(options: BatchOptions | None, said_by: str) -> BatchingServable:
+        loaded = load_saved_model(ServableId("bench", 1), folder, LoadOptions())
+        return BatchingServable(loaded, options, said_by=said_by)
+
+    ways = {
+        "alone": queue(None, "the benchmark"),
+        "on trial": queue(BatchOptions(), ""),
+        "batched": queue(BatchOptions(), ""),
+        "vouched": queue(BatchOptions(), "the benchmark"),
+    }
+    proved = ways["batched"]
+    random = np.random.default_rng(0)
+    while proved.standings()["serving_default"].standing is not Standing.BATCHED:
+        image = random.random((1, 28, 28), np.float32)
+        proved.run(proved.signatures["serving_default"], {"image": image}, OUTPUTS)
+    return ways
+
+
+def turn(way: BatchingServable, callers: int, seconds: float) -> Measured:
+    """Return what so many threads get done that call one after the other."""
+    signature = way.signatures["serving_default"]
+    inputs = {"image": np.zeros((1, 28, 28), np.float32)}
+    took: list[float] = []
+    ready = threading.Barrier(callers + 1)
+    ended = threading.Event()
+
+    def call() -> None:
+        own: list[float] = []
+        ready.wait()
+        while not ended.is_set():
+            started = time.perf_counter()
+            way.run(signature, inputs, OUTPUTS)
+            own.append(time.perf_counter() - started)
+        took.extend(own)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    time.sleep(seconds)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    took.sort()
+    return Measured(
+        len(took) / seconds, took[len(took) // 2] * 1000, took[int(len(took) * 0.99)] * 1000
+    )
+
+
+if __name__ == "__main__":
+    main()

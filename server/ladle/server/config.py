@@ -236,6 +236,11 @@ class Config:
         0, "threads between operations; 0 or 1 runs them in the request's own thread", least=0
     )
     tensorflow_session_config_file: str = flag("", "tensorflow.ConfigProto in text format")
+    platform_config_file: str = flag(
+        "",
+        "PlatformConfigMap in text format: how models are loaded and batched; where it sets a "
+        "field, the field's flag does not count",
+    )
     per_process_gpu_memory_fraction: float = flag(
         0.0, "the part of each GPU's memory that TensorFlow may take; 0 is all", least=0
     )
@@ -264,7 +269,6 @@ class Config:
     remove_unused_fields_from_bundle_metagraph: bool = ignored(
         True, "only signatures are kept of a graph's description"
     )
-    platform_config_file: str = ignored("", "its settings have flags of their own")
     thread_pool_factory_config_file: str = ignored("", "thread pools are TensorFlow's own")
     use_alts_credentials: bool = ignored(False, "ALTS exists inside Google's cloud alone")
     skip_initialize_tpu: bool = ignored(False, "there is no TPU support")

@@ -69,6 +69,7 @@ class Server:
         Raises:
             StartupError: A file that the config names is of no use.
         """
+        config, platform = startup.with_platform(config)
         self._config = config
         # All files are read before anything is made that would have to be stopped.
         self.access, self._tokens_file = startup.access(config)
@@ -76,14 +77,14 @@ class Server:
         tls = startup.tls(config)
         metrics_path = startup.metrics_path(config)
         check = check or (find_missing if load is None else lambda _: None)
-        load = load or saved_model_loader(config)
+        load = load or saved_model_loader(config, platform)
 
         configured, serving = Configured(), ServingMap()
         self._observers = Observers(config, configured.models, serving.is_available, observer)
         self.metrics = self._observers.metrics
         """Everything counted."""
         observer = self._observers.all
-        self._batching = batching_loader(config, load, observer)
+        self._batching = batching_loader(config, platform, load, observer)
         self.manager = Manager(self._batching, startup.manager_options(config), serving=serving)
         """Every version of every model."""
         self._source: Source = FileSystemSource(

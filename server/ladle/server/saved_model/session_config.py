@@ -21,6 +21,8 @@ class SessionOptions:
 
     config_file: Path | None = None
     """A ConfigProto in protobuf's text format."""
+    config: ConfigProto | None = None
+    """What the file would say, where there is none."""
     intra_op_threads: int = 0
     """Threads within one operation; 0 leaves them to TensorFlow."""
     inter_op_threads: int = 0
@@ -39,7 +41,11 @@ def session_config(options: SessionOptions) -> ConfigProto:
     Raises:
         InvalidArgument: The file can't be read, or is no ConfigProto.
     """
-    config = _read(options.config_file) if options.config_file else ConfigProto()
+    config = ConfigProto()
+    if options.config_file:
+        config = _read(options.config_file)
+    elif options.config:
+        config.CopyFrom(options.config)
     if options.intra_op_threads:
         config.intra_op_parallelism_threads = options.intra_op_threads
     if options.inter_op_threads:

@@ -46,6 +46,15 @@ def parse(text: str) -> BatchOptions:
         text_format.Parse(text, given)
     except text_format.ParseError as error:
         raise InvalidArgument(f"expected BatchingParameters in text format: {error}") from None
+    return batch_options(given)
+
+
+def batch_options(given: BatchingParameters) -> BatchOptions:
+    """Return the options that a message says; absent ones are upstream's.
+
+    Raises:
+        InvalidArgument: Its values contradict each other.
+    """
     options = BatchOptions(num_batch_threads=cpus(), refuse_larger=True)
     try:
         if given.HasField("max_batch_size"):
@@ -78,6 +87,8 @@ class BatchingConfig:
     each signature earns its batches, unless a file vouches for it."""
     file: Path | None = None
     """What holds for all models, with which the user vouches too; None = the defaults."""
+    options: BatchOptions | None = None
+    """What holds for all models where there is no `file`; the user vouches with it too."""
     per_model: bool = False
     """Whether a version brings its own, and one that doesn't is not batched. Of `file` it takes
     only the number of threads, as upstream."""
@@ -158,7 +169,7 @@ class BatchingLoader:
         own_text = _text(path / PER_MODEL_FILE)
         if own_text is not None and _without_comments(own_text) == _OFF:
             return Decision(None, f"{PER_MODEL_FILE} in the version's folder")
-        common = _read(config.file) if config.file else None
+        common = _read(config.file) if config.file else config.options
         if own_text is not None and (
             config.per_model or (config.enabled is None and common is None)
         ):
@@ -171,7 +182,8 @@ class BatchingLoader:
                 None, f"--enable_per_model_batching_parameters, and no {PER_MODEL_FILE}"
             )
         if common:
-            return Decision(common, "--batching_parameters_file")
+            source = "--batching_parameters_file" if config.file else "--platform_config_file"
+            return Decision(common, source)
         return Decision(BatchOptions(), "--enable_batching" if config.enabled else "")
 
     def start(self) -> None:

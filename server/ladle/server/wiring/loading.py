@@ -14,6 +14,7 @@ from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.profiler import Recorder
 from ladle.server.settings.batching_parameters import BatchingLoader
+from ladle.server.settings.platform_config import PlatformConfig
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 from ladle.server.wiring.startup import StartupError, batching_config
 
@@ -21,7 +22,9 @@ ModelLoader: TypeAlias = "Callable[[ServableId, Path], Model]"
 """Loads a version from its folder; blocks, and raises ServingError."""
 
 
-def batching_loader(config: Config, load: ModelLoader, observer: Observer) -> BatchingLoader:
+def batching_loader(
+    config: Config, platform: PlatformConfig, load: ModelLoader, observer: Observer
+) -> BatchingLoader:
     """Return what `load` is a part of: warm-up, the batch queue, and telling the observer."""
 
     def batch_options(servable_id: ServableId, path: Path) -> BatchOptions | None:
@@ -30,11 +33,11 @@ def batching_loader(config: Config, load: ModelLoader, observer: Observer) -> Ba
     if config.enable_model_warmup:
         load = _warmed(load, config, batch_options, observer)
     load = observed_load(load, observer)
-    batching = BatchingLoader(load, batching_config(config), observer=observer)
+    batching = BatchingLoader(load, batching_config(config, platform), observer=observer)
     return batching
 
 
-def saved_model_loader(config: Config) -> ModelLoader:
+def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
     """Return what loads SavedModels; imports TensorFlow, which takes seconds.
 
     Raises:
@@ -54,6 +57,7 @@ def saved_model_loader(config: Config) -> ModelLoader:
     file = config.tensorflow_session_config_file
     session = SessionOptions(
         config_file=Path(file) if file else None,
+        config=platform.session,
         intra_op_threads=both or config.tensorflow_intra_op_parallelism,
         inter_op_threads=both or config.tensorflow_inter_op_parallelism,
         gpu_memory_fraction=config.per_process_gpu_memory_fraction,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +22,7 @@ from ladle.server.core.sources.base_path import without_versions
 from ladle.server.monitoring.config import read_path
 from ladle.server.settings.batching_parameters import BatchingConfig
 from ladle.server.settings.model_config_file import ConfigFile
+from ladle.server.settings.platform_config import PlatformConfig, read_platform_config
 from ladle.server.settings.tokens_file import TokensFile
 from ladle.server.transport.credentials import CredentialsError, read_context, read_credentials
 
@@ -121,11 +122,40 @@ def manager_options(config: Config) -> ManagerOptions:
     )
 
 
-def batching_config(config: Config) -> BatchingConfig:
+def with_platform(config: Config) -> tuple[Config, PlatformConfig]:
+    """Return the settings with those of `--platform_config_file`, and what has no flag of it.
+
+    Raises:
+        StartupError: The file is of no use, or contradicts a flag.
+    """
+    if not config.platform_config_file:
+        return config, PlatformConfig()
+    try:
+        platform = read_platform_config(Path(config.platform_config_file))
+    except InvalidArgument as error:
+        raise StartupError(f"--platform_config_file: {error.message}") from None
+    for field, twice, flag in (
+        ("session_config", platform.session, "tensorflow_session_config_file"),
+        ("batching_parameters", platform.batching, "batching_parameters_file"),
+    ):
+        if twice is not None and getattr(config, flag):
+            raise StartupError(
+                f"--platform_config_file sets {field}: expected it or --{flag}, got both"
+            )
+    for name in platform.without_effect:
+        logger.warning("--platform_config_file: %s does nothing here", name)
+    try:
+        return replace(config, **platform.flags), platform
+    except ValueError as error:
+        raise StartupError(f"--platform_config_file: {error}") from None
+
+
+def batching_config(config: Config, platform: PlatformConfig) -> BatchingConfig:
     """Return where the parameters of batches come from."""
     return BatchingConfig(
         enabled=config.enable_batching,
         file=Path(config.batching_parameters_file) if config.batching_parameters_file else None,
+        options=platform.batching,
         per_model=config.enable_per_model_batching_parameters,
         unbatched=config.unbatched,
         # So that a flood on one model leaves room for requests to another.

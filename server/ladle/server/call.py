@@ -90,10 +90,10 @@ class Stream(Protocol):
         """
 
     def on_idle(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called in the transport's thread, when all is told that is there by now.
+        """Have `callback` called in the transport's thread once nothing more has come.
 
-        A message that was asked for and has come is told before. Not to be called again before the
-        callback was; after the stream's end it is never called.
+        The transport delivers a message that was asked for and has come before that. Not to be
+        called again before the callback was. After the stream's end the callback is never called.
         """
 
     def in_thread(self, work: Callable[[], None], *, waits: bool = False) -> None:
@@ -204,7 +204,8 @@ class Transport(Protocol):
     def drain(self, grace_s: float) -> None:
         """Take no new calls, and give those under way `grace_s` seconds; never blocks.
 
-        Streams are told first, by `on_stop`. A call that comes too late ends as UNAVAILABLE.
+        The callbacks of `on_stop` are called. A call that comes too late ends as UNAVAILABLE,
+        where the transport can still answer it.
         """
 
     def stop(self, grace_s: float = 0.0) -> None:

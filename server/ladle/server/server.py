@@ -172,7 +172,7 @@ class Server:
 
         Requests for models that are on their way wait for them. With `wait_for_models` in the
         config nobody can connect before every model is up or has failed; that an address is in
-        use is told before anything is loaded all the same.
+        use is raised before anything is loaded all the same.
 
         Raises:
             StartupError: There is nothing to load, or a file that the config names is wrong; the

@@ -1,4 +1,4 @@
-"""What is noted of requests, runs and loads on their way, and who is told.
+"""What is noted of requests, runs and loads on their way, and who observes them.
 
 The core notes times and sizes and knows nothing of metrics, traces or logs: an Observer makes
 those of it. Times are seconds of the monotonic clock; what has not been reached is None.
@@ -38,8 +38,8 @@ def _new_request_id() -> str:
 class Observation:
     """One request, from the moment that a method takes it until its answer or its refusal.
 
-    It belongs to one thread after the other, as the request does, and needs no lock. But of its
-    answer and its caller's leaving, which may come in two threads at a time, only one ends it.
+    It belongs to one thread after the other, as the request does, and needs no lock. The answer
+    and the caller's leaving may come in two threads at a time: only the first of them ends it.
     """
 
     __slots__ = (
@@ -83,8 +83,8 @@ class Observation:
         self.api = api
         self.entrypoint = entrypoint
         self.request: bytes | None = request
-        """The message, over REST the one that was made of JSON; let go once the observer has been
-        told of the request's end, as `response` is."""
+        """The message; over REST the one that was made of JSON. It is dropped once the observer
+        has heard of the request's end, and so is `response`."""
         self.request_bytes = len(request)
         self.metadata = metadata
         self.began = time.monotonic()
@@ -127,7 +127,7 @@ class Observation:
         self.model, self.version = servable_id
 
     def end(self, outcome: bytes | ServingError, observer: Observer) -> None:
-        """Note the answer or the refusal, tell the observer, and let go of what is large.
+        """Note the answer or the refusal, tell the observer, and drop what is large.
 
         Without effect once the request has ended.
         """
@@ -191,7 +191,7 @@ class Run:
         self.servable_id = servable_id
         self.signatures = signatures
         self.requests = requests
-        """Let go once the observer has been told of the run's end."""
+        """Dropped once the observer has heard of the run's end."""
         self.batched = len(requests)
         """How many of them there are."""
         self.rows = rows
@@ -208,7 +208,7 @@ class Run:
             request.run = self
 
     def end(self, now: float, observer: Observer) -> None:
-        """Note the end, tell the observer, and let go of the requests."""
+        """Note the end, tell the observer, and drop the requests."""
         self.ended = now
         try:
             observer.run_ended(self)
@@ -228,7 +228,10 @@ class Loading(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who is told. Any thread calls; nothing may block. What is raised is logged."""
+    """Hears of requests, runs and loads.
+
+    Any thread calls; nothing may block. What is raised is logged.
+    """
 
     def request_ended(self, request: Observation) -> None:
         """A request was answered or refused."""
@@ -240,7 +243,7 @@ class Observer(Protocol):
         """A version was loaded, warm-up included, or could not be."""
 
     def warmup_ended(self, warmup: Loading, records: int) -> None:
-        """A version's warm-up requests have run, or one has failed; not told where it has none."""
+        """A version's warm-up requests have run, or one has failed; not called without any."""
 
 
 class Unobserved:

@@ -121,7 +121,7 @@ RULES = {
 def gate(access: Access, observer: Observer | None = None) -> Gate | None:
     """Return what a transport asks of each call first; None if there is nothing to be asked.
 
-    `observer` hears of those that are not let through.
+    `observer` hears of calls that the gate refuses.
     """
     observer = observer or Unobserved()
     if not access.by_token:

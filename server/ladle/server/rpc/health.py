@@ -49,7 +49,7 @@ class Health:
             return self._watching
 
     def set(self, name: str, serving: bool | None) -> None:
-        """State whether `name` serves, to those who ask and those who watch; None forgets it."""
+        """Set whether `name` serves, for Check and for all watchers; None forgets the name."""
         with self._lock:
             if self._is_final:
                 return
@@ -150,16 +150,16 @@ class _Watcher:
         self.name = name
         self._lock = lock
         self._latest: int | None = None
-        self._told: int | None = None
+        self._sent_status: int | None = None
         self._is_sending = False
 
     def tell(self, status: int) -> None:
         """Say how things stand, as soon as the connection has taken what was said before."""
         self._latest = status
-        if self._is_sending or status == self._told:
+        if self._is_sending or status == self._sent_status:
             return
         self._is_sending = True
-        self._told = status
+        self._sent_status = status
         self.stream.send(HealthCheckResponse(status=status).SerializeToString(), self._sent)
 
     def _sent(self) -> None:

@@ -62,7 +62,7 @@ class ObservedCall:
 
     def respond(self, response: bytes) -> None:
         """Send the response message; never blocks."""
-        # Noted first: who has the answer finds it counted.
+        # Noted first, so that a caller who has the answer finds it counted.
         if self._is_whole:
             self.observation.end(response, self._observer)
         else:

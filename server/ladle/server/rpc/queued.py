@@ -140,7 +140,7 @@ class QueuedRequest(Generic[R, A]):
             handle.release()
             raise
         self._pending = pending
-        if self._cancelled:  # meanwhile, and nobody has told the queue
+        if self._cancelled:  # meanwhile, before there was anything to cancel
             pending.leave()
 
     def cancel(self) -> None:

@@ -88,8 +88,8 @@ class ExpectedVersion(NamedTuple):
 def find_version(manager: Manager, spec: ModelSpec) -> Handle | ExpectedVersion:
     """Return a handle on the version that a request names: by number, by label or as the latest.
 
-    Never blocks. Those who come as soon as the port is open find models that are still on their
-    way: what is returned then can be waited for in a thread.
+    Never blocks. A model may be loading for the first time, as when the port has just been opened.
+    What is returned then can wait for it, in a thread.
 
     Raises:
         InvalidArgument: No name, or a label that no version has.

@@ -62,7 +62,7 @@ def methods(
         check_method_names: whether a signature has to be of the kind that the method is for.
         access: who may call what; by default what Access says without tokens.
         observer: hears of each request.
-        counters: returns the values of metrics, for those who reload and ask for them.
+        counters: returns the values of metrics; a reload can ask for them.
         recorder: records what the runtime does; without it there is no ProfilerService.
         health: answers for the names that it was told of; by default nothing serves.
 

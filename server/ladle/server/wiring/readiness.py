@@ -1,4 +1,4 @@
-"""What the health service is told: which names serve, and when the server as a whole does."""
+"""What the health service says: which names serve, and when the server as a whole does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADMIN = (
 )
 
 Say = Callable[[str, "bool | None"], None]
-"""Told a name, and whether it serves; None if there is no such thing any more."""
+"""Takes a name, and whether it serves; None if there is no such thing any more."""
 
 
 class Readiness:
@@ -34,7 +34,7 @@ class Readiness:
         self._configured = configured
         self._say = say
         self._lock = threading.Lock()
-        self._told: set[str] = set()
+        self._stated: set[str] = set()
         self._begun = False
         for name in _ADMIN:
             say(name, True)
@@ -46,16 +46,16 @@ class Readiness:
         # Read under the lock: of two changes at once, the later word has to be the newer one.
         with self._lock:
             configured = self._configured()
-            for gone in self._told - set(configured):
-                self._told.discard(gone)
+            for gone in self._stated - set(configured):
+                self._stated.discard(gone)
                 self._say_of_model(gone, None)
             if name in configured:
-                self._told.add(name)
+                self._stated.add(name)
                 self._say_of_model(name, self._manager.is_available(name))
             if not self._begun:
                 self._begun = all(map(self._manager.is_settled, configured))
             whole = self._begun and any(map(self._manager.is_available, configured))
-            # The whole comes last: who hears of it finds all else as it should be.
+            # The whole comes last: a caller who hears of it finds all else up to date.
             for service in (*_PREDICTION, ""):
                 self._say(service, whole)
 

@@ -35,7 +35,7 @@ def read_examples(sent: SerializedInput) -> NDArray[Any]:
 
 
 def _in_context(context: bytes, examples: list[bytes]) -> list[bytes]:
-    # A context comes once and is copied for each Example, of which two bytes make one.
+    # A context comes once and is copied for each Example, and an Example may have two bytes.
     if len(context) * len(examples) > MAX_REPEATED_BYTES:
         raise InvalidArgument(
             f"example_list_with_context: repeating a context of {len(context)} bytes for "

@@ -22,9 +22,9 @@ from ladle.server.rpc.queued import Outputs, QueuedRequest
 from ladle.server.rpc.request import Invocation, Waiter, with_version
 from ladle.server.rpc.status import as_status
 
-# What clients take unless told otherwise is 4 MiB; the rest is for names and headers.
+# Clients take 4 MiB by default; the rest is for names and headers.
 _CHUNK_BYTES = 4_000_000
-# What tells of a string that it is there, and how long it is: nearly always less.
+# A string's tag and length on the wire; nearly always they take less.
 _STRING_HEAD_BYTES = 4
 
 

@@ -54,7 +54,7 @@ class ParsedPredict(NamedTuple):
 
     message: PredictRequest
     contents: Mapping[str, memoryview]
-    """The `tensor_content` of those inputs from which it was taken out: views of the request."""
+    """The `tensor_content` that was cut out of inputs, by input: views of the request's bytes."""
     typed: bool
     """Whether the caller is answered in typed fields, and not in `tensor_content`."""
 

@@ -53,7 +53,7 @@ class CompletionRpc:
     @property
     def deadline(self) -> float | None:
         """The monotonic time at which the caller stops waiting; None if it never does."""
-        # gRPC tells of an absent deadline as one in the far future.
+        # gRPC reports an absent deadline as one in the far future.
         remaining_s: float = self.event.call_details.deadline - time.time()
         return None if remaining_s > threading.TIMEOUT_MAX else time.monotonic() + remaining_s
 
@@ -82,7 +82,7 @@ class CompletionRpc:
                 state.due.add(RECEIVE)
 
     def end_operation(self, token: str) -> Any:
-        """Count out an operation, and return what grpcio's polling thread is to be told of it."""
+        """Count out an operation, and return what grpcio's polling thread has to do after it."""
         with self.state.condition:
             return server._possibly_finish_call(self.state, token)
 

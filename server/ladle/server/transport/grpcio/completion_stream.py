@@ -104,13 +104,13 @@ class CompletionStream(CompletionRpc):
         self.start_receiving(self._received)
 
     def on_idle(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when all is told that is there by now."""
+        """Have `callback` called once nothing more has come."""
         state = self.state
         with state.condition:
             if self.is_active():
                 self._idle = callback
-                # No operations at all are done at once, and the polling thread hears of it after
-                # all that had happened before: messages that wait to be asked for are among that.
+                # A batch without operations ends at once. gRPC's queue delivers its event after
+                # all earlier events, those of messages included.
                 self.call.start_server_batch((), self._became_idle)
                 state.due.add(_IDLE)
 

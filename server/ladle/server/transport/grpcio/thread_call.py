@@ -47,7 +47,7 @@ class _GrpcioCall:
     def __init__(self, request: bytes, context: grpc.ServicerContext) -> None:
         self.request = request
         remaining_s = context.time_remaining()
-        # gRPC tells of an absent deadline as one in the far future.
+        # gRPC reports an absent deadline as one in the far future.
         self.deadline = (
             None
             if remaining_s is None or remaining_s > threading.TIMEOUT_MAX

@@ -78,6 +78,30 @@ def test_an_odd_json_line_is_set_aside(
     assert predicted == {n: 2.0 * n for n in range(12) if n not in failed}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("in.jsonl", ""), ("in.jsonl", "\n\n"), ("in.csv", "x"), ("in.tfrecord", "")],
+)
+def test_an_input_without_rows_gives_none(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    assert predict(tmp_path, name) == 0
+    assert done(tmp_path) == ({}, {})
+
+
+def test_lines_without_a_common_column_still_bind_by_name(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"a": 1}\n{"x": 1}\n{"b": 1}\n')
+    assert predict(tmp_path, "in.jsonl") == 3
+    assert done(tmp_path)[0] == {1: 2.0}
+
+
+def test_lines_without_any_column_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text("{}\n{}\n")
+    assert predict(tmp_path, "in.jsonl") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("value", ["[2]", "2.0", "true"])
 def test_a_number_of_another_look_is_a_number(value: str, tmp_path: Path) -> None:
     lines = [f'{{"x": {n}}}' for n in range(8)]

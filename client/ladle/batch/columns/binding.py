@@ -41,6 +41,8 @@ def bind(job: Job, reader: Reader, input_format: str, metadata: ModelMetadata) -
         BatchError: An input of the model has no column, or the model has no such signature.
     """
     signature = signature_of(job, metadata)
+    if not reader.columns:  # JSON lines without a line
+        return Binding(reader=reader, sources={}, keep=())
     are_images = input_format == "images"
     sources = mapping.bind(
         signature.inputs if signature else {},

@@ -32,8 +32,9 @@ class Sample:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that at least half of the rows have, in the order of their appearance."""
-        return tuple(name for name, count in self._counts.items() if 2 * count >= self._rows)
+        """The columns that at least half of the rows have, else all, as they appeared."""
+        common = tuple(name for name, count in self._counts.items() if 2 * count >= self._rows)
+        return common or tuple(self._counts)
 
     def add(self, names: Iterable[str], size_bytes: int) -> None:
         """Take the columns of a row."""

@@ -56,7 +56,8 @@ class FakeCall:
 
 
 def test_what_finds_no_place_is_told_when_to_come_back() -> None:
-    admission = Admission(1)
+    refused: list[ServingError] = []
+    admission = Admission(1, refused.append)
     first, second = FakeCall(), FakeCall()
 
     assert admission.admit(first)
@@ -65,6 +66,8 @@ def test_what_finds_no_place_is_told_when_to_come_back() -> None:
     assert second.error.code.name == "UNAVAILABLE"
     assert second.error.retry_after_s == 0.1
     assert "1 calls are under way already" in second.error.message
+    assert refused == [second.error]
+    assert second.error.reason == "calls"
 
     first.end()
     assert admission.admit(FakeCall())
@@ -72,7 +75,8 @@ def test_what_finds_no_place_is_told_when_to_come_back() -> None:
 
 def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
     time = Time()
-    admission = Admission(10, clock=time)
+    refused: list[ServingError] = []
+    admission = Admission(10, refused.append, clock=time)
     silent, speaking, late = FakeCall(), FakeCall(), FakeCall()
     admission.admit(silent)
     admission.admit(speaking)
@@ -85,6 +89,7 @@ def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
     assert silent.error is not None
     assert silent.error.code.name == "DEADLINE_EXCEEDED"
     assert silent.error.message == "expected a request message within 30 s, got none"
+    assert refused == [silent.error]
     assert speaking.error is None
     assert late.error is None
     assert admission.under_way == 2

@@ -28,9 +28,22 @@ class Admitted(Protocol):
 class Admission:
     """Counts the calls under way. Thread-safe."""
 
-    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take how many calls there may be at a time, and the time in seconds."""
+    def __init__(
+        self,
+        most: int,
+        refused: Callable[[ServingError], None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what bounds the calls.
+
+        Args:
+            most: how many there may be at a time.
+            refused: hears of each call that is ended here.
+            clock: the time, in seconds.
+        """
         self._most = most
+        self._refused = refused
         self._clock = clock
         self._lock = threading.Lock()  # guards the two below
         self._calls: set[Admitted] = set()
@@ -56,11 +69,11 @@ class Admission:
                 self._calls.add(call)
                 self._silent[call] = now
         if silent is not None:
-            silent.finish(None, _late(_LEAST_S))
+            self._end(silent, _late(_LEAST_S))
         if taken:
             call.on_end(lambda: self._ended(call))
         else:
-            call.finish(None, self._no_place())
+            self._end(call, self._no_place())
         return taken
 
     def received(self, call: Admitted) -> None:
@@ -76,7 +89,7 @@ class Admission:
                 call = self._pop_silent(before)
             if call is None:
                 return
-            call.finish(None, _late(MESSAGE_TIMEOUT_S))
+            self._end(call, _late(MESSAGE_TIMEOUT_S))
 
     def end_all(self, error: ServingError) -> None:
         """End every call that is under way with a status."""
@@ -99,14 +112,21 @@ class Admission:
             self._calls.discard(call)
             self._silent.pop(call, None)
 
+    def _end(self, call: Admitted, error: ServingError) -> None:
+        call.finish(None, error)
+        self._refused(error)
+
     def _no_place(self) -> Unavailable:
         error = Unavailable(
             f"{self._most} calls are under way already (128 for each of --grpc_max_threads); "
             "try again later"
         )
         error.retry_after_s = 0.1
+        error.reason = "calls"
         return error
 
 
 def _late(seconds: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"expected a request message within {seconds:g} s, got none")
+    error = DeadlineExceeded(f"expected a request message within {seconds:g} s, got none")
+    error.reason = "no_message"
+    return error

@@ -78,8 +78,8 @@ class GrpcioTransport:
         self._executor = SteadyPool(max_threads, "grpc")
         self._waiting = SteadyPool(max_waiting, "waiting")
         pools = Pools(working=self._executor, waiting=self._waiting)
-        self._admission = Admission(max_threads * _CALLS_PER_THREAD)
-        self._own_room = Admission(_OWN_ROOM)
+        self._admission = Admission(max_threads * _CALLS_PER_THREAD, limits.refused)
+        self._own_room = Admission(_OWN_ROOM, limits.refused)
         self._methods = _Methods(methods, pools, limits, self._admission, self._own_room)
         self._stopping = threading.Event()
         self._stopped: threading.Event | None = None

@@ -17,7 +17,7 @@ help: ## show this list
 
 install: $(VENV)/.installed ## make .venv with ladle and everything that working on it needs
 
-# Compiled on all cores, of which pip would take one; some packages bring files that don't compile.
+# All cores compile at once; pip would use one. Some packages bring files that don't compile.
 $(VENV)/.installed: $(BUILD_INPUTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
@@ -82,7 +82,7 @@ compare: install ## ladle beside KServe, MLServer, mosec and Ray Serve; installs
 docs: $(VENV)/.docs ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# Needs nothing but its own tools: what it tells of the code it reads from the sources.
+# Needs nothing but its own tools: it reads the code's docstrings from the sources.
 $(VENV)/.docs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

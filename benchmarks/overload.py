@@ -2,7 +2,7 @@
 
 The model takes 50 ms for a batch of 32, and two batches may wait. First as much as it bears is
 sent, then three times that, while real clients measure how long those wait whose requests are
-taken, and what the others are told. Linux only, for /proc.
+taken, and what the others get. Linux only, for /proc.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _oneofs(message: DescriptorProto) -> Mapping[str, list[str]]:
 
 def _named(message: DescriptorProto, oneofs: Iterable[str]) -> Iterator[str]:
     """What ClearField and what HasField take: names of fields and oneofs."""
-    # Only proto2 has the label; in proto3 `optional` is told by the synthetic oneof.
+    # Only proto2 has the label; proto3 marks `optional` by a synthetic oneof.
     present = (
         field.name
         for field in message.field

@@ -24,7 +24,7 @@ def flag(
     """A field that is a command line flag too; the text is what --help says of it.
 
     Args:
-        default: tensorflow_model_server's, but where ladle's own is told in the text.
+        default: tensorflow_model_server's; where ladle has another, the text says so.
         help_text: one line.
         least: the smallest number that means anything.
         choices: the only texts that mean anything.
@@ -124,7 +124,7 @@ class Config:
         "those below one; without it any. Probes may use any name",
     )
 
-    # What it tells of itself
+    # Metrics and logs
     monitoring_config_file: str = flag(
         "",
         "MonitoringConfig in text format: whether metrics are served on the REST port, and at "

@@ -17,7 +17,7 @@ _TIMEOUT_S = 20.0
 def list_served(server: str, model: str | None) -> list[dict[str, Any]]:
     """Return every version that a ladle server has of its models, or of the one named.
 
-    A model that has none is told of too, with its problem and no version.
+    A model without versions is listed too, with its problem.
 
     Raises:
         ExportError: The server can't be reached, is not ladle's, or refuses.

@@ -81,7 +81,7 @@ class Tokens:
         self._grants = tuple(grants.items())
 
     def find(self, token: str) -> Grant | None:
-        """Return what a token is good for, in a time that tells nothing of those it is not."""
+        """Return what a token is good for, in a time that does not depend on the known tokens."""
         digest = digest_of(token)
         found = None
         for known, grant in self._grants:  # to the end, whichever it is

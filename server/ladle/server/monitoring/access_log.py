@@ -99,7 +99,7 @@ class AccessLog(Unobserved):
 
 
 def fields_of(entry: _Entry) -> dict[str, object]:
-    """Return what is told of a request."""
+    """Return the fields of a request's line."""
     seen = entry.seen
     fields: dict[str, object] = {
         "time": utc(entry.time),

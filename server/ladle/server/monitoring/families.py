@@ -177,7 +177,7 @@ def exponential(first: float, growth: float, count: int) -> list[float]:
 
 
 def text(families: Iterable[Family]) -> str:
-    """Return the text form of those families in which there is anything."""
+    """Return the text form of all families that have a series."""
     return "".join(line for family in families if family.values for line in family.lines())
 
 

@@ -31,7 +31,7 @@ _COUNTED_OF_A_KIND = 64
 _MAX_AT_ONCE = 4 * _COUNTED_AT_ONCE
 # Where notes come faster than they are counted, their threads wait from here on.
 _MAX_PENDING = 32 * _COUNTED_AT_ONCE
-# Versions come and go for years: the series of the oldest ones go too, but of those in service.
+# Versions come and go for years. The series of the oldest versions go too, unless they serve.
 _MAX_VERSIONS = 64
 _MAX_MODELS = 1024
 
@@ -183,7 +183,7 @@ class Metrics:
     def _count_ways(
         self, api: str, model: str, which: tuple[str, str, str], requests: list[Observation]
     ) -> None:
-        """Count how long each step took of those that came so far."""
+        """Count how long each step took, for all requests that came so far."""
         queued = [r for r in requests if r.queued is not None]
         if not queued:
             return

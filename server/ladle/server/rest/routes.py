@@ -30,7 +30,7 @@ class Route:
     path: str
     """With `{model}`, `{version}` and `{label}` for the names in it."""
     kind: Kind
-    """Who may call it; one that tells of models, and names none in its path, tells of them all."""
+    """Who may call it. A route about models without a name in its path is about all models."""
     endpoint: Endpoint
 
     @cached_property

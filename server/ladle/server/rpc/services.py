@@ -64,7 +64,7 @@ def methods(
         observer: hears of each request.
         counters: returns the values of metrics; a reload can ask for them.
         recorder: records what the runtime does; without it there is no ProfilerService.
-        health: answers for the names that it was told of; by default nothing serves.
+        health: the health service; by default nothing serves.
 
     Raises:
         KeyError: A method is in none of our .proto files, or has no rule for its callers.

@@ -1,7 +1,7 @@
 """Which signatures change something that outlives a run, or draw random numbers.
 
 Found by walking the graph from each signature's outputs, through the functions that it calls.
-TensorFlow marks operations that have state; of those, the ones below only read it.
+TensorFlow marks operations that have state. The marked operations below only read it.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class BatchingLoader:
     """Puts a batch queue before each model that `load` brings, and keeps its options up to date.
 
     Order of calls: `start` and `stop`, around or between loads. `step` is what the thread does
-    at each poll. A file that turns wrong changes nothing, and is told of in the log.
+    at each poll. A file that turns wrong changes nothing, and the log says so.
     """
 
     def __init__(

@@ -164,7 +164,7 @@ def batching_config(config: Config, platform: PlatformConfig) -> BatchingConfig:
 
 
 def _check_base_path(base_path: Path) -> None:
-    """Say at once what would otherwise be waited for in vain."""
+    """Refuse a base path without versions at once, so that nobody waits for it."""
     try:
         children = [child.name for child in base_path.iterdir()]
     except OSError as error:

@@ -247,7 +247,7 @@ class Manager:
             return self._registry.is_known(name)
 
     def names(self) -> list[str]:
-        """Return the models of which anything is known."""
+        """Return the names of all models that are known."""
         with self._changed:
             return self._registry.names()
 

@@ -47,7 +47,7 @@ class Registry:
         """Whether everything is to be unloaded, for good."""
         self._policy = policy
         self._models: dict[str, dict[int, Entry]] = {}
-        self._expected: set[str] = set()  # models of which nothing has been seen yet
+        self._expected: set[str] = set()  # configured models that no source has seen yet
         self._problems: dict[str, tuple[str, bool]] = {}
         self._incomplete: dict[str, dict[int, str]] = {}
         self._withdrawn: dict[str, None] = {}
@@ -138,7 +138,7 @@ class Registry:
         return any(e.aspired or e.state is not State.END for e in self.versions(name).values())
 
     def names(self) -> list[str]:
-        """Return the models of which anything is known."""
+        """Return the names of all models that are known."""
         return list(self._models)
 
     def versions(self, name: str) -> Mapping[int, Entry]:

@@ -54,7 +54,7 @@ def aspired(
     policy: VersionPolicy,
     is_whole: Callable[[int], bool] = lambda _: True,
 ) -> dict[int, str]:
-    """Return the versions that the policy wants of those that are whole.
+    """Return the whole versions that the policy wants.
 
     `is_whole` is asked for no more versions than it takes, the highest first.
     """

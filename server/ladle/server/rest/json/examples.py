@@ -51,7 +51,7 @@ def _example(key: str, features: Json, index: int | None = None) -> bytes:
         for name, value in features.items():
             _fill(example.features.feature[as_bytes(name).decode(errors="replace")], value)
     except InvalidArgument as error:
-        # Told where only now: most have nothing to be told of.
+        # The place is made only now: most Examples are right, and need none.
         number = "" if index is None else f", {index}"
         feature = "" if name is None else f", feature {name!r}"
         raise InvalidArgument(f"{key}{number}{feature}: {error.message}") from None

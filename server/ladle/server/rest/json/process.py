@@ -211,7 +211,7 @@ def _answer(message: bytes, answers: IO[bytes]) -> None:
         outcome = (True, function(*arguments))
     except ServingError as error:
         outcome = (False, (error.code, error.message))
-    except Exception as error:  # whatever it is: the caller is told, and the next is served
+    except Exception as error:  # whatever it is: this caller gets an error, and the next is served
         outcome = (False, (Code.INTERNAL, f"{type(error).__name__} while JSON was read"))
     del arguments
     pickled = pickle.dumps(outcome, protocol=5)

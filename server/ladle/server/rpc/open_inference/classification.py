@@ -21,7 +21,7 @@ _UNSUPPORTED = ("BYTES", "BOOL", "FP16", "BF16")
 
 
 def classify_counts(message: ModelInferRequest, signature: Signature) -> Mapping[str, int]:
-    """Return how many classes are wanted of which output.
+    """Return how many classes are wanted, by output.
 
     Raises:
         InvalidArgument: A count is none, or an output has no classes.

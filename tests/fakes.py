@@ -94,7 +94,7 @@ def double(inputs: Arrays) -> dict[str, NDArray[Any]]:
 class FakePending:
     """A request that can't be hurried."""
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         pass
 
 

@@ -120,7 +120,7 @@ def test_a_batch_is_a_span_linked_to_all_its_requests_and_they_to_it(traced: Tra
     first = traced.begin(predict_request())
     traced.model.wait_until_running()
     others = [traced.begin(predict_request(), TRACEPARENT) for _ in range(3)]
-    wait_until(lambda: traced.batching.load.requests == 3)
+    wait_until(lambda: traced.batching.depth.requests == 3)
     traced.model.let_go()
     for call in (first, *others):
         call.result()
@@ -156,7 +156,7 @@ def test_a_request_that_runs_twice_is_one_span(traced: Traced) -> None:
     first = traced.begin(predict_request())
     traced.model.wait_until_running()
     bad, good = (traced.begin(predict_request(fill=fill)) for fill in (float("nan"), 1.0))
-    wait_until(lambda: traced.batching.load.requests == 2)
+    wait_until(lambda: traced.batching.depth.requests == 2)
     traced.model.let_go()
     first.result()
     good.result()

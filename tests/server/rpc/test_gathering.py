@@ -30,7 +30,7 @@ class Left(FakePending):
     def __init__(self, left: list[None]) -> None:
         self._left = left
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         self._left.append(None)
 
 

@@ -266,7 +266,7 @@ def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> 
 
 def assert_waiting(served: Served, requests: int) -> None:
     """Wait until so many requests are in the queue."""
-    until(lambda: served.batching.load.requests == requests)
+    until(lambda: served.batching.depth.requests == requests)
 
 
 @pytest.mark.parametrize("method", [PREDICT, STATUS])

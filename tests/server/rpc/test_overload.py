@@ -55,7 +55,7 @@ def full() -> Iterator[tuple[grpc.Channel, Callable[[], None]]]:
         futures = [call.future(good.SerializeToString(), timeout=PATIENCE_S)]
         model.wait_until_running()
         futures.append(call.future(good.SerializeToString(), timeout=PATIENCE_S))
-        until(lambda: batching.load.requests)
+        until(lambda: batching.depth.requests)
 
         def empty() -> None:
             model.let_go()

@@ -17,7 +17,7 @@ from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStr
 from ladle.protos.serving_pb import PredictRequest
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Load
+from ladle.server.core.batching.queue import QueueDepth
 from ladle.server.core.errors import Code
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
 from ladle.server.core.servable import Signature
@@ -208,10 +208,10 @@ def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
     for n in range(100):
         client.send(n, [[n, n]])
     served.model.wait_until_running()
-    until(lambda: served.batching.load.requests + served.model.batches[0] >= 4)
+    until(lambda: served.batching.depth.requests + served.model.batches[0] >= 4)
 
     assert not threading.Event().wait(0.05)  # for what must not come
-    assert served.batching.load.requests + served.model.batches[0] == 4
+    assert served.batching.depth.requests + served.model.batches[0] == 4
     served.model.let_go()
     assert [client.get().id for _ in range(100)] == list(range(100))
 
@@ -230,7 +230,7 @@ def test_a_reader_that_stops_stops_the_server_from_reading(serve: Serve) -> None
     def has_stopped() -> bool:
         seen = sum(served.model.batches)
         is_full = served.transport.limits.budget.used == 8 * size
-        answered = is_full and served.batching.load == Load()
+        answered = is_full and served.batching.depth == QueueDepth()
         return answered and not passing.wait(0.1) and sum(served.model.batches) == seen
 
     passing = threading.Event()  # never set: it only passes the time
@@ -249,10 +249,10 @@ def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: S
     served.model.wait_until_running()
     for n in range(5):
         client.send(n, [[n, n]])
-    until(lambda: served.batching.load.requests == 5)
+    until(lambda: served.batching.depth.requests == 5)
     client.call.cancel()
 
-    until(lambda: not served.batching.load.requests)
+    until(lambda: not served.batching.depth.requests)
     served.model.let_go()
     assert served.model.batches == [1]
 

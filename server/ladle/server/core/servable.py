@@ -96,7 +96,7 @@ Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], Afterwards]"
 class Pending(Protocol):
     """A request under way."""
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """Say that nobody waits for it any more; without effect once it is done. Never blocks."""
 
 

@@ -89,12 +89,12 @@ class Exposition:
             in_flight.set(entry.handles, *labels)
             servable = entry.servable  # once: an unload takes it away at any moment
             if isinstance(servable, BatchingServable):
-                load = servable.load
-                requests.set(load.requests, *labels)
-                rows.set(load.rows, *labels)
-                nbytes.set(load.nbytes, *labels)
-                running.set(load.running, *labels)
-                unwanted.add(servable.rows_in_vain, *labels)
+                depth = servable.depth
+                requests.set(depth.requests, *labels)
+                rows.set(depth.rows, *labels)
+                nbytes.set(depth.nbytes, *labels)
+                running.set(depth.running, *labels)
+                unwanted.add(servable.unwanted_rows, *labels)
                 comparisons.add(servable.comparisons, *labels)
                 for signature, (standing, _) in servable.standings().items():
                     standings.set(1, *labels, signature, standing.value)

@@ -46,10 +46,10 @@ def snapshot(
         counts[0] += entry.handles
         servable = entry.servable  # once: an unload takes it away at any moment
         if isinstance(servable, BatchingServable):
-            load = servable.load
-            counts[1] += load.requests
-            counts[2] += load.rows
-            counts[3] += load.running
+            depth = servable.depth
+            counts[1] += depth.requests
+            counts[2] += depth.rows
+            counts[3] += depth.running
     with metrics.lock:
         metrics.count()
         return {

@@ -141,14 +141,14 @@ class QueuedRequest(Generic[R, A]):
             raise
         self._pending = pending
         if self._cancelled:  # meanwhile, before there was anything to cancel
-            pending.leave()
+            pending.cancel()
 
     def cancel(self) -> None:
         """Say that nobody waits for the answer any more; without effect once it is there."""
         self._cancelled = True
         self._request = None
         if self._pending is not None:
-            self._pending.leave()
+            self._pending.cancel()
 
     @property
     def is_large(self) -> bool:

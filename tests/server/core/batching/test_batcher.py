@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Load, Task
+from ladle.server.core.batching.queue import QueueDepth, Task
 from ladle.server.core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -76,8 +76,8 @@ def make(servable: FakeServable) -> Iterator[MakeSender]:
     servable.let_go()
     for batching in made:
         batching.close()
-        assert batching.load == Load()
-        assert batching._queues == {}, "an idle queue leaves nothing behind"
+        assert batching.depth == QueueDepth()
+        assert batching.queue_count == 0, "an idle queue leaves nothing behind"
 
 
 def test_an_idle_model_runs_at_once(make: MakeSender, servable: FakeServable) -> None:
@@ -105,8 +105,8 @@ def test_what_comes_while_the_model_runs_makes_the_next_batch(
     first = sender.send(rows(1))
     servable.wait_until_running()
     others = [sender.send(rows(n, n + 0.5)) for n in range(2, 5)]
-    assert sender.batching.load.requests == 3
-    assert sender.batching.load.rows == 6
+    assert sender.batching.depth.requests == 3
+    assert sender.batching.depth.rows == 6
     servable.let_go()
 
     np.testing.assert_array_equal(first.result(PATIENCE_S)["y"], rows(2))
@@ -227,7 +227,7 @@ def test_a_request_that_expires_in_the_queue_is_not_run(
     with pytest.raises(DeadlineExceeded):
         late.result(PATIENCE_S)
     assert servable.batches == [1, 1]
-    assert sender.batching.rows_in_vain == 0
+    assert sender.batching.unwanted_rows == 0
 
 
 def test_a_request_whose_caller_has_gone_is_not_run(
@@ -239,17 +239,17 @@ def test_a_request_whose_caller_has_gone_is_not_run(
     servable.wait_until_running()
     gone = sender.send(rows(2))
     patient = sender.send(rows(3))
-    sender.tasks[1].leave()
-    sender.tasks[1].leave()
+    sender.tasks[1].cancel()
+    sender.tasks[1].cancel()
     servable.let_go()
 
     with pytest.raises(Cancelled):
         gone.result(PATIENCE_S)
     first.result(PATIENCE_S)
     patient.result(PATIENCE_S)
-    sender.tasks[2].leave()  # after its end: nothing happens
+    sender.tasks[2].cancel()  # after its end: nothing happens
     assert servable.batches == [1, 1]
-    assert sender.batching.rows_in_vain == 0
+    assert sender.batching.unwanted_rows == 0
 
 
 def test_rows_that_ran_for_nobody_are_counted(make: MakeSender, servable: FakeServable) -> None:
@@ -257,13 +257,13 @@ def test_rows_that_ran_for_nobody_are_counted(make: MakeSender, servable: FakeSe
     servable.hold()
     gone = sender.send(rows(1, 2))
     servable.wait_until_running()
-    sender.tasks[0].leave()
+    sender.tasks[0].cancel()
 
     with pytest.raises(Cancelled):
         gone.result(PATIENCE_S)
     servable.let_go()
     sender.send(rows(3)).result(PATIENCE_S)
-    assert sender.batching.rows_in_vain == 2
+    assert sender.batching.unwanted_rows == 2
 
 
 def test_a_deadline_ends_the_wait_while_the_model_runs(

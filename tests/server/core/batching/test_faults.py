@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Load
+from ladle.server.core.batching.queue import QueueDepth
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.observation import Run, Unobserved
 from ladle.server.core.servable import Signature
@@ -68,8 +68,8 @@ def test_pieces_that_do_not_fit_together_fail_their_request_and_no_other() -> No
 
     assert send(batching, 2).result(PATIENCE_S)["y"].shape == (2, 1)
     batching.close()
-    assert batching.load == Load()
-    assert batching._queues == {}
+    assert batching.depth == QueueDepth()
+    assert batching.queue_count == 0
 
 
 def test_a_request_that_was_cut_and_turns_out_unbatchable_is_counted_out_once() -> None:
@@ -79,8 +79,8 @@ def test_a_request_that_was_cut_and_turns_out_unbatchable_is_counted_out_once() 
     assert send(batching, 6).result(PATIENCE_S)["y"].tolist() == [66]
 
     batching.close()
-    assert batching.load == Load()
-    assert batching._queues == {}
+    assert batching.depth == QueueDepth()
+    assert batching.queue_count == 0
 
 
 def test_an_observer_that_fails_takes_no_answer_with_it() -> None:
@@ -93,7 +93,7 @@ def test_an_observer_that_fails_takes_no_answer_with_it() -> None:
     for _ in range(2):
         assert send(batching, 1).result(PATIENCE_S)["y"].tolist() == [[0, 2]]
     batching.close()
-    assert batching.load == Load()
+    assert batching.depth == QueueDepth()
 
 
 def test_without_any_thread_a_request_is_refused_and_leaves_the_queue(
@@ -106,8 +106,8 @@ def test_without_any_thread_a_request_is_refused_and_leaves_the_queue(
     with pytest.raises(Unavailable, match="thread"):
         send(batching, 1)
 
-    assert batching.load == Load()
-    assert batching._queues == {}
+    assert batching.depth == QueueDepth()
+    assert batching.queue_count == 0
     starting.fails = False
     assert send(batching, 1).result(PATIENCE_S)["y"].tolist() == [[0, 2]]
     batching.close()
@@ -129,4 +129,4 @@ def test_without_a_further_thread_requests_wait_for_one_that_there_is(
     assert first.result(PATIENCE_S)["y"].tolist() == [[0, 2]]
     assert second.result(PATIENCE_S)["y"].tolist() == [[10, 12]]
     batching.close()
-    assert batching.load == Load()
+    assert batching.depth == QueueDepth()

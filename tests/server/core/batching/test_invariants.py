@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Load, Task
+from ladle.server.core.batching.queue import QueueDepth, Task
 from ladle.server.core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -131,7 +131,7 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
             case Leave(index) if index < len(sent):
                 sent[index].left = True
                 if (task := sent[index].task) is not None:
-                    task.leave()
+                    task.cancel()
             case Pass(seconds):
                 clock.advance(seconds)
             case Hold(held):
@@ -151,8 +151,8 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
     alone = Counter(len(one.x) for one in sent)
     for size in model.batches:
         assert size <= largest or alone[size], "only a request that may run uncut is larger"
-    assert batching.load == Load()
-    assert batching._queues == {}
+    assert batching.depth == QueueDepth()
+    assert batching.queue_count == 0
     batching.close()
 
 
@@ -178,7 +178,7 @@ def finish(batching: BatchingServable, clock: FakeClock, sent: list[Sent]) -> No
                 break
             clock.advance(1.0)
         assert one.done.wait(PATIENCE_S)
-    until(lambda: batching.load == Load())
+    until(lambda: batching.depth == QueueDepth())
 
 
 def check(one: Sent, clock: FakeClock) -> None:

@@ -67,7 +67,7 @@ def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> N
         told.append(outcome)
         return [afterwards]
 
-    batching.submit(DOUBLE, {"x": x}, ("y",), end).leave()
+    batching.submit(DOUBLE, {"x": x}, ("y",), end).cancel()
     assert isinstance(told[0], Cancelled)
     model.let_go()
 

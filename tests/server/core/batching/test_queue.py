@@ -8,7 +8,7 @@ from fakes import DOUBLE, FakeServable, spec
 
 from ladle.protos import dtypes
 from ladle.server.core.batching.batcher import BatchingServable
-from ladle.server.core.batching.queue import Load, Queue, Task
+from ladle.server.core.batching.queue import Queue, QueueDepth, Task
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.observation import Observation, Run, Unobserved
 from ladle.server.core.servable import Signature
@@ -37,11 +37,11 @@ def task(deadline: float | None) -> Task:
 
 def test_requests_that_wait_are_gone_through_only_when_one_of_them_may_be_late() -> None:
     """Each batch asks for late ones, and there may be thousands."""
-    queue = Queue("key", DOUBLE, ("y",), Load())
+    queue = Queue("key", DOUBLE, ("y",), QueueDepth())
     walks = queue.waiting = Walks()
     tasks = [task(deadline) for deadline in (20.0, None, 10.0, 30.0)]
     for one in tasks:
-        queue.join(one, 0.0)
+        queue.enqueue(one, 0.0)
 
     assert queue.expired(9.0) == []
     assert walks.count == 0
@@ -55,7 +55,7 @@ def test_requests_that_wait_are_gone_through_only_when_one_of_them_may_be_late()
     assert queue.expired(29.0) == []
     assert walks.count == 2
     late = task(5.0)
-    queue.join(late, 29.0)
+    queue.enqueue(late, 29.0)
     assert queue.expired(30.0) == [tasks[3], late]
 
 
@@ -69,7 +69,7 @@ def test_the_bytes_that_may_wait_are_those_of_the_strings_too() -> None:
 
     for _ in range(2):
         batching.submit(STRINGS, {"x": images}, ("y",), lambda _: None)
-    assert batching.load.nbytes == 2 * (1000 + images.nbytes)
+    assert batching.depth.nbytes == 2 * (1000 + images.nbytes)
     with pytest.raises(Unavailable, match="2032 bytes wait of at most 3000"):
         batching.submit(STRINGS, {"x": images}, ("y",), lambda _: None)
 

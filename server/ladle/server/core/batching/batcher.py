@@ -14,10 +14,15 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from ladle.server.core.batching.capacity import Room
-from ladle.server.core.batching.outcomes import follow_up, settle, tell, tell_all, whole
+from ladle.server.core.batching.capacity import QueueCapacity
+from ladle.server.core.batching.outcomes import (
+    complete,
+    deliver,
+    reassemble,
+    run_callbacks,
+)
 from ladle.server.core.batching.plan import BatchOptions, WaitUntil
-from ladle.server.core.batching.queue import Load, Piece, Queue, Task
+from ladle.server.core.batching.queue import Queue, QueueDepth, Task, TaskSlice
 from ladle.server.core.batching.rows import Outputs, Padding, lone_rows, shared_rows, uneven_rows
 from ladle.server.core.batching.run import LATE, BatchRun, Ended
 from ladle.server.core.batching.trial import Sample, Trials
@@ -31,6 +36,16 @@ from ladle.server.core.servable import Arrays, Done, Model, Signature
 from ladle.server.core.servable_id import ServableId
 
 logger = logging.getLogger(__name__)
+
+
+class Work(NamedTuple):
+    """What a thread finds to do."""
+
+    callbacks: list[Callable[[], object]]
+    expired: list[Task]
+    queue: Queue | None
+    parts: list[TaskSlice]
+    """What runs as the next batch of `queue`."""
 
 
 class BatchingServable:
@@ -71,9 +86,10 @@ class BatchingServable:
         self.signatures: Mapping[str, Signature] = model.signatures
         self.signature_defs = model.signature_defs
         self.card_json = model.card_json
-        self.rows_in_vain = 0
-        """Rows that were run for callers who had gone by then."""
+        self.unwanted_rows = 0
+        """Rows that were run for callers who had gone by then. Written with the lock held."""
         self._model = model
+        # Replaced as a whole, with the lock held; read with or without it.
         self._options = options
         self._clock = clock or MonotonicClock()
         self._said_by = said_by
@@ -84,22 +100,19 @@ class BatchingServable:
         self._run_batch = BatchRun(model, self._trust, self._clock.now, observer, servable_id)
         self._trials = Trials(model, self._trust, self._clock.now, servable_id)
         self._max_threads = max_threads or cpus()
+        # The lock of both conditions guards all that follows, and what is in the queues.
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
+        """Notified when there is work, and when options change."""
         self._idle = threading.Condition(lock)
+        """Notified when no queue is left."""
         self._queues: dict[Hashable, Queue] = {}
-        self._afterwards: list[Callable[[], object]] = []
-        self._load = Load()
-        self._room = Room(self._load, max_enqueued_bytes)
+        self._callbacks: list[Callable[[], object]] = []
+        self._depth = QueueDepth()
+        self._capacity = QueueCapacity(self._depth, max_enqueued_bytes)
         self._padding = Padding()
         self._closing = False
-        self._workers = Workers(
-            self._changed,
-            self._clock,
-            BatchingServable._next_work,
-            BatchingServable._do,
-            BatchingServable._is_over,
-        )
+        self._workers: Workers[Work] = Workers(self._changed, self._clock)
 
     def run(
         self,
@@ -135,7 +148,7 @@ class BatchingServable:
         if deadline is not None:
             timeout_s = min(max(0.0, deadline - self._clock.now()), threading.TIMEOUT_MAX)
         if not gate.acquire(timeout=timeout_s):
-            task.leave()
+            task.cancel()
             raise DeadlineExceeded("the deadline passed before the request had run")
         outcome = outcomes[0]
         if isinstance(outcome, Exception):
@@ -153,7 +166,7 @@ class BatchingServable:
     ) -> Task:
         """As `run`, but never blocks: `done` gets the outputs or the exception.
 
-        It is called exactly once, from another thread or from `leave`, and must not block. What
+        It is called exactly once, from another thread or from `cancel`, and must not block. What
         becomes of the request on its way is noted in `seen`.
 
         Raises:
@@ -174,15 +187,15 @@ class BatchingServable:
                 )
         size = lone_rows(signature, inputs) if rows is None else rows
         alone = rows is None or standing is Standing.ON_TRIAL
-        task = Task(inputs, 1 if alone else size, deadline, done, self._leave, seen, size)
+        task = Task(inputs, 1 if alone else size, deadline, done, self._cancel, seen, size)
         if rows is None and standing in (Standing.ON_TRIAL, Standing.BATCHED):
             task.uneven = uneven_rows(signature, inputs)
         with self._changed:
-            self._room.check(task.rows, task.nbytes, self._options)
+            self._capacity.check(task.rows, task.nbytes, self._options)
             queue = self._queue(
                 signature, inputs, outputs, alone=alone, on_trial=alone and rows is not None
             )
-            queue.join(task, self._clock.now())
+            queue.enqueue(task, self._clock.now())
             if seen is not None:
                 seen.rows, seen.queued = size, task.arrived
             if queue.running < queue.options(self._options).num_batch_threads:
@@ -200,7 +213,7 @@ class BatchingServable:
         Raises:
             Unavailable: There is no room for a request of so many bytes.
         """
-        self._room.check(1, nbytes, self._options)
+        self._capacity.check(1, nbytes, self._options)
 
     def configure(
         self, options: BatchOptions | None, said_by: str = "the options of the batcher"
@@ -248,10 +261,15 @@ class BatchingServable:
         return self._trials.wait(timeout_s)
 
     @property
-    def load(self) -> Load:
+    def queue_count(self) -> int:
+        """How many queues something waits or runs in."""
+        return len(self._queues)
+
+    @property
+    def depth(self) -> QueueDepth:
         """What waits and runs at this moment."""
         with self._changed:
-            return dataclasses.replace(self._load)
+            return dataclasses.replace(self._depth)
 
     def close(self) -> None:
         """Run what still waits, end the threads, and close the model; blocks."""
@@ -262,61 +280,9 @@ class BatchingServable:
         self._trials.close()
         self._model.close()
 
-    def _queue(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        outputs: tuple[str, ...],
-        *,
-        alone: bool,
-        on_trial: bool,
-    ) -> Queue:
-        pads = False
-        shapes: Hashable = None
-        if (on_trial or not alone) and not signature.has_fixed_rows:
-            if self._options is not None and self._options.pad_variable_length_inputs:
-                pads = self._padding.fits(signature, inputs)
-            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
-        key = (signature.name, outputs, alone, on_trial, pads, shapes)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = Queue(
-                key, signature, outputs, self._load, alone=alone, on_trial=on_trial, pads=pads
-            )
-            self._queues[key] = queue
-        return queue
-
-    def _leave(self, task: Task) -> None:
-        if task.over:  # as nearly always: the call ended because it was answered
-            return
-        with self._changed:
-            queue = task.end()
-            if queue is None:
-                return
-            self._drop_if_idle(queue)
-        late = task.deadline is not None and task.deadline <= self._clock.now()
-        error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
-        if afterwards := tell([(task, error)]):
-            # Not here: this may be the thread that reads from the network.
-            with self._changed, contextlib.suppress(RuntimeError):
-                self._afterwards += afterwards
-                self._wake_a_thread()
-
-    def _drop_if_idle(self, queue: Queue) -> None:
-        if queue.idle:
-            self._queues.pop(queue.key, None)
-            if not self._queues:
-                self._idle.notify_all()
-
-    def _wake_a_thread(self) -> None:
-        allowed = self._options.num_batch_threads if self._options else 1
-        self._workers.wake(self, max(self._max_threads, allowed))
-
-    def _is_over(self) -> bool:
-        return self._closing and not self._load.requests
-
-    def _next_work(self, now: float) -> tuple[_Work | None, float | None]:
-        afterwards, self._afterwards = self._afterwards, []
+    def next_work(self, now: float) -> tuple[Work | None, float | None]:
+        """For the workers: return what is to be done now, or when that changes; as WorkSource."""
+        callbacks, self._callbacks = self._callbacks, []
         expired: list[Task] = []
         until: float | None = None
         for queue in list(self._queues.values()):
@@ -329,37 +295,98 @@ class BatchingServable:
                 self._queues[queue.key] = self._queues.pop(queue.key)
                 if len(self._queues) > 1 or queue.waiting:
                     self._wake_a_thread()
-                return _Work(afterwards, expired, queue, taken), None
+                return Work(callbacks, expired, queue, taken), None
             self._drop_if_idle(queue)
             if isinstance(taken, WaitUntil):
                 until = taken.time if until is None else min(until, taken.time)
-        is_work = afterwards or expired
-        return (_Work(afterwards, expired, None, []) if is_work else None), until
+        is_work = callbacks or expired
+        return (Work(callbacks, expired, None, []) if is_work else None), until
 
-    def _do(self, work: _Work) -> None:
-        tell_all([(task, DeadlineExceeded(LATE)) for task in work.expired])
+    def do(self, work: Work) -> None:
+        """For the workers: do what `next_work` returned; as WorkSource."""
+        late = [(task, DeadlineExceeded(LATE)) for task in work.expired]
+        run_callbacks(deliver(late))
         if work.queue is not None:
-            self._execute(work.queue, work.pieces)
-        follow_up(work.afterwards)
+            self._execute(work.queue, work.parts)
+        run_callbacks(work.callbacks)
 
-    def _execute(self, queue: Queue, pieces: list[Piece]) -> None:
+    def is_over(self) -> bool:
+        """For the workers: whether no work will come any more; as WorkSource."""
+        return self._closing and not self._depth.requests
+
+    def _queue(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        *,
+        alone: bool,
+        on_trial: bool,
+    ) -> Queue:
+        """Return the queue for a request, a new one if there is none. The lock must be held."""
+        pads = False
+        shapes: Hashable = None
+        if (on_trial or not alone) and not signature.has_fixed_rows:
+            if self._options is not None and self._options.pad_variable_length_inputs:
+                pads = self._padding.fits(signature, inputs)
+            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
+        key = (signature.name, outputs, alone, on_trial, pads, shapes)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = Queue(
+                key, signature, outputs, self._depth, alone=alone, on_trial=on_trial, pads=pads
+            )
+            self._queues[key] = queue
+        return queue
+
+    def _cancel(self, task: Task) -> None:
+        """End a task whose caller has gone. The lock must not be held."""
+        if task.over:  # as nearly always: the call ended because it was answered
+            return
+        with self._changed:
+            queue = task.end()
+            if queue is None:
+                return
+            self._drop_if_idle(queue)
+        late = task.deadline is not None and task.deadline <= self._clock.now()
+        error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
+        if callbacks := deliver([(task, error)]):
+            # Not here: this may be the thread that reads from the network.
+            with self._changed, contextlib.suppress(RuntimeError):
+                self._callbacks += callbacks
+                self._wake_a_thread()
+
+    def _drop_if_idle(self, queue: Queue) -> None:
+        """Forget a queue in which nothing waits or runs. The lock must be held."""
+        if queue.idle:
+            self._queues.pop(queue.key, None)
+            if not self._queues:
+                self._idle.notify_all()
+
+    def _wake_a_thread(self) -> None:
+        """Have a thread look for work; raises RuntimeError. The lock must be held."""
+        allowed = self._options.num_batch_threads if self._options else 1
+        self._workers.wake(self, max(self._max_threads, allowed))
+
+    def _execute(self, queue: Queue, parts: list[TaskSlice]) -> None:
+        """Run a batch and hand out its outcomes. The lock must not be held."""
         started = self._clock.now()
         try:
-            ended = self._run_batch(queue, pieces, queue.options(self._options))
+            ended = self._run_batch(queue, parts, queue.options(self._options))
         except Exception as error:  # a fault of ours, which must not take the queue with it
             logger.exception("a batch could not be run")
-            ended = [(piece, error) for piece in pieces]
-        self._room.batch_took(self._clock.now() - started)
+            ended = [(part, error) for part in parts]
+        self._capacity.batch_took(self._clock.now() - started)
         samples = self._samples(queue, ended)
         with self._changed:
-            done, in_vain = settle(ended)
-            self.rows_in_vain += in_vain
+            done, unwanted = complete(ended)
+            self.unwanted_rows += unwanted
             queue.batch_ended()
             self._drop_if_idle(queue)
             if queue.waiting and self._workers.idle:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        tell_all([(task, whole(task, outcome)) for task, outcome in done])
+        run_callbacks(deliver([(task, reassemble(task, outcome)) for task, outcome in done]))
         self._compare(queue, samples)
 
     def _samples(self, queue: Queue, ended: Sequence[Ended]) -> list[Sample]:
@@ -367,18 +394,18 @@ class BatchingServable:
         if self._options is None or self._trust.vouched_by:
             return []
         samples: list[Sample] = []
-        for piece, outcome in ended:
-            if piece.task.uneven and not isinstance(outcome, Exception):
-                self._trials.unfit(queue.signature, piece.task.uneven)
+        for part, outcome in ended:
+            if part.task.uneven and not isinstance(outcome, Exception):
+                self._trials.unfit(queue.signature, part.task.uneven)
         if queue.on_trial or (
             not queue.alone
             and len(ended) > 1
             and self._trust.standing(queue.signature, queue.outputs) is Standing.BATCHED
             and self._trials.wants_batch()
         ):
-            for piece, outcome in ended:
-                if piece.is_whole and not isinstance(outcome, Exception):
-                    task = piece.task
+            for part, outcome in ended:
+                if part.is_whole and not isinstance(outcome, Exception):
+                    task = part.task
                     samples.append(Sample(task.inputs, outcome, task.size, task.nbytes))
         return samples
 
@@ -390,12 +417,3 @@ class BatchingServable:
             self._trials.ran_together(queue, samples)
         elif self._trust.standing(queue.signature, queue.outputs) is Standing.ON_TRIAL:
             self._trials.ran_alone(queue, options, samples[0])
-
-
-class _Work(NamedTuple):
-    """What a thread finds to do."""
-
-    afterwards: list[Callable[[], object]]
-    expired: list[Task]
-    queue: Queue | None
-    pieces: list[Piece]

@@ -1,9 +1,9 @@
-"""How much may wait for a version, and what they are told for whom there is no room."""
+"""How much may wait for a version, and the error of a request that would be too much."""
 
 from __future__ import annotations
 
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Load
+from ladle.server.core.batching.queue import QueueDepth
 from ladle.server.core.errors import Unavailable
 
 _DEFAULTS = BatchOptions()
@@ -11,12 +11,16 @@ _DEFAULTS = BatchOptions()
 _MAX_RETRY_AFTER_S = 10.0
 
 
-class Room:
-    """What is left of the places and bytes in a version's queues. Thread-safe."""
+class QueueCapacity:
+    """What is left of the places and bytes in a version's queues.
 
-    def __init__(self, load: Load, max_bytes: int) -> None:
-        """`load` is what waits; `max_bytes` of inputs may."""
-        self._load = load
+    Thread-safe: `check` reads the depth with or without the batcher's lock. Without it the figures
+    may be a request old.
+    """
+
+    def __init__(self, depth: QueueDepth, max_bytes: int) -> None:
+        """`depth` is what waits; `max_bytes` of inputs may."""
+        self._depth = depth
         self._max_bytes = max_bytes
         self._batch_s = 0.0
 
@@ -25,21 +29,21 @@ class Room:
         self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
 
     def check(self, rows: int, nbytes: int, options: BatchOptions | None) -> None:
-        """Refuse a request for which there is no room; one that would wait alone always has it.
+        """Refuse a request that would wait and find no place. One that need not wait has a place.
 
         Raises:
             Unavailable: So many rows or bytes would be too many.
         """
-        load = self._load
-        if not load.requests:
+        depth = self._depth
+        if not depth.requests:
             return
         options = options or _DEFAULTS
         room = options.max_batch_size * options.max_enqueued_batches
-        if load.rows + rows > room:
-            excess = f"{load.rows} rows wait of at most {room}, and the request brings {rows}"
-        elif load.nbytes + nbytes > self._max_bytes:
+        if depth.rows + rows > room:
+            excess = f"{depth.rows} rows wait of at most {room}, and the request brings {rows}"
+        elif depth.nbytes + nbytes > self._max_bytes:
             excess = (
-                f"{load.nbytes} bytes wait of at most {self._max_bytes}, "
+                f"{depth.nbytes} bytes wait of at most {self._max_bytes}, "
                 f"and the request brings {nbytes}"
             )
         else:
@@ -50,6 +54,6 @@ class Room:
             f"{excess}; try again later"
         )
         error.reason = "queue_full"
-        batches = 1 + load.rows / options.max_batch_size
+        batches = 1 + depth.rows / options.max_batch_size
         error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
         raise error

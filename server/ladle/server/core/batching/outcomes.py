@@ -1,4 +1,4 @@
-"""What requests came to: put together where one was cut, and told to who asked."""
+"""How requests end: cut ones are put together, callers get their outcomes, then callbacks run."""
 
 from __future__ import annotations
 
@@ -6,74 +6,69 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ladle.server.core.batching.queue import Task
-from ladle.server.core.batching.rows import Outputs, together
+from ladle.server.core.batching.rows import Outputs, concat_outputs
 from ladle.server.core.batching.run import Ended
 
 logger = logging.getLogger(__name__)
 
 
-def settle(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
-    """Count in what was run; return the tasks that are over with it, and the rows run in vain.
+def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
+    """Note what has run. Return the tasks that are complete, and the rows that nobody wants.
 
-    Of a task that was cut the outcome is only its last piece's, unless that has failed. Called
-    under the batcher's lock.
+    A task that was cut is complete with its last part, or with the first part that fails. The
+    batcher's lock must be held.
     """
     done: list[tuple[Task, Outputs | Exception]] = []
-    in_vain = 0
-    for piece, outcome in ended:
-        task = piece.task
+    unwanted = 0
+    for part, outcome in ended:
+        task = part.task
         if task.over:
-            in_vain += piece.rows
+            unwanted += part.rows
             continue
-        if not piece.is_whole and not isinstance(outcome, Exception):
-            task.pieces.append((piece.start, outcome))
-            task.finished_rows += piece.rows
+        if not part.is_whole and not isinstance(outcome, Exception):
+            task.finished.append((part.start, outcome))
+            task.finished_rows += part.rows
             if task.finished_rows < task.total:
                 continue
         else:
-            task.pieces = []
+            task.finished = []
         task.end()
         done.append((task, outcome))
-    return done, in_vain
+    return done, unwanted
 
 
-def whole(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
-    """Return the outcome of a task that is over, put together if it was cut."""
-    if not task.pieces:
+def reassemble(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
+    """Return the outcome of a complete task: of all its parts if it was cut, else `outcome`."""
+    if not task.finished:
         return outcome
-    pieces, task.pieces = sorted(task.pieces, key=_start), []
+    parts, task.finished = sorted(task.finished, key=_start), []
     try:
-        return together([outputs for _, outputs in pieces])
+        return concat_outputs([outputs for _, outputs in parts])
     except Exception as error:
         return error
 
 
-def _start(piece: tuple[int, Outputs]) -> int:
-    return piece[0]
+def _start(part: tuple[int, Outputs]) -> int:
+    return part[0]
 
 
-def tell_all(ended: Sequence[tuple[Task, Outputs | Exception]]) -> None:
-    """Tell the callers of a batch, and then do what they leave to be done; never raises."""
-    follow_up(tell(ended))
-
-
-def tell(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[], object]]:
-    """Tell the callers of a batch; return what they leave to be done, once. Never raises."""
-    afterwards: dict[Callable[[], object], None] = {}
+def deliver(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[], object]]:
+    """Hand each caller its outcome; return the callbacks, each one once. Never raises."""
+    callbacks: dict[Callable[[], object], None] = {}
     for task, outcome in ended:
         try:
-            afterwards.update(dict.fromkeys(task.done(outcome) or ()))
+            callbacks.update(dict.fromkeys(task.done(outcome) or ()))
         except Exception:
             logger.exception("a request's outcome could not be handed over")
-        # Whoever holds the task to leave it does not hold the arrays.
+        # Who holds the task, to cancel it, must not hold the arrays.
         task.inputs = {}
-    return list(afterwards)
+    return list(callbacks)
 
 
-def follow_up(afterwards: Sequence[Callable[[], object]]) -> None:
-    """Do what `tell` has returned; never raises."""
-    for then in afterwards:
+def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
+    """Run what `deliver` has returned. Never raises."""
+    for callback in callbacks:
         try:
-            then()
+            callback()
         except Exception:
-            logger.exception("outcomes could not be handed over")
+            logger.exception("a callback after a batch failed")

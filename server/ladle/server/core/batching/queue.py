@@ -1,4 +1,7 @@
-"""Requests that wait for a batch, and what is known of them; changed under the batcher's lock."""
+"""Requests that wait for a batch, and their queues. The batcher's lock guards both.
+
+Whoever changes a task or a queue must hold that lock, unless a docstring says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ _ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
 
 
 class Task:
-    """One request. It is over exactly once: with its outputs, its error, or because it left."""
+    """One request. It ends exactly once: with outputs, with an error, or by `cancel`."""
 
     __slots__ = (
-        "_leave",
+        "_cancel",
         "arrived",
         "deadline",
         "done",
+        "finished",
         "finished_rows",
         "inputs",
         "nbytes",
         "over",
-        "pieces",
         "queue",
         "rows",
         "seen",
@@ -45,7 +48,7 @@ class Task:
         total: int,
         deadline: float | None,
         done: Done,
-        leave: Callable[[Task], None],
+        cancel: Callable[[Task], None],
         seen: Observation | None = None,
         size: int | None = None,
     ) -> None:
@@ -63,12 +66,12 @@ class Task:
         self.arrived = 0.0
         self.queue: Queue | None = None
         self.finished_rows = 0
-        self.pieces: list[tuple[int, Outputs]] = []
+        self.finished: list[tuple[int, Outputs]] = []
         """What is there of a request that was cut: the first row, and the outputs from there."""
         self.seen = seen
         self.uneven = ""
         """How the rows of its inputs differ; empty where they don't."""
-        self._leave = leave
+        self._cancel = cancel
 
     @property
     def is_cut(self) -> bool:
@@ -83,12 +86,15 @@ class Task:
         self.queue.remove(self)
         return self.queue
 
-    def leave(self) -> None:
-        """Say that nobody waits for it any more; without effect once it is over."""
-        self._leave(self)
+    def cancel(self) -> None:
+        """Say that nobody waits for it any more; without effect once it is over.
+
+        The lock must not be held.
+        """
+        self._cancel(self)
 
 
-class Piece:
+class TaskSlice:
     """The rows of a task that run in one batch: nearly always all of them."""
 
     __slots__ = ("inputs", "rows", "start", "task")
@@ -107,7 +113,7 @@ class Piece:
         )
 
     @classmethod
-    def all_of(cls, task: Task) -> Piece:
+    def all_of(cls, task: Task) -> TaskSlice:
         """Return all of a task's rows, whatever of them still waits."""
         return cls(task, task.total, 0)
 
@@ -118,7 +124,7 @@ class Piece:
 
 
 @dataclass
-class Load:
+class QueueDepth:
     """What waits and what runs of one servable."""
 
     requests: int = 0
@@ -139,7 +145,7 @@ class Queue:
         key: Hashable,
         signature: Signature,
         outputs: tuple[str, ...],
-        load: Load,
+        depth: QueueDepth,
         *,
         alone: bool = False,
         on_trial: bool = False,
@@ -151,7 +157,7 @@ class Queue:
             key: what the batcher finds it by.
             signature: what is run.
             outputs: which of its outputs are wanted.
-            load: the servable's, which counts the queue in.
+            depth: the servable's, which counts the queue in.
             alone: whether each request runs by itself.
             on_trial: whether its requests run once more in a batch, to compare the answers.
             pads: whether requests of different shapes meet here.
@@ -163,36 +169,36 @@ class Queue:
         self.on_trial = on_trial
         self.pads = pads
         self.running = 0
-        # In order of arrival; a dict, so that any of them can leave at once.
+        # In order of arrival; a dict, so that any of them can be taken out at once.
         self.waiting: dict[Task, None] = {}
         self._earliest = math.inf  # no deadline of those that wait is before that
-        self._load = load
+        self._depth = depth
 
     def options(self, options: BatchOptions | None) -> BatchOptions:
         """Return how its batches form, given how the servable's do."""
         return _ALONE if self.alone or options is None else options
 
-    def join(self, task: Task, now: float) -> None:
+    def enqueue(self, task: Task, now: float) -> None:
         """Put a task at the end."""
         task.arrived = now
         task.queue = self
         self.waiting[task] = None
         if task.deadline is not None and task.deadline < self._earliest:
             self._earliest = task.deadline
-        self._load.requests += 1
-        self._load.rows += task.rows
-        self._load.nbytes += task.nbytes
+        self._depth.requests += 1
+        self._depth.rows += task.rows
+        self._depth.nbytes += task.nbytes
 
     def remove(self, task: Task) -> None:
         """Take a task out of those that wait, if it is there."""
         if task in self.waiting:
             del self.waiting[task]
-            self._load.requests -= 1
-            self._load.rows -= task.rows
-            self._load.nbytes -= task.nbytes
+            self._depth.requests -= 1
+            self._depth.rows -= task.rows
+            self._depth.nbytes -= task.nbytes
 
     def expired(self, now: float) -> list[Task]:
-        """Return those that wait in vain."""
+        """Return the tasks whose deadline has passed."""
         if now < self._earliest:
             return []  # there may be thousands, and each batch asks
         late = []
@@ -205,30 +211,30 @@ class Queue:
                     self._earliest = min(self._earliest, task.deadline)
         return late
 
-    def next_batch(self, now: float, options: BatchOptions) -> list[Piece] | WaitUntil | None:
+    def next_batch(self, now: float, options: BatchOptions) -> list[TaskSlice] | WaitUntil | None:
         """Take out what `decide` says is to run now, or return its answer."""
         decision = decide(self.waiting, self.running, now, options)
         if not isinstance(decision, RunNow):
             return decision
-        pieces = []
+        parts = []
         for task in decision.batch[:-1]:
-            pieces.append(Piece(task, task.rows))
+            parts.append(TaskSlice(task, task.rows))
             self.remove(task)
         last, rows = decision.batch[-1], decision.last_rows
-        pieces.append(Piece(last, rows))
+        parts.append(TaskSlice(last, rows))
         if rows == last.rows:
             self.remove(last)
         else:
             last.rows -= rows
-            self._load.rows -= rows
+            self._depth.rows -= rows
         self.running += 1
-        self._load.running += 1
-        return pieces
+        self._depth.running += 1
+        return parts
 
     def batch_ended(self) -> None:
         """Count out a batch that `next_batch` returned."""
         self.running -= 1
-        self._load.running -= 1
+        self._depth.running -= 1
 
     @property
     def idle(self) -> bool:

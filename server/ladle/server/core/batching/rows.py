@@ -83,7 +83,7 @@ def why_not_padded(signature: Signature) -> str | None:
 class Padding:
     """Which requests can run with others of another shape; warns once of a signature's that can't.
 
-    Called under the batcher's lock.
+    The batcher's lock must be held.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Padding:
         return not self._why_not[name] and all(array.size for array in inputs.values())
 
 
-def assemble(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
+def merge_inputs(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
     """Return the inputs of one run: the parts' rows in order, filled up to `rows`.
 
     Rows that are filled up repeat the first row of the last part. With `pads`, dimensions
@@ -121,7 +121,7 @@ def assemble(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
     return joined
 
 
-def hand_out(
+def split_outputs(
     results: Mapping[str, NDArray[Any]], counts: Sequence[int], rows: int
 ) -> list[Outputs]:
     """Return each part's own rows of the results, as views.
@@ -140,31 +140,31 @@ def hand_out(
                 f"output {alias!r}: expected {rows} rows for a batch of as many, "
                 f"got shape {list(array.shape)}"
             )
-    handed_out = []
+    split = []
     start = 0
     for count in counts:
         stop = start + count
-        handed_out.append({alias: array[start:stop] for alias, array in results.items()})
+        split.append({alias: array[start:stop] for alias, array in results.items()})
         start = stop
-    return handed_out
+    return split
 
 
-def together(pieces: Sequence[Outputs]) -> Outputs:
-    """Return the outputs of a request that ran in pieces.
+def concat_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of a request that ran in parts.
 
     Raises:
-        ServingError: An output has other shapes in other pieces.
+        ServingError: An output has other shapes in other parts.
     """
-    if len(pieces) == 1:
-        return pieces[0]
+    if len(parts) == 1:
+        return parts[0]
     joined: Outputs = {}
-    for alias in pieces[0]:
-        arrays = [piece[alias] for piece in pieces]
+    for alias in parts[0]:
+        arrays = [part[alias] for part in parts]
         shapes = {array.shape[1:] for array in arrays}
         if len(shapes) > 1:
             raise ServingError(
                 f"output {alias!r}: expected one shape for all rows, got rows of "
-                f"{sorted(map(list, shapes))} from the pieces that the request was cut into "
+                f"{sorted(map(list, shapes))} from the parts that the request was cut into "
                 "(enable_large_batch_splitting): send fewer rows at a time",
                 Code.INTERNAL,
             )

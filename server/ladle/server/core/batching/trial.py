@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ladle.server.core.batching.comparison import all_vary, difference
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import Queue
-from ladle.server.core.batching.rows import Outputs, RowsLost, assemble, hand_out
+from ladle.server.core.batching.rows import Outputs, RowsLost, merge_inputs, split_outputs
 from ladle.server.core.batching.trust import Trust
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable import Arrays, Model, Signature
@@ -230,10 +230,10 @@ class Trials:
                         return None
                     again.append(self._model.run(signature, sample.inputs, outputs))
                 return difference(again, given) or ""
-            inputs = assemble([sample.inputs for sample in samples], padded, pads=pads)
+            inputs = merge_inputs([sample.inputs for sample in samples], padded, pads=pads)
             results = self._model.run(signature, inputs, outputs)
             counts = [sample.rows for sample in samples]
-            return difference(given, hand_out(results, counts, padded)) or ""
+            return difference(given, split_outputs(results, counts, padded)) or ""
         except RowsLost as error:
             return str(error)
         except MemoryError:

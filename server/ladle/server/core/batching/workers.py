@@ -3,53 +3,54 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ladle.server.core.clock import Clock
 from ladle.server.core.scheduling import yield_when_woken
 
-Owner = TypeVar("Owner")
 W = TypeVar("W")
 
 
-class Workers(Generic[Owner, W]):
-    """Threads that look for their owner's work, and do it, until there never will be any more.
+class WorkSource(Protocol[W]):
+    """What workers take their work from."""
 
-    Only the threads hold the owner: it goes with the last reference, and not when garbage is
+    def next_work(self, now: float) -> tuple[W | None, float | None]:
+        """Return what is to be done now. If nothing is, return the time when that changes.
+
+        The lock must be held.
+        """
+
+    def do(self, work: W) -> None:
+        """Do the work. The lock must not be held. Must not raise."""
+
+    def is_over(self) -> bool:
+        """Whether a thread that finds no work is to end. The lock must be held."""
+
+
+class Workers(Generic[W]):
+    """Threads that take work from a source, and do it, until the source is over.
+
+    Only the threads hold the source: it is freed with its last reference, and not when garbage is
     collected.
     """
 
-    def __init__(
-        self,
-        changed: threading.Condition,
-        clock: Clock,
-        find: Callable[[Owner, float], tuple[W | None, float | None]],
-        do: Callable[[Owner, W], None],
-        is_over: Callable[[Owner], bool],
-    ) -> None:
-        """Take what the threads do; each function gets the owner first.
+    def __init__(self, changed: threading.Condition, clock: Clock) -> None:
+        """Start no thread yet.
 
         Args:
-            changed: the lock around `find`, `is_over` and `wake`; notified of work.
-            clock: what tells the time.
-            find: returns what is to be done now or, if nothing is, when that changes by itself.
-            do: does it; called without the lock, and must not raise.
-            is_over: whether a thread that finds nothing is to end.
+            changed: its lock guards the source and this object; notified when there is work.
+            clock: tells the time, and waits.
         """
         self._changed = changed
         self._clock = clock
-        self._find = find
-        self._do = do
-        self._is_over = is_over
-        self._threads: list[threading.Thread] = []
+        self._threads: list[threading.Thread] = []  # guarded by the lock of `changed`
         self.idle = 0
-        """How many of the threads wait for work."""
+        """How many of the threads wait for work. Guarded by the lock of `changed`."""
 
-    def wake(self, owner: Owner, most: int) -> None:
-        """Have a thread look for work: one that is idle or, if there are fewer than `most`, a new.
+    def wake(self, source: WorkSource[W], most: int) -> None:
+        """Have a thread look for work: an idle one or, if there are fewer than `most`, a new one.
 
-        The owner is always the same.
+        The lock must be held. The source is the same in each call.
 
         Raises:
             RuntimeError: There is no thread, and none can be started.
@@ -58,41 +59,42 @@ class Workers(Generic[Owner, W]):
             self._changed.notify()
             return
         if len(self._threads) < most:
-            thread = threading.Thread(target=self._work, args=(owner,), name="batch", daemon=True)
+            thread = threading.Thread(target=self._work, args=(source,), name="batch", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the system has no room for more
                 if not self._threads:
                     raise
-                return  # the next thread to be done comes to it
+                return  # the next thread that is done takes the work
             self._threads.append(thread)
 
     def join(self) -> None:
-        """Block until all threads have ended; called without the lock."""
-        for thread in self._threads:  # and those that join the list meanwhile
+        """Block until all threads have ended. The lock must not be held."""
+        for thread in self._threads:  # and those that are started meanwhile
             thread.join()
 
-    def _work(self, owner: Owner) -> None:
+    def _work(self, source: WorkSource[W]) -> None:
         yield_when_woken()
-        while self._work_once(owner):
+        while self._work_once(source):
             pass
 
-    def _work_once(self, owner: Owner) -> bool:
+    def _work_once(self, source: WorkSource[W]) -> bool:
         """Do one thing; a call of its own, so that nothing of it is held on to while waiting."""
         with self._changed:
-            work = self._wait_for_work(owner)
+            work = self._wait_for_work(source)
         if work is None:
             return False
-        self._do(owner, work)
+        source.do(work)
         return True
 
-    def _wait_for_work(self, owner: Owner) -> W | None:
+    def _wait_for_work(self, source: WorkSource[W]) -> W | None:
+        """Return the next work, or None if there never will be any. The lock must be held."""
         while True:
             now = self._clock.now()
-            work, until = self._find(owner, now)
+            work, until = source.next_work(now)
             if work is not None:
                 return work
-            if self._is_over(owner):
+            if source.is_over():
                 self._changed.notify_all()
                 return None
             self.idle += 1

@@ -131,7 +131,7 @@ class Server:
                 tls=tls,
                 names=configured.names,
                 is_ready=partial(self._health.serves, ""),
-                load=self._load_figures,
+                figures=self._figures,
                 metrics_path=metrics_path,
                 exposition=self.exposition,
             )
@@ -153,7 +153,7 @@ class Server:
         """Return how each model does at this moment, by name; takes about a millisecond."""
         return snapshot(self.metrics, self.manager)
 
-    def _load_figures(self) -> dict[str, dict[str, float | None]]:
+    def _figures(self) -> dict[str, dict[str, float | None]]:
         return {name: asdict(model) for name, model in self.snapshot().items()}
 
     def start(self) -> None:

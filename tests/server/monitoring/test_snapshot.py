@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,14 @@ def test_rates_and_latencies_are_those_of_late() -> None:
 
 def test_what_is_remembered_of_the_past_is_bounded() -> None:
     recent = Recent()
-    for second in range(5000):
+    sizes = []
+    for second in range(10_000):
         recent.add([float(second)] * 3, [0.1] * 3, failed=True)
         recent.add([float(second)] * 3, [0.1] * 3, failed=False)
+        if second % 1000 == 999:
+            sizes.append(len(pickle.dumps(recent)))
 
-    assert max(map(len, (recent._ended, recent._failed))) <= 121
-    assert len(recent._latencies) <= 2048
+    assert max(sizes) < 1.1 * sizes[0]
 
 
 def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:

@@ -37,19 +37,22 @@ async def echo(request: Request) -> Response:
     return json_response(request.body)
 
 
+def within(max_request_bytes: int = 1 << 20, budget: int = 1 << 30) -> Limits:
+    return Limits(max_request_bytes, ByteBudget(budget))
+
+
 def app(
     pools: Pools,
     *routes: Route,
     methods: Methods | None = None,
-    max_request_bytes: int = 1 << 20,
-    budget: int = 1 << 30,
+    limits: Limits | None = None,
     options: AppOptions | None = None,
     access: Access | None = None,
 ) -> App:
     return App(
         routes or [Route("POST", "/echo", Kind.PREDICT, echo)],
         Services(methods or {}, pools),
-        Limits(max_request_bytes, ByteBudget(budget)),
+        limits or within(),
         options,
         access,
     )
@@ -102,7 +105,7 @@ def ask(
 
 
 def test_a_body_comes_in_pieces_and_is_bounded(pools: Pools) -> None:
-    bounded = app(pools, max_request_bytes=10)
+    bounded = app(pools, limits=within(max_request_bytes=10))
     assert ask(bounded, "POST", "/echo", b"12345", b"67890")[::2] == (200, b"1234567890")
     status, headers, body = ask(bounded, "POST", "/echo", b"12345", b"678901")
     assert (status, headers["connection"]) == (413, "close")
@@ -111,17 +114,19 @@ def test_a_body_comes_in_pieces_and_is_bounded(pools: Pools) -> None:
 
 
 def test_a_body_that_finds_no_room_is_told_to_come_back(pools: Pools) -> None:
-    full = app(pools, budget=100)
-    full._limits.budget.take(90)
+    limits = within(budget=100)
+    full = app(pools, limits=limits)
+    limits.budget.take(90)
     status, headers, body = ask(full, "POST", "/echo", b"12345")
     assert (status, headers["retry-after"]) == (429, "1")
     assert b"--max_inflight_bytes" in body
-    assert full._limits.budget.used == 90
+    assert limits.budget.used == 90
 
 
 def test_a_body_on_its_way_takes_no_more_room_than_has_come(pools: Pools) -> None:
     """Of a body that stalls, nothing is parsed yet: others have the rest of the budget."""
-    half = app(pools, budget=1000)
+    limits = within(budget=1000)
+    half = app(pools, limits=limits)
     used: list[int] = []
 
     async def drive() -> None:
@@ -130,7 +135,7 @@ def test_a_body_on_its_way_takes_no_more_room_than_has_come(pools: Pools) -> Non
         async def receive() -> Any:
             if pieces:
                 return pieces.pop()
-            used.append(half._limits.budget.used)
+            used.append(limits.budget.used)
             return {"type": "http.disconnect"}
 
         async def send(_: Any) -> None: ...
@@ -203,23 +208,25 @@ def test_an_error_is_never_a_page(pools: Pools) -> None:
 
 
 def test_a_body_larger_than_the_room_is_taken_while_there_is_no_other(pools: Pools) -> None:
-    full = app(pools, budget=100)
+    limits = within(budget=100)
+    full = app(pools, limits=limits)
     assert ask(full, "POST", "/echo", b"12345", b"67890", b"x" * 1000)[0] == 200
-    full._limits.budget.take(1)
+    limits.budget.take(1)
     status, _, body = ask(full, "POST", "/echo", b"1", b"234567")
     assert status == 429
     assert b"1 bytes of requests are under way of at most 100" in body
     assert b"the request brings 112" in body
-    assert full._limits.budget.used == 1
+    assert limits.budget.used == 1
 
 
 def test_of_a_compressed_body_what_is_parsed_takes_room(pools: Pools) -> None:
     content = gzip.compress(bytes(range(256)))
-    full = app(pools, budget=16 * 256 + len(content) + 1)
-    full._limits.budget.take(1)
+    limits = within(budget=16 * 256 + len(content) + 1)
+    full = app(pools, limits=limits)
+    limits.budget.take(1)
     headers = {"content-encoding": "gzip"}
     assert ask(full, "POST", "/echo", content, headers=headers)[0] == 200
-    full._limits.budget.take(1)
+    limits.budget.take(1)
     assert ask(full, "POST", "/echo", content, headers=headers)[0] == 429
 
 
@@ -227,10 +234,11 @@ def test_room_is_given_back_whatever_becomes_of_the_request(pools: Pools) -> Non
     async def fail(request: Request) -> Response:
         raise RuntimeError("secret")
 
-    failing = app(pools, Route("POST", "/fail", Kind.PREDICT, fail))
+    limits = within()
+    failing = app(pools, Route("POST", "/fail", Kind.PREDICT, fail), limits=limits)
     status, _, body = ask(failing, "POST", "/fail", b"12345")
     assert (status, b"secret" in body) == (500, False)
-    assert failing._limits.budget.used == 0
+    assert limits.budget.used == 0
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
@@ -268,11 +276,12 @@ def test_who_takes_no_gzip_gets_none(pools: Pools, accepted: str) -> None:
 def test_a_compressed_body_is_bounded_and_whole(
     pools: Pools, body: bytes, status: int, message: bytes
 ) -> None:
-    bounded = app(pools)
+    limits = within()
+    bounded = app(pools, limits=limits)
     answered = ask(bounded, "POST", "/echo", body, headers={"content-encoding": "gzip"})
     assert answered[0] == status
     assert message in answered[2]
-    assert bounded._limits.budget.used == 0
+    assert limits.budget.used == 0
 
 
 def test_another_encoding_is_refused(pools: Pools) -> None:

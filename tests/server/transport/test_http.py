@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fakes import PATIENCE_S
 
-from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.addresses import AddressInUse, bind
 from ladle.server.transport.descriptors import FOR_PROBES
 from ladle.server.transport.http import HttpTransport
 
@@ -242,9 +242,20 @@ def test_what_is_no_http_is_refused(served: Served) -> None:
     assert served.answer_to(b"\x00\x01\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
-def test_answers_are_not_held_back_by_nagle(served: Served) -> None:
+def test_answers_are_not_held_back_by_nagle() -> None:
     """asyncio switches it off where it knows that the socket speaks TCP."""
-    assert all(bound.proto == socket.IPPROTO_TCP for bound in served.transport._sockets)
+    with bind(0, "rest_api_port") as bound:
+        assert bound.proto == socket.IPPROTO_TCP
+
+
+def test_two_servers_share_a_port_if_both_want_to() -> None:
+    first, second = Served(reuse_port=True), HttpTransport(Application(), reuse_port=True)
+    second.check(first.port)
+    assert second.listen(first.port) == first.port
+    with pytest.raises(AddressInUse):
+        HttpTransport(Application()).check(first.port)
+    for transport in (first.transport, second):
+        transport.stop(0)
 
 
 def test_a_port_in_use_is_told() -> None:

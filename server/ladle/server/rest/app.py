@@ -114,8 +114,8 @@ class App:
         local = is_loopback(scope["client"][0]) if scope["client"] else False
         match = self._admit(method, path, headers, seen, local=local)
         deadline = time.monotonic() + self._options.timeout_s
-        with bodies.Room(self._limits) as room:
-            body = await self._body(headers, receive, room, deadline)
+        with bodies.Reservation(self._limits) as reservation:
+            body = await self._body(headers, receive, reservation, deadline)
             seen.request_bytes = len(body)
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
@@ -161,10 +161,10 @@ class App:
         return match
 
     async def _body(
-        self, headers: Headers, receive: Receive, room: bodies.Room, deadline: float
+        self, headers: Headers, receive: Receive, reservation: bodies.Reservation, deadline: float
     ) -> bytes:
         try:
-            body = await bodies.read(receive, headers, room, deadline)
+            body = await bodies.read(receive, headers, reservation, deadline)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 "the request did not come in time (--rest_api_timeout_in_ms)"
@@ -172,8 +172,8 @@ class App:
         if body is None:
             raise Cancelled("the caller went away")
         if bodies.is_gzip(headers):
-            return await self._services.work(bodies.inflate, body, room)
-        room.take_for_parsing(len(body))
+            return await self._services.work(bodies.inflate, body, reservation)
+        reservation.take_for_parsing(len(body))
         return body
 
     async def _compressed(self, response: Response, headers: Headers) -> Response:

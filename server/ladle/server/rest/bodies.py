@@ -27,7 +27,7 @@ _INFLATED_AT_ONCE = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-class Room:
+class Reservation:
     """The place in the byte budget that one request takes; a context manager that gives it back."""
 
     def __init__(self, limits: Limits) -> None:
@@ -63,7 +63,7 @@ class Room:
             error.reason = too_large.reason
             raise error
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,18 +73,18 @@ class Room:
 async def read(
     receive: Callable[[], Awaitable[Any]],
     headers: Mapping[str, str],
-    room: Room,
+    reservation: Reservation,
     deadline: float,
 ) -> bytes | None:
     """Return the body as it was sent; None if the caller went away before its end.
 
     While a body comes in, it takes the room of what is there. What parsing needs beside it is
-    `Room.take_for_parsing`'s matter.
+    `Reservation.take_for_parsing`'s matter.
 
     Args:
         receive: ASGI's.
         headers: of the request.
-        room: the request's.
+        reservation: the request's.
         deadline: the monotonic time, as the event loop has it, at which the body comes too late.
 
     Raises:
@@ -94,7 +94,7 @@ async def read(
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal():
-        room.check(int(announced.lstrip("0")[:_MOST_DIGITS] or "0"))
+        reservation.check(int(announced.lstrip("0")[:_MOST_DIGITS] or "0"))
     is_gzip(headers)
     pieces: list[bytes] = []
     size = 0
@@ -111,8 +111,8 @@ async def read(
         piece = message.get("body", b"")
         if piece:
             size += len(piece)
-            room.check(size)
-            room.take(len(piece))
+            reservation.check(size)
+            reservation.take(len(piece))
             pieces.append(piece)
             progress.note(len(piece), time.monotonic())
         if not message.get("more_body", False):
@@ -168,7 +168,7 @@ def is_gzip(headers: Mapping[str, str]) -> bool:
     raise HttpError(415, f"Content-Encoding: expected gzip or identity, got {name!r}")
 
 
-def inflate(body: bytes, room: Room) -> bytes:
+def inflate(body: bytes, reservation: Reservation) -> bytes:
     """Return the content of a gzip file of one member.
 
     Raises:
@@ -191,8 +191,8 @@ def inflate(body: bytes, room: Room) -> bytes:
         if not data and not piece and not member.eof:
             raise HttpError(400, "the body is not valid gzip: it ends too early")
         size += len(piece)
-        room.check(size)
-        room.take(_PARSED_BYTES_PER_BYTE * len(piece))
+        reservation.check(size)
+        reservation.take(_PARSED_BYTES_PER_BYTE * len(piece))
         pieces.append(piece)
         return member.unused_data if member.eof else member.unconsumed_tail
 

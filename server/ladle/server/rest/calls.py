@@ -132,11 +132,11 @@ class RestCall:
 
     def respond(self, response: bytes) -> None:
         """Hand the response message over; never blocks."""
-        self._settle(lambda: self._answer.set_result(response))
+        self._complete(lambda: self._answer.set_result(response))
 
     def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
-        self._settle(lambda: self._answer.set_exception(error))
+        self._complete(lambda: self._answer.set_exception(error))
 
     async def outcome(self) -> bytes:
         """Return the response message.
@@ -144,7 +144,7 @@ class RestCall:
         Raises:
             ServingError: The call was refused, its deadline passed, or its caller went away.
         """
-        # One future settled by whatever comes first: waiting for several costs twice as much.
+        # One future completed by whatever comes first: waiting for several costs twice as much.
         assert self.deadline is not None
         timer = self._loop.call_later(
             self.deadline - time.monotonic(),
@@ -175,11 +175,11 @@ class RestCall:
         if not self._answer.done():
             self._answer.set_exception(error)
 
-    def _settle(self, settle: Callable[[], None]) -> None:
-        def settle_once() -> None:
+    def _complete(self, complete: Callable[[], None]) -> None:
+        def complete_once() -> None:
             if not self._answer.done():
-                settle()
+                complete()
 
         # A loop that has stopped has nobody left to tell.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(settle_once)
+            self._loop.call_soon_threadsafe(complete_once)

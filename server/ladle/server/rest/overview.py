@@ -17,19 +17,19 @@ from ladle.server.core.lifecycle.states import State
 from ladle.server.core.servable import Servable, TensorSpec
 from ladle.server.rpc.status import bounded
 
-Load: TypeAlias = "Callable[[], Mapping[str, Mapping[str, float | None]]]"
+Figures: TypeAlias = "Callable[[], Mapping[str, Mapping[str, float | None]]]"
 """Returns how each model does at this moment, by name; blocks a little."""
 
 
-def overview(manager: Manager, names: list[str], load: Load) -> list[dict[str, Any]]:
+def overview(manager: Manager, names: list[str], figures: Figures) -> list[dict[str, Any]]:
     """Return each model as JSON's own types, in the order of `names`."""
-    loads = load()
+    found = figures()
     return [
         {
             "name": name,
             "available": manager.is_available(name),
             "problem": bounded(manager.problem(name) or ""),
-            "load": loads.get(name),
+            "load": found.get(name),
             "versions": [
                 _version(manager, name, status, manager.labels(name))
                 for status in manager.status(name)

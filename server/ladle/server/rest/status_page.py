@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ladle.server.core.access import Kind
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rest.calls import Services
-from ladle.server.rest.overview import Load, overview
+from ladle.server.rest.overview import Figures, overview
 from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import json_response
@@ -45,7 +45,7 @@ class StatusPage:
         names: Callable[[], Collection[str]],
         *,
         is_ready: Callable[[], bool],
-        load: Load,
+        figures: Figures,
     ) -> None:
         """Take what to show.
 
@@ -54,13 +54,13 @@ class StatusPage:
             services: whose threads gather it.
             names: returns the models that are configured.
             is_ready: whether the server as a whole is to get requests.
-            load: returns how the models do.
+            figures: returns how the models do.
         """
         self._manager = manager
         self._services = services
         self._names = names
         self._is_ready = is_ready
-        self._load = load
+        self._figures = figures
         self._started = time.monotonic()
 
     @property
@@ -83,7 +83,7 @@ class StatusPage:
             "version": _version(),
             "uptime_s": time.monotonic() - self._started,
         }
-        models = overview(self._manager, sorted(self._names()), self._load)
+        models = overview(self._manager, sorted(self._names()), self._figures)
         return orjson.dumps({"server": server, "models": models})
 
 

@@ -16,7 +16,7 @@ from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.models import Models
-from ladle.server.rest.overview import Load
+from ladle.server.rest.overview import Figures
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route, taken
 from ladle.server.rest.status_page import StatusPage
@@ -38,7 +38,7 @@ class HttpServer:
         limits: Limits,
         names: Callable[[], Collection[str]],
         is_ready: Callable[[], bool],
-        load: Load = dict,
+        figures: Figures = dict,
         max_threads: int = 8,
         max_waiting: int = 256,
         options: AppOptions | None = None,
@@ -57,7 +57,7 @@ class HttpServer:
             limits: what requests may take; shared with the gRPC transport.
             names: returns the models that are configured.
             is_ready: whether the server as a whole is to get requests.
-            load: returns how the models do, for the status page.
+            figures: returns how the models do, for the status page.
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
@@ -75,7 +75,7 @@ class HttpServer:
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         self._processes = JsonProcesses(cpus())
         services = Services(methods, Pools(self._working, self._waiting, self._processes))
-        page = StatusPage(manager, services, names, is_ready=is_ready, load=load)
+        page = StatusPage(manager, services, names, is_ready=is_ready, figures=figures)
         routes = [*Models(manager, services).routes, *probes(is_ready), *page.routes]
         for route in more_routes:
             if taken(route, routes):

@@ -18,7 +18,7 @@ from ladle.server.transport.grpcio.transport import GrpcioTransport
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
 if TYPE_CHECKING:
-    from ladle.server.rest.overview import Load
+    from ladle.server.rest.overview import Figures
     from ladle.server.wiring.http_server import HttpServer
 
 
@@ -74,7 +74,7 @@ def http_server(
     tls: Tls | None,
     names: Callable[[], Collection[str]],
     is_ready: Callable[[], bool],
-    load: Load,
+    figures: Figures,
     metrics_path: str | None,
     exposition: Callable[[], bytes],
 ) -> HttpServer | None:
@@ -90,7 +90,7 @@ def http_server(
         tls: put the port behind TLS.
         names: returns the models that are configured.
         is_ready: whether the server as a whole is to get requests.
-        load: returns how the models do, for the status page.
+        figures: returns how the models do, for the status page.
         metrics_path: where metrics are; None: nowhere.
         exposition: returns them.
 
@@ -113,7 +113,7 @@ def http_server(
             access=access,
             observer=observer,
             names=names,
-            load=load,
+            figures=figures,
             is_ready=is_ready,
             max_threads=config.rest_api_num_threads,
             max_waiting=MAX_WAITING_REQUESTS + 1,

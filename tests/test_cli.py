@@ -64,9 +64,35 @@ def test_an_unknown_command_ends_in_one_line(
 ) -> None:
     assert cli.main([command]) == 2
     assert capsys.readouterr().err == (
-        f"ladle: expected a command ({', '.join(cli._COMMANDS)}), "
+        f"ladle: expected a command ({', '.join(cli.COMMANDS)}), "
         f'got "{command}"; see ladle --help\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"), [("sreve", "serve"), ("prdict", "predict"), ("model", "models")]
+)
+def test_a_mistyped_command_is_told_with_the_one_that_was_meant(
+    command: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command]) == 2
+    assert capsys.readouterr().err.endswith(f'got "{command}"; did you mean "ladle {meant}"?\n')
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("--concurency=4", "did you mean --concurrency?"),
+        ("--plott", "did you mean --plot?"),
+        ("--xyzzy", "see ladle bench --help"),
+    ],
+)
+def test_a_mistyped_option_is_told_with_the_one_that_was_meant(
+    option: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["bench", "localhost:8500", "--model", "m", option])
+    assert capsys.readouterr().err == (f"ladle bench: unrecognized arguments: {option}; {advice}\n")
 
 
 @pytest.mark.parametrize(

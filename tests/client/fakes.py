@@ -350,7 +350,7 @@ def drive(flow: Flow[T], server: FakeServing) -> T:
 
 
 class Handler(grpc.GenericRpcHandler):
-    """Puts a server behind gRPC; `on_call` is told of each call, as `listening` says."""
+    """Puts a server behind gRPC; it calls `on_call` with the metadata of each call."""
 
     def __init__(self, server: FakeServing, on_call: Callable[[Mapping[str, str]], None]) -> None:
         self._server, self._on_call = server, on_call

@@ -51,7 +51,7 @@ class _Command(NamedTuple):
     """What has to be installed beside the client for it to run."""
 
 
-_COMMANDS = {
+COMMANDS = {
     "bench": _Command("ladle.bench.cli", "plots"),
     "export": _Command("ladle.export.cli", "export"),
     "health": _Command("ladle.client.health_cli", ""),
@@ -77,10 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"ladle {_version()}")
         return 0
-    command = _COMMANDS.get(name)
+    command = COMMANDS.get(name)
     if command is None:
-        expected = ", ".join(_COMMANDS)
-        return _fail(f'expected a command ({expected}), got "{name}"; see ladle --help', status=2)
+        expected = ", ".join(COMMANDS)
+        from ladle.cli.arguments import closest
+
+        near = closest(name, COMMANDS)
+        advice = f'did you mean "ladle {near}"?' if near else "see ladle --help"
+        return _fail(f'expected a command ({expected}), got "{name}"; {advice}', status=2)
     return _run(name, command, rest)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -11,7 +12,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].partition("=")[0]
+        options = [option for action in self._actions for option in action.option_strings]
+        near = closest(unknown, options) if unknown.startswith("--") else ""
+        advice = f"did you mean {near}?" if near else f"see {self.prog} --help"
+        self.exit(2, f"{self.prog}: {message}; {advice}\n")
+
+
+def closest(given: str, expected: Iterable[str]) -> str:
+    """Return the one of the expected words that was probably meant; empty if none is near."""
+    from difflib import get_close_matches  # imported here, because few mistype
+
+    return next(iter(get_close_matches(given, list(expected), n=1, cutoff=0.6)), "")
 
 
 def seconds(text: str) -> float:

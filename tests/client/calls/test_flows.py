@@ -1,4 +1,4 @@
-"""The conversations with a server, against a fake one, without gRPC."""
+"""Flows against a fake server, without gRPC."""
 
 from __future__ import annotations
 

@@ -3,36 +3,58 @@
 #
 #   docker build --tag ladle .
 #   docker run -p 8500:8500 -p 8501:8501 -v "$PWD/models:/models:ro" -e MODEL_NAME=digits ladle
-ARG PYTHON=3.12
+#
+# For GPUs: docker build --build-arg VARIANT=gpu --tag ladle:gpu .
+# To fix the base: --build-arg BASE=python:3.12-slim@sha256:...
+ARG BASE=python:3.12-slim
 
-FROM python:${PYTHON}-slim AS build
+# What ladle needs, at the versions and hashes that deploy/docker/lock has found: a layer that only
+# changes with them. Wheels alone: nothing is compiled here, and no compiler is needed.
+FROM ${BASE} AS dependencies
+ARG VARIANT=cpu
+WORKDIR /build
+COPY deploy/docker/requirements-${VARIANT}.txt requirements.txt
+RUN python -m venv --without-pip /opt/ladle \
+ && pip --python /opt/ladle/bin/python install --no-cache-dir --no-deps --require-hashes \
+      --only-binary=:all: --requirement requirements.txt
+COPY deploy/docker/prune.py .
+RUN /opt/ladle/bin/python prune.py
+
+FROM dependencies AS build
 WORKDIR /src
 COPY . .
-# Wheels alone: nothing is compiled here, and no compiler is needed.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
- && python -m venv /opt/ladle \
- && wheel="$(echo /wheels/ladle-*.whl)" \
- && /opt/ladle/bin/pip install --no-cache-dir --only-binary=:all: "${wheel}[server]" \
- && /opt/ladle/bin/pip uninstall --yes pip
+ && pip --python /opt/ladle/bin/python install --no-cache-dir --no-deps --no-index \
+      --prefix /opt/wheel /wheels/ladle-*.whl
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 # A first process that passes signals on and buries what is left behind.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends tini \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --system --gid 10001 ladle \
- && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent ladle
-COPY --from=build /opt/ladle /opt/ladle
-COPY deploy/docker/entrypoint.sh /usr/bin/tf_serving_entrypoint.sh
-# By the name, too, under which manifests written for upstream's image start the server.
-RUN ln -s /opt/ladle/bin/tensorflow_model_server /usr/bin/tensorflow_model_server \
+ && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent ladle \
+ && ln -s /opt/ladle/bin/tensorflow_model_server /usr/bin/tensorflow_model_server \
  && ln -s /opt/ladle/bin/ladle /usr/bin/ladle \
  && mkdir -p /models
+COPY --from=dependencies /opt/ladle /opt/ladle
+COPY deploy/docker/entrypoint.sh /usr/bin/tf_serving_entrypoint.sh
+COPY deploy/docker/healthcheck.py /usr/bin/ladle-healthcheck
+COPY --from=build /opt/wheel /opt/ladle
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ladle" \
+      org.opencontainers.image.description="Serves TensorFlow SavedModels over gRPC and HTTP" \
+      org.opencontainers.image.source="https://github.com/ladle-serving/ladle" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 ENV MODEL_NAME=model MODEL_BASE_PATH=/models PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8500 8501
 USER 10001:10001
-# Where TLS is on or the port another, say so: --health-cmd "ladle health --ca /tls/ca.pem".
+# Asks /readyz on port 8501. Where TLS is on or the port another, say so:
+# --health-cmd "ladle health --ca /tls/ca.pem".
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
-  CMD ["ladle", "health", "localhost:8500"]
+  CMD ["/usr/bin/ladle-healthcheck"]
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/tf_serving_entrypoint.sh"]

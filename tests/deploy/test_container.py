@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from fakes import PATIENCE_S
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "deploy" / "docker" / "entrypoint.sh"
@@ -132,11 +136,82 @@ def test_the_dockerfile_says_where_the_entrypoint_is_and_who_runs_it() -> None:
     assert last["EXPOSE"] == "8500 8501"
     assert last["ENTRYPOINT"] == '["/usr/bin/tini", "--", "/usr/bin/tf_serving_entrypoint.sh"]'
     assert "MODEL_NAME=model MODEL_BASE_PATH=/models" in last["ENV"]
+    assert last["HEALTHCHECK"].endswith("\\")
+    assert 'CMD ["/usr/bin/ladle-healthcheck"]' in text
     final = text.rpartition("FROM ")[2]
     assert not re.search(r"gcc|g\+\+|build-essential|cargo|-dev\b", final)
     for source, target in re.findall(r"ln -s (\S+) (\S+)", final):
         assert (ROOT / "pyproject.toml").read_text().count(f"\n{Path(source).name} = ") == 1
         assert target == f"/usr/bin/{Path(source).name}"
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_the_image_holds_fixed_versions_of_what_a_server_needs(variant: str) -> None:
+    text = (ROOT / "deploy" / "docker" / f"requirements-{variant}.txt").read_text()
+    entries = re.split(r"\n(?=\S)", text.strip())
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+    locked = [Requirement(entry.partition("\\")[0].strip()) for entry in entries]
+    here = {"platform_machine": "x86_64", "sys_platform": "linux", "extra": f"server-{variant}"}
+    versions = {
+        locked_one.name: str(locked_one.specifier).removeprefix("==")
+        for locked_one in locked
+        if locked_one.marker is None or locked_one.marker.evaluate(here)
+    }
+    base = {**here, "extra": "server-base"}
+    wanted = [Requirement(line) for line in metadata.requires("ladle") or []]
+    needed = [
+        one
+        for one in wanted
+        if one.name != "ladle"
+        and (one.marker is None or one.marker.evaluate(here) or one.marker.evaluate(base))
+    ]
+    assert len(needed) > 8
+    for one in needed:
+        assert one.specifier.contains(versions[one.name]), one
+    assert ("tensorflow-cpu" in versions) is (variant == "cpu")
+    assert not {"keras", "libclang", "tensorboard"} & set(versions)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", 0, ""),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", 1, "/readyz: expected 200, got 503\n"),
+        (b"", 1, "/readyz: expected 200, got \n"),
+        (b"\xff", 1, "/readyz: expected 200, got \n"),
+    ],
+)
+def test_the_image_asks_for_its_own_health(answer: bytes, status: int, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(1024))
+                connection.sendall(answer)
+
+        asked: list[bytes] = []
+        server = threading.Thread(target=serve)
+        server.start()
+        done = healthcheck(listener.getsockname()[1])
+        server.join(PATIENCE_S)
+    assert asked == [b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n"]
+    assert (done.returncode, done.stdout, done.stderr) == (status, says, "")
+
+
+def test_a_server_that_does_not_listen_is_not_healthy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = healthcheck(port)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"port {port}: ")
+
+
+def healthcheck(port: int) -> subprocess.CompletedProcess[str]:
+    """Run what the image checks its health with; without site packages, as it does."""
+    script = str(ROOT / "deploy" / "docker" / "healthcheck.py")
+    command = [sys.executable, "-IS", script, str(port)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_what_the_image_runs_is_the_package_in_it(image: Image, tmp_path: Path) -> None:

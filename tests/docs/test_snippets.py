@@ -258,7 +258,18 @@ def cd(arguments: list[str]) -> None:
 
 
 def python3(arguments: list[str]) -> None:
-    assert arguments == ["-m", "venv", ".venv"]
+    assert arguments[:2] == ["-m", "venv"]
+    assert arguments[2:] in ([".venv"], ["/opt/ladle"])
+
+
+def cp(arguments: list[str]) -> None:
+    path, _ = arguments
+    assert (ROOT / path).is_file()
+
+
+def systemctl(arguments: list[str]) -> None:
+    *_, unit = arguments
+    assert (ROOT / "deploy" / "systemd" / f"{unit}.service").is_file()
 
 
 def dot(arguments: list[str]) -> None:
@@ -278,9 +289,12 @@ def docker(arguments: list[str]) -> None:
 
 HANDLERS: Mapping[str, Callable[[list[str]], None]] = {
     ".": dot,
+    "/opt/ladle/bin/pip": pip,
     "cd": cd,
+    "cp": cp,
     "git": git,
     "python3": python3,
+    "systemctl": systemctl,
     "ladle": ladle,
     "tensorflow_model_server": serve,
     "pip": pip,
@@ -389,5 +403,13 @@ MODELS_COMMANDS = (
     "prune",
     "warmup",
 )
-# Of docker, Compose and gunicorn.
-OTHERS_FLAGS = {"--tag", "--health-cmd", "--http", "--preload"}
+# Of docker, gunicorn, nginx and systemctl, and curl's.
+OTHERS_FLAGS = {
+    "--build-arg",
+    "--health-cmd",
+    "--http",
+    "--now",
+    "--preload",
+    "--stop-timeout",
+    "--tag",
+}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from server.monitoring.test_request_log import Counts, observation
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.monitoring.access_log import AccessLog
-from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, pairs
+from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, configure, pairs
 from ladle.server.wiring.startup import StartupError
 
 EVIL = 'a\n2026 I fake\r\x1b[31m\u2028"b" c=d'
@@ -166,3 +167,26 @@ def test_files_are_read_before_the_access_log_is_opened(tmp_path: Path, flag: st
     with pytest.raises(StartupError, match=f"--{flag}.*nowhere: "):
         Server(config, load=FakeLoader())
     assert not (tmp_path / "log").exists()
+
+
+def test_an_access_log_goes_where_the_log_goes() -> None:
+    """With --log_format=json the standard error is turned into JSON, which this is already."""
+    written = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure("json", written)
+        log = AccessLog("-", "json", Counts())
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    observation().end(b"", log)
+    log.stop(PATIENCE_S)
+    (line,) = written.getvalue().splitlines()
+    assert json.loads(line)["method"] == observation().api
+
+
+def test_a_fifo_that_nobody_reads_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(OSError, match="No such device"):
+        AccessLog(str(tmp_path / "log"), "text", Counts())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from logging.handlers import RotatingFileHandler
 from typing import NamedTuple
 
 from ladle.server.core.observation import Observation, Unobserved
-from ladle.server.monitoring.logs import pairs, utc
+from ladle.server.monitoring.logs import log_stream, pairs, utc
 from ladle.server.monitoring.request_log import Counting
 
 _MAX_PENDING = 8192
@@ -36,19 +37,15 @@ class AccessLog(Unobserved):
     def __init__(
         self, path: str, log_format: str, counting: Counting, *, max_pending: int = _MAX_PENDING
     ) -> None:
-        """Take where to write, `-` for the standard error, and `text` or `json`.
+        """Take where to write, `-` for where the log goes, and `text` or `json`.
 
         Files are followed by others at 64 MiB; four old ones stay, as `PATH.1` to `PATH.4`.
 
         Raises:
-            OSError: The file can't be opened.
+            OSError: The file can't be opened, or is a FIFO that nobody reads.
         """
         self._handler: logging.Handler = (
-            logging.StreamHandler()
-            if path == "-"
-            else RotatingFileHandler(
-                path, maxBytes=_MAX_FILE_BYTES, backupCount=_MAX_OLD_FILES, encoding="utf-8"
-            )
+            logging.StreamHandler(log_stream()) if path == "-" else _opened(path)
         )
         # By itself it would print a traceback for each line that a full disk has no room for.
         self._handler.handleError = self._write_failed  # type: ignore[method-assign]
@@ -96,6 +93,14 @@ class AccessLog(Unobserved):
     def _line(self, entry: _Entry) -> str:
         fields = fields_of(entry)
         return json.dumps(fields) if self._json else pairs(fields)
+
+
+def _opened(path: str) -> logging.Handler:
+    # A FIFO without a reader would block whoever opens it; so it is an error.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666))
+    return RotatingFileHandler(
+        path, maxBytes=_MAX_FILE_BYTES, backupCount=_MAX_OLD_FILES, encoding="utf-8"
+    )
 
 
 def fields_of(entry: _Entry) -> dict[str, object]:

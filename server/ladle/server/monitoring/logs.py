@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -20,6 +21,16 @@ def configure(log_format: str, stream: TextIO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def log_stream() -> TextIO:
+    """Return what `configure` has the log written to; the standard error before that."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter | TextFormatter):
+            assert isinstance(handler, logging.StreamHandler)
+            stream: TextIO = handler.stream
+            return stream
+    return sys.stderr
 
 
 def escaped(text: str) -> str:

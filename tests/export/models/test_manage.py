@@ -182,6 +182,31 @@ def test_show_takes_a_base_path_or_a_version(
     assert "expected a version, found none" in refused(capsys, "show", base_path.parent / "empty")
 
 
+def test_show_says_what_a_server_will_batch_and_why(
+    base_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = base_path / "4"
+    every = "(all signatures)"
+    assert run(capsys, "show", version)["batching"] == {every: "on trial: nobody vouches for it"}
+
+    card = ModelCard(signatures={"a": {}, "b": {}}, row_independent_signatures=("a",))
+    write_card(card, version)
+    assert run(capsys, "show", version)["batching"] == {
+        "a": "vouched: the model card says that its rows are independent",
+        "b": "on trial: nobody vouches for it",
+    }
+
+    own = version / "batching_params.pbtxt"
+    own.write_text("max_batch_size { value: 8 }")
+    assert run(capsys, "show", version)["batching"] == {
+        every: "vouched: batching_params.pbtxt in the version's folder"
+    }
+    own.write_text("# rows mix\noff\n")
+    assert run(capsys, "show", version)["batching"] == {
+        every: "alone: batching_params.pbtxt says off"
+    }
+
+
 def test_compare_tells_what_differs_and_no_more(
     base_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

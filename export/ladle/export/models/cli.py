@@ -13,6 +13,7 @@ from typing import Any
 from ladle.export.arguments import CommandParser
 from ladle.export.errors import ExportError, PublishError
 from ladle.export.models import manage
+from ladle.export.models.batching import batching_of
 from ladle.export.models.manage import Version
 from ladle.export.models.text import (
     as_dict,
@@ -208,7 +209,8 @@ def _show(args: argparse.Namespace) -> tuple[Any, str]:
         told = show_served(args.server, *_named(args.path))
         return told, told_in_rows(told)
     version = _find(args.path)
-    told = as_dict(version) | {"card": card_of(version)}
+    card = card_of(version)
+    told = as_dict(version) | {"card": card, "batching": batching_of(version.path, card)}
     return told, told_in_rows(told)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from google.protobuf import text_format
 
+from ladle.protos.batching_file import OWN_FILE, says_off
 from ladle.protos.model_card import ModelCard
 from ladle.protos.serving_pb import BatchingParameters
 from ladle.server.core.batching.batcher import BatchingServable
@@ -26,10 +27,6 @@ from ladle.server.core.servable import Model, Servable
 from ladle.server.core.servable_id import ServableId
 
 logger = logging.getLogger(__name__)
-
-PER_MODEL_FILE = "batching_params.pbtxt"
-"""What a version's folder may hold: its own parameters, or the word `off`."""
-_OFF = "off"
 
 _POLL_WAIT_S = 1.0
 _MAX_BYTES = 1 << 20
@@ -166,21 +163,19 @@ class BatchingLoader:
             return Decision(None, "--unbatched_models")
         if config.enabled is False:
             return Decision(None, "--enable_batching=false")
-        own_text = _text(path / PER_MODEL_FILE)
-        if own_text is not None and _without_comments(own_text) == _OFF:
-            return Decision(None, f"{PER_MODEL_FILE} in the version's folder")
+        own_text = _text(path / OWN_FILE)
+        if own_text is not None and says_off(own_text):
+            return Decision(None, f"{OWN_FILE} in the version's folder")
         common = _read(config.file) if config.file else config.options
         if own_text is not None and (
             config.per_model or (config.enabled is None and common is None)
         ):
-            own = _parse_file(path / PER_MODEL_FILE, own_text)
+            own = _parse_file(path / OWN_FILE, own_text)
             if common:
                 own = replace(own, num_batch_threads=common.num_batch_threads)
-            return Decision(own, f"{PER_MODEL_FILE} in the version's folder")
+            return Decision(own, f"{OWN_FILE} in the version's folder")
         if config.per_model:
-            return Decision(
-                None, f"--enable_per_model_batching_parameters, and no {PER_MODEL_FILE}"
-            )
+            return Decision(None, f"--enable_per_model_batching_parameters, and no {OWN_FILE}")
         if common:
             source = "--batching_parameters_file" if config.file else "--platform_config_file"
             return Decision(common, source)
@@ -256,7 +251,3 @@ def _text(file: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: can't be read: {error}") from None
-
-
-def _without_comments(text: str) -> str:
-    return " ".join(line.partition("#")[0].strip() for line in text.splitlines()).strip()

@@ -1,0 +1,185 @@
+//! One connection: its first bytes, its age, and its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{pin, Pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::service::{serve, Thread};
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a caller may take to say that it speaks HTTP/2, and to agree on TLS.
+pub const SLOWEST_GREETING: Duration = Duration::from_secs(20);
+
+/// How connections are kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Calls that a connection may have open.
+    pub max_concurrent_streams: u32,
+    /// The largest metadata of a call, in bytes.
+    pub max_metadata_bytes: u32,
+    /// After so long without a sign of life the caller is asked for one.
+    pub keepalive_time: Duration,
+    /// What the caller may take to give it.
+    pub keepalive_timeout: Duration,
+    /// After so long callers are asked to connect anew.
+    pub max_age: Option<Duration>,
+    /// What calls may take from then on; None: as long as they like.
+    pub max_age_grace: Option<Duration>,
+}
+
+/// How far the server has come on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It takes calls.
+    Serving,
+    /// It takes calls, but has asked the callers that it had to go elsewhere.
+    LameDuck,
+    /// It takes no connections; calls under way may end.
+    Draining,
+    /// Calls that have not ended are ended.
+    Ending,
+    /// Everything ends.
+    Over,
+}
+
+/// Runs the streams of connections in the thread that they belong to.
+#[derive(Clone, Copy)]
+struct Here;
+
+impl<F> hyper::rt::Executor<F> for Here
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}
+
+/// Serve a connection until it ends. `local`: whether the caller is on this machine.
+pub async fn run<I>(
+    mut io: I,
+    local: bool,
+    thread: Rc<Thread>,
+    options: &Options,
+    mut phase: watch::Receiver<Phase>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let began_in = *phase.borrow();
+    let mut preface = [0u8; PREFACE.len()];
+    let greeting = tokio::select! {
+        greeting = timeout(SLOWEST_GREETING, io.read_exact(&mut preface)) => greeting,
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+    };
+    if !matches!(greeting, Ok(Ok(_))) || preface != *PREFACE {
+        return;
+    }
+    let service = service_fn(move |request| {
+        let thread = Rc::clone(&thread);
+        async move { Ok::<_, Infallible>(serve(thread, local, request).await) }
+    });
+    let connection =
+        builder(options).serve_connection(TokioIo::new(Greeted { read: 0, io }), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = after(options.max_age) => {}
+        _ = phase.wait_for(|phase| *phase > began_in) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = after(options.max_age_grace) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::Over) => {}
+    }
+}
+
+/// Wait so long; without a time, for ever.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn builder(options: &Options) -> http2::Builder<Here> {
+    let mut builder = http2::Builder::new(Here);
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_frame_size(256 << 10)
+        .max_send_buf_size(1 << 20)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_header_list_size(options.max_metadata_bytes)
+        .keep_alive_interval(options.keepalive_time)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+/// A connection whose first bytes were read already.
+struct Greeted<I> {
+    read: usize,
+    io: I,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = PREFACE.get(self.read..).unwrap_or_default();
+        if rest.is_empty() {
+            return Pin::new(&mut self.io).poll_read(context, into);
+        }
+        let piece = rest.get(..into.remaining()).unwrap_or(rest);
+        into.put_slice(piece);
+        self.read += piece.len();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Greeted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

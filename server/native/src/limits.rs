@@ -1,0 +1,198 @@
+//! What requests may take, and what a caller reads who asks for more.
+//!
+//! The texts are those of `ladle.server.limits`; tests/server/transport hold both together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::{Budget, Claim, Full};
+use crate::status::{code, Status};
+
+/// How far a compressed message is counted past the limit, so that its refusal names its size.
+pub const EXPLAINED_BYTES: u64 = 64 << 20;
+/// What a message may take to arrive, whatever its size.
+const SLOWEST_MESSAGE: Duration = Duration::from_secs(60);
+/// How many bytes of a message have to arrive a second, beyond that time.
+const SLOWEST_BYTES_PER_S: u64 = 64 << 10;
+
+/// Why a request was refused, whatever it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The message is larger than one may be.
+    TooLarge,
+    /// All requests together are as large as they may be.
+    NoRoom,
+    /// As many calls are under way as may be.
+    TooMany,
+    /// The message did not arrive in time.
+    TooSlow,
+    /// No message came at all.
+    Silent,
+    /// The caller went away before anybody looked at the request.
+    Gone,
+    /// The bytes are no gRPC.
+    Malformed,
+}
+
+/// The end of a request that no handler sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What the caller reads.
+    pub status: Status,
+}
+
+impl Refusal {
+    /// A message of `nbytes`, or at least so many, is larger than `max`.
+    pub fn too_large(nbytes: u64, max: u64) -> Self {
+        let message = format!(
+            "the request takes {nbytes} bytes, more than the {max} of --max_request_bytes: send \
+             fewer rows at a time"
+        );
+        Self {
+            reason: Reason::TooLarge,
+            status: Status::new(code::RESOURCE_EXHAUSTED, message),
+        }
+    }
+
+    /// A request that brings `nbytes` finds no room.
+    pub fn no_room(full: &Full, limit: u64, nbytes: u64) -> Self {
+        let message = format!(
+            "{} bytes of requests are under way of at most {limit} (--max_inflight_bytes), and the \
+             request brings {nbytes}; try again later",
+            full.others
+        );
+        let status = Status {
+            code: code::RESOURCE_EXHAUSTED,
+            message,
+            retry_ms: Some(100),
+        };
+        Self {
+            reason: Reason::NoRoom,
+            status,
+        }
+    }
+
+    /// `max` calls are under way already.
+    pub fn too_many(max: usize) -> Self {
+        let message = format!(
+            "{max} calls are under way already (128 for each of --grpc_max_threads); try again \
+             later"
+        );
+        let status = Status {
+            code: code::UNAVAILABLE,
+            message,
+            retry_ms: Some(100),
+        };
+        Self {
+            reason: Reason::TooMany,
+            status,
+        }
+    }
+
+    /// No message came at all.
+    pub fn silent(seconds: u64) -> Self {
+        let message = format!("expected a request message within {seconds} s, got none");
+        Self {
+            reason: Reason::Silent,
+            status: Status::new(code::DEADLINE_EXCEEDED, message),
+        }
+    }
+
+    /// The message was not there after so long.
+    pub fn too_slow(allowed: Duration) -> Self {
+        let message = format!(
+            "the request message did not arrive within {} s: expected at least {} KiB a second",
+            allowed.as_secs(),
+            SLOWEST_BYTES_PER_S >> 10
+        );
+        Self {
+            reason: Reason::TooSlow,
+            status: Status::new(code::DEADLINE_EXCEEDED, message),
+        }
+    }
+
+    /// The caller went away.
+    pub fn gone() -> Self {
+        let status = Status::new(code::CANCELLED, "the caller went away");
+        Self {
+            reason: Reason::Gone,
+            status,
+        }
+    }
+
+    /// What came can't be read.
+    pub fn malformed(code: u16, message: impl Into<String>) -> Self {
+        Self {
+            reason: Reason::Malformed,
+            status: Status::new(code, message),
+        }
+    }
+}
+
+/// What one message may take, and all together.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Of one message, after decompression.
+    pub max_request_bytes: u64,
+    /// Of all together; None where the handler counts the message itself.
+    pub budget: Option<Arc<Budget>>,
+}
+
+impl Limits {
+    /// Count a message in.
+    pub fn claim(&self, nbytes: u64) -> Result<Option<Claim>, Refusal> {
+        self.check(nbytes)?;
+        let Some(budget) = &self.budget else {
+            return Ok(None);
+        };
+        Claim::new(budget, nbytes)
+            .map(Some)
+            .map_err(|full| Refusal::no_room(&full, budget.limit(), nbytes))
+    }
+
+    /// Refuse a message that is too large.
+    pub fn check(&self, nbytes: u64) -> Result<(), Refusal> {
+        if nbytes > self.max_request_bytes {
+            return Err(Refusal::too_large(nbytes, self.max_request_bytes));
+        }
+        Ok(())
+    }
+}
+
+/// How long a message of so many bytes may take to arrive.
+pub fn allowed_time(nbytes: u64) -> Duration {
+    SLOWEST_MESSAGE + Duration::from_secs(nbytes / SLOWEST_BYTES_PER_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_counted_or_refused_whole() {
+        let budget = Arc::new(Budget::new(10));
+        let limits = Limits {
+            max_request_bytes: 8,
+            budget: Some(Arc::clone(&budget)),
+        };
+        assert_eq!(
+            limits.claim(9).err().map(|refusal| refusal.reason),
+            Some(Reason::TooLarge)
+        );
+        let claim = limits.claim(8);
+        assert!(claim.is_ok());
+        assert_eq!(
+            limits.claim(3).err().map(|refusal| refusal.reason),
+            Some(Reason::NoRoom)
+        );
+        assert_eq!(budget.used(), 8);
+    }
+
+    #[test]
+    fn large_messages_may_take_longer() {
+        assert_eq!(allowed_time(0), Duration::from_secs(60));
+        assert_eq!(allowed_time(64 << 20), Duration::from_secs(60 + 1024));
+    }
+}

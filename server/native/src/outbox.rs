@@ -1,0 +1,47 @@
+//! What any thread has to tell a network thread.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::call::Call;
+
+/// Calls of one network thread that something new is known of.
+#[derive(Default)]
+pub struct Outbox {
+    calls: Mutex<Vec<Arc<Call>>>,
+    filled: Notify,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Have the network thread look at a call; it is woken only if it does not know of others yet.
+    pub fn put(&self, call: &Arc<Call>) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.push(Arc::clone(call));
+        let is_first = calls.len() == 1;
+        drop(calls);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Wake the tasks of all calls that are put in, for ever.
+    pub async fn deliver(&self) {
+        let mut taken = Vec::new();
+        loop {
+            self.filled.notified().await;
+            std::mem::swap(
+                &mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner),
+                &mut taken,
+            );
+            for call in taken.drain(..) {
+                call.wake();
+            }
+        }
+    }
+}

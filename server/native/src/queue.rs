@@ -1,0 +1,237 @@
+//! Where network threads leave whole lists of what happened, and Python's thread takes them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::call::Call;
+use crate::limits::{Reason, Refusal};
+
+/// After so many events a network thread hands over what it has, even if more is at hand.
+const MOST_GATHERED: usize = 64;
+
+/// Something that happened to a call.
+pub enum Event {
+    /// It begins, and waits to be let through.
+    Arrived(Arc<Call>),
+    /// It is there: a unary call with its message, or a stream.
+    Begun(Arc<Call>),
+    /// A message of a stream that was asked for; None at the end of what the caller sends.
+    Message(Arc<Call>, Option<Bytes>),
+    /// The connection has taken a message of a stream.
+    Sent(Arc<Call>),
+    /// All is handed over that had come.
+    Idle(Arc<Call>),
+    /// It is over for its caller.
+    Ended(Arc<Call>),
+}
+
+/// Requests that were refused for one reason.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The last of them.
+    pub last: Refusal,
+    /// How many.
+    pub count: u64,
+}
+
+/// What was taken.
+#[derive(Default)]
+pub struct Taken {
+    /// In the order in which it happened.
+    pub events: Vec<Event>,
+    /// An entry for each reason.
+    pub refused: Vec<Refused>,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Event>,
+    refused: Vec<Refused>,
+    waiting: usize,
+    closed: bool,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.refused.is_empty()
+    }
+}
+
+/// It holds a few events at most for each call that has a place, so places bound it.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+impl Queue {
+    fn add(&self, events: &mut Vec<Event>, refused: &mut Vec<Refused>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.events.extend(events.drain(..));
+        for each in refused.drain(..) {
+            note(&mut state.refused, each);
+        }
+        let wanted = state.waiting > 0;
+        drop(state);
+        if wanted {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Take at most `most` events; wait for the first one at most so long. None: it is closed.
+    pub fn take(&self, most: usize, timeout: Duration) -> Option<Taken> {
+        let until = Instant::now() + timeout;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.is_empty() {
+            if state.closed {
+                return None;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state.waiting += 1;
+            state = self
+                .filled
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            state.waiting -= 1;
+        }
+        let count = state.events.len().min(most);
+        Some(Taken {
+            events: state.events.drain(..count).collect(),
+            refused: std::mem::take(&mut state.refused),
+        })
+    }
+
+    /// Give out what is left, and then None to all who wait.
+    pub fn close(&self) {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = true;
+        self.filled.notify_all();
+    }
+}
+
+fn note(all: &mut Vec<Refused>, one: Refused) {
+    match all
+        .iter_mut()
+        .find(|each| each.last.reason == one.last.reason)
+    {
+        Some(each) => {
+            each.count += one.count;
+            each.last = one.last;
+        }
+        None => all.push(one),
+    }
+}
+
+/// What one network thread has gathered since it handed over last.
+pub struct Gathered {
+    queue: Arc<Queue>,
+    events: RefCell<Vec<Event>>,
+    refused: RefCell<Vec<Refused>>,
+}
+
+impl Gathered {
+    /// Nothing yet.
+    pub fn new(queue: Arc<Queue>) -> Self {
+        Self {
+            queue,
+            events: RefCell::default(),
+            refused: RefCell::default(),
+        }
+    }
+
+    /// Add an event.
+    pub fn push(&self, event: Event) {
+        let mut events = self.events.borrow_mut();
+        events.push(event);
+        let is_full = events.len() >= MOST_GATHERED;
+        drop(events);
+        if is_full {
+            self.flush();
+        }
+    }
+
+    /// Count a request that was refused; an attacker's garbage and slowness count, too.
+    pub fn refused(&self, refusal: Refusal) {
+        debug_assert!(refusal.status.code != 0);
+        note(
+            &mut self.refused.borrow_mut(),
+            Refused {
+                last: refusal,
+                count: 1,
+            },
+        );
+    }
+
+    /// Hand over what there is.
+    pub fn flush(&self) {
+        let mut events = self.events.borrow_mut();
+        let mut refused = self.refused.borrow_mut();
+        if !events.is_empty() || !refused.is_empty() {
+            self.queue.add(&mut events, &mut refused);
+        }
+    }
+}
+
+/// Whether metrics count a refusal by a reason of its own.
+pub fn name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::TooLarge => "request_size",
+        Reason::NoRoom => "inflight_bytes",
+        Reason::TooMany => "calls",
+        Reason::TooSlow => "deadline",
+        Reason::Silent => "no_message",
+        Reason::Gone | Reason::Malformed => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::code;
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let queue = Arc::new(Queue::default());
+        let gathered = Gathered::new(Arc::clone(&queue));
+        for _ in 0..1000 {
+            gathered.refused(Refusal::gone());
+            gathered.refused(Refusal::malformed(code::INTERNAL, "x"));
+            gathered.flush();
+        }
+        let refused = queue
+            .take(1, Duration::ZERO)
+            .map(|taken| taken.refused)
+            .unwrap_or_default();
+        assert_eq!(
+            refused.iter().map(|each| each.count).collect::<Vec<_>>(),
+            [1000, 1000]
+        );
+    }
+
+    #[test]
+    fn a_closed_queue_gives_out_what_is_left() {
+        let queue = Arc::new(Queue::default());
+        Gathered::new(Arc::clone(&queue)).flush();
+        assert!(queue
+            .take(1, Duration::ZERO)
+            .is_some_and(|taken| taken.refused.is_empty()));
+        let gathered = Gathered::new(Arc::clone(&queue));
+        gathered.refused(Refusal::gone());
+        gathered.flush();
+        queue.close();
+        assert!(queue
+            .take(1, Duration::MAX.min(Duration::from_secs(9)))
+            .is_some());
+        assert!(queue.take(1, Duration::from_secs(9)).is_none());
+    }
+}

@@ -9,7 +9,7 @@
 ARG BASE=python:3.12-slim
 
 # What ladle needs, at the versions and hashes that deploy/docker/lock has found: a layer that only
-# changes with them. Wheels alone: nothing is compiled here, and no compiler is needed.
+# changes with them. Wheels alone: nothing is compiled for them.
 FROM ${BASE} AS dependencies
 ARG VARIANT=cpu
 WORKDIR /build
@@ -20,12 +20,23 @@ RUN python -m venv --without-pip /opt/ladle \
 COPY deploy/docker/prune.py .
 RUN /opt/ladle/bin/python prune.py
 
+# The native transport, which is all that is compiled.
+FROM ${BASE} AS native
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends cargo gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY server/native .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
 FROM dependencies AS build
 WORKDIR /src
 COPY . .
+COPY --from=native /wheels /wheels
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && pip --python /opt/ladle/bin/python install --no-cache-dir --no-deps --no-index \
-      --prefix /opt/wheel /wheels/ladle-*.whl
+      --prefix /opt/wheel /wheels/ladle-*.whl /wheels/ladle_native-*.whl
 
 FROM ${BASE}
 # A first process that passes signals on and buries what is left behind.

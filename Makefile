@@ -6,16 +6,17 @@ BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
 BUILD_INPUTS := pyproject.toml tests/deploy/requirements.txt \
 	protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
+NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server/native/src/*.rs)
 
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench compare demo dist docs test lint fmt types unit e2e install protos release-check clean
+.PHONY: help bench compare demo dist docs test lint fmt types unit e2e install native native-test protos release-check clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(VENV)/.installed ## make .venv with ladle and everything that working on it needs
+install: $(VENV)/.installed native ## make .venv with ladle and everything that working on it needs
 
 # All cores compile at once; pip would use one. Some packages bring files that don't compile.
 $(VENV)/.installed: $(BUILD_INPUTS)
@@ -25,6 +26,23 @@ $(VENV)/.installed: $(BUILD_INPUTS)
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/wheels -r tests/deploy/requirements.txt
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 	@touch $@ $(VENV)/.demo
+
+# The native transport is compiled where Rust is; grpcio serves where it is not. CI needs it.
+native: $(VENV)/.installed
+	@if command -v cargo >/dev/null; then \
+	  $(MAKE) --no-print-directory $(VENV)/.native || test -z "$(CI)"; \
+	elif test -n "$(CI)"; then \
+	  echo "make: cargo is needed for the native transport" >&2; exit 1; \
+	else \
+	  echo "no cargo: gRPC is served by grpcio, and not by the native transport"; \
+	fi
+
+# Without isolation, which would give each build another path and compile everything anew.
+$(VENV)/.native: $(VENV)/.installed $(NATIVE_INPUTS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" CARGO_TARGET_DIR="$(CURDIR)/build/native" \
+		$(BIN)/python -m pip install --quiet \
+		--no-build-isolation --no-deps ./server/native
+	@touch $@
 
 # The official client lives in an environment of its own that borrows ours for TensorFlow:
 # ladle's own environment must never hold a second definition of the protos.
@@ -55,6 +73,14 @@ lint: install ## ruff, codespell and mypy, as CI runs them
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+# cargo's own tests need no Python. CI runs this; who has no cargo can't.
+native-test: ## format, lint and test the native transport, with cargo
+	cd server/native && cargo fmt --check
+	cd server/native && CARGO_TARGET_DIR="$(CURDIR)/build/native" \
+		cargo clippy --quiet --locked --all-targets -- --deny warnings
+	cd server/native && CARGO_TARGET_DIR="$(CURDIR)/build/native" \
+		cargo test --quiet --locked --no-default-features
 
 types: install ## mypy alone
 	$(BIN)/mypy

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from e2e.serving import ServerProcess
+from transports import TRANSPORTS, require
 
 from ladle.export import TrainingOptions, export_model, load_data
 from ladle.export.saved_model.subprocess_check import run_in_this_process
@@ -45,10 +46,11 @@ def digits(trained_digits: Digits) -> Path:
     return trained_digits.base_path
 
 
-@pytest.fixture(scope="session")
-def digits_server(digits: Path) -> Iterator[ServerProcess]:
-    """A server on the digits classifier, for all tests that leave it alone."""
-    with ServerProcess("digits", digits) as server:
+@pytest.fixture(scope="session", params=sorted(TRANSPORTS))
+def digits_server(digits: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A server on the digits classifier, by each transport, for tests that leave it alone."""
+    require(request.param)
+    with ServerProcess("digits", digits, f"--transport={request.param}") as server:
         yield server
 
 

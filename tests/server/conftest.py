@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass
 
 import pytest
+from transports import TRANSPORTS, MakeTransport, require
 
 from ladle.protos.serving_pb import SSLConfig
 
@@ -46,8 +47,13 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
             f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
             f"-subj /CN={name} -keyout {name}.key -out {name}.pem "
             "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 "
-            # Python 3.13 takes no authority without it.
-            "-addext keyUsage=critical,digitalSignature,keyCertSign"
+            + (
+                # rustls takes no authority for a caller.
+                "-addext basicConstraints=critical,CA:FALSE"
+                if signed_by
+                # Python 3.13 takes no authority without it.
+                else "-addext keyUsage=critical,digitalSignature,keyCertSign"
+            )
         )
         command_line = [*command.split(), *signed_by]
         subprocess.run(command_line, cwd=folder, check=True, capture_output=True)
@@ -61,3 +67,16 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
         make("client", *by_authority),
         make("stranger"),
     )
+
+
+@pytest.fixture(params=sorted(TRANSPORTS))
+def transport_name(request: pytest.FixtureRequest) -> str:
+    """The name of a transport; each test that asks for one runs against all that there are."""
+    require(request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def make_transport(transport_name: str) -> MakeTransport:
+    """Makes transports of that name."""
+    return TRANSPORTS[transport_name]

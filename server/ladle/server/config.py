@@ -84,6 +84,12 @@ class Config:
         False,
         "without tokens, let other machines change what is served (tensorflow_model_server: true)",
     )
+    transport: str = flag(
+        "auto",
+        "what serves gRPC: native, in Rust, which the package ladle-native brings; grpcio; or "
+        "auto, which takes native where it is installed and knows the --grpc_channel_arguments",
+        choices=("auto", "native", "grpcio"),
+    )
     grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")
     grpc_compressed_requests: bool = flag(
         False,

@@ -5,10 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ladle.server.core.errors import ResourceExhausted, ServingError
 
 _EXPLAINED_BYTES = 64 << 20
+
+
+class Counter(Protocol):
+    """Counts bytes up to a limit. Thread-safe."""
+
+    @property
+    def used(self) -> int:
+        """The bytes that are counted now."""
+
+    def take(self, nbytes: int, held: int = 0) -> int | None:
+        """Count bytes in and return None; or return the bytes of all others if there is no room."""
+
+    def give_back(self, nbytes: int) -> None:
+        """Count bytes out."""
 
 
 class ByteBudget:
@@ -16,9 +31,21 @@ class ByteBudget:
 
     def __init__(self, limit: int) -> None:
         """`limit`: bytes; a single request may be larger while there is no other."""
-        self._limit = limit
-        self._lock = threading.Lock()
-        self.used = 0
+        self.limit = limit
+        self.counter: Counter = _LockedCounter(limit)
+        """What counts."""
+
+    @property
+    def used(self) -> int:
+        """The bytes that are counted now."""
+        return self.counter.used
+
+    def count_with(self, counter: Counter) -> None:
+        """Have another counter count, such as one that needs no Python; before the first request.
+
+        The counter must have the same limit.
+        """
+        self.counter = counter
 
     def take(self, nbytes: int, held: int = 0) -> None:
         """Count bytes in; `give_back` counts them out again.
@@ -30,21 +57,37 @@ class ByteBudget:
         Raises:
             ResourceExhausted: There is no room for them; nothing was counted.
         """
-        with self._lock:
-            others = self.used - held
-            if others and self.used + nbytes > self._limit:
-                error = ResourceExhausted(
-                    f"{others} bytes of requests are under way of at most {self._limit} "
-                    f"(--max_inflight_bytes), and the request brings {held + nbytes}; "
-                    "try again later"
-                )
-                error.retry_after_s = 0.1
-                error.reason = "inflight_bytes"
-                raise error
-            self.used += nbytes
+        others = self.counter.take(nbytes, held)
+        if others is not None:
+            error = ResourceExhausted(
+                f"{others} bytes of requests are under way of at most {self.limit} "
+                f"(--max_inflight_bytes), and the request brings {held + nbytes}; "
+                "try again later"
+            )
+            error.retry_after_s = 0.1
+            error.reason = "inflight_bytes"
+            raise error
 
     def give_back(self, nbytes: int) -> None:
         """Count bytes out."""
+        self.counter.give_back(nbytes)
+
+
+class _LockedCounter:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self.used = 0
+
+    def take(self, nbytes: int, held: int = 0) -> int | None:
+        with self._lock:
+            others = self.used - held
+            if others and self.used + nbytes > self._limit:
+                return others
+            self.used += nbytes
+        return None
+
+    def give_back(self, nbytes: int) -> None:
         with self._lock:
             self.used -= nbytes
 

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 from server.monitoring.conftest import PREDICT, predict_request, wait_until
+from transports import MakeTransport
 
 from ladle.client import Client
 from ladle.server.core.batching.batcher import BatchingServable
@@ -25,7 +26,6 @@ from ladle.server.core.observation import Observation, Run
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.tracing import Tracing, TracingError, configure_from_environment
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 TRACE_ID, SPAN_ID = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -34,7 +34,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Traced:
     """A server of the model `m`, version 1, and the spans of it."""
 
-    def __init__(self, **provider: Any) -> None:
+    def __init__(self, make_transport: MakeTransport, **provider: Any) -> None:
         self.spans = InMemorySpanExporter()
         made = TracerProvider(**provider)
         made.add_span_processor(SimpleSpanProcessor(self.spans))
@@ -48,7 +48,7 @@ class Traced:
         assert manager.wait_until_settled(["m"], PATIENCE_S)
         self.tracer = made.get_tracer("a caller")
         served = methods(manager, tensor_content=True, observer=tracing)
-        self.transport = GrpcioTransport(served, max_threads=2)
+        self.transport = make_transport(served, max_threads=2)
         self.address = f"127.0.0.1:{self.transport.listen('127.0.0.1:0')}"
         self.transport.start()
         self.channel = grpc.insecure_channel(self.address)
@@ -68,8 +68,8 @@ class Traced:
 
 
 @pytest.fixture
-def traced() -> Iterator[Traced]:
-    traced = Traced()
+def traced(make_transport: MakeTransport) -> Iterator[Traced]:
+    traced = Traced(make_transport)
     yield traced
     traced.stop()
 
@@ -184,8 +184,8 @@ def test_a_request_that_ended_during_its_run_is_one_span() -> None:
     assert [link.context.span_id in known for link in batch.links] == [True]
 
 
-def test_what_is_not_sampled_leaves_no_spans() -> None:
-    traced = Traced(sampler=ParentBased(ALWAYS_OFF))
+def test_what_is_not_sampled_leaves_no_spans(make_transport: MakeTransport) -> None:
+    traced = Traced(make_transport, sampler=ParentBased(ALWAYS_OFF))
     traced.begin(predict_request()).result()
     traced.begin(predict_request(), TRACEPARENT).result()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import grpc
 import pytest
 from fakes import PATIENCE_S, FakeLoader
+from transports import MakeTransport
 
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def manager(loader: FakeLoader) -> Manager:
 
 
 @pytest.fixture
-def channel(manager: Manager) -> Iterator[grpc.Channel]:
+def channel(manager: Manager, make_transport: MakeTransport) -> Iterator[grpc.Channel]:
     """A channel to a real gRPC server in this process, over the loopback."""
-    transport = GrpcioTransport(methods(manager, tensor_content=False), max_threads=4)
+    transport = make_transport(methods(manager, tensor_content=False), max_threads=4)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

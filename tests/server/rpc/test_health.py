@@ -8,10 +8,10 @@ import grpc
 import pytest
 from fakes import PATIENCE_S, refusal, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from transports import MakeTransport
 
 from ladle.server.core.errors import ServingError
 from ladle.server.rpc import health
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -20,13 +20,13 @@ Start = Callable[[], tuple[health.Health, Any]]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(make_transport: MakeTransport) -> Iterator[Start]:
     """Starts a server that is well, and returns it with a stub of its health service."""
     closing: list[Callable[[], object]] = []
 
     def start() -> tuple[health.Health, Any]:
         service = health.Health()
-        transport = GrpcioTransport(service.methods, max_threads=1)
+        transport = make_transport(service.methods, max_threads=1)
         port = transport.listen("127.0.0.1:0")
         transport.start()
         service.set("", True)

@@ -11,6 +11,7 @@ import pytest
 from fakes import PATIENCE_S, FakeLoader, refusal, spec
 from google.protobuf.message import Message
 from numpy.typing import NDArray
+from transports import MakeTransport
 
 from ladle.protos import dtypes
 from ladle.protos.ladle_pb import SerializedInput
@@ -29,7 +30,6 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.inference.classify import CLASSIFICATION
 from ladle.server.rpc.inference.multi_inference import plan
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVICE = "/tensorflow.serving.PredictionService/"
 CLASSIFY = "tensorflow/serving/classify"
@@ -391,12 +391,12 @@ def test_bytes_that_are_no_request_are_refused_by_upstreams_name(
 
 
 def test_the_method_name_counts_only_where_it_is_asked_for(
-    channel: grpc.Channel, manager: Manager
+    channel: grpc.Channel, manager: Manager, make_transport: MakeTransport
 ) -> None:
     send(channel, "Classify", classification(1, "named_oddly"))
 
     strict = methods(manager, tensor_content=False, check_method_names=True)
-    transport = GrpcioTransport(strict, max_threads=2)
+    transport = make_transport(strict, max_threads=2)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     told = {}

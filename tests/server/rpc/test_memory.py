@@ -14,6 +14,7 @@ import json, sys, threading
 from pathlib import Path
 import grpc, numpy as np
 from fakes import FakeServable
+from transports import TRANSPORTS
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest
 from ladle.server.core.batching.plan import BatchOptions
@@ -21,7 +22,6 @@ from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -37,7 +37,9 @@ manager.aspire("m", {1: Path("/m/1")})
 assert manager.wait_until_settled(["m"], 30)
 limits = Limits(int(sys.argv[1]), ByteBudget(1 << 62))
 served = methods(manager, tensor_content=True)
-transport = GrpcioTransport(served, max_threads=2, limits=limits, compressed_requests=True)
+transport = TRANSPORTS[sys.argv[2]](
+    served, max_threads=2, limits=limits, compressed_requests=True
+)
 port = transport.listen("127.0.0.1:0")
 transport.start()
 print(json.dumps([port, peak()]), flush=True)
@@ -122,11 +124,13 @@ with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         ("stopped reader", "OK", 80 * MIB),
     ],
 )
-def test_memory_is_bounded_by_what_was_sent(kind: str, code: str, allowed: float) -> None:
+def test_memory_is_bounded_by_what_was_sent(
+    kind: str, code: str, allowed: float, transport_name: str
+) -> None:
     environment = [sys.executable, "-c"]
     program = f"import sys; sys.path.insert(0, {str(__file__.rsplit('/server/', 1)[0])!r})\n"
     with subprocess.Popen(
-        [*environment, program + PROGRAM, str(MIB if kind == "gzip" else 1 << 30)],
+        [*environment, program + PROGRAM, str(MIB if kind == "gzip" else 1 << 30), transport_name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakeServable, refusal, until
+from transports import MakeTransport
 
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
@@ -21,7 +22,6 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
@@ -49,7 +49,7 @@ class Notebook(Unobserved):
 class Served:
     """A server of the model `m`, version 3, which doubles; what is seen of it; a channel to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_transport: MakeTransport) -> None:
         self.seen = Notebook()
         self.model = FakeServable()
         self.batching = BatchingServable(
@@ -61,7 +61,7 @@ class Served:
         manager = Manager(lambda _id, _path: self.batching)
         manager.aspire("m", {3: Path("/m/3")})
         assert manager.wait_until_settled(["m"], PATIENCE_S)
-        self.transport = GrpcioTransport(
+        self.transport = make_transport(
             methods(manager, tensor_content=True, observer=self.seen), max_threads=2
         )
         port = self.transport.listen("127.0.0.1:0")
@@ -78,8 +78,8 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    served = Served()
+def served(make_transport: MakeTransport) -> Iterator[Served]:
+    served = Served(make_transport)
     yield served
     served.model.let_go()
     served.channel.close()

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakeServable, refusal, until
+from transports import MakeTransport
 
 from ladle.protos import dtypes, tensors
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
@@ -21,7 +22,6 @@ from ladle.server.core.errors import Code
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Signature, TensorSpec
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
@@ -34,7 +34,7 @@ CLASSES = Signature(
 
 
 @pytest.fixture
-def full() -> Iterator[tuple[grpc.Channel, Callable[[], None]]]:
+def full(make_transport: MakeTransport) -> Iterator[tuple[grpc.Channel, Callable[[], None]]]:
     """A channel to a server with one request running and one in the queue, and what ends both."""
     model = FakeServable(signatures=(*FakeServable().signatures.values(), CLASSES))
     batching = BatchingServable(model, BatchOptions(max_batch_size=1, max_enqueued_batches=1))
@@ -42,7 +42,7 @@ def full() -> Iterator[tuple[grpc.Channel, Callable[[], None]]]:
     manager.aspire("m", {1: Path("/m/1")})
     assert manager.wait_until_settled(["m"], PATIENCE_S)
     served: Methods = methods(manager, tensor_content=True)
-    transport = GrpcioTransport(served, max_threads=2)
+    transport = make_transport(served, max_threads=2)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     model.hold()

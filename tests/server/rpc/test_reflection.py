@@ -14,10 +14,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from transports import MakeTransport
 
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 SERVED = {
     "ladle.v1.StreamingPrediction",
@@ -32,9 +32,9 @@ V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 @pytest.fixture
-def channel() -> Iterator[grpc.Channel]:
+def channel(make_transport: MakeTransport) -> Iterator[grpc.Channel]:
     served = methods(Manager(FakeLoader()), tensor_content=False)
-    transport = GrpcioTransport(served, max_threads=2)
+    transport = make_transport(served, max_threads=2)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

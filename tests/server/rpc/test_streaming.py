@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakeServable, refusal, spec, until
 from numpy.typing import NDArray
+from transports import MakeTransport
 
 from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
@@ -27,7 +28,6 @@ from ladle.server.rpc.prediction.predict import Predict
 from ladle.server.rpc.prediction.read_ahead import ReadAheadWindow
 from ladle.server.rpc.prediction.stream import predict_stream
 from ladle.server.rpc.services import methods
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})
 MAGIC = 12345.0
@@ -50,7 +50,11 @@ class Served:
     """A server whose model doubles, and a channel to it."""
 
     def __init__(
-        self, window: ReadAheadWindow, loaded: threading.Event | None, limits: Limits
+        self,
+        make_transport: MakeTransport,
+        window: ReadAheadWindow,
+        loaded: threading.Event | None,
+        limits: Limits,
     ) -> None:
         self.model = FakeServable(compute, (*FakeServable().signatures.values(), WIDE))
         self.batching = BatchingServable(self.model, BatchOptions(max_batch_size=100_000))
@@ -68,14 +72,14 @@ class Served:
             **methods(manager, tensor_content=True),
             STREAM: predict_stream(manager, predict, window),
         }
-        self.transport = GrpcioTransport(served, max_threads=2, limits=limits)
+        self.transport = make_transport(served, max_threads=2, limits=limits)
         port = self.transport.listen("127.0.0.1:0")
         self.transport.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Served]]:
+def serve(make_transport: MakeTransport) -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
     def serve(
@@ -83,11 +87,8 @@ def serve() -> Iterator[Callable[..., Served]]:
         loaded: threading.Event | None = None,
         limits: Limits | None = None,
     ) -> Served:
-        made.append(
-            Served(
-                window or ReadAheadWindow(), loaded, limits or Limits(1 << 30, ByteBudget(1 << 40))
-            )
-        )
+        limits = limits or Limits(1 << 30, ByteBudget(1 << 40))
+        made.append(Served(make_transport, window or ReadAheadWindow(), loaded, limits))
         return made[-1]
 
     yield serve

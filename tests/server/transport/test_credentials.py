@@ -10,10 +10,10 @@ import pytest
 from fakes import PATIENCE_S
 from google.protobuf import text_format
 from server.conftest import Identities, Identity
+from transports import MakeTransport
 
 from ladle.protos.serving_pb import SSLConfig
 from ladle.server.transport.credentials import CredentialsError, read_credentials
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 Serve = Callable[[SSLConfig], tuple[str, str]]
 
@@ -25,15 +25,15 @@ def written(tmp_path: Path, config: SSLConfig) -> Path:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, make_transport: MakeTransport) -> Iterator[Serve]:
     """Serves an echo with a configuration, and returns its two addresses."""
     transports = []
 
     def serve(config: SSLConfig) -> tuple[str, str]:
-        transport = GrpcioTransport(
+        transport = make_transport(
             {"/s/Echo": lambda call: call.respond(call.request)},
             max_threads=2,
-            credentials=read_credentials(written(tmp_path, config)),
+            tls=written(tmp_path, config),
         )
         port = transport.listen("127.0.0.1:0")
         transport.listen(f"unix:{tmp_path}/socket")

@@ -8,14 +8,15 @@ from pathlib import Path
 import grpc
 import pytest
 from fakes import PATIENCE_S
+from transports import MakeTransport
 
+from ladle.server.call import Transport
 from ladle.server.transport.addresses import AddressInUse
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 from ladle.server.transport.unix_socket import make_way
 
 
-def echo_server() -> GrpcioTransport:
-    return GrpcioTransport({"/s/Echo": lambda call: call.respond(call.request)}, max_threads=2)
+def echo_server(make_transport: MakeTransport) -> Transport:
+    return make_transport({"/s/Echo": lambda call: call.respond(call.request)}, max_threads=2)
 
 
 def echo(channel: grpc.Channel) -> bytes:
@@ -32,8 +33,8 @@ def path(tmp_path: Path) -> Iterator[str]:
     os.chdir(before)
 
 
-def test_a_socket_serves(path: str) -> None:
-    server = echo_server()
+def test_a_socket_serves(path: str, make_transport: MakeTransport) -> None:
+    server = echo_server(make_transport)
     server.listen(f"unix:{path}")
     server.start()
     with grpc.insecure_channel(f"unix:{path}") as channel:
@@ -41,28 +42,28 @@ def test_a_socket_serves(path: str) -> None:
     server.stop(PATIENCE_S)
 
 
-def test_what_a_killed_server_left_is_taken_over(path: str) -> None:
+def test_what_a_killed_server_left_is_taken_over(path: str, make_transport: MakeTransport) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)  # and never listened again
 
-    test_a_socket_serves(path)
+    test_a_socket_serves(path, make_transport)
 
 
-def test_a_living_servers_socket_is_left_to_it(path: str) -> None:
-    living = echo_server()
+def test_a_living_servers_socket_is_left_to_it(path: str, make_transport: MakeTransport) -> None:
+    living = echo_server(make_transport)
     living.listen(f"unix:{path}")
     living.start()
     with pytest.raises(AddressInUse, match="another process listens there"):
-        echo_server().listen(f"unix:{path}")
+        echo_server(make_transport).listen(f"unix:{path}")
     with grpc.insecure_channel(f"unix:{path}") as channel:
         assert echo(channel) == b"hello"
     living.stop(PATIENCE_S)
 
 
-def test_other_files_are_left_alone(path: str) -> None:
+def test_other_files_are_left_alone(path: str, make_transport: MakeTransport) -> None:
     Path(path).write_text("precious")
     with pytest.raises(AddressInUse, match="no socket"):
-        echo_server().listen(f"unix:{path}")
+        echo_server(make_transport).listen(f"unix:{path}")
     assert Path(path).read_text() == "precious"
 
 

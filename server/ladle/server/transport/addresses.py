@@ -51,6 +51,19 @@ def _bind(port: int, reuse_port: bool) -> socket.socket:
     return _bound(socket.AF_INET, "0.0.0.0", port, reuse_port)
 
 
+def bind_host(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """Bind a port of one address; nobody can connect before it listens.
+
+    Raises:
+        AddressInUse: It can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return _bound(family, host, port, reuse_port)
+    except OSError as error:
+        raise in_use(port, "port", error) from None
+
+
 def _bound(family: socket.AddressFamily, host: str, port: int, reuse_port: bool) -> socket.socket:
     # The protocol is named because asyncio switches Nagle's algorithm off only where it is; with
     # it, each answer would wait 40 ms for the caller's acknowledgement.

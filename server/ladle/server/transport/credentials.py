@@ -6,6 +6,7 @@ import ssl
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 from google.protobuf import text_format
@@ -20,6 +21,19 @@ _MAX_BYTES = 1 << 20
 
 class CredentialsError(Exception):
     """The file gives no credentials; the message says why, in one line, and shows no key."""
+
+
+class Pem(NamedTuple):
+    """What a server proves itself with, as PEM. Tests and logs must not print it."""
+
+    certificates: bytes
+    """The server's, and those between it and the one that callers know."""
+    key: bytes
+    authorities: bytes | None
+    """Callers need a certificate that one of these has signed; None: callers need none."""
+
+    def __repr__(self) -> str:
+        return "Pem(...)"
 
 
 def read_credentials(path: Path) -> grpc.ServerCredentials:
@@ -50,6 +64,21 @@ def read_credentials(path: Path) -> grpc.ServerCredentials:
             "in PEM without a passphrase"
         )
     return credentials
+
+
+def read_pem(path: Path) -> Pem:
+    """Return the same credentials as PEM, for a transport with a TLS of its own.
+
+    Raises:
+        CredentialsError: The file can't be read, or its PEM is of no use.
+    """
+    read_credentials(path)  # its checks
+    config = _read(path)
+    return Pem(
+        config.server_cert.encode(),
+        config.server_key.encode(),
+        config.custom_ca.encode() if config.client_verify else None,
+    )
 
 
 def read_context(path: Path) -> ssl.SSLContext:

@@ -24,7 +24,13 @@ from ladle.server.settings.batching_parameters import BatchingConfig
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.settings.platform_config import PlatformConfig, read_platform_config
 from ladle.server.settings.tokens_file import TokensFile
-from ladle.server.transport.credentials import CredentialsError, read_context, read_credentials
+from ladle.server.transport.credentials import (
+    CredentialsError,
+    Pem,
+    read_context,
+    read_credentials,
+    read_pem,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ class Tls:
     """What a server proves itself with."""
 
     grpc: grpc.ServerCredentials
+    pem: Pem
     http: ssl.SSLContext | None
     """None where there is no HTTP."""
 
@@ -56,7 +63,7 @@ def tls(config: Config) -> Tls | None:
     file = Path(config.ssl_config_file)
     try:
         context = read_context(file) if config.rest_api_port != 0 else None
-        return Tls(read_credentials(file), context)
+        return Tls(read_credentials(file), read_pem(file), context)
     except CredentialsError as error:
         raise StartupError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,15 @@ from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.guard import gate
 from ladle.server.transport.descriptors import affordable_connections, raise_limit
 from ladle.server.transport.grpcio.transport import GrpcioTransport
+from ladle.server.transport.native.options import unknown
+from ladle.server.wiring.choice import Unavailable, choose, native_version
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
 if TYPE_CHECKING:
     from ladle.server.rest.overview import Figures
     from ladle.server.wiring.http_server import HttpServer
+
+logger = logging.getLogger(__name__)
 
 
 def limits(config: Config, observer: Observer) -> Limits:
@@ -49,14 +54,42 @@ def grpc_transport(
         access: who may call what.
         observer: hears of calls that are not let through.
         tls: put all addresses behind TLS.
+
+    Raises:
+        StartupError: The transport that was asked for can't be had, or an option is wrong.
     """
+    arguments = config.channel_arguments
+    try:
+        choice = choose(
+            config.transport, native=native_version(), unknown_arguments=unknown(arguments)
+        )
+    except Unavailable as error:
+        raise StartupError(str(error)) from None
+    logger.info("gRPC is served by the transport %s: %s", choice.name, choice.why)
+    if choice.name == "native":
+        # Imported late: it is there only where its package is installed.
+        from ladle.server.transport.native.transport import NativeTransport
+
+        try:
+            return NativeTransport(
+                methods,
+                max_threads=config.grpc_max_threads,
+                max_waiting=MAX_WAITING_REQUESTS + 1,  # one to refuse the others
+                limits=limits,
+                options=arguments,
+                credentials=tls.pem if tls else None,
+                gate=gate(access, observer),
+                compressed_requests=config.grpc_compressed_requests,
+            )
+        except ValueError as error:
+            raise StartupError(str(error)) from None
     with starting_such_as_yield():  # the threads of network events
         return GrpcioTransport(
             methods,
             max_threads=config.grpc_max_threads,
             max_waiting=MAX_WAITING_REQUESTS + 1,  # one to refuse the others
             limits=limits,
-            options=config.channel_arguments,
+            options=arguments,
             credentials=tls.grpc if tls else None,
             gate=gate(access, observer),
             compressed_requests=config.grpc_compressed_requests,

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 from fakes import PATIENCE_S, refusal
+from transports import MakeTransport
 
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import Code, ServingError, Unauthenticated
-from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def begun() -> queue.SimpleQueue[Stream]:
 
 
 @pytest.fixture
-def call(begun: queue.SimpleQueue[Stream]) -> Iterator[Any]:
+def call(begun: queue.SimpleQueue[Stream], make_transport: MakeTransport) -> Iterator[Any]:
     """Opens a stream; a caller without a token is refused."""
 
     def gate(_path: str, authorization: str | None) -> None:
         if authorization is None:
             raise Unauthenticated("expected a token")
 
-    transport = GrpcioTransport({"/a/B": Streaming(begun.put)}, max_threads=1, gate=gate)
+    transport = make_transport({"/a/B": Streaming(begun.put)}, max_threads=1, gate=gate)
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -72,23 +72,3 @@ def test_a_caller_who_has_finished_is_told_of(call: Any, begun: queue.SimpleQueu
     with pytest.raises(grpc.RpcError) as raised:
         next(answers)
     assert refusal(raised.value) == ("ABORTED", "enough")
-
-
-def test_a_flood_of_refused_calls_makes_one_refusal(
-    call: Any, begun: queue.SimpleQueue[Stream], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[object] = []
-    make = ThreadPoolExecutor.__init__
-
-    def counting(pool: ThreadPoolExecutor, *given: Any, **options: Any) -> None:
-        made.append(pool)
-        make(pool, *given, **options)
-
-    monkeypatch.setattr(ThreadPoolExecutor, "__init__", counting)
-    for _ in range(5):
-        with pytest.raises(grpc.RpcError) as raised:
-            next(call(iter([]), timeout=PATIENCE_S))
-        assert refusal(raised.value) == ("UNAUTHENTICATED", "expected a token")
-
-    assert len(made) == 1
-    assert begun.empty()

@@ -1,0 +1,261 @@
+"""The native transport: network threads in Rust hand over whole lists of calls."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ladle_native
+
+from ladle.server.call import Gate, Methods, Streaming
+from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.limits import ByteBudget, Limits
+from ladle.server.transport import unix_socket
+from ladle.server.transport.addresses import AddressInUse, bind, bind_host, check, in_use
+from ladle.server.transport.credentials import Pem
+from ladle.server.transport.native.methods import Streams, Unary
+from ladle.server.transport.native.options import connection_options
+from ladle.server.transport.native.pools import Pools
+from ladle.server.transport.threads import SteadyPool
+
+logger = logging.getLogger(__name__)
+
+# Calls that wait for a thread hold their requests, which count; past this many they are refused.
+_CALLS_PER_THREAD = 128
+# For health, beside all others.
+_OWN_ROOM = 1024
+# How long the statuses of calls that are cut off have to be sent.
+_LAST_S = 0.5
+_MOST_AT_ONCE = 1024
+_BACKLOG = 4096
+# One of them carries 100,000 small calls a second: more than Python answers.
+_NETWORK_THREADS = 1
+_LONG_S = 3600.0
+
+
+class NativeTransport:
+    """Serves methods on TCP ports and Unix sockets.
+
+    Calls of blocking handlers take one of `max_threads` threads each. All others begin in the one
+    thread that takes calls from the network threads, and are answered from anywhere.
+    """
+
+    def __init__(
+        self,
+        methods: Methods,
+        *,
+        max_threads: int,
+        max_waiting: int = 256,
+        limits: Limits | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        credentials: Pem | None = None,
+        gate: Gate | None = None,
+        compressed_requests: bool = False,
+    ) -> None:
+        """Make a transport that listens nowhere yet, and has no network threads.
+
+        Args:
+            methods: what it serves.
+            max_threads: how many calls of blocking handlers are handled at a time.
+            max_waiting: how many calls may wait at a time for what is still to come, beside them.
+            limits: what requests may take; several transports may share them. By default what
+                gRPC itself can take.
+            options: gRPC's channel arguments; of those that are not in `options.py` none counts.
+            credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
+            gate: is asked of every call, whatever it is to; without one all are let through.
+            compressed_requests: take compressed messages, which are inflated within the limits.
+
+        Raises:
+            ValueError: An option has a value that it can't have.
+        """
+        limits = self.limits = limits or Limits((1 << 31) - 1, ByteBudget(1 << 62))
+        given = connection_options(options)
+        self._shares_ports = given.shares_ports
+        self._working = SteadyPool(max_threads, "grpc")
+        self._waiting = SteadyPool(max_waiting, "waiting")
+        self._gate = gate
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[tuple[str, int]] = []  # Unix sockets: path and inode
+        self._stop_at: float | None = None
+        pools = Pools(working=self._working, waiting=self._waiting)
+        self._streams = Streams(pools, limits)
+        self._network = ladle_native.Network(
+            [
+                (
+                    path,
+                    isinstance(method, Streaming),
+                    getattr(method, "has_own_room", False),
+                    self._streams.beginning(method)
+                    if isinstance(method, Streaming)
+                    else Unary(method, pools, limits).begin,
+                )
+                for path, method in methods.items()
+            ],
+            _native_budget(limits.budget),
+            now=time.monotonic(),
+            max_request_bytes=limits.max_request_bytes,
+            max_calls=max_threads * _CALLS_PER_THREAD,
+            max_own_calls=_OWN_ROOM,
+            gated=gate is not None,
+            compressed=compressed_requests,
+            threads=_NETWORK_THREADS,
+            max_concurrent_streams=given.max_concurrent_streams,
+            max_metadata_bytes=given.max_metadata_bytes,
+            keepalive_s=given.keepalive_s,
+            keepalive_timeout_s=given.keepalive_timeout_s,
+            max_age_s=given.max_age_s,
+            max_age_grace_s=given.max_age_grace_s,
+            tls=credentials,
+        )
+
+    @property
+    def calls(self) -> int:
+        """How many calls have come since `start`, refused ones included."""
+        return self._network.begun
+
+    def check(self, address: str) -> None:
+        """Find out whether an address could be had; nobody can connect to it yet.
+
+        Raises:
+            AddressInUse: The address can't be had.
+        """
+        path = address.removeprefix("unix:")
+        if path != address:
+            _make_way(path)
+        elif not self._shares_ports:
+            check(int(address.rpartition(":")[2]), "port")
+
+    def listen(self, address: str) -> int:
+        """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port that it got.
+
+        Raises:
+            AddressInUse: It can't be bound.
+        """
+        path = address.removeprefix("unix:")
+        if path != address:
+            with _bound_path(path) as listening:
+                self._network.listen(listening.detach(), True)
+            self._sockets.append((path, os.stat(path).st_ino))
+            return 0
+        with _bound_port(address, shared=self._shares_ports) as listening:
+            port: int = listening.getsockname()[1]
+            self._network.listen(listening.detach(), False)
+        return port
+
+    def start(self) -> None:
+        """Take calls from now on; returns at once."""
+        self._network.start()
+        thread = threading.Thread(target=self._take, name="take", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def enter_lame_duck(self) -> None:
+        """Go on taking connections and calls, but ask callers to connect anew; never blocks."""
+        self._network.enter_lame_duck()
+
+    def drain(self, grace_s: float) -> None:
+        """Take no connections, and give calls under way `grace_s` seconds; returns at once."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + grace_s
+            self._streams.stop()
+            self._network.drain()
+
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Drain, unless `drain` was called before, and return when every call has ended."""
+        self.drain(grace_s)
+        assert self._stop_at is not None  # drain sets it
+        if not self._network.wait_until_left(max(0.0, self._stop_at - time.monotonic())):
+            self._network.end_calls(
+                Unavailable("the server has stopped before the answer was there: ask another")
+            )
+            self._network.wait_until_left(_LAST_S)
+        self._network.close()
+        for thread in self._threads:
+            thread.join()
+        for executor in (self._working, self._waiting):
+            executor.shutdown(wait=False, cancel_futures=True)
+        for path, inode in self._sockets:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+
+    def _take(self) -> None:
+        """Begin calls and tell streams what happens, until the network is closed."""
+        take, tell = self._network.take, self._streams.tell
+        while (taken := take(_MOST_AT_ONCE, _LONG_S)) is not None:
+            begun, events, arrived, refused = taken
+            for begin, call in begun:
+                begin(call)
+            for kind, call_id, message in events:
+                tell(kind, call_id, message)
+            for call in arrived:
+                self._let_through(call)
+            for reason, code, text, count in refused:
+                self._count_refused(reason, code, text, count)
+            # What was taken is others' by now, and must not live until the next comes.
+            begin = call = message = None  # type: ignore[assignment]
+            del taken, begun, events, arrived, refused
+
+    def _let_through(self, call: ladle_native.Call) -> None:
+        assert self._gate is not None  # only gated calls wait
+        try:
+            self._gate(call.path, call.metadata("authorization"))
+        except ServingError as error:
+            call.fail(error)
+        except Exception:
+            # Whatever went wrong, nobody gets past.
+            logger.exception("a call's token could not be checked")
+            call.fail(ServingError("the server failed on this request", Code.INTERNAL))
+        else:
+            call.admit()
+
+    def _count_refused(self, reason: str, code: int, text: str, count: int) -> None:
+        error = ServingError(text, Code(code))
+        error.reason = reason
+        for _ in range(count):
+            self.limits.refused(error)
+
+
+def _native_budget(budget: ByteBudget) -> ladle_native.Budget:
+    """Have what network threads count in count for all who share the budget."""
+    if not isinstance(budget.counter, ladle_native.Budget):
+        budget.count_with(ladle_native.Budget(budget.limit))
+    assert isinstance(budget.counter, ladle_native.Budget)  # it is now
+    return budget.counter
+
+
+def _make_way(path: str) -> None:
+    if problem := unix_socket.make_way(path):
+        raise AddressInUse(f"can't listen on unix:{path}: {problem}")
+
+
+def _bound_path(path: str) -> socket.socket:
+    _make_way(path)
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(path)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise AddressInUse(f"can't listen on unix:{path}: {error.strerror or error}") from None
+    return listening
+
+
+def _bound_port(address: str, *, shared: bool) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    if host == "0.0.0.0":  # IPv6's interfaces, too, as for gRPC
+        listening = bind(int(port), "port", reuse_port=shared)
+    else:
+        listening = bind_host(host.strip("[]"), int(port), reuse_port=shared)
+    try:
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise in_use(int(port), "port", error) from None
+    return listening

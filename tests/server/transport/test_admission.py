@@ -1,0 +1,138 @@
+"""How many calls are taken, and what becomes of those that are too many, silent or too late."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from fakes import PATIENCE_S, refusal
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from transports import LimitedTransport, MakeTransport
+
+from ladle.server.call import Call, NonBlocking, Streaming
+from ladle.server.rpc.health import Health
+
+
+@pytest.fixture
+def serve(make_transport: MakeTransport) -> Iterator[Callable[..., int]]:
+    """Serves methods with 128 places, and returns the port."""
+    transports: list[LimitedTransport] = []
+
+    def serve(methods: dict[str, Any], **options: Any) -> int:
+        health = Health()
+        health.set("", True)
+        transport = make_transport({**methods, **health.methods}, max_threads=1, **options)
+        transports.append(transport)
+        port = transport.listen("127.0.0.1:0")
+        transport.start()
+        return port
+
+    yield serve
+    for transport in transports:
+        transport.stop(0)
+
+
+def test_streams_without_a_message_keep_nobody_from_health(serve: Callable[..., int]) -> None:
+    """Headers cost nothing; with tokens on, anybody may still ask for health."""
+    begun = threading.Semaphore(0)
+
+    def begin(stream: Any) -> None:
+        stream.receive(lambda _: None)
+        begun.release()
+
+    port = serve({"/a/S": Streaming(begin)})
+    wait = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        wait.wait(PATIENCE_S)
+        yield from ()
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        open_one: Any = channel.stream_stream("/a/S", None, None)
+        streams = [open_one(nothing(), timeout=PATIENCE_S) for _ in range(128)]
+        for _ in streams:
+            assert begun.acquire(timeout=PATIENCE_S)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(open_one(iter([]), timeout=PATIENCE_S))
+        assert refusal(raised.value)[0] == "UNAVAILABLE"
+        sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
+        assert sent["grpc-retry-pushback-ms"] == "100"
+
+        stub = health_pb2_grpc.HealthStub(channel)
+        for _ in range(200):
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for stream in streams:
+            stream.cancel()
+        wait.set()
+
+
+def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(
+    serve: Callable[..., int],
+) -> None:
+    """gRPC itself would end those that it can't hand over as CANCELLED."""
+    port = serve({"/a/B": NonBlocking(lambda call: call.respond(b""))})
+    outcomes: Counter[str] = Counter()
+    ended = threading.Semaphore(0)
+
+    def note(future: Any) -> None:
+        outcomes[future.code().name] += 1
+        ended.release()
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/a/B", None, None)
+        for _ in range(6000):
+            call.future(b"", timeout=PATIENCE_S).add_done_callback(note)
+        for _ in range(6000):
+            assert ended.acquire(timeout=PATIENCE_S)
+
+    assert set(outcomes) <= {"OK", "UNAVAILABLE"}
+
+
+@pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_requests_are_refused_unless_they_are_allowed(
+    serve: Callable[..., int], algorithm: grpc.Compression
+) -> None:
+    """gRPC inflates them whole before anybody knows how large they are."""
+
+    def size(call: Call) -> None:
+        call.respond(str(len(call.request)).encode())
+
+    def ask(port: int) -> bytes:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", compression=algorithm) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/a/B", None, None
+            )
+            return call(bytes(100_000), timeout=PATIENCE_S)
+
+    methods = {"/a/B": NonBlocking(size)}
+    with pytest.raises(grpc.RpcError) as raised:
+        ask(serve(methods))
+    assert refusal(raised.value)[0] == "UNIMPLEMENTED"
+    assert ask(serve(methods, compressed_requests=True)) == b"100000"
+
+
+def test_what_still_runs_when_the_grace_is_over_is_unavailable(
+    make_transport: MakeTransport,
+) -> None:
+    """Not CANCELLED, which callers don't send again."""
+    came = threading.Semaphore(0)
+    transport = make_transport({"/a/B": NonBlocking(lambda _: came.release())}, max_threads=1)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/a/B", None, None)
+        held = call.future(b"", timeout=PATIENCE_S)
+        assert came.acquire(timeout=PATIENCE_S)
+        transport.stop(0)
+
+        with pytest.raises(grpc.RpcError) as raised:
+            held.result()
+    assert refusal(raised.value) == (
+        "UNAVAILABLE",
+        "the server has stopped before the answer was there: ask another",
+    )

@@ -205,6 +205,7 @@ def test_a_server_without_models_says_so(browser: Any, tmp_path: Path) -> None:
 def test_a_failed_model_says_why_beside_one_that_is_well(browser: Any, tmp_path: Path) -> None:
     for name in "good", "bad":
         (tmp_path / name / "1").mkdir(parents=True)
+    (tmp_path / "good" / ".ladle-labels.json").write_text(json.dumps({EVIL: 1}))
     loader = FakeLoader()
 
     def load(servable_id: Any, path: Path) -> Any:
@@ -223,6 +224,7 @@ def test_a_failed_model_says_why_beside_one_that_is_well(browser: Any, tmp_path:
         assert bad.locator("td .badge").inner_text() == "END"
         assert bad.locator("td .alert").is_visible()
         assert good.locator("td .badge").first.inner_text() == "AVAILABLE"
+        assert EVIL in good.inner_text()
         # Without a model card there is nothing to draw for.
         assert page.locator("#tab-picture").is_disabled()
         page.fill("#body", '{"instances": [[1, 2.5]]}')

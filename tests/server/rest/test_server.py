@@ -201,3 +201,30 @@ def test_a_stop_turns_the_probe_and_answers_what_was_taken(tmp_path: Path) -> No
         asking.join()
         stopping.join()
         assert statuses == [200]
+
+
+def test_the_status_of_a_version_that_is_not_whole_says_what_it_lacks(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "m" / version).mkdir(parents=True)
+    config = Config(
+        port=None,
+        rest_api_port=None,
+        model_name="m",
+        model_base_path=str(tmp_path / "m"),
+        file_system_poll_wait_seconds=0.01,
+        drain_grace_seconds=0,
+    )
+    lacks = {"2": "there is no saved_model.pb"}
+    server = Server(config, load=FakeLoader(), check=lambda folder: lacks.get(folder.name))
+    server.start()
+    with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S) as http:
+        second, first = http.get("/v1/models/m").json()["model_version_status"]
+        metrics = http.get("/monitoring/prometheus/metrics").text
+    server.stop(lame_duck=False)
+    assert (first["version"], first["state"]) == ("1", "AVAILABLE")
+    assert (second["version"], second["state"]) == ("2", "START")
+    assert second["status"] == {
+        "error_code": "UNAVAILABLE",
+        "error_message": "version 2 is not whole: there is no saved_model.pb",
+    }
+    assert 'ladle_version_state{model="m",version="2",state="START"} 1' in metrics

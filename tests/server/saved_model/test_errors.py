@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ladle.server.saved_model.errors import one_line
+from ladle.server.core.errors import Code
+from ladle.server.saved_model.errors import load_error, one_line
 
 SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
 
@@ -64,3 +65,17 @@ SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
 )
 def test_a_kernels_text_becomes_one_line(told: str, line: str) -> None:
     assert one_line(told) == line
+
+
+def test_a_model_with_other_tags_says_which_and_the_flag() -> None:
+    told = (
+        "MetaGraphDef associated with tags 'gpu' could not be found in SavedModel, with available "
+        "tags '[{'serve'}]'. To inspect available tag-sets in the SavedModel, please use the "
+        "SavedModel CLI: `saved_model_cli`."
+    )
+    error = load_error(RuntimeError(told))
+    assert (error.code, error.message) == (
+        Code.NOT_FOUND,
+        "MetaGraphDef associated with tags 'gpu' could not be found in SavedModel, with available "
+        "tags '[{'serve'}]'. --saved_model_tags says which to load.",
+    )

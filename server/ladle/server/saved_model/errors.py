@@ -50,7 +50,9 @@ def serving_error(error: Exception) -> ServingError:
 def load_error(error: Exception) -> ServingError:
     """Return what a load ended with; upstream's code where Python's loader has none of its own."""
     if isinstance(error, RuntimeError) and "tags" in str(error):
-        return ServingError(one_line(str(error)), Code.NOT_FOUND)
+        # TensorFlow names the tags that there are, and a command that may not be at hand.
+        text = one_line(str(error)).partition(" To inspect available")[0]
+        return ServingError(f"{text} --saved_model_tags says which to load.", Code.NOT_FOUND)
     if type(error) is OSError and error.errno is None:
         return ServingError(one_line(str(error)), Code.DATA_LOSS)  # saved_model.pb is none
     return serving_error(error)

@@ -53,7 +53,7 @@ def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) 
         ServingError: It is not a whole SavedModel, or TensorFlow can't load it.
     """
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb in {path}")
+        raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb")
     try:
         return _load(servable_id, path, options)
     except Exception as error:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import dashboard
 import jsonschema
 import pytest
 import yaml
@@ -16,7 +20,10 @@ from ladle.server.flags import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+MONITORING = DEPLOY / "kubernetes" / "monitoring"
+KUBERNETES = sorted(
+    path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.stem != "kustomization"
+)
 # The oldest version with gRPC probes that needed no feature gate; besides, the newest is tried.
 OLDEST = "1.27"
 # What a serving runtime may have, by KServe's definition of it (v1alpha1.ServingRuntimeSpec), as
@@ -120,7 +127,10 @@ def test_kserve_takes_the_runtime(schemas: Schemas, runtime: Any) -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "as-kserve-makes-it"},
-        "spec": {"containers": runtime["spec"]["containers"]},
+        "spec": {
+            "containers": runtime["spec"]["containers"],
+            "volumes": runtime["spec"]["volumes"],
+        },
     }
     schemas.validate(pod, schemas.newest)
 
@@ -165,6 +175,72 @@ def test_the_service_names_every_pod(deployment: Any) -> None:
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     assert {p["targetPort"] for p in service["spec"]["ports"]} == {"grpc", "http"}
+
+
+@pytest.mark.parametrize("folder", [DEPLOY / "kubernetes", MONITORING], ids=lambda f: f.name)
+def test_every_manifest_is_applied_with_its_folder(folder: Path) -> None:
+    listed = loaded(folder / "kustomization.yaml")
+    generated = [f for one in listed.get("configMapGenerator", ()) for f in one["files"]]
+    assert all((folder / name).is_file() for name in [*listed["resources"], *generated])
+    there = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(listed["resources"]) == there
+
+
+def test_what_is_applied_is_about_the_same_pods(deployment: Any) -> None:
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    folder = DEPLOY / "kubernetes"
+    assert loaded(folder / "network-policy.yaml")["spec"]["podSelector"]["matchLabels"] == labels
+    assert loaded(folder / "disruption-budget.yaml")["spec"]["selector"]["matchLabels"] == labels
+    assert loaded(MONITORING / "pod-monitor.yaml")["spec"]["selector"]["matchLabels"] == labels
+    scaled = loaded(folder / "autoscaler.yaml")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert scaled["minReplicas"] == deployment["spec"]["replicas"]
+    (claimed,) = [v for v in pod_volumes(deployment) if "persistentVolumeClaim" in v]
+    claim = loaded(folder / "storage.yaml")["metadata"]["name"]
+    assert claimed["persistentVolumeClaim"]["claimName"] == claim
+
+
+def pod_volumes(deployment: Any) -> list[Any]:
+    volumes: list[Any] = deployment["spec"]["template"]["spec"]["volumes"]
+    return volumes
+
+
+def test_alerts_ask_for_metrics_that_the_server_has() -> None:
+    documented = (ROOT / "docs" / "metrics.md").read_text()
+    (group,) = loaded(MONITORING / "rules.yaml")["spec"]["groups"]
+    for rule in group["rules"]:
+        asked = set(re.findall(r"\bladle_\w+", rule["expr"]))
+        assert asked, rule["alert"]
+        for name in asked:
+            assert f"`{name.removesuffix('_bucket')}`" in documented, name
+
+
+def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump(loaded(MONITORING / "rules.yaml")["spec"]))
+    done = subprocess.run(
+        [promtool, "check", "rules", str(rules)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 rules found" in done.stdout
+
+
+def test_the_dashboard_is_made_of_the_metrics_that_the_server_has() -> None:
+    assert dashboard.FILE.read_text() == dashboard.text(), f"run {dashboard.__file__}"
+    documented = (ROOT / "docs" / "metrics.md").read_text()
+    for panel in dashboard.dashboard()["panels"]:
+        assert f"`{panel['title']}`" in documented
+
+
+def test_systemd_gives_the_server_the_time_to_drain() -> None:
+    unit = (DEPLOY / "systemd" / "ladle.service").read_text()
+    (command,) = re.findall(r"^ExecStart=\S+ serve (.*)$", unit, re.MULTILINE)
+    config = config_of(*command.replace("${MODEL_NAME}", "m").split())
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert int(stop_s) > config.drain_grace_seconds + 5
 
 
 def test_compose_starts_the_image_and_watches_it() -> None:

@@ -278,8 +278,8 @@ def dot(arguments: list[str]) -> None:
 
 def kubectl(arguments: list[str]) -> None:
     verb, option, path = arguments
-    assert (verb, option) == ("apply", "-f")
-    assert (ROOT / path).exists()
+    assert verb == "apply"
+    assert (ROOT / path / "kustomization.yaml" if option == "-k" else ROOT / path).is_file()
 
 
 def docker(arguments: list[str]) -> None:

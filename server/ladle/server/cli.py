@@ -98,8 +98,8 @@ class _Signals:
 def _leave(code: int) -> NoReturn:
     """End the process now.
 
-    A thread that runs a model can't be told to stop; and Python's own way out kills threads that
-    are inside gRPC or TensorFlow by unwinding C++ that won't have it, which aborts the process.
+    A thread that runs a model can't be stopped. Python's own way out kills threads that are inside
+    gRPC or TensorFlow by unwinding their C++, and that aborts the process.
     """
     console.flush()
     os._exit(code)

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import shutil
 import struct
-import sys
 import tracemalloc
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from steps import lines_run
 
 from ladle.server.saved_model.integrity import find_missing
 
@@ -140,23 +139,6 @@ def table(entries: bytes, handles: int) -> bytes:
     return block + blocks + bytes(5) + footer.ljust(40, b"\0") + magic
 
 
-def lines_run(folder: Path) -> int:
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        find_missing(folder)
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def test_a_crafted_index_takes_steps_in_proportion_to_its_size(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\x12\x00")
     (tmp_path / "variables").mkdir()
@@ -165,7 +147,7 @@ def test_a_crafted_index_takes_steps_in_proportion_to_its_size(tmp_path: Path) -
     for size in (200, 800):
         entries = b"\0\0\0" * size  # keys and values without a byte
         (tmp_path / "variables" / "variables.index").write_bytes(table(entries, size))
-        steps.append(lines_run(tmp_path))
+        steps.append(lines_run(find_missing, tmp_path))
     assert steps[1] <= 4 * steps[0] + 50
 
 

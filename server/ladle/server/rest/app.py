@@ -65,7 +65,7 @@ class App:
             limits: of a body, and of all that is under way.
             options: how to answer.
             access: who may call what; asked before a body is read.
-            observer: hears of each request about a model, and of what looks like one.
+            observer: gets each request about a model, and what looks like one.
         """
         self.routes = Routes(routes)
         self.requests = 0
@@ -85,15 +85,15 @@ class App:
         assert scope["type"] == "http", "neither lifespan nor websockets are on"
         self.requests += 1
         headers = Headers(scope=scope)
-        seen = Observation("", "REST", b"", headers.get)
+        observation = Observation("", "REST", b"", headers.get)
         try:
-            response = await self._answer(scope, headers, receive, seen)
-            if seen.api:
-                seen.end(bytes(response.body), self._observer)
+            response = await self._answer(scope, headers, receive, observation)
+            if observation.api:
+                observation.end(bytes(response.body), self._observer)
         except Exception as error:
-            status = as_status(error, scope["path"], seen)
-            if seen.api or scope["path"][:4].lower() == "/v1/":
-                seen.end(status, self._observer)
+            status = as_status(error, scope["path"], observation)
+            if observation.api or scope["path"][:4].lower() == "/v1/":
+                observation.end(status, self._observer)
             response = error_response(status)
             status.clear_traceback()  # by now the frames on its way here hold the body
         if self._options.cors:
@@ -105,18 +105,18 @@ class App:
         await response(scope, receive, send)
 
     async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, seen: Observation
+        self, scope: Scope, headers: Headers, receive: Receive, observation: Observation
     ) -> Response:
         method: str = scope["method"]
         if method == "OPTIONS" and self._options.cors:
             return _preflight(headers)
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         local = is_loopback(scope["client"][0]) if scope["client"] else False
-        match = self._admit(method, path, headers, seen, local=local)
+        match = self._admit(method, path, headers, observation, local=local)
         deadline = time.monotonic() + self._options.timeout_s
         with bodies.Reservation(self._limits) as reservation:
             body = await self._body(headers, receive, reservation, deadline)
-            seen.request_bytes = len(body)
+            observation.request_bytes = len(body)
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
                 response = await match.route.endpoint(
@@ -126,7 +126,7 @@ class App:
                         body=body,
                         deadline=deadline,
                         local=local,
-                        seen=seen,
+                        observation=observation,
                         gone=gone,
                     )
                 )
@@ -139,7 +139,7 @@ class App:
         method: str,
         path: str,
         headers: Headers,
-        seen: Observation,
+        observation: Observation,
         *,
         local: bool,
     ) -> Match:
@@ -151,7 +151,7 @@ class App:
         except HttpError:
             self._access.admit(None, authorization, local=local)
             raise
-        seen.api, seen.model = match.route.api, match.names.get("model", "")
+        observation.api, observation.model = match.route.api, match.names.get("model", "")
         kind = match.route.kind
         grant = self._access.admit(kind, authorization, local=local)
         if kind is not Kind.OPEN:

@@ -105,7 +105,7 @@ class RestCall:
     def __init__(self, message: bytes, request: Request) -> None:
         self.request = message
         self.local = request.local
-        self.shared_observation = request.seen
+        self.shared_observation = request.observation
         self.deadline: float | None = request.deadline
         self._headers: Mapping[str, str] = request.headers
         self._gone = request.gone

@@ -1,4 +1,4 @@
-"""What the REST interface does with models: predict, classify, regress, and tell of them."""
+"""What the REST interface does with models: predict, classify, regress, status, metadata."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _version(
     manager: Manager, name: str, status: VersionStatus, labels: Mapping[str, int]
 ) -> dict[str, Any]:
     version, state, error = status
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "version": str(version),  # JavaScript's numbers end at 2**53
         "state": state.name,
         "error_code": error.code.name if error else "OK",
@@ -57,11 +57,11 @@ def _version(
     if state is State.AVAILABLE:
         try:
             with manager.acquire(name, version) as handle:
-                told["signatures"] = _signatures(handle.servable)
-                told |= _card(handle.servable.card_json)
+                shown["signatures"] = _signatures(handle.servable)
+                shown |= _card(handle.servable.card_json)
         except NotFound:
             pass  # it went out of service just now
-    return told
+    return shown
 
 
 def _signatures(servable: Servable) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Request:
     """The monotonic time at which the answer comes too late."""
     local: bool = False
     """Whether the caller is on this machine."""
-    seen: Observation | None = None
+    observation: Observation | None = None
     """Where what becomes of it is noted."""
     gone: asyncio.Future[None] | None = None
     """Done once the caller has gone away."""

@@ -63,7 +63,7 @@ class HttpServer:
             options: how to answer.
             more_routes: beside those of the REST interface, at paths of their own.
             access: who may call what; by default what Access says without tokens.
-            observer: hears of each request.
+            observer: gets each request.
             tls: put the port behind TLS.
             max_connections: how many are served at a time, idle ones included.
             reuse_port: share the port with other processes that do the same.

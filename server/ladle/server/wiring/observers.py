@@ -1,4 +1,4 @@
-"""Everybody who hears of a server's requests, runs and loads."""
+"""Everybody who gets a server's requests, runs and loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Observers:
             config: the settings.
             models: returns what is configured.
             is_served: whether a version of a model answers.
-            more: hears of everything, too, and first.
+            more: gets everything too, and first.
 
         Raises:
             StartupError: The access log can't be written.

@@ -119,7 +119,7 @@ def http_server(
         limits: what requests may take.
         manager: where the models are.
         access: who may call what.
-        observer: hears of each request.
+        observer: gets each request.
         tls: put the port behind TLS.
         names: returns the models that are configured.
         is_ready: whether the server as a whole is to get requests.

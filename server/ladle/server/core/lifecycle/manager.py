@@ -283,15 +283,15 @@ class Manager:
     def wait_until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
         """Block until each model has a version available, or has failed; False if time passed.
 
-        A version that failed counts, even if it will be tried again; a model of which nothing was
-        seen yet does not.
+        A version that failed counts, even if it will be tried again. A model that was not scanned
+        yet does not.
         """
         return self._waiting.until_settled(names, timeout_s)
 
     def source_stopped(self) -> None:
         """Take note that nothing more will be aspired.
 
-        Whoever waits for a model of which no version is known by now is told that there is none.
+        Waiting for a model without a known version ends: there is none.
         """
         with self._changed:
             self._registry.source_stopped()

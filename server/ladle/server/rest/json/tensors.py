@@ -202,7 +202,7 @@ def _texts(array: NDArray[Any], alias: str) -> Any:
     if alias.endswith("_bytes"):
         flat[:] = [{_B64: binascii.b2a_base64(v, newline=False).decode()} for v in array.flat]
     else:
-        # Text that is none can't be told in JSON.
+        # JSON has no form for bytes that are no text.
         flat[:] = [value.decode(errors="replace") for value in array.flat]
     return flat.reshape(array.shape).tolist()
 

@@ -158,14 +158,14 @@ function versionTable(versions) {
   for (const version of versions) {
     const failed = version.error_code !== "OK";
     const state = element("td", "", badge(version.state, failed ? "bad" : STATES[version.state]));
-    const told = element("td", "");
-    if (failed) told.append(element("p", "alert small", `${version.error_code}: ${version.error}`));
+    const details = element("td", "");
+    if (failed) details.append(element("p", "alert small", `${version.error_code}: ${version.error}`));
     if (version.accuracy !== null) {
-      told.append(element("p", "dim small", `accuracy ${(100 * version.accuracy).toFixed(1)} %`));
+      details.append(element("p", "dim small", `accuracy ${(100 * version.accuracy).toFixed(1)} %`));
     }
-    if (Object.keys(version.signatures).length) told.append(signatureList(version.signatures));
+    if (Object.keys(version.signatures).length) details.append(signatureList(version.signatures));
     const labels = element("td", "", ...version.labels.map((label) => badge(label, "label")));
-    body.append(element("tr", "", element("td", "number", version.version), state, labels, told));
+    body.append(element("tr", "", element("td", "number", version.version), state, labels, details));
   }
   return element("table", "", element("thead", "", element("tr", "", ...titles)), body);
 }

@@ -20,7 +20,7 @@ CHILDREN = 10
 
 # Forks processes, in what `mode` says; prints the outcomes of the calls in each.
 PROGRAM = """
-import asyncio, os, signal, sys, threading
+import asyncio, gc, os, signal, sys, threading
 import numpy as np
 from ladle.client import AsyncClient, Client
 
@@ -71,6 +71,11 @@ if mode == "asyncio":
     loop.run_until_complete(other.predict("m", x))
 if mode == "asyncio ended":
     run_async()
+if mode == "asyncio dropped":
+    dropped = AsyncClient(address)
+    asyncio.run(dropped.predict("m", x))
+    del dropped
+    gc.collect()
 
 read, write = os.pipe()
 pids = []
@@ -159,8 +164,9 @@ def test_an_async_client_that_is_open_at_a_fork_makes_those_of_the_child_raise()
         assert "close the AsyncClient before the fork" in line
 
 
-def test_an_async_client_that_was_closed_before_a_fork_leaves_the_child_free() -> None:
-    assert outcomes("asyncio ended") == ["answered"] * CHILDREN
+@pytest.mark.parametrize("mode", ["asyncio ended", "asyncio dropped"])
+def test_an_async_client_that_was_closed_before_a_fork_leaves_the_child_free(mode: str) -> None:
+    assert outcomes(mode) == ["answered"] * CHILDREN
 
 
 class TestGate:

@@ -89,6 +89,11 @@ class AsyncIODriver(BaseClient):
         ]
         GATE.open_asyncio()
 
+    def __del__(self) -> None:
+        """Count a client that is dropped without `close` as closed, since its channels close."""
+        if getattr(self, "_channels", None) and self._generation == GATE.generation:
+            self._forget_channels()
+
     def _forget_channels(self) -> None:
         if self._channels:
             self._channels = []

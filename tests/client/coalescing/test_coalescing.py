@@ -355,28 +355,23 @@ def test_a_cancelled_task_leaves_the_others_alone() -> None:
 
 
 def test_a_cancellation_is_not_lost_to_an_answer_that_comes_with_it() -> None:
-    async def main(address: str) -> None:
-        async with AsyncClient(address, coalesce_ms=5) as client:
-            await client.predict("m", image(0))
-            coalescer = client._coalescer
-            assert coalescer is not None
-            settled = asyncio.Event()
-            lead = coalescer._lead
-
-            async def leading(group: Any) -> None:
-                await lead(group)
-                settled.set()  # and nobody has woken yet
-
-            coalescer._lead = leading  # type: ignore[method-assign]
-            tasks = [asyncio.ensure_future(client.predict("m", image(51))) for _ in range(2)]
-            await settled.wait()
+    async def main() -> list[object]:
+        def cancel() -> None:
             for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
 
-    with listening(FakeServing({1: image_version(255)})) as address:
-        asyncio.run(main(address))
+        async def predict(call: PredictCall, timeout_s: float) -> Prediction:
+            assert isinstance(call.inputs, np.ndarray)
+            # Runs once the outcomes are set, and before anybody has woken.
+            asyncio.get_running_loop().call_soon(cancel)
+            return Prediction({"out": call.inputs}, "m", 1, "serving_default")
+
+        coalescer = coalescers.AsyncCoalescer(predict, 0.001)
+        one = wanted(np.zeros((1, 3), np.float32))
+        tasks = [asyncio.ensure_future(coalescer.predict(one, "key", 30.0)) for _ in range(2)]
+        return [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)]
+
+    assert asyncio.run(main()) == [asyncio.CancelledError] * 2
 
 
 @pytest.mark.parametrize("coalesce_ms", [-1, 1001, float("nan")])

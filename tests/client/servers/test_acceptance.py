@@ -300,6 +300,31 @@ def test_other_models_and_back(client: Any, served: Served) -> None:
     assert client.predict("m", IMAGES, label="stable").version == 1
 
 
+def test_one_more_model_and_back(client: Any, served: Served) -> None:
+    if not served.is_ladle:
+        with pytest.raises(Unimplemented):
+            client.load("n", served.folder / "n")
+        return
+    assert client.load("n", served.folder / "n").is_available
+    assert client.predict("n", IMAGES, version=1).model == "n"
+    assert client.load("n").name == "n"
+    client.unload("n")
+    with pytest.raises(NotFound, match=r"; served here: m$"):
+        client.metadata("n")
+    assert client.predict("m", IMAGES, label="stable").version == 1
+
+
+class Calls:
+    """A token that counts the calls that carry it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return "token"
+
+
 def check(predictions: list[Prediction]) -> None:
     together = np.concatenate([prediction["mean"] for prediction in predictions])
     np.testing.assert_allclose(together, np.arange(20) / 20, atol=1e-6)
@@ -311,11 +336,12 @@ def singles() -> Iterator[NDArray[np.float32]]:
 
 
 def test_streams(served: Served) -> None:
-    with Client(served.address) as client:
+    calls = Calls()
+    with Client(served.address, token=calls, tls=False) as client:
         check([*client.stream("m", singles(), window=5)])
         client.predict("m", IMAGES)
         check(sorted(client.stream("m", singles(), ordered=False), key=lambda p: p.index or 0))
-        assert client._unary_only == (set() if served.is_ladle else {0})
+    assert (calls.count < 20) == served.is_ladle  # which gets a stream's inputs on one call
 
     async def main() -> list[Prediction]:
         async with AsyncClient(served.address) as client:
@@ -325,9 +351,14 @@ def test_streams(served: Served) -> None:
 
 
 def test_answers_in_parts(served: Served) -> None:
-    with Client(served.address) as client:
+    calls = Calls()
+    with Client(served.address, token=calls, tls=False) as client:
+        client.metadata("m")
+        before = calls.count
         check([*client.predict_chunks("m", IMAGES)])
-        assert client._chunkless == (set() if served.is_ladle else {0})
+        check([*client.predict_chunks("m", IMAGES)])
+    # One for the metadata, and one for each answer of a ladle server.
+    assert (calls.count - before == 3) == served.is_ladle
 
     async def main() -> list[Prediction]:
         async with AsyncClient(served.address) as client:

@@ -145,6 +145,15 @@ def _make_parser() -> argparse.ArgumentParser:
         help="resize images to this height and width, in training and in what is served",
     )
     parser.add_argument(
+        "--normalization",
+        type=_normalization,
+        metavar="HOW",
+        help="how raw data are normalised, in training and in what is served: none; unit (0 to 1,"
+        " for images the default); symmetric (-1 to 1); imagenet; standard (mean and deviation of"
+        " the training data, for a .csv the default); or MEAN/DEVIATION, such as 127.5/127.5. None"
+        " where your model begins with a layer Rescaling or Normalization",
+    )
+    parser.add_argument(
         "--version",
         type=_version,
         default="next",
@@ -188,6 +197,16 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 28x28, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _normalization(text: str) -> str:
+    from ladle.export.data.normalization import check_name  # NumPy's import, where it is needed
+
+    try:
+        check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("normalization: ")) from None
+    return text
 
 
 def _version(text: str) -> VersionChoice:
@@ -236,6 +255,7 @@ def _export(
             fit=not args.export_only,
             allow_unsafe_model=args.allow_unsafe_model,
             signatures=signatures,
+            normalization=args.normalization,
             options=options,
             requirements=requirements,
             version=args.version,

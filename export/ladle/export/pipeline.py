@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
+from ladle.export.data.duplicates import duplicates_note
+from ladle.export.data.normalization import normalized_as
 from ladle.export.errors import CheckError
 from ladle.export.publishing.card import provenance, write_card
 from ladle.export.publishing.checks import check_accuracy, check_answers, check_regression
@@ -24,6 +26,7 @@ from ladle.export.publishing.requirements import Requirements
 from ladle.export.publishing.versions import size_bytes
 from ladle.export.report.evaluation import Evaluation, evaluate, recorded_history, write_evaluation
 from ladle.export.report.plots import prepare_plots, write_plots
+from ladle.export.report.suspicions import suspicions
 from ladle.export.saved_model.custom_signatures import (
     CustomSignature,
     as_endpoint,
@@ -40,9 +43,10 @@ from ladle.export.saved_model.signatures import (
 )
 from ladle.export.saved_model.subprocess_check import Answer, Request, run_in_subprocess
 from ladle.export.saved_model.warmup import write_warmup
-from ladle.export.training.custom_model import load_model
+from ladle.export.training.custom_model import as_classes, load_model
 from ladle.export.training.fitting import Trained, Verbosity, check_backend, has_softmax, train
 from ladle.export.training.options import TrainingOptions
+from ladle.export.training.own_preparation import better_normalization, first_layer_that_prepares
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.model_card import Column, ModelCard
 from ladle.protos.versions import MAX_VERSION
@@ -83,6 +87,7 @@ def export_model(
     fit: bool = True,
     allow_unsafe_model: bool = False,
     signatures: Any = None,
+    normalization: str | None = None,
     options: TrainingOptions | None = None,
     requirements: Requirements | None = None,
     version: VersionChoice = "next",
@@ -105,6 +110,8 @@ def export_model(
         signatures: Signatures of one's own beside these: a mapping from names, or a function of the
             trained model that returns one; see `custom_endpoints`. None for the
             model's attribute `ladle_signatures`, if it has one.
+        normalization: How raw data are normalised, see `normalized_as`. None for the usual way of
+            the data; or for none, where the model begins with a layer that does it.
         options: How to train; None for the defaults.
         requirements: What has to hold beside the signatures' answers; None for nothing.
         version: The number to publish; one that is taken is refused, before training too.
@@ -123,20 +130,15 @@ def export_model(
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
     _check_request(dataset, recipe, model, requirements)
-    for note in dataset.notes:
-        logger.warning("%s: %s", dataset.name, note)
     number = _number(version)
     _prepare_destinations(base_path, number, plots)
-    trained, epochs = _trained_model(
-        dataset,
-        recipe,
-        model,
-        options,
-        fit=fit,
-        allow_unsafe_model=allow_unsafe_model,
-        verbose=verbose,
-    )
-    customs = custom_endpoints(signatures, trained.model)
+    custom = None
+    if model is not None:
+        check_backend()
+        custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
+    dataset = _with_notes(_normalized(dataset, normalization, custom, is_trained=not fit))
+    trained, epochs = _trained_model(dataset, recipe, custom, options, fit=fit, verbose=verbose)
+    customs = custom_endpoints(signatures, trained.model if custom is None else custom)
     measured = _measure(trained, dataset)
     if plots is not None:
         write_plots(plots, measured.history, measured.evaluation, dataset.labels)
@@ -153,6 +155,7 @@ def export_model(
             metrics=measured.metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
+                "warnings": measured.suspicions,
                 "history": measured.history,
                 "parameters": trained.model.count_params(),
                 "latency_ms": checked.latency_ms,
@@ -184,6 +187,7 @@ class _Measured:
     metrics: dict[str, float]
     evaluation: Evaluation
     history: Mapping[str, Any]
+    suspicions: list[str]
 
 
 def _check_request(
@@ -213,26 +217,54 @@ def _prepare_destinations(
         check_free(base_path, number)
 
 
+def _normalized(
+    dataset: Dataset, normalization: str | None, custom: Any | None, *, is_trained: bool
+) -> Dataset:
+    """Return the data normalised as asked for, or as the model needs them."""
+    if normalization is not None:
+        dataset = normalized_as(dataset, normalization)
+    elif custom is not None and (layer := first_layer_that_prepares(custom)) is not None:
+        note = f"the model begins with a layer {layer}, so it gets the data as they are"
+        return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
+    if custom is None or not is_trained:
+        return dataset
+    better = better_normalization(as_classes(custom, dataset), dataset)
+    if better is None:
+        return dataset
+    name, loss, here = better
+    note = (
+        f"the model's held-out loss is {here:.4f}, and {loss:.4f} with --normalization {name}:"
+        " it was probably trained on data that are prepared so"
+    )
+    return replace(dataset, notes=(*dataset.notes, note))
+
+
+def _with_notes(dataset: Dataset) -> Dataset:
+    """Warn of what is strange about the data, and keep it with them."""
+    duplicates = duplicates_note(dataset)
+    if duplicates is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, duplicates))
+    for note in dataset.notes:
+        logger.warning("%s: %s", dataset.name, note)
+    return dataset
+
+
 def _trained_model(
     dataset: Dataset,
     recipe: str,
-    model: str | None,
+    custom: Any | None,
     options: TrainingOptions,
     *,
     fit: bool,
-    allow_unsafe_model: bool,
     verbose: Verbosity,
 ) -> tuple[Trained, int]:
     """Return the model to publish, and how many epochs it was trained here."""
-    custom = None
-    if model is not None:
-        check_backend()
-        custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
-    if fit or custom is None:
-        trained = train(dataset, RECIPES[recipe], options, model=custom, verbose=verbose)
+    model = None if custom is None else as_classes(custom, dataset)
+    if fit or model is None:
+        trained = train(dataset, RECIPES[recipe], options, model=model, verbose=verbose)
         return trained, options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
     trained = Trained(
-        custom, is_regression=dataset.is_regression, has_softmax=has_softmax(custom, dataset)
+        model, is_regression=dataset.is_regression, has_softmax=has_softmax(model, dataset)
     )
     return trained, 0
 
@@ -249,7 +281,11 @@ def _measure(trained: Trained, dataset: Dataset) -> _Measured:
             "answers",
             "the trained model gives numbers that are not finite; a smaller learning rate may help",
         )
+    found = suspicions(answers, dataset)
+    for suspicion in found:
+        logger.warning("%s: %s", dataset.name, suspicion)
     return _Measured(
+        suspicions=found,
         metrics=_metrics(answers, dataset),
         evaluation=evaluate(dataset, answers),
         history=recorded_history(trained.history, trained.first_epoch),

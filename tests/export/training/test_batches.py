@@ -128,3 +128,30 @@ def test_memory_maps_give_the_batches_that_arrays_in_memory_give(
     for (images, targets), (others, same) in zip(expected, found, strict=True):
         np.testing.assert_array_equal(images, others)
         np.testing.assert_array_equal(targets, same)
+
+
+def test_what_is_kept_aside_is_of_every_class_and_never_held_out() -> None:
+    from ladle.export.training.batches import aside_last, n_training, validation_batches
+
+    arrays: dict[str, NDArray[Any]] = {
+        "x_train": np.arange(40, dtype=np.uint8).repeat(4).reshape(40, 2, 2),
+        "y_train": np.arange(40) // 20,
+        "x_test": np.full((4, 2, 2), 255, np.uint8),
+        "y_test": np.arange(4) % 2,
+    }
+    dataset = Dataset.from_arrays("sorted", arrays)
+    assert aside_last(dataset, TrainingOptions(validation="held-out")) is None
+    for options in (
+        TrainingOptions(early_stopping=2),
+        TrainingOptions(early_stopping=2, validation="held-out"),
+        TrainingOptions(validation_split=0.1),
+    ):
+        order = aside_last(dataset, options)
+        assert order is not None
+        assert sorted(order.tolist()) == list(range(40))
+        assert n_training(dataset, options) == 36
+        assert order[36:].tolist() == [18, 19, 38, 39]
+        batches = validation_batches(dataset, options, one_hot=False)
+        assert batches is not None
+        seen = np.concatenate([images.numpy() for images, _ in batches])
+        assert np.round(seen[:, 0, 0] * 255).tolist() == [18, 19, 38, 39]

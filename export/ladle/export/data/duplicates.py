@@ -27,8 +27,7 @@ def duplicates_note(dataset: Dataset) -> str | None:
         return None
     return (
         f"{count} of {len(dataset.x_test)} held-out examples are also among those to train on:"
-        " what is measured on them is too good; remove the copies, or keep them together with"
-        " --group-by"
+        " what is measured on them is too good; remove the copies"
     )
 
 

@@ -38,22 +38,27 @@ def training_batches(
     if options.steps_per_epoch is not None:
         numbers = numbers.repeat()
     return _gathered(
-        numbers, dataset, options, (dataset.x_train, dataset.y_train), weights, one_hot
+        _in_order(numbers, dataset, options),
+        dataset,
+        options,
+        (dataset.x_train, dataset.y_train),
+        weights,
+        one_hot,
     )
 
 
 def validation_batches(dataset: Dataset, options: TrainingOptions, *, one_hot: bool) -> Any | None:
     """Return the batches to measure on after every epoch; None where that is not asked for."""
-    if options.validation == "held-out":
-        arrays = (dataset.x_test, dataset.y_test)
-        first, last = 0, len(dataset.x_test)
-    elif options.validation_split:
+    if options.kept_aside:
         arrays = (dataset.x_train, dataset.y_train)
-        first, last = n_training(dataset, options), len(dataset.x_train)
+        numbers = tf.data.Dataset.range(n_training(dataset, options), len(dataset.x_train))
+        batches = _in_order(numbers.batch(options.batch_size), dataset, options)
+    elif options.validation == "held-out":
+        arrays = (dataset.x_test, dataset.y_test)
+        batches = tf.data.Dataset.range(len(dataset.x_test)).batch(options.batch_size)
     else:
         return None
-    numbers = tf.data.Dataset.range(first, last).batch(options.batch_size)
-    return _gathered(numbers, dataset, options, arrays, None, one_hot)
+    return _gathered(batches, dataset, options, arrays, None, one_hot)
 
 
 def prepared_batches(raw: NDArray[Any], preparation: Preparation, batch_size: int) -> Any:
@@ -77,13 +82,47 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
         ValueError: The validation split leaves none.
     """
     # A float's rounding takes no example away: of 10, a split of 0.9 leaves one.
-    n_examples = math.floor(len(dataset.x_train) * (1 - options.validation_split) + 1e-9)
+    n_examples = math.floor(len(dataset.x_train) * (1 - options.kept_aside) + 1e-9)
     if not n_examples:
         raise ValueError(
-            f"validation split: {options.validation_split:g} of {len(dataset.x_train)} examples"
+            f"validation split: {options.kept_aside:g} of {len(dataset.x_train)} examples"
             " leaves none to train on"
         )
     return n_examples
+
+
+def aside_last(dataset: Dataset, options: TrainingOptions) -> NDArray[np.int64] | None:
+    """Return the training examples' numbers, those to measure on last; None for their own order.
+
+    The last ones of each class are kept aside: data often come class by class.
+    """
+    if not options.kept_aside or dataset.is_regression:
+        return None
+    n_trained = n_training(dataset, options)
+    _, classes, counts = np.unique(dataset.y_train, return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
+    starts = np.cumsum(counts) - counts
+    places = np.empty(len(classes))
+    places[by_class] = np.arange(len(classes)) - starts[classes[by_class]]
+    # Where in its class an example stands, 0 to 1.
+    order = np.argsort((places + 0.5) / counts[classes], kind="stable")
+    return np.concatenate([np.sort(order[:n_trained]), np.sort(order[n_trained:])])
+
+
+def _in_order(batches: Any, dataset: Dataset, options: TrainingOptions) -> Any:
+    order = aside_last(dataset, options)
+    if order is None:
+        return batches
+
+    def look_up(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return order[numbers]
+
+    def in_order(numbers: Any) -> Any:
+        found = tf.numpy_function(look_up, [numbers], tf.int64, stateful=False)
+        found.set_shape([None])
+        return found
+
+    return batches.map(in_order)
 
 
 def _shuffled(numbers: Any, n_examples: int, seed: int) -> Any:

@@ -132,7 +132,10 @@ def _check(options: TrainingOptions, dataset: Dataset) -> None:
 
 
 def _held_out(options: TrainingOptions) -> TrainingOptions:
-    return TrainingOptions(validation="held-out", batch_size=max(options.batch_size, 1024))
+    batch_size = max(options.batch_size, 1024)
+    if options.kept_aside:
+        return TrainingOptions(validation_split=options.kept_aside, batch_size=batch_size)
+    return TrainingOptions(validation="held-out", batch_size=batch_size)
 
 
 def _with_bar(batches: Iterator[Any], steps: int, verbose: int) -> Iterator[Any]:

@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ladle.export.data.dataset import Dataset
 from ladle.export.errors import ExportError
 
 _SAVED = (".keras", ".h5")
+_FEW = 64
 
 
 def load_model(spec: str, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
@@ -48,7 +51,22 @@ def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
         return keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
     except Exception as error:  # Keras raises whatever a damaged or strange file leads to
         unsafe = "" if allow_unsafe else "; if you trust it: --allow-unsafe-model"
-        raise ExportError(f"model: {path} does not load: {_reason(error)}{unsafe}") from error
+        raise ExportError(
+            f"model: {path} does not load: {_reason(error)}{_advice(error, unsafe)}"
+        ) from error
+
+
+def _advice(error: Exception, unsafe: str) -> str:
+    """Return what to do about a model that does not load."""
+    text = str(error)
+    unknown = re.search(r"Could not locate class '(\w+)'|Unknown (?:layer|object): '?(\w+)'?", text)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        return (
+            f"; {name} is a class of your own: write a function that imports it and loads the file,"
+            " and give it as --model package.module:function"
+        )
+    return unsafe
 
 
 def import_function(what: str, spec: str) -> Any:
@@ -97,11 +115,46 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
             f" {_reason(error)}"
         ) from error
     gives = getattr(given, "shape", given)
+    if outputs == 2 and _matches(gives, (None, 1)):
+        return  # the second class alone; as_classes adds the first
     if not _matches(gives, (None, outputs)):
         raise ExportError(
             f"model: {spec} gives {_shown(gives)}, expected"
             f" {_shown((None, outputs))} for {dataset.name}"
         )
+
+
+def as_classes(model: Any, dataset: Dataset) -> Any:
+    """Return a classifier with an output for each class.
+
+    A model with one output for two classes, as for binary cross-entropy, gives the probability of
+    the second, after a sigmoid, or its logit. Around it comes a model that shares its layers and
+    gives both: [1-p, p], or the logits [0, z], whose softmax is the same.
+    """
+    import keras
+
+    if len(dataset.labels) != 2:
+        return model
+    inputs = keras.Input(dataset.preparation.model_shape)
+    second = model(inputs)
+    if second.shape[-1] != 1:
+        return model
+    first = 1 - second if _ends_with_sigmoid(model, dataset) else keras.ops.zeros_like(second)
+    return keras.Model(inputs, keras.ops.concatenate([first, second], axis=-1))
+
+
+def _ends_with_sigmoid(model: Any, dataset: Dataset) -> bool:
+    layers = getattr(model, "layers", None)
+    if layers and isinstance(layers[-1], type(model)):
+        return _ends_with_sigmoid(layers[-1], dataset)
+    activation = getattr(layers[-1], "activation", None) if layers else None
+    name = getattr(activation, "__name__", "")
+    if name in ("sigmoid", "linear"):
+        return name == "sigmoid"
+    # Whose last step is in code: probabilities are between 0 and 1, and logits seldom all are.
+    few = dataset.preparation.apply(dataset.x_train[:_FEW])
+    answers = np.asarray(model(few, training=False), np.float64)
+    return bool(np.all((answers >= 0) & (answers <= 1)))
 
 
 def _reason(error: Exception) -> str:

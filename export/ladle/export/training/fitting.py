@@ -33,6 +33,8 @@ History = Mapping[str, Sequence[float]]
 
 _PREDICT_BATCH_SIZE = 1024
 _FEW = 16
+_UNTRAINED_EXAMPLES = 256
+_SHOWN_CLASSES = 10
 # Half precision adds up the probabilities of many classes no better.
 _OFF_BY = 0.01
 
@@ -128,6 +130,8 @@ def train(
             softmax = False
         else:
             softmax = has_softmax(model, dataset)
+        if verbose and not dataset.is_regression:
+            _print_untrained(model, dataset, has_softmax=softmax)
         history, first_epoch = _fit(
             model, dataset, recipe, options, checkpoints, from_logits=not softmax, verbose=verbose
         )
@@ -156,6 +160,23 @@ def has_softmax(model: Any, dataset: Dataset) -> bool:
     few = dataset.preparation.apply(dataset.x_train[:_FEW])
     answers = np.asarray(model(few, training=False), np.float64)
     return bool(np.all(answers >= 0) and np.all(np.abs(answers.sum(axis=-1) - 1) < _OFF_BY))
+
+
+def _print_untrained(model: Any, dataset: Dataset, *, has_softmax: bool) -> None:
+    """Print what the model says before its training, beside what guessing would give."""
+    few = dataset.preparation.apply(dataset.x_train[:_UNTRAINED_EXAMPLES])
+    targets = dataset.y_train[:_UNTRAINED_EXAMPLES].astype(np.int64)
+    outputs = keras.ops.cast(model(few, training=False), "float32")
+    probabilities = outputs if has_softmax else keras.ops.softmax(outputs)
+    losses = keras.losses.sparse_categorical_crossentropy(targets, probabilities)
+    loss, n_classes = float(np.mean(losses)), len(dataset.labels)
+    first = ", ".join(f"{p:.3f}" for p in np.asarray(probabilities)[0, :_SHOWN_CLASSES])
+    more = ", ..." if n_classes > _SHOWN_CLASSES else ""
+    print(
+        f"Before training: loss {loss:.4f}, and guessing gives ln({n_classes}) ="
+        f" {math.log(n_classes):.4f}; probabilities of the first example: {first}{more}",
+        flush=True,
+    )
 
 
 def check_backend() -> None:

@@ -10,6 +10,7 @@ _USUAL_EPOCHS = 5
 _MAX_DEFAULT_EPOCHS = 50
 _MIN_EXAMPLES_SEEN = 43_000
 _LARGEST = 2**31 - 1
+_TO_STOP_BY = 0.1
 
 REGRESSION_LOSSES = frozenset(
     {
@@ -111,7 +112,10 @@ class TrainingOptions:
     )
     validation_split: float = field(
         default=0.0,
-        metadata=_number("SHARE", "keep the last training examples aside to measure on instead"),
+        metadata=_number(
+            "SHARE",
+            "keep that share of the training examples of each class aside to measure on instead",
+        ),
     )
     validation_steps: int | None = field(
         default=None, metadata={"help": "batches to measure on after an epoch; all unless given"}
@@ -129,8 +133,9 @@ class TrainingOptions:
     early_stopping: int | None = field(
         default=None,
         metadata={
-            "help": "stop after N epochs without a better loss (with lenet, without a better"
-            " held-out accuracy), and take the weights of the best"
+            "help": "stop after N epochs without a better loss (with lenet, a better accuracy), and"
+            " take the weights of the best; measured on a tenth of the training examples, unless"
+            " --validation-split says another share, never on those that are held out"
         },
     )
     checkpoint_dir: str | None = field(
@@ -200,6 +205,16 @@ class TrainingOptions:
     def is_regression(self) -> bool:
         """Whether the loss is one on numbers."""
         return self.loss is not None and plain(self.loss) in REGRESSION_LOSSES
+
+    @property
+    def kept_aside(self) -> float:
+        """The share of the training examples that are measured on and not trained on.
+
+        What chooses the best epoch has to be another set than the one that is reported.
+        """
+        if self.early_stopping is not None and not self.validation_split:
+            return _TO_STOP_BY
+        return self.validation_split
 
     def epochs_for(self, n_examples: int, usual: int = _USUAL_EPOCHS) -> int:
         """Return the epochs to train on `n_examples`: those asked for, or the default.

@@ -31,7 +31,8 @@ class Dataset:
     """Examples with their targets, in two parts: to train on, and held out to measure with.
 
     Examples are images, raw uint8 pixels [examples, height, width] or [examples, height, width,
-    channels], or features, finite float32 [examples, features]. The arrays are kept as they are
+    channels], or features, finite float32 [examples, ...]: of a table, a sequence [examples, steps,
+    features], or images of numbers that are no bytes. The arrays are kept as they are
     given, not copied; they may be memory maps.
 
     Raises:
@@ -211,10 +212,10 @@ def _check_examples(what: str, examples: Examples) -> None:
             f"{what}: expected raw uint8 pixels (training normalises them) or float32 features,"
             f" got {examples.dtype}"
         )
-    elif examples.ndim != 2:
+    elif examples.ndim < 2:
         raise DataError(
             f"{what}: expected raw uint8 pixels (training normalises them) or float32 features"
-            f" [examples, features], got float32 {list(examples.shape)}"
+            f" [examples, features, ...], got float32 {list(examples.shape)}"
         )
     if 0 in examples.shape:
         one = "image and pixel" if examples.dtype == np.uint8 else "example and feature"

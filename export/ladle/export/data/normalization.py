@@ -40,7 +40,7 @@ def normalized_as(dataset: Dataset, text: str) -> Dataset:
     if text in ("unit", "symmetric", "imagenet") and not dataset.preparation.are_images:
         raise ValueError(f"normalization: {text} is for images, not for features")
     channels = dataset.preparation.channels if dataset.preparation.are_images else None
-    expected = channels or dataset.image_shape[0]
+    expected = channels or dataset.image_shape[-1]
     for numbers in (normalization.offset, normalization.divisor):
         if isinstance(numbers, tuple) and len(numbers) != expected:
             raise ValueError(

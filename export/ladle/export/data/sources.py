@@ -53,7 +53,8 @@ def load_data(
     (`read_tfrecords`) or an .npz file. An .npz file holds the arrays x_train, y_train, x_test and
     y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
     height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
-    [examples, features]. It may hold `sample_weight` too. Pixels are divided by 255.
+    [examples, features], or sequences and other numbers [examples, ...]. It may hold
+    `sample_weight` too. Pixels are divided by 255.
 
     Args:
         source: A name or a path.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def two_classes(folder: Path) -> Kind:
     import keras
 
     labels = np.arange(N * 2) % 2
-    images = (RNG.integers(0, 216, (N * 2, 6, 6)) + 6 * labels[:, None, None]).astype(np.uint8)
+    images = (RNG.integers(0, 200, (N * 2, 6, 6)) + 40 * labels[:, None, None]).astype(np.uint8)
     layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
     output = keras.layers.Dense(1, activation="sigmoid")
     keras.Sequential([keras.Input((6, 6)), *layers, output]).save(folder / "m.keras")
@@ -132,7 +133,7 @@ def two_classes(folder: Path) -> Kind:
         folder / "m" / "two",
         load_data(folder / "two.npz"),
         model=str(folder / "m.keras"),
-        options=OPTIONS,
+        options=replace(OPTIONS, epochs=20, learning_rate=0.03),
     )
     np.save(folder / "two.npy", images[N:])
     truth = [str(label) for label in labels[N:]]

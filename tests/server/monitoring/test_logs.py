@@ -107,9 +107,8 @@ def test_each_request_has_its_line(watch: Watch, tmp_path: Path, log_format: str
 def test_what_the_writer_is_behind_with_is_dropped_and_counted(tmp_path: Path) -> None:
     counts = Counts()
     log = AccessLog(str(tmp_path / "log"), "text", counts, max_pending=2)
-    log._wake.wait = lambda timeout=None: log._stopped.wait()  # type: ignore[method-assign]
     written = 0
-    while not counts.dropped:  # the writer may take what came before it stopped
+    while not counts.dropped:  # the writer may be quick for a while
         observation().end(b"", log)
         written += 1
     log.stop(PATIENCE_S)

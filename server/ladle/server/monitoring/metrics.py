@@ -67,6 +67,7 @@ class Metrics:
         self._configured = configured
         self._is_served = is_served
         self._at_once = _COUNTED_AT_ONCE
+        # Appended to by any thread; emptied with `lock` held, which guards _versions too.
         self._requests: deque[Observation] = deque()
         self._runs: deque[Run] = deque()
         self._single: deque[tuple[Counters, tuple[str, ...]]] = deque()

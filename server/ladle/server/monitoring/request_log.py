@@ -86,11 +86,13 @@ class RequestLogs(Unobserved):
         self._options = options or LogOptions()
         self._sample = sample
         self._changed = threading.Condition(threading.Lock())
+        # Guarded by _changed.
         self._pending: deque[_Record] = deque()
         self._nbytes = 0
         self._writing = False
         self._stopped = False
         self._thread: threading.Thread | None = None
+        # The writer's own.
         self._files: dict[str, RotatingFiles] = {}
         self._complained = -_COMPLAIN_EVERY_S
 

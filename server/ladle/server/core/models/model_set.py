@@ -61,7 +61,7 @@ class ModelSet:
         self._source = source
         self._allow_unavailable_labels = allow_unavailable_labels
         self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held around each change of what is configured
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
         self._configured = configured or Configured()
         self._set_aside: dict[str, ModelConfig] = {}  # guarded by _lock

@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import PATIENCE_S, FakeClock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.trust import PROOF, Standing
 from ladle.server.core.errors import ServingError
-from ladle.server.core.servable import Arrays, Model
+from ladle.server.core.servable import Arrays, Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+from ladle.server.saved_model.runtime import tensorflow
+from ladle.server.saved_model.servable import SavedModelServable
 
 pytestmark = pytest.mark.e2e
 
@@ -282,3 +286,64 @@ def test_state_is_found_when_a_version_loads(model: Model) -> None:
     assert {name for name, reason in reasons.items() if reason} == {"counted", "noise"}
     assert "AssignAddVariableOp" in reasons["counted"]
     assert "RandomUniform" in reasons["noise"]
+
+
+# A graph is a chain of these; each takes and returns a tensor [rows, 3].
+ROW_WISE: dict[str, Callable[[Any, Any], Any]] = {
+    "tanh": lambda tf, x: tf.tanh(x),
+    "relu": lambda tf, x: tf.nn.relu(x),
+    "dense": lambda tf, x: x @ tf.random.stateless_normal([3, 3], seed=[1, 2]),
+    "softmax of a row": lambda tf, x: tf.nn.softmax(x),
+    "cumulate a row": lambda tf, x: tf.cumsum(x, axis=1),
+    "loop": lambda tf, x: tf.map_fn(lambda row: row * 2, x),
+}
+MIXING: dict[str, Callable[[Any, Any], Any]] = {
+    "softmax of a column": lambda tf, x: tf.nn.softmax(x, axis=0),
+    "center": lambda tf, x: x - tf.reduce_mean(x, axis=0),
+    "cumulate a column": lambda tf, x: tf.cumsum(x, axis=0),
+    "reverse rows": lambda tf, x: tf.reverse(x, axis=[0]),
+    "sort a column": lambda tf, x: tf.sort(x, axis=0),
+    "attend": lambda tf, x: tf.nn.softmax(tf.matmul(x, x, transpose_b=True)) @ x,
+    "normalize": lambda tf, x: x / tf.norm(x + 1e-3),
+    "the first": lambda tf, x: x * 0 + x[:1],
+    "if any": lambda tf, x: tf.cond(tf.reduce_any(x > 1), lambda: -x, lambda: x),
+    "half": lambda tf, x: x[: (tf.shape(x)[0] + 1) // 2],
+}
+CHAINS = st.lists(st.sampled_from([*ROW_WISE, *MIXING]), min_size=1, max_size=4)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=CHAINS)
+def test_no_graph_mixes_answers_of_a_signature_that_nobody_vouches_for(steps: list[str]) -> None:
+    tf1 = tensorflow().compat.v1
+    session = tf1.Session(graph=tf1.Graph())
+    with session.graph.as_default():
+        fed = tf1.placeholder(tf1.float32, [None, 3])
+        made = fed
+        for step in steps:
+            made = (ROW_WISE | MIXING)[step](tensorflow(), made)
+    signature = Signature(
+        "chain", {"x": TensorSpec(1, (-1, 3), fed.name)}, {"y": TensorSpec(1, (-1, 3), made.name)}
+    )
+    model = SavedModelServable(
+        session, {"chain": signature}, {}, None, run_inline=True, all_dimensions=False
+    )
+    served = BatchingServable(model, BatchOptions(), FakeClock(), said_by="")
+    random = np.random.default_rng(6)
+    asked = [
+        {"x": random.normal(size=(random.integers(1, 4), 3)).astype(np.float32)} for _ in range(400)
+    ]
+    expected = [model.run(signature, inputs, ("y",))["y"] for inputs in asked]
+
+    def is_right(number: int) -> bool:
+        answer = served.run(signature, asked[number], ("y",))["y"]
+        right = expected[number]
+        return answer.shape == right.shape and np.allclose(answer, right, rtol=1e-3, atol=1e-5)
+
+    try:
+        with ThreadPoolExecutor(CALLERS) as callers:
+            assert all(callers.map(is_right, range(len(asked))))
+        if not set(steps) & set(MIXING):
+            assert served.standings()["chain"].standing is not Standing.ALONE
+    finally:
+        served.close()

@@ -17,9 +17,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-import load
-import model
-from charts import Chart
+from harness import load, model
+from harness.charts import Chart
 from process import ServerProcess
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"

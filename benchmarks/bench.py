@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import load
-import model
 import numpy as np
+from harness import load, model
 from process import ServerProcess
 
 from ladle.protos import tensors

@@ -23,7 +23,7 @@ from ladle.client import AsyncClient, Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from model import publish
+from harness.model import publish
 from process import SERVER_CPU, ServerProcess
 
 IMAGE = np.arange(784, dtype=np.uint8).reshape(1, 28, 28)

@@ -20,11 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import environments
-import load
-import model
 import numpy as np
-from pinned import CannotStart, PinnedServer
+from harness import environments, load, model
+from harness.pinned import CannotStart, PinnedServer
 
 _SCRIPTS = Path(__file__).resolve().parent / "servers"
 _IN_FLIGHT = (1, 32, 128)

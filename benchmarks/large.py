@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import model
+from harness import model
 from process import ServerProcess
 
 _BARE = """

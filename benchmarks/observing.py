@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import load
-import model
+from harness import load, model
 from process import ServerProcess
 
 from ladle.server.call import Call

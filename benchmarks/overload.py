@@ -16,9 +16,8 @@ from pathlib import Path
 
 import bench
 import grpc
-import load
-import model
 import numpy as np
+from harness import load, model
 from process import ServerProcess
 
 _BATCH = 32

@@ -19,10 +19,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import grpc
-import model
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from harness import model
 from process import ServerProcess
 
 from ladle.client.messages import requests

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import model
 import numpy as np
+from harness import model
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions

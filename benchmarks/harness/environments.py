@@ -9,7 +9,7 @@ import sys
 import venv
 from pathlib import Path
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
+_REPOSITORY = Path(__file__).resolve().parents[2]
 _BORROW = _REPOSITORY / "tests" / "conformance" / "borrow.py"
 _INSTALL_TIMEOUT_S = 900
 

@@ -36,7 +36,7 @@ class Retry:
         return self if self.max_attempts == 1 else replace(self, max_attempts=_ENDLESS)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Check the ranges of the fields."""
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts: expected 1 or more, got {self.max_attempts}")
         if not 0 < self.initial_backoff_s <= _MAX_BACKOFF_S:
@@ -59,7 +59,7 @@ class Hedge:
     """The largest share of predictions with a second attempt; more than 0, at most 1."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Check the ranges of the fields."""
         if not self.after_s > 0:
             raise ValueError(f"after_s: expected more than 0, got {self.after_s}")
         if not 0 < self.max_share <= 1:

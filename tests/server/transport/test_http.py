@@ -200,6 +200,13 @@ def test_a_request_that_offers_an_upgrade_keeps_its_body(
     assert b"GET /last  connection,host ok" in answers[1]
 
 
+def test_what_comes_after_the_last_request_takes_no_answer_away(echoing: Served) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n"
+    answer = echoing.answer_to(head + b"Content-Length: 2\r\n\r\n12" + b"more\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"POST /p 12 " in answer
+
+
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2", b"x"])
 def test_whatever_is_offered_the_answer_is_http_1(echoing: Served, protocol: bytes) -> None:
     head = b"GET /g HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: "

@@ -94,6 +94,8 @@ class BoundedProtocol(HttpToolsProtocol):
                     return
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
+                # As uvicorn has it: what comes after a last request takes away no answer to it.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
                 return

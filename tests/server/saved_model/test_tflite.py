@@ -217,3 +217,39 @@ def test_without_an_interpreter_it_is_refused_with_a_way_out(
     with pytest.raises(ServingError, match="install the package ai-edge-litert") as caught:
         load_tflite(ID, path, interpreters=1)
     assert caught.value.code is Code.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("plain", ""),
+        ("random", "operation RANDOM_UNIFORM"),
+        ("counting", "operation ASSIGN_VARIABLE"),
+    ],
+)
+def test_state_is_found_when_a_version_loads(tmp_path: Path, kind: str, says: str) -> None:
+    """HASHTABLE_IMPORT of a table's first filling counts too: a file doesn't say when it runs."""
+    import tensorflow as tf
+
+    class Model(tf.Module):  # type: ignore[misc] # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])  # type: ignore[untyped-decorator]
+        def serve(self, x: Any) -> Any:
+            if kind == "random":
+                return {"y": x + tf.random.uniform(tf.shape(x), seed=3)}
+            return {"y": x + self.count.assign_add(1.0) if kind == "counting" else x * 2}
+
+    model = Model()
+    tf.saved_model.save(model, str(tmp_path / "saved"), {"serving_default": model.serve})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
+    converter.experimental_enable_resource_variables = True
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+
+    loaded = load_tflite(ID, tmp_path, interpreters=1)
+
+    assert says in loaded.signatures["serving_default"].stateful
+    assert bool(says) == bool(loaded.signatures["serving_default"].stateful)
+    loaded.close()

@@ -9,7 +9,7 @@ reads the same three.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +24,17 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 
 # The metadata entry: a FlexBuffers map of names to serialized SignatureDefs.
 _METADATA = "signature_defs_metadata"
+
+# They write variables and tables, or draw random numbers.
+_STATEFUL = frozenset(
+    (
+        "ASSIGN_VARIABLE",
+        "HASHTABLE_IMPORT",
+        "MULTINOMIAL",
+        "RANDOM_STANDARD_NORMAL",
+        "RANDOM_UNIFORM",
+    )
+)
 
 Run: TypeAlias = "Callable[[Any, Arrays], Mapping[str, Any]]"
 """Runs one signature on an interpreter; returns all its outputs by alias."""
@@ -47,6 +58,14 @@ def functions(interpreter: Any, content: bytes) -> dict[str, TFLiteFunction]:
     Raises:
         InvalidArgument: The metadata entry names tensors that the model lacks.
     """
+    stateful = _state(content)
+    return {
+        name: replace(function, signature=replace(function.signature, stateful=stateful))
+        for name, function in _functions(interpreter, content).items()
+    }
+
+
+def _functions(interpreter: Any, content: bytes) -> dict[str, TFLiteFunction]:
     if interpreter.get_signature_list():
         return {name: _own(interpreter, name) for name in interpreter.get_signature_list()}
     definitions = read_definitions(_metadata(content))
@@ -175,6 +194,31 @@ def _metadata(content: bytes) -> bytes:
     except Exception:  # a damaged table: whatever the generated reader runs into
         return b""
     return b""
+
+
+def _state(content: bytes) -> str:
+    """Return why requests must run exactly once, for all signatures of a file; empty if none must.
+
+    Operations of TensorFlow that the file needs (Flex) and other custom ones count as stateful: an
+    interpreter doesn't say what they do.
+    """
+    schema = _schema()
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    model = schema.Model.GetRootAs(content, 0)
+    for at in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(at)
+        # Files of old converters have the number in the narrow field alone.
+        name = names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
+        if name == "CUSTOM":
+            name = (code.CustomCode() or b"CUSTOM").decode(errors="replace")
+            return f"the model has an operation whose state is not known: {name}"
+        if name in _STATEFUL:
+            return f"the model has state that each run may change or use: operation {name}"
+    for at in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(at)
+        if any(graph.Tensors(n).IsVariable() for n in range(graph.TensorsLength())):
+            return "the model has a tensor that keeps its value between runs"
+    return ""
 
 
 def _schema() -> Any:

@@ -81,18 +81,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base_path = Path(folder, "model")
         model.publish(base_path / "1")
-        with ServerProcess("ladle", str(base_path)) as server:
+        transport = arguments.transport
+        flag = f"--transport={transport}"
+        with ServerProcess("ladle", str(base_path), flag) as server:
             for row in ROWS if arguments.only != "latency" else ():
                 if arguments.only and arguments.only not in f"{row.name} {row.in_flight}":
                     continue
-                runs = measure(row, server, Path(folder, "answer"), arguments.runs)
+                file = Path(folder, "answer")
+                runs = measure(row, server, file, arguments.runs, transport)
                 print(_line(row, runs), flush=True)
             if arguments.only in ("", "latency"):
                 beside_a_slow_model(server)
                 through_swaps(server, base_path)
 
 
-def measure(row: Row, server: ServerProcess, answer_file: Path, runs: int) -> list[Figures]:
+def measure(
+    row: Row, server: ServerProcess, answer_file: Path, runs: int, transport: str
+) -> list[Figures]:
     """Return the figures of each run; between runs the echo and the model take their turns."""
     request = _request(row)
     answer = _checked_answer(server.port, request, row)
@@ -106,7 +111,7 @@ def measure(row: Row, server: ServerProcess, answer_file: Path, runs: int) -> li
     answer_file.write_bytes(answer)
     count = row.requests * len(messages)
     figures = []
-    with ServerProcess("echo", str(answer_file)) as echo:
+    with ServerProcess("echo", str(answer_file), transport) as echo:
         for _ in range(runs + 1):
             before = server.used()
             loaded = load.send(server.port, method, messages, row.requests, row.in_flight)
@@ -215,6 +220,12 @@ def _machine() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each row (default 5)")
+    parser.add_argument(
+        "--transport",
+        default="grpcio",
+        choices=("grpcio", "native"),
+        help="what serves gRPC, for the echo too (default grpcio)",
+    )
     parser.add_argument(
         "--only", default="", help="rows with this text in name and load, or latency"
     )

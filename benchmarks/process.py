@@ -1,7 +1,8 @@
 """A server in a process of its own, pinned to one core, that tells what it has used.
 
-Run as a script it is that process: `process.py ladle BASE_PATH [FLAGS]` or `process.py echo FILE`.
-It prints its port, and then answers each line on stdin with one line of JSON.
+Run as a script it is that process: `process.py ladle BASE_PATH [FLAGS]` or
+`process.py echo FILE TRANSPORT`. It prints its port, and then answers each line on
+stdin with one line of JSON.
 """
 
 from __future__ import annotations
@@ -83,10 +84,9 @@ class ServerProcess:
         return answer
 
 
-def _serve_echo(answer: bytes) -> None:
-    """Serve the bare transport: every call is answered with the same bytes."""
-    from ladle.server.call import Call, NonBlocking, Stream, Streaming
-    from ladle.server.transport.grpcio.transport import GrpcioTransport
+def _serve_echo(answer: bytes, name: str) -> None:
+    """Serve the bare transport of that name: every call is answered with the same bytes."""
+    from ladle.server.call import Call, Methods, NonBlocking, Stream, Streaming, Transport
 
     def respond(call: Call) -> None:
         call.respond(answer)
@@ -100,9 +100,16 @@ def _serve_echo(answer: bytes) -> None:
 
         stream.receive(received)
 
-    transport = GrpcioTransport(
-        {"/echo/Unary": NonBlocking(respond), "/echo/Stream": Streaming(stream)}, max_threads=16
-    )
+    methods: Methods = {"/echo/Unary": NonBlocking(respond), "/echo/Stream": Streaming(stream)}
+    transport: Transport
+    if name == "native":
+        from ladle.server.transport.native.transport import NativeTransport
+
+        transport = NativeTransport(methods, max_threads=16)
+    else:
+        from ladle.server.transport.grpcio.transport import GrpcioTransport
+
+        transport = GrpcioTransport(methods, max_threads=16)
     print(transport.listen("127.0.0.1:0"), flush=True)
     transport.start()
     for _ in sys.stdin:
@@ -177,6 +184,6 @@ if __name__ == "__main__":
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {SERVER_CPU})
     if sys.argv[1] == "echo":
-        _serve_echo(Path(sys.argv[2]).read_bytes())
+        _serve_echo(Path(sys.argv[2]).read_bytes(), sys.argv[3])
     else:
         _serve_ladle(sys.argv[2], sys.argv[3:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from transports import LimitedTransport, MakeTransport
 
 from ladle.server.call import Call, NonBlocking, Streaming
+from ladle.server.core.errors import ServingError
+from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.health import Health
 
 
@@ -136,3 +139,22 @@ def test_what_still_runs_when_the_grace_is_over_is_unavailable(
         "UNAVAILABLE",
         "the server has stopped before the answer was there: ask another",
     )
+
+
+def test_a_call_too_many_is_counted_by_its_reason(make_transport: MakeTransport) -> None:
+    refused: queue.SimpleQueue[ServingError] = queue.SimpleQueue()
+    transport = make_transport(
+        {"/a/B": NonBlocking(lambda _: None)},
+        max_threads=1,
+        limits=Limits(1000, ByteBudget(1 << 20), refused.put),
+    )
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/a/B", None, None)
+        calls = [call.future(b"", timeout=PATIENCE_S) for _ in range(129)]
+        error = refused.get(timeout=PATIENCE_S)
+        assert (error.code.name, error.reason) == ("UNAVAILABLE", "calls")
+        for each in calls:
+            each.cancel()
+    transport.stop(0)

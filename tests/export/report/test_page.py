@@ -282,3 +282,27 @@ def test_a_history_keeps_at_most_a_thousand_epochs() -> None:
     assert recorded["epochs"][-1] == 2510
     assert set(recorded["accuracy"]) == {None}
     assert recorded_history({}, 1) == {}
+
+
+def test_examples_of_every_class_and_the_worst_mistakes_are_recorded(small: Dataset) -> None:
+    """Also of data that come class by class."""
+    sorted_by_class = replace(
+        small,
+        x_test=np.zeros((90, 4, 4), np.uint8),
+        y_test=np.arange(90) // 30,
+    )
+    outputs = np.full((90, 3), 0.1, np.float32)
+    outputs[:, 0] = 0.8
+    outputs[80] = (0.97, 0.01, 0.02)
+    outputs[50] = (0.99, 0.005, 0.005)
+    held_out = evaluate(sorted_by_class, outputs).held_out
+    assert [one.truth for one in held_out[:12]] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [one.index for one in held_out[12:14]] == [50, 80]
+    assert len(held_out) == 18
+
+
+def test_what_the_export_warned_of_stands_above(small: Dataset) -> None:
+    card = ModelCard(provenance={"warnings": ["<at chance>"], "data": {"notes": ["3 grey"]}})
+    page = make_report("m", 1, card, None)
+    assert '<p class="warning">&lt;at chance&gt;</p>' in page
+    assert '<p class="warning">3 grey</p>' in page

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ EVALUATION_PATH = "assets.extra/ladle-evaluation.json"
 _FORMAT = 1
 _MAX_BYTES = 8 << 20
 _MAX_CLASSES = 100
-_SHOWN_IN_ORDER = 12
+SHOWN_OF_CLASSES = 12
 _SHOWN_MISTAKES = 6
 _SHOWN_CLASSES = 10
 _MAX_PAIRS = 500
@@ -69,7 +69,8 @@ class Evaluation:
     """How often the row's class was taken for the column's; None for more than 100 classes, and
     for a regression."""
     held_out: tuple[HeldOut, ...] = ()
-    """A classifier's first examples, and the first of its mistakes beyond those."""
+    """A classifier's first examples of each class, at most `SHOWN_OF_CLASSES`, and then the worst
+    mistakes beyond those."""
     pairs: tuple[tuple[float, float], ...] = ()
     """A regression's first targets, each with what was predicted."""
 
@@ -136,10 +137,8 @@ def evaluate(dataset: Dataset, outputs: NDArray[np.float32]) -> Evaluation:
         finite = tuple((a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b))
         return Evaluation(n_examples=n_examples, pairs=finite)
     predicted = outputs.argmax(axis=1)
-    wrong = (predicted != dataset.y_test).nonzero()[0]
-    first = min(_SHOWN_IN_ORDER, n_examples)
-    mistakes = wrong[wrong >= first][:_SHOWN_MISTAKES].tolist()
-    shown = [*range(first), *mistakes]
+    of_classes = _of_each_class(dataset.y_test)
+    shown = [*of_classes, *_worst(dataset.y_test, outputs, predicted, set(of_classes))]
     images = _small_pngs(dataset, shown)
     return Evaluation(
         n_examples=n_examples,
@@ -154,6 +153,27 @@ def evaluate(dataset: Dataset, outputs: NDArray[np.float32]) -> Evaluation:
             for index, image in zip(shown, images, strict=True)
         ),
     )
+
+
+def _of_each_class(targets: NDArray[Any]) -> list[int]:
+    """Return the first example of each class, then the second of each, and so on."""
+    seen: dict[int, int] = {}
+    places = []
+    for index, target in enumerate(targets.tolist()):
+        places.append((seen.get(target, 0), target, index))
+        seen[target] = seen.get(target, 0) + 1
+    return sorted(index for _, _, index in sorted(places)[:SHOWN_OF_CLASSES])
+
+
+def _worst(
+    targets: NDArray[Any],
+    outputs: NDArray[np.float32],
+    predicted: NDArray[np.int64],
+    shown: Collection[int],
+) -> list[int]:
+    """Return the mistakes in which the truth was least probable, and that are not shown yet."""
+    wrong = [i for i in (predicted != targets).nonzero()[0].tolist() if i not in shown]
+    return sorted(wrong, key=lambda i: (float(outputs[i, int(targets[i])]), i))[:_SHOWN_MISTAKES]
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ladle.export.models.text import flat
 from ladle.export.report import svg
-from ladle.export.report.evaluation import Evaluation, HeldOut
+from ladle.export.report.evaluation import SHOWN_OF_CLASSES, Evaluation, HeldOut
 from ladle.protos.model_card import ModelCard
 
 _VALIDATION = "val_"
@@ -32,7 +32,14 @@ figure .pair { display: flex; gap: 0.6rem; align-items: center; }
 figure img { width: 104px; height: 104px; object-fit: contain; image-rendering: pixelated; }
 figcaption { font-weight: 600; max-width: 320px; overflow-wrap: anywhere; }
 .right figcaption { color: RIGHT; } .wrong figcaption { color: WRONG; }
+.warning { border-left: 4px solid #e07b00; padding-left: 0.8rem; max-width: 60rem; }
 svg { max-width: 100%; height: auto; } code { font-size: 0.9em; }
+:root { color-scheme: light dark; }
+@media (prefers-color-scheme: dark) {
+  body { color: #dfe5ec; background: #14181d; } .lead { color: #9aa5b1; }
+  h2, figure { border-color: #3a434e; } svg { background: #fff; border-radius: 6px; }
+  .right figcaption { color: #7fb0ff; } .wrong figcaption { color: #ff9a9a; }
+}
 """.replace("RIGHT", svg.RIGHT).replace("WRONG", svg.WRONG)
 
 # Even where a label were not escaped as it should be, no browser would run or fetch it.
@@ -105,7 +112,18 @@ def _lead(card: ModelCard, evaluation: Evaluation | None) -> list[str]:
         for key, value in sorted(card.metrics.items())
     )
     on = "" if evaluation is None else f"on {evaluation.n_examples:,} held-out examples"
-    return [f'<p class="lead">{escape(", ".join(lead))}</p>', f"<p>{metrics}{on}</p>"]
+    return [
+        f'<p class="lead">{escape(", ".join(lead))}</p>',
+        f"<p>{metrics}{on}</p>",
+        *_warnings(told.get("warnings")),
+        *_warnings(data.get("notes") if isinstance(data, Mapping) else None),
+    ]
+
+
+def _warnings(told: Any) -> list[str]:
+    """Return a paragraph for each sentence that the export has warned of."""
+    sentences = told if isinstance(told, list) else []
+    return [f'<p class="warning">{escape(str(sentence))}</p>' for sentence in sentences]
 
 
 def _curves(history: Any) -> list[str]:
@@ -121,9 +139,9 @@ def _evaluated(evaluation: Evaluation, card: ModelCard) -> list[str]:
         labels = [_label(card.labels, n) for n in range(len(evaluation.confusion))]
         chart = svg.confusion_matrix(evaluation.confusion, labels)
         parts += _section("Confusion matrix", [chart])
-    in_order = [one for n, one in enumerate(evaluation.held_out) if one.index == n]
-    mistakes = evaluation.held_out[len(in_order) :]
-    for title, shown in (("Held-out examples", in_order), ("Mistakes among the rest", mistakes)):
+    of_classes = evaluation.held_out[:SHOWN_OF_CLASSES]
+    worst = evaluation.held_out[SHOWN_OF_CLASSES:]
+    for title, shown in (("Held-out examples", of_classes), ("Worst mistakes", worst)):
         parts += _section(title, [_figure(one, card.labels) for one in shown], "grid")
     return parts
 

@@ -251,7 +251,7 @@ def test_a_batch_of_a_stateful_signature_that_is_vouched_for_fails_without_a_sec
 
 
 def test_lost_rows_of_a_stateful_signature_are_an_error_once_and_lone_runs_later(
-    make: Make,
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     stateful = replace(DOUBLE, stateful="operation AssignAdd")
     harness = make(lambda inputs: {"y": inputs["x"][:1]}, stateful, said_by="--enable_batching")
@@ -266,6 +266,7 @@ def test_lost_rows_of_a_stateful_signature_are_an_error_once_and_lone_runs_later
         with pytest.raises(ServingError, match="expected 4 rows for a batch of as many"):
             answer.result(PATIENCE_S)
     assert harness.model.batches == [1, 4]
+    assert caplog.text.count("an output lacks rows in a batch") == 1
     harness.bursts(1)
     assert harness.standing() is Standing.ALONE
 

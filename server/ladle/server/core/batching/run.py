@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,8 @@ from ladle.server.core.errors import Code, DeadlineExceeded, ServingError
 from ladle.server.core.observation import Observer, Run, Unobserved
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
+
+logger = logging.getLogger(__name__)
 
 Ended: TypeAlias = "tuple[TaskSlice, Outputs | Exception]"
 
@@ -70,7 +73,14 @@ class BatchRun:
             try:
                 outcomes = self._run_together(queue, batch, options)
             except RowsLost as error:
-                self._trust.lost_rows(queue.signature, str(error))
+                if self._trust.lost_rows(queue.signature, str(error)):
+                    logger.warning(
+                        "an output lacks rows in a batch, so each request runs alone from now on "
+                        "model=%s version=%d signature=%s reason=%s",
+                        *self._id,
+                        "+".join(queue.signature.names),
+                        error,
+                    )
                 if runs_once:
                     failure = ServingError(f"{error}; later requests run alone", Code.INTERNAL)
                     ended += [(part, failure) for part in batch]

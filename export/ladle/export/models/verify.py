@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ladle.export.errors import CheckError, DataError
+from ladle.export.models.prepared_alike import check_alike, requests_to_compare
+from ladle.export.publishing.card import read_card
 from ladle.export.saved_model.operations import check_operations
 from ladle.export.saved_model.signatures import EXAMPLES_INPUT
 from ladle.export.saved_model.subprocess_check import Request, run_in_subprocess
@@ -37,7 +39,11 @@ def check_version(folder: Path, allowed_operations: Iterable[str] = ()) -> list[
     except DataError as error:
         raise CheckError("load", str(error)) from error
     requests = _read_warmup(folder)
-    answers = run_in_subprocess(folder, requests)
+    compared = requests_to_compare(read_card(folder))
+    answers = run_in_subprocess(folder, [*requests, *compared])
+    if compared:
+        *answers, in_graph, by_client = answers
+        check_alike(in_graph, by_client)
     for request, answer in zip(requests, answers, strict=True):
         for output, array in answer.outputs.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -15,7 +15,8 @@ import pytest
 # `google.protobuf` by itself is an empty package; the pool is what every use of it loads.
 THE_THREE = "import numpy, grpc, google.protobuf.descriptor_pool"
 THE_CLIENT = "import ladle.client"
-MAX_ADDED_KB = 3_000
+# 3,100 to 3,800 with Python 3.10 to 3.13.
+MAX_ADDED_KB = 4_500
 
 
 def run(code: str) -> str:

@@ -413,3 +413,18 @@ OTHERS_FLAGS = {
     "--stop-timeout",
     "--tag",
 }
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda p: p.name)
+def test_the_reference_names_modules_that_mkdocstrings_finds(page: Path) -> None:
+    """It reads sources, and goes into no folder of a package that has no `__init__.py`."""
+    for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE):
+        for portion in ("protos/python", "client", "server", "export"):
+            _, package, *parts = name.split(".")
+            folder = ROOT / portion / "ladle" / package
+            if not folder.is_dir():
+                continue
+            for part in parts:
+                folder /= part
+                if folder.is_dir():
+                    assert (folder / "__init__.py").is_file(), f"{name}: {folder}"

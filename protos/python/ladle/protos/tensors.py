@@ -18,7 +18,7 @@ from ladle.protos.tensorflow_pb import TensorProto, TensorShapeProto
 
 # TensorFlow's own limit (TensorShape::MaxDimensions).
 MAX_RANK = 254
-_NUMPYS_MAX_RANK = 32 if np.__version__.startswith("1.") else 64
+NUMPYS_MAX_RANK = 32 if np.__version__.startswith("1.") else 64
 # A short value list is repeated up to the declared shape, so a message of 60 bytes can ask for
 # terabytes; this much is granted, enough for a batch of constant images.
 MAX_REPEATED_BYTES = 64 << 20
@@ -177,9 +177,9 @@ def _checked_shape(shape: TensorShapeProto) -> tuple[tuple[int, ...], int]:
     dims = shape.dim
     if len(dims) > MAX_RANK:
         raise TensorError(f"tensor_shape: expected at most {MAX_RANK} dimensions, got {len(dims)}")
-    if len(dims) > _NUMPYS_MAX_RANK:
+    if len(dims) > NUMPYS_MAX_RANK:
         raise TensorError(
-            f"tensor_shape: expected at most the {_NUMPYS_MAX_RANK} dimensions that numpy has, "
+            f"tensor_shape: expected at most the {NUMPYS_MAX_RANK} dimensions that numpy has, "
             f"got {len(dims)}"
         )
     sizes = tuple([dim.size for dim in dims])

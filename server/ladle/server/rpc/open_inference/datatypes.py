@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.protos import dtypes
+from ladle.protos import dtypes, tensors
 from ladle.server.core.errors import InvalidArgument
 
 # Products of dimensions past this are no tensors that a request could hold.
@@ -73,13 +73,18 @@ def elements(shape: Sequence[int], tensor: Tensor) -> int:
             f"invalid shape for input '{tensor.name}': shape [{_listed(shape)}] contains one or "
             "more invalid dimensions"
         )
-    count = math.prod(shape)
-    if count > _MOST_ELEMENTS:
+    # As if no dimension were 0: numpy multiplies the others all the same.
+    if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
         raise InvalidArgument(
             f"invalid shape for input '{tensor.name}': expected at most {_MOST_ELEMENTS} elements, "
-            f"got {count}"
+            f"got [{_listed(shape)}]"
         )
-    return count
+    if len(shape) > tensors.NUMPYS_MAX_RANK:
+        raise InvalidArgument(
+            f"invalid shape for input '{tensor.name}': expected at most {tensors.NUMPYS_MAX_RANK} "
+            f"dimensions, got {len(shape)}"
+        )
+    return math.prod(shape)
 
 
 def from_raw(

@@ -17,7 +17,7 @@ from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Arrays, Done, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 """How long a test waits for an event that must come: longer than any machine is slow."""
 
 FLOAT = dtypes.from_numpy(np.dtype(np.float32))
@@ -26,7 +26,7 @@ FLOAT = dtypes.from_numpy(np.dtype(np.float32))
 def until(condition: Callable[[], object]) -> None:
     """Wait for what only other threads can bring about, and fail if it does not come."""
     nothing = threading.Event()  # never set: it only passes the time
-    for _ in range(int(PATIENCE_S / 0.002)):
+    for _ in range(int(TIMEOUT_S / 0.002)):
         if condition():
             return
         nothing.wait(0.002)
@@ -51,12 +51,12 @@ class FakeClock:
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> bool:
         if timeout_s is None:
-            return condition.wait(PATIENCE_S)
+            return condition.wait(TIMEOUT_S)
         with self._changed:
             wake_at = self._now + timeout_s
             self._sleeping[threading.current_thread()] = condition, wake_at
             self._changed.notify_all()
-        condition.wait(PATIENCE_S)
+        condition.wait(TIMEOUT_S)
         with self._changed:
             self._sleeping.pop(threading.current_thread(), None)
         return self._now < wake_at
@@ -73,7 +73,7 @@ class FakeClock:
     def wait_until_sleeping(self, count: int) -> None:
         """Block until so many threads wait for time to pass."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self._sleeping) >= count, PATIENCE_S)
+            assert self._changed.wait_for(lambda: len(self._sleeping) >= count, TIMEOUT_S)
 
 
 def spec(*shape: int, data_type: int = FLOAT) -> TensorSpec:
@@ -127,7 +127,7 @@ class FakeServable:
 
     def wait_until_running(self) -> None:
         """Block until one more run has begun."""
-        assert self.entered.acquire(timeout=PATIENCE_S)
+        assert self.entered.acquire(timeout=TIMEOUT_S)
 
     def run(
         self,
@@ -139,7 +139,7 @@ class FakeServable:
         assert not self.closed.is_set(), "run after close"
         self.batches.append(next((len(x) for x in inputs.values() if x.ndim), 0))
         self.entered.release()
-        assert self._gate.wait(PATIENCE_S)
+        assert self._gate.wait(TIMEOUT_S)
         results = self.function(inputs)
         return {alias: results[alias] for alias in outputs}
 
@@ -193,7 +193,7 @@ class FakeLoader:
         self.attempts.append(servable_id)
         self.began.set()
         if servable_id in self._held:
-            assert self._held[servable_id].wait(PATIENCE_S)
+            assert self._held[servable_id].wait(TIMEOUT_S)
         if servable_id in self.failures:
             raise self.failures[servable_id]
         servable = self.loaded[servable_id] = FakeServable()

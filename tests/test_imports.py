@@ -27,7 +27,7 @@ ALLOWED = {
     "ladle.server.core": {"ladle.protos"},
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
-    "ladle.server.config": {"ladle.server.core.cpus"},
+    "ladle.server.config": {"ladle.server.core.machine.cpus"},
     "ladle.server.flags": {"ladle.server.config"},
     "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},

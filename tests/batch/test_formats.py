@@ -20,7 +20,7 @@ from ladle.batch import cli
 from ladle.client import ModelCard, Normalization
 from ladle.client.inputs.examples import to_example
 from ladle.client.testing import FunctionModel, FunctionServer
-from ladle.protos.records import frame
+from ladle.protos.files.records import frame
 
 ROWS = 40
 

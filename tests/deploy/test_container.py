@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 def run(command: list[str], **options: object) -> str:
     done = subprocess.run(  # type: ignore[call-overload]
-        command, capture_output=True, text=True, timeout=4 * PATIENCE_S, **options
+        command, capture_output=True, text=True, timeout=4 * TIMEOUT_S, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
@@ -194,7 +194,7 @@ def test_the_image_asks_for_its_own_health(answer: bytes, status: int, says: str
         server = threading.Thread(target=serve)
         server.start()
         done = healthcheck(listener.getsockname()[1])
-        server.join(PATIENCE_S)
+        server.join(TIMEOUT_S)
     assert asked == [b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n"]
     assert (done.returncode, done.stdout, done.stderr) == (status, says, "")
 
@@ -223,7 +223,7 @@ def test_what_the_image_runs_is_the_package_in_it(image: Image, tmp_path: Path) 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (

@@ -30,7 +30,7 @@ import pyarrow
 import pytest
 import yaml
 from docs.blocks import Block, blocks, commands
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from PIL import Image
 from pyarrow import parquet
 
@@ -201,7 +201,7 @@ def run(command: str, setting: Setting, block: Block) -> None:
             ["sh", "-c", f"set -e; {setting.here(command)}"],
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
         assert ended.returncode == 0, f"{block.place}: {command}: {ended.stderr}"

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 # TensorFlow's import alone takes long on a busy machine.
-START_PATIENCE_S = 6 * PATIENCE_S
+START_TIMEOUT_S = 6 * TIMEOUT_S
 
 
 class ServerProcess:
@@ -40,7 +40,7 @@ class ServerProcess:
         line = self._process.stdout.readline()
         listening = re.search(r"listening on \S+:(\d+)", line)
         if listening is None:
-            self._process.wait(START_PATIENCE_S)
+            self._process.wait(START_TIMEOUT_S)
             log = self._read_log()
             self._close()
             raise AssertionError(f"the server did not start: {line}{log}")
@@ -60,7 +60,7 @@ class ServerProcess:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send the signal, and return the exit code and all that was logged."""
         self._process.send_signal(number)
-        code = self._process.wait(START_PATIENCE_S)
+        code = self._process.wait(START_TIMEOUT_S)
         return code, self._read_log()
 
     def __enter__(self) -> ServerProcess:
@@ -91,6 +91,6 @@ COMMAND = [sys.executable, "-m", "ladle.cli", "serve"]
 def serve_in_vain(*flags: str) -> tuple[int, str]:
     """Run `ladle serve` where it can't start; return its exit code and what it says."""
     ended = subprocess.run(
-        [*COMMAND, *flags], capture_output=True, text=True, timeout=START_PATIENCE_S, check=False
+        [*COMMAND, *flags], capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
     )
     return ended.returncode, ended.stderr

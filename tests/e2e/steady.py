@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import grpc
 import numpy as np
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
@@ -62,7 +62,7 @@ class SteadyLoad:
         """Block until so many more requests have been answered."""
         with self._changed:
             wanted = len(self._answers) + count
-            assert self._changed.wait_for(lambda: len(self._answers) >= wanted, PATIENCE_S)
+            assert self._changed.wait_for(lambda: len(self._answers) >= wanted, TIMEOUT_S)
 
     def wait_for_version(self, version: int) -> None:
         """Block until this version answers, or one fails."""
@@ -72,14 +72,14 @@ class SteadyLoad:
                     self._answers
                     and (self._answers[-1].version == version or self._answers[-1].failure)
                 ),
-                2 * PATIENCE_S,
+                2 * TIMEOUT_S,
             )
 
     def stop(self) -> None:
         """Send no more, and wait for the answers that are still to come."""
         self._stopped.set()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
 
     def __enter__(self) -> SteadyLoad:
         for thread in self._threads:
@@ -112,7 +112,7 @@ class SteadyLoad:
         sent_s = time.monotonic()
         version, failure = 0, ""
         try:
-            response = PredictResponse.FromString(predict(self._request, timeout=PATIENCE_S))
+            response = PredictResponse.FromString(predict(self._request, timeout=TIMEOUT_S))
             version = response.model_spec.version.value
         except grpc.RpcError as error:
             failure = f"{error.code().name}: {error.details()}"

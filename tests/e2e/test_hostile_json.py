@@ -11,7 +11,7 @@ import httpx
 import pytest
 from e2e.memory import resident
 from e2e.serving import ServerProcess
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -62,7 +62,7 @@ def test_hostile_bodies_cost_no_more_than_a_constant_and_what_they_bring(
     with (
         ServerProcess("half_plus_two", path, *flags) as server,
         ThreadPoolExecutor(AT_A_TIME) as pool,
-        httpx.Client(base_url=server.url, timeout=4 * PATIENCE_S) as http,
+        httpx.Client(base_url=server.url, timeout=4 * TIMEOUT_S) as http,
     ):
 
         def send(verb: str, body: bytes, encoding: str = "identity") -> int:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from e2e.memory import resident
 from e2e.serving import ServerProcess
-from fakes import PATIENCE_S, refusal
+from fakes import TIMEOUT_S, refusal
 
 from ladle.protos import wire
 from ladle.protos.serving_pb import (
@@ -143,7 +143,7 @@ def test_hostile_requests_cost_no_more_than_a_constant_and_what_they_bring(
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
             call = channel.unary_unary(SERVICE + method)
             try:
-                call(data, timeout=PATIENCE_S)
+                call(data, timeout=TIMEOUT_S)
             except grpc.RpcError as error:
                 code, told = refusal(error)
                 assert "Traceback" not in told

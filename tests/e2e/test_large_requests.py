@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from e2e.memory import forget_peak, resident
 from e2e.serving import ServerProcess
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
@@ -43,7 +43,7 @@ def test_large_requests_one_after_the_other_take_no_more_than_the_first(
         call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
 
         def total(message: PredictRequest) -> float:
-            data = call(message.SerializeToString(), timeout=PATIENCE_S)
+            data = call(message.SerializeToString(), timeout=TIMEOUT_S)
             return float(tensors.to_array(PredictResponse.FromString(data).outputs["y"]))
 
         assert total(small) == 1

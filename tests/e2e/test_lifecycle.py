@@ -14,7 +14,7 @@ import grpc
 import pytest
 from e2e.serving import ServerProcess
 from e2e.steady import SteadyLoad, p99_ms
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 pytestmark = pytest.mark.e2e
@@ -114,7 +114,7 @@ def test_sigterm_under_load_fails_no_accepted_request(base_path: Path) -> None:
     ):
         polite.wait_for_version(1)
         watch: Any = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(), timeout=2 * PATIENCE_S
+            health_pb2.HealthCheckRequest(), timeout=2 * TIMEOUT_S
         )
         while next(watch).status != health_pb2.HealthCheckResponse.SERVING:
             pass
@@ -123,7 +123,7 @@ def test_sigterm_under_load_fails_no_accepted_request(base_path: Path) -> None:
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         polite.wait_for_more(50)  # a load balancer takes a moment
         polite.stop()
-        code, log = stopped.result(2 * PATIENCE_S)
+        code, log = stopped.result(2 * TIMEOUT_S)
         took_s = time.monotonic() - begun
         rude.stop()
 

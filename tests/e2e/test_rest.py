@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.client import Client
 from ladle.server import Config, Server
@@ -53,8 +53,8 @@ def both(written_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     grpc, http = (address.rpartition(":")[2] for address in server.addresses)
     try:
         with (
-            httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=PATIENCE_S) as rest,
-            Client(f"127.0.0.1:{grpc}", timeout=PATIENCE_S) as client,
+            httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=TIMEOUT_S) as rest,
+            Client(f"127.0.0.1:{grpc}", timeout=TIMEOUT_S) as client,
         ):
             yield Both(rest, client)
     finally:

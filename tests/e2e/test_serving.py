@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from e2e.conftest import Digits
 from e2e.serving import ServerProcess, serve_in_vain
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.client import Client, FailedPrecondition, InvalidInput, NotFound
 from ladle.export import load_data
@@ -92,7 +92,7 @@ def test_a_new_version_takes_over_while_requests_come(digits: Path, tmp_path: Pa
 
         served = [1]
         while served[-1] == 1:
-            served.append(client.predict("digits", images, timeout=PATIENCE_S).version or 0)
+            served.append(client.predict("digits", images, timeout=TIMEOUT_S).version or 0)
             assert len(served) < 1_000_000
 
         assert set(served) == {1, 2}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader
+from fakes import TIMEOUT_S, FakeLoader
 from numpy.typing import NDArray
 
 from ladle.client import Client
@@ -55,7 +55,7 @@ def opened(browser: Any, server: Server) -> Iterator[Any]:
     """The server's page, once it has heard from the server; it may throw or log no error."""
     complaints: list[str] = []
     page = browser.new_page()
-    page.set_default_timeout(PATIENCE_S * 1000)
+    page.set_default_timeout(TIMEOUT_S * 1000)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
@@ -140,7 +140,7 @@ def test_a_drawn_digit_is_classified(browser: Any, served_digits: Server) -> Non
         assert chart[answer] == max(chart.values())
         # The same pixels over gRPC are the same digit.
         port = served_digits.addresses[0].rpartition(":")[2]
-        with Client(f"127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+        with Client(f"127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
             raw = np.round(shown_pixels(page)[None] * 16).astype(np.uint8)
             outputs = client.predict("digits", raw, signature="serving_uint8")
             assert chart[answer] == pytest.approx(100 * outputs["probabilities"][0, 0], abs=0.06)
@@ -153,7 +153,7 @@ def test_a_drawn_digit_is_classified(browser: Any, served_digits: Server) -> Non
 def test_a_picture_that_is_chosen_is_classified(browser: Any, served_digits: Server) -> None:
     held_out = load_data("digits")
     port = served_digits.addresses[0].rpartition(":")[2]
-    with Client(f"127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+    with Client(f"127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
         expected = client.predict("digits", held_out.x_test[:1], signature="serving_uint8")
     picture = png((held_out.x_test[0].astype(int) * 255 // 16).astype(np.uint8))
     with opened(browser, served_digits) as page:

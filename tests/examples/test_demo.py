@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -29,18 +29,18 @@ def test_at_a_terminal_the_server_goes_on_until_ctrl_c(tmp_path: Path) -> None:
             shown += os.read(controller, 4096).decode()
         address = re.search(r"status page: (http://\S+/)", shown)
         assert address is not None, shown
-        with urllib.request.urlopen(address[1], timeout=PATIENCE_S) as page:
+        with urllib.request.urlopen(address[1], timeout=TIMEOUT_S) as page:
             assert b"<html" in page.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(TIMEOUT_S) == 0
     os.close(controller)
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(address[1], timeout=PATIENCE_S)
+        urllib.request.urlopen(address[1], timeout=TIMEOUT_S)
 
 
 def test_in_a_pipe_it_ends_by_itself(tmp_path: Path) -> None:
     with demo(tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        shown, _ = process.communicate(timeout=4 * PATIENCE_S)
+        shown, _ = process.communicate(timeout=4 * TIMEOUT_S)
     assert process.returncode == 0
     assert "Accuracy: 0.9" in shown
     assert "Ctrl-C" not in shown
@@ -63,4 +63,4 @@ def demo(folder: Path, *, stdin: int, stdout: int) -> Iterator[subprocess.Popen[
     finally:
         if process.poll() is None:
             process.terminate()  # so that it ends its server too
-            process.wait(PATIENCE_S)
+            process.wait(TIMEOUT_S)

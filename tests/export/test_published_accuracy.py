@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -184,7 +184,7 @@ def test_callers_get_the_accuracy_that_is_published(
     assert 0.6 < data.accuracy <= 1
     address = serve(data.name, tmp_path / "m" / data.name)
     with Client(address) as client:
-        client.wait_until_ready(data.name, timeout=PATIENCE_S * 6)
+        client.wait_until_ready(data.name, timeout=TIMEOUT_S * 6)
         labels = client.metadata(data.name).card.labels  # type: ignore[union-attr]
         class_ids = client.predict(data.name, data.given)["class_id"]
     by_client = np.mean([labels[i] == t for i, t in zip(class_ids, data.truth, strict=True)])

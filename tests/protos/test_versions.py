@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.protos.versions import MAX_VERSION, version_of
+from ladle.protos.files.versions import MAX_VERSION, version_of
 
 
 @pytest.mark.parametrize(

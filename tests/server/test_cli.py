@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.cli import serve
 from ladle.server.flags import parser
@@ -46,7 +46,7 @@ cli.main(["--model_base_path=nowhere"])
 def served(made: str = "pass", opened: str = "pass") -> subprocess.CompletedProcess[str]:
     program = PROGRAM.format(made=made, opened=opened)
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=4 * PATIENCE_S
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=4 * TIMEOUT_S
     )
 
 
@@ -112,7 +112,7 @@ def test_a_drain_goes_on_whatever_becomes_of_the_output(
     done = subprocess.run(
         ["sh", "-c", command, sys.executable, WRITING, str(tmp_path / "drained")],
         capture_output=True,
-        timeout=4 * PATIENCE_S,
+        timeout=4 * TIMEOUT_S,
     )
     assert done.returncode == 0
     assert (tmp_path / "drained").read_text() == "drained"
@@ -126,7 +126,7 @@ def test_a_reader_who_has_gone_ends_no_server(tmp_path: Path) -> None:
             [sys.executable, "-c", WRITING, str(tmp_path / "drained")],
             stdout=gone,
             stderr=gone,
-            timeout=4 * PATIENCE_S,
+            timeout=4 * TIMEOUT_S,
         )
     assert done.returncode == 0
     assert (tmp_path / "drained").exists()
@@ -137,7 +137,7 @@ def test_as_json_every_line_is_json_whoever_writes_it(tmp_path: Path) -> None:
         [sys.executable, "-c", WRITING, str(tmp_path / "drained"), "--log_format=json"],
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE_S,
+        timeout=4 * TIMEOUT_S,
     )
     said = [json.loads(line)["message"] for line in done.stdout.splitlines()]
     assert said == ["listening on 0.0.0.0:1", "listening on http://0.0.0.0:2", "stopping"]

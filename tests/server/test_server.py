@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -94,7 +94,7 @@ class Setting:
         return call(request, timeout=timeout)  # type: ignore[no-any-return]
 
     def predict(
-        self, name: str, version: int = 0, label: str = "", timeout: float = PATIENCE_S
+        self, name: str, version: int = 0, label: str = "", timeout: float = TIMEOUT_S
     ) -> int:
         """Return the version that answered."""
         request = PredictRequest()
@@ -112,27 +112,27 @@ class Setting:
         request = GetModelStatusRequest()
         request.model_spec.name = name
         path = "/tensorflow.serving.ModelService/GetModelStatus"
-        response = self.call(path, request, GetModelStatusResponse, PATIENCE_S)
+        response = self.call(path, request, GetModelStatusResponse, TIMEOUT_S)
         return [version.state for version in response.model_version_status]
 
-    def reload(self, config: ModelServerConfig, timeout: float = PATIENCE_S) -> None:
+    def reload(self, config: ModelServerConfig, timeout: float = TIMEOUT_S) -> None:
         request = ReloadConfigRequest(config=config, metric_names=["x"])
         path = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
         response = self.call(path, request, ReloadConfigResponse, timeout)
         assert response.status.error_code == 0
 
     def repository(self, method: str, request: Message, response: type[M]) -> M:
-        return self.call(f"/ladle.v1.ModelRepository/{method}", request, response, PATIENCE_S)
+        return self.call(f"/ladle.v1.ModelRepository/{method}", request, response, TIMEOUT_S)
 
     def health(self, name: str) -> int:
         stub = health_pb2_grpc.HealthStub(self.channel)
         request = health_pb2.HealthCheckRequest(service=name)
-        return int(stub.Check(request, timeout=PATIENCE_S).status)
+        return int(stub.Check(request, timeout=TIMEOUT_S).status)
 
     def watch(self, name: str) -> Any:
         stub = health_pb2_grpc.HealthStub(self.channel)
         request = health_pb2.HealthCheckRequest(service=name)
-        return (answer.status for answer in stub.Watch(request, timeout=PATIENCE_S))
+        return (answer.status for answer in stub.Watch(request, timeout=TIMEOUT_S))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting:
 
         let_load.set()
 
-        assert answer.result(PATIENCE_S) == 1
+        assert answer.result(TIMEOUT_S) == 1
 
 
 def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Setting) -> None:
@@ -180,14 +180,14 @@ def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Setti
     with setting.started(config, grpc_max_threads=2), ThreadPoolExecutor(64) as pool:
         answers = [pool.submit(setting.predict, "m") for _ in range(64)]
         manager = setting.server.manager
-        assert manager.wait_until(lambda: manager.waiting_requests == 64, PATIENCE_S)
+        assert manager.wait_until(lambda: manager.waiting_requests == 64, TIMEOUT_S)
 
         assert setting.predict("up") == 1
         assert setting.status("m") == [20]
 
         let_load.set()
 
-        assert {answer.result(PATIENCE_S) for answer in answers} == {1}
+        assert {answer.result(TIMEOUT_S) for answer in answers} == {1}
 
 
 def free_ports(count: int) -> list[int]:
@@ -215,19 +215,19 @@ def test_waiting_for_models_lets_nobody_connect_before(setting: Setting) -> None
     server = Server(config, load=setting.loader)
     with ThreadPoolExecutor(1) as pool:
         opened = pool.submit(server.open)
-        assert setting.loader.began.wait(PATIENCE_S)
+        assert setting.loader.began.wait(TIMEOUT_S)
 
         for port in ports:
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+                socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
         with socket.socket(socket.AF_UNIX) as probe, pytest.raises(FileNotFoundError):
             probe.connect(path)
         assert server.addresses == ()
 
         let_load.set()
-        opened.result(PATIENCE_S)
+        opened.result(TIMEOUT_S)
     for port in ports:
-        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S).close()
     server.stop()
 
 
@@ -261,10 +261,10 @@ def test_an_address_in_use_is_told_before_anything_is_loaded_or_opened(
     assert setting.loader.attempts == []
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+            socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
     for thread in threading.enumerate():
         if thread.name == "batching parameters":
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
             assert not thread.is_alive()
 
 
@@ -383,7 +383,7 @@ def test_a_reload_that_waits_blocks_no_other(setting: Setting) -> None:
         assert not stuck.done()
         assert setting.predict("m") == 1
         let_load.set()
-        stuck.result(PATIENCE_S)
+        stuck.result(TIMEOUT_S)
 
 
 def test_reloads_that_are_wrong_change_nothing(setting: Setting) -> None:
@@ -525,7 +525,7 @@ def test_the_status_of_a_failed_version_says_why(setting: Setting) -> None:
         request.model_spec.name = "m"
         path = "/tensorflow.serving.ModelService/GetModelStatus"
         (status,) = setting.call(
-            path, request, GetModelStatusResponse, PATIENCE_S
+            path, request, GetModelStatusResponse, TIMEOUT_S
         ).model_version_status
         assert (status.state, status.status.error_code, status.status.error_message) == (
             50,
@@ -538,7 +538,7 @@ def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
     setting: Setting,
 ) -> None:
     setting.publish("m", 1)
-    with setting.started(setting.configured("m"), drain_grace_seconds=3 * PATIENCE_S):
+    with setting.started(setting.configured("m"), drain_grace_seconds=3 * TIMEOUT_S):
         setting.predict("m")
         overall = setting.watch("")
         assert next(overall) == SERVING
@@ -550,8 +550,8 @@ def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
             assert next(overall) == NOT_SERVING
             second = pool.submit(setting.predict, "m")
             servable.let_go()
-            assert first.result(PATIENCE_S) == second.result(PATIENCE_S) == 1
-            assert stopped.result(PATIENCE_S)
+            assert first.result(TIMEOUT_S) == second.result(TIMEOUT_S) == 1
+            assert stopped.result(TIMEOUT_S)
         with pytest.raises(grpc.RpcError) as error:
             setting.predict("m")
         assert refusal(error.value)[0] == "UNAVAILABLE"
@@ -572,7 +572,7 @@ def test_a_stop_is_bounded_by_its_grace(setting: Setting, caplog: pytest.LogCapt
 
         assert not setting.server.stop(), "a request still runs"
 
-        assert time.monotonic() - begun < PATIENCE_S
+        assert time.monotonic() - begun < TIMEOUT_S
         assert "something still runs after the 1 s of --drain_grace_seconds" in caplog.text
         servable.let_go()
-        stuck.join(PATIENCE_S)
+        stuck.join(TIMEOUT_S)

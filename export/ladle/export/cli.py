@@ -24,7 +24,7 @@ from ladle.export.publishing.requirements import Requirements
 from ladle.export.quiet import quiet_import
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.recipes import RECIPES
-from ladle.protos.versions import MAX_VERSION
+from ladle.protos.files.versions import MAX_VERSION
 
 if TYPE_CHECKING:
     from ladle.export.pipeline import Exported, VersionChoice

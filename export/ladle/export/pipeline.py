@@ -48,8 +48,8 @@ from ladle.export.training.fitting import Trained, Verbosity, check_backend, has
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.own_preparation import better_normalization, first_layer_that_prepares
 from ladle.export.training.recipes import RECIPES
+from ladle.protos.files.versions import MAX_VERSION
 from ladle.protos.model_card import Column, ModelCard
-from ladle.protos.versions import MAX_VERSION
 
 logger = logging.getLogger(__name__)
 

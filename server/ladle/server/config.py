@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ladle.server.core.cpus import cpus
+from ladle.server.core.machine.cpus import cpus
 
 # A year: a wait without end is none that a system has.
 _MOST_SECONDS = 365 * 86400

@@ -21,7 +21,7 @@ from ladle.batch.readers.opening import open_reader
 from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import FailedRow, Rows
 from ladle.client.inputs.examples import to_example
-from ladle.protos.records import frame
+from ladle.protos.files.records import frame
 
 X = np.arange(40, dtype=np.int64).reshape(20, 2)
 NAMES = [f"n{index}" for index in range(20)]

@@ -20,7 +20,7 @@ from ladle.batch.readers import tfrecord
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.rows import Rows
 from ladle.client.inputs.examples import to_example
-from ladle.protos.records import frame
+from ladle.protos.files.records import frame
 
 TEXTS = {"csv": "x\r\n1\r\n2\r\n3\r\n", "jsonl": '{"x": 1}\r\n{"x": 2}\r\n{"x": 3}\r\n'}
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from client.clients import CLIENTS
 from client.fakes import signature_def, tensor_info
-from fakes import PATIENCE_S, FakeServable, spec
+from fakes import TIMEOUT_S, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.client import (
@@ -159,10 +159,10 @@ def serving_plainly(python: str, folder: Path) -> Iterator[Served]:
     finally:
         process.stdin.close()
         try:
-            process.wait(PATIENCE_S)
+            process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(PATIENCE_S)
+            process.wait(TIMEOUT_S)
         process.stdout.close()
 
 
@@ -184,7 +184,7 @@ def served(
 
 @pytest.fixture(params=CLIENTS)
 def client(request: pytest.FixtureRequest, served: Served) -> Iterator[Any]:
-    with request.param(served.address, timeout=PATIENCE_S) as client:
+    with request.param(served.address, timeout=TIMEOUT_S) as client:
         yield client
 
 
@@ -374,7 +374,7 @@ def test_coalescing(served: Served) -> None:
         client.predict("m", IMAGES)
 
         def predict(image: NDArray[np.float32]) -> Prediction:
-            everyone.wait(PATIENCE_S)
+            everyone.wait(TIMEOUT_S)
             return client.predict("m", image[None])
 
         check([*executor.map(predict, IMAGES)])

@@ -19,7 +19,7 @@ from ladle.client import Client
 
 PIXELS = np.full((1, 2, 2), 51, np.uint8)
 CALLERS = 8
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 kinds = pytest.mark.parametrize("kind", ["ladle", "fake"])
@@ -42,7 +42,7 @@ def running(
         yield process, process.stdout.readline().strip()
     finally:
         process.kill()
-        process.wait(PATIENCE_S)
+        process.wait(TIMEOUT_S)
         process.stdout.close()
 
 
@@ -73,13 +73,13 @@ class Load:
         with self._progress:
             goal = self.answered.total() + more
             assert self._progress.wait_for(
-                lambda: self.answered.total() >= goal or self.failures, PATIENCE_S
+                lambda: self.answered.total() >= goal or self.failures, TIMEOUT_S
             )
 
     def stop(self) -> None:
         self._stopped = True
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
 
     def _predict(self) -> None:
         while not self._stopped and not self.failures:
@@ -110,7 +110,7 @@ def test_a_server_that_is_killed_and_one_that_is_drained_fail_no_call(
         servers[0][0].send_signal(signal.SIGKILL)
         load.wait_for(300)
         servers[1][0].send_signal(signal.SIGTERM)
-        servers[1][0].wait(PATIENCE_S)
+        servers[1][0].wait(TIMEOUT_S)
         drained = load.answered[2]
         load.wait_for(300)
         load.stop()
@@ -131,7 +131,7 @@ def test_a_stream_over_a_fleet_outlives_two_of_its_servers(tmp_path: Path) -> No
             calls.append(None)  # each call carries it
             return "token"
 
-        client = stack.enter_context(Client(addresses, timeout=PATIENCE_S, token=token, tls=False))
+        client = stack.enter_context(Client(addresses, timeout=TIMEOUT_S, token=token, tls=False))
         inputs = (np.full((1, 2, 2), value % 256, np.uint8) for value in range(900))
         values, versions = [], set()
         for number, prediction in enumerate(client.stream("m", inputs, window=24)):
@@ -152,13 +152,13 @@ def test_a_stream_outlives_its_server(kind: str, tmp_path: Path) -> None:
     """The server is killed in mid-stream and started anew: nothing is lost, nothing comes twice."""
     with ExitStack() as stack:
         process, address = stack.enter_context(running(kind, tmp_path))
-        client = stack.enter_context(Client(address, timeout=PATIENCE_S))
+        client = stack.enter_context(Client(address, timeout=TIMEOUT_S))
         inputs = (np.full((1, 2, 2), value, np.uint8) for value in range(200))
         values = []
         for prediction in client.stream("m", inputs, window=8):
             values.append(round(float(prediction["scores"][0, 0]) * 255))
             if len(values) == 50:
                 process.kill()
-                process.wait(PATIENCE_S)
+                process.wait(TIMEOUT_S)
                 stack.enter_context(running(kind, tmp_path, port=address.rpartition(":")[2]))
         assert values == [*range(200)]

@@ -22,7 +22,7 @@ from ladle.client.messages import requests
 from ladle.protos.serving_pb import PredictRequest
 
 PIXELS = np.full((3, 2, 2), 51, np.uint8)
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 TIMEOUT_S = 300.0
 """Of the calls: whoever waits for that instead of giving up has hung."""
 
@@ -60,7 +60,7 @@ class Holding(FakeServing):
 
     def _hold(self) -> None:
         self.reached.set()
-        self.stopped.wait(2 * PATIENCE_S)
+        self.stopped.wait(2 * TIMEOUT_S)
 
 
 def streaming(method: str | None) -> Holding:
@@ -123,10 +123,10 @@ def test_a_task_is_cancelled(stage: str) -> None:
             address, timeout=TIMEOUT_S, coalesce_ms=1 if stage == "coalescing" else 0
         ) as client:
             task = asyncio.ensure_future(ask_and_wait(client, stage))
-            assert await asyncio.to_thread(server.reached.wait, PATIENCE_S)
+            assert await asyncio.to_thread(server.reached.wait, TIMEOUT_S)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, PATIENCE_S)
+                await asyncio.wait_for(task, TIMEOUT_S)
             # The client is as good as before.
             server.held, server.refuses = None, False
             server.stopped.set()
@@ -142,10 +142,10 @@ def test_the_client_is_closed(stage: str) -> None:
     with listening(server) as address, ThreadPoolExecutor(1) as executor:
         client = Client(address, timeout=TIMEOUT_S, coalesce_ms=1 if stage == "coalescing" else 0)
         pending = executor.submit(ask, client, stage)
-        assert server.reached.wait(PATIENCE_S)
+        assert server.reached.wait(TIMEOUT_S)
         client.close()
         with pytest.raises((Cancelled, FleetError)) as caught:
-            pending.result(PATIENCE_S)
+            pending.result(TIMEOUT_S)
     error: LadleError = caught.value
     if isinstance(error, FleetError):
         error = error.errors[address]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from numpy.typing import NDArray
 
 from ladle.client.testing import FunctionModel, FunctionServer
@@ -106,7 +106,7 @@ os._exit(0)
 def serving(stuck: threading.Event, entered: threading.Event) -> Iterator[str]:
     def wait(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         entered.set()
-        stuck.wait(PATIENCE_S)
+        stuck.wait(TIMEOUT_S)
         return {"y": inputs["x"]}
 
     signature: Any = {"inputs": {"x": ("float32", (-1, 2))}, "outputs": {"y": ("float32", (-1, 2))}}
@@ -134,8 +134,8 @@ def outcomes(mode: str, children: int = CHILDREN) -> list[str]:
         ) as process,
     ):
         if mode == "stuck":
-            assert entered.wait(PATIENCE_S)
-        told, _ = process.communicate("go\n", timeout=PATIENCE_S)
+            assert entered.wait(TIMEOUT_S)
+        told, _ = process.communicate("go\n", timeout=TIMEOUT_S)
         assert process.returncode == 0, told
         return told.splitlines()
 
@@ -196,11 +196,11 @@ class TestGate:
             gate.before_fork()
             happened.append("forked")
             forking.set()
-            next_call.wait(PATIENCE_S)
+            next_call.wait(TIMEOUT_S)
             gate.after_fork_in_parent()
 
         def call() -> None:
-            forking.wait(PATIENCE_S)
+            forking.wait(TIMEOUT_S)
             next_call.set()
             gate.enter()
             happened.append("called")
@@ -213,7 +213,7 @@ class TestGate:
         happened.append("ended")
         gate.leave()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
         assert happened == ["ended", "forked", "called"]
 
     def test_a_stream_is_not_waited_for(self) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ladle.export.data import picture_graph
-from ladle.protos.pictures import read_header, read_pixels
+from ladle.protos.files.pictures import read_header, read_pixels
 
 RNG = np.random.default_rng(0)
 COLOUR = Image.fromarray(RNG.integers(0, 256, (7, 5, 3), np.uint8)).resize((40, 56))

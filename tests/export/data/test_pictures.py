@@ -11,7 +11,7 @@ from PIL import Image
 
 from ladle.export import DataError, load_data
 from ladle.export.data.pictures import common_format
-from ladle.protos.pictures import Header, read_pixels
+from ladle.protos.files.pictures import Header, read_pixels
 
 
 def save(path: Path, colour: Any, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> None:

@@ -21,8 +21,8 @@ from ladle.export.models.manage import (
 )
 from ladle.export.publishing.card import write_card
 from ladle.export.publishing.publish import publish, staging_folder
+from ladle.protos.files.versions import LABELS_NAME
 from ladle.protos.model_card import ModelCard
-from ladle.protos.versions import LABELS_NAME
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S, FakeServable
+from fakes import TIMEOUT_S, FakeServable
 
 from ladle.client import Client
 from ladle.export.models.cli import main
 from ladle.export.models.manage import set_label
 from ladle.export.publishing.card import write_card
+from ladle.protos.files.versions import LABELS_NAME
 from ladle.protos.model_card import CARD_PATH, ModelCard
-from ladle.protos.versions import LABELS_NAME
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId
@@ -70,7 +70,7 @@ def address(folder: Path) -> Iterator[str]:
         return digits == {1: "AVAILABLE", 2: "AVAILABLE", 3: "END"} and manager.is_settled("empty")
 
     with manager._changed:
-        assert manager._changed.wait_for(is_over, PATIENCE_S)
+        assert manager._changed.wait_for(is_over, TIMEOUT_S)
     yield server.addresses[0]
     server.stop(lame_duck=False)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladle.export.publishing.versions import next_version, size_bytes
-from ladle.protos.versions import MAX_VERSION, version_of
+from ladle.protos.files.versions import MAX_VERSION, version_of
 
 
 @given(st.sets(st.integers(0, MAX_VERSION - 1)), st.sets(st.text(max_size=8)))

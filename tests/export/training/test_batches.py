@@ -9,7 +9,7 @@ from threading import Barrier, Lock, Semaphore
 from typing import Any
 
 import numpy as np
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from numpy.typing import NDArray
 
 from ladle.export import Dataset, TrainingOptions
@@ -60,7 +60,7 @@ def test_a_split_takes_its_share_whatever_a_float_makes_of_it(arrays: Any) -> No
 def test_as_many_batches_are_read_at_once_as_there_are_workers(small: Dataset) -> None:
     """Three readers meet: with fewer at once none would get past the barrier."""
     meeting = Barrier(3)
-    data = watched(small, lambda _: (meeting.wait(PATIENCE_S), None)[1])
+    data = watched(small, lambda _: (meeting.wait(TIMEOUT_S), None)[1])
     batches = batches_of(data, batch_size=2, data_workers=3, prefetch=0)
     assert sum(len(targets) for _, targets in batches) == 12
 
@@ -87,7 +87,7 @@ def test_batches_are_read_ahead_as_asked(small: Dataset) -> None:
     first = iter(batches)
     next(first)
     for _ in range(9):
-        assert ahead.acquire(timeout=PATIENCE_S)
+        assert ahead.acquire(timeout=TIMEOUT_S)
 
 
 def test_no_read_is_larger_than_a_batch(small: Dataset) -> None:

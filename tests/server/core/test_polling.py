@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from fakes import PATIENCE_S, FakeClock
+from fakes import TIMEOUT_S, FakeClock
 
 from ladle.server.core.polling import Poller
 
@@ -36,5 +36,5 @@ def test_a_poller_that_was_stopped_before_it_began_does_nothing() -> None:
     before = set(threading.enumerate())
     poller.start()
     for thread in set(threading.enumerate()) - before:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive()

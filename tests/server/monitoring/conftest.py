@@ -11,7 +11,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable
+from fakes import TIMEOUT_S, FakeServable
 from prometheus_client.parser import text_string_to_metric_families
 
 from ladle.protos import tensors
@@ -33,11 +33,11 @@ class Watched:
 
     def call(self, path: str, message: bytes) -> bytes:
         call: Any = self.channel.unary_unary(path, None, None)
-        return bytes(call(message, timeout=PATIENCE_S))
+        return bytes(call(message, timeout=TIMEOUT_S))
 
     def begin(self, rows: int = 1) -> Any:
         call: Any = self.channel.unary_unary(PREDICT, None, None)
-        return call.future(predict_request(rows), timeout=PATIENCE_S)
+        return call.future(predict_request(rows), timeout=TIMEOUT_S)
 
     def samples(self) -> Samples:
         response = self.http.get("/monitoring/prometheus/metrics")
@@ -86,7 +86,7 @@ def predict_request(rows: int = 1, model: str = "m", fill: float = 1.0) -> bytes
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what other threads bring about."""
     pause = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.005)):
+    for _ in range(int(TIMEOUT_S / 0.005)):
         if condition():
             return
         pause.wait(0.005)
@@ -125,7 +125,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
             server,
             model,
             grpc.insecure_channel(f"127.0.0.1:{grpc_port}"),
-            httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=PATIENCE_S),
+            httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=TIMEOUT_S),
         )
         started.append(watched)
         return watched

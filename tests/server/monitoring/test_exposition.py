@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes import PATIENCE_S, FakeLoader, until
+from fakes import TIMEOUT_S, FakeLoader, until
 
 from ladle.server.core.errors import NotFound
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
@@ -61,4 +61,4 @@ def test_a_version_that_could_not_be_loaded_is_a_series_of_its_own(tmp_path: Pat
     line = b'ladle_version_problem{model="m",version="2",code="NOT_FOUND"} 1\n'
     until(lambda: line in exposition())
     assert b'ladle_version_problem{model="m",version="1"' not in exposition()
-    manager.stop(PATIENCE_S)
+    manager.stop(TIMEOUT_S)

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader
+from fakes import TIMEOUT_S, FakeLoader
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 from server.monitoring.test_request_log import Counts, observation
 
@@ -76,12 +76,12 @@ def test_each_request_has_its_line(watch: Watch, tmp_path: Path, log_format: str
     path = tmp_path / "access.log"
     watched = watch(access_log=str(path), log_format=log_format)
     call: Any = watched.channel.unary_unary(PREDICT, None, None)
-    call(predict_request(rows=2), metadata=[("x-request-id", "mine-1")], timeout=PATIENCE_S)
+    call(predict_request(rows=2), metadata=[("x-request-id", "mine-1")], timeout=TIMEOUT_S)
     with pytest.raises(grpc.RpcError):
         call(
             predict_request(model="no\nbody"),
             metadata=[("x-request-id", "no id =")],
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
         )
     watched.http.post(
         "/v1/models/m:predict", json={"instances": [[1, 2]]}, headers={"x-request-id": "mine-2"}
@@ -111,7 +111,7 @@ def test_what_the_writer_is_behind_with_is_dropped_and_counted(tmp_path: Path) -
     while not counts.dropped:  # the writer may be quick for a while
         observation().end(b"", log)
         written += 1
-    log.stop(PATIENCE_S)
+    log.stop(TIMEOUT_S)
 
     assert counts.dropped == ["queue_full"]
     assert len((tmp_path / "log").read_text().splitlines()) == written - 1
@@ -124,7 +124,7 @@ def test_a_fault_of_ours_is_logged_with_the_request_s_id(
     watched.model.function = lambda inputs: {}  # lacks the output that is asked for
     call: Any = watched.channel.unary_unary(PREDICT, None, None)
     with pytest.raises(grpc.RpcError):
-        call(predict_request(), metadata=[("x-request-id", "abc")], timeout=PATIENCE_S)
+        call(predict_request(), metadata=[("x-request-id", "abc")], timeout=TIMEOUT_S)
 
     (record,) = [r for r in caplog.records if "request failed" in r.message]
     assert "request_id=abc" in record.message
@@ -180,7 +180,7 @@ def test_an_access_log_goes_where_the_log_goes() -> None:
         root.handlers[:] = handlers
         root.setLevel(level)
     observation().end(b"", log)
-    log.stop(PATIENCE_S)
+    log.stop(TIMEOUT_S)
     (line,) = written.getvalue().splitlines()
     assert json.loads(line)["method"] == observation().api
 

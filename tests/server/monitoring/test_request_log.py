@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from server.monitoring.conftest import PREDICT, Watch, Watched, predict_request
 
 from ladle.protos.ladle_pb import PredictStreamRequest
@@ -19,8 +19,8 @@ from ladle.protos.serving_pb import (
     PredictResponse,
     ReloadConfigRequest,
 )
-from ladle.server.core import malloc
 from ladle.server.core.errors import Code, InvalidArgument
+from ladle.server.core.machine import malloc
 from ladle.server.core.models.config import (
     ModelConfig,
     RequestLogging,
@@ -73,7 +73,7 @@ def reload(watched: Watched, config: ModelServerConfig) -> None:
 
 
 def flush(watched: Watched) -> None:
-    assert watched.server._observers.request_logs.flush(PATIENCE_S)
+    assert watched.server._observers.request_logs.flush(TIMEOUT_S)
 
 
 def test_requests_and_answers_are_logged_as_they_were(watch: Watch, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_requests_and_answers_are_logged_as_they_were(watch: Watch, tmp_path: Pa
     assert watched.http.post("/v1/models/m:predict", json={"instances": 1}).status_code == 400
     stream: Any = watched.channel.stream_stream(STREAM, None, None)
     message = PredictStreamRequest(id=7, request=PredictRequest.FromString(sent))
-    list(stream(iter([message.SerializeToString()]), timeout=PATIENCE_S))
+    list(stream(iter([message.SerializeToString()]), timeout=TIMEOUT_S))
     flush(watched)
 
     over_grpc, over_rest, streamed = logged(tmp_path)
@@ -138,10 +138,10 @@ def test_the_lot_decides_what_is_logged(tmp_path: Path) -> None:
     for _ in range(4):
         observation().end(b"answer", logs)
     observation("another").end(b"answer", logs)
-    assert logs.flush(PATIENCE_S)
+    assert logs.flush(TIMEOUT_S)
 
     assert counts.logged == [("m", "OK")] * 2
-    logs.stop(PATIENCE_S)
+    logs.stop(TIMEOUT_S)
 
 
 def test_a_large_request_is_counted_and_not_logged(
@@ -169,7 +169,7 @@ def test_a_full_queue_drops_and_counts_and_blocks_nobody(tmp_path: Path) -> None
     while not counts.dropped:  # the writer may be quick for a while
         observation(nbytes=100).end(b"0123456789", logs)
         sent += 1
-    logs.stop(PATIENCE_S)
+    logs.stop(TIMEOUT_S)
 
     assert counts.dropped == ["queue_full"]
     assert sorted(counts.logged) == [("m", "OK")] * (sent - 1) + [("m", "RESOURCE_EXHAUSTED")]
@@ -184,13 +184,13 @@ def test_a_disk_that_fails_is_counted_and_logging_goes_on(
     logs = RequestLogs(lambda: configured(tmp_path / "logs" / "log"), counts)
     for _ in range(2):
         observation().end(b"answer", logs)
-    assert logs.flush(PATIENCE_S)
+    assert logs.flush(TIMEOUT_S)
     assert counts.logged == [("m", "INTERNAL")] * 2
     assert len([r for r in caplog.records if "can't be logged" in r.message]) == 1
 
     in_the_way.unlink()
     observation().end(b"answer", logs)
-    logs.stop(PATIENCE_S)
+    logs.stop(TIMEOUT_S)
 
     assert counts.logged[-1] == ("m", "OK")
     (file,) = log_files(tmp_path / "logs" / "log")
@@ -322,7 +322,7 @@ def test_what_no_thread_can_write_is_dropped_until_one_can(
     assert counts.dropped == ["no_thread"]
 
     observation().end(b"answer", logs)
-    logs.stop(PATIENCE_S)
+    logs.stop(TIMEOUT_S)
     assert counts.logged == [("m", "RESOURCE_EXHAUSTED"), ("m", "OK")]
 
 
@@ -330,7 +330,7 @@ def test_refused_requests_are_not_logged(tmp_path: Path) -> None:
     counts = Counts()
     logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
     observation().end(InvalidArgument("no"), logs)
-    assert logs.flush(PATIENCE_S)
+    assert logs.flush(TIMEOUT_S)
 
     assert counts.logged == []
     assert Unobserved().request_ended(observation()) is None  # type: ignore[func-returns-value]

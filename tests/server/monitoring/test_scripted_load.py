@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from server.monitoring.conftest import (
     PREDICT,
     Samples,
@@ -37,7 +37,7 @@ def refused(watched: Watched, path: str, message: bytes) -> None:
 def stream(watched: Watched, requests: list[bytes]) -> list[Any]:
     call: Any = watched.channel.stream_stream(STREAM, None, None)
     messages = [PredictStreamRequest(request=PredictRequest.FromString(r)) for r in requests]
-    return list(call((m.SerializeToString() for m in messages), timeout=PATIENCE_S))
+    return list(call((m.SerializeToString() for m in messages), timeout=TIMEOUT_S))
 
 
 def test_metrics_equal_what_was_sent_over_grpc_rest_and_streams(
@@ -66,7 +66,7 @@ def test_metrics_equal_what_was_sent_over_grpc_rest_and_streams(
     # Streams
     assert len(stream(watched, [sent] * 5 + [predict_request(model="nobody")])) == 1 + 6
     chunks: Any = watched.channel.stream_stream(CHUNKS, None, None)
-    assert list(chunks(iter([predict_request(rows=3)]), timeout=PATIENCE_S))
+    assert list(chunks(iter([predict_request(rows=3)]), timeout=TIMEOUT_S))
     # REST
     posts = [
         *[("/v1/models/m:predict", '{"instances": [[1, 2]]}')] * 6,
@@ -171,7 +171,7 @@ def test_a_thousand_requests_are_counted_in_full(watch: Watch) -> None:
     watched = watch()
     call: Any = watched.channel.unary_unary(PREDICT, None, None)
     for _ in range(4):
-        for future in [call.future(predict_request(), timeout=PATIENCE_S) for _ in range(300)]:
+        for future in [call.future(predict_request(), timeout=TIMEOUT_S) for _ in range(300)]:
             future.result()
 
     told = watched.samples()

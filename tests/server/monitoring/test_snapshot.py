@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S, FakeLoader, FakeServable
+from fakes import TIMEOUT_S, FakeLoader, FakeServable
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 
 from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
@@ -59,7 +59,7 @@ def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
 
     assert told.p50_ms is not None
     assert told.p99_ms is not None
-    assert 0 < told.p50_ms <= told.p99_ms < 1000 * PATIENCE_S
+    assert 0 < told.p50_ms <= told.p99_ms < 1000 * TIMEOUT_S
     assert (told.in_flight, told.queue_requests, told.running_batches) == (1, 0, 1)
     watched.model.let_go()
     running.result()

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeServable
+from fakes import TIMEOUT_S, FakeServable
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -45,7 +45,7 @@ class Traced:
         )
         manager = Manager(lambda _id, _path: self.batching)
         manager.aspire("m", {1: Path("/m/1")})
-        assert manager.wait_until_settled(["m"], PATIENCE_S)
+        assert manager.wait_until_settled(["m"], TIMEOUT_S)
         self.tracer = made.get_tracer("a caller")
         served = methods(manager, tensor_content=True, observer=tracing)
         self.transport = make_transport(served, max_threads=2)
@@ -56,7 +56,7 @@ class Traced:
     def begin(self, message: bytes, traceparent: str | None = None) -> Any:
         call: Any = self.channel.unary_unary(PREDICT, None, None)
         metadata = [("traceparent", traceparent)] if traceparent else None
-        return call.future(message, metadata=metadata, timeout=PATIENCE_S)
+        return call.future(message, metadata=metadata, timeout=TIMEOUT_S)
 
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.spans.get_finished_spans() if span.name == name]
@@ -64,7 +64,7 @@ class Traced:
     def stop(self) -> None:
         self.model.let_go()
         self.channel.close()
-        self.transport.stop(PATIENCE_S)
+        self.transport.stop(TIMEOUT_S)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import PATIENCE_S, FakeServable
+from fakes import TIMEOUT_S, FakeServable
 
 from ladle.server import Config, Server
 from ladle.server.core.servable_id import ServableId
@@ -63,7 +63,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Setting]:
     server.start()
     try:
         verify = "ssl_config_file" not in settings
-        with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S, verify=verify) as http:
+        with httpx.Client(base_url=address_of(server), timeout=TIMEOUT_S, verify=verify) as http:
             yield Setting(server, http, servables, folder)
     finally:
         server.stop(lame_duck=False)

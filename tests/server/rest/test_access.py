@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fakes import PATIENCE_S, FakeLoader
+from fakes import TIMEOUT_S, FakeLoader
 
 from ladle.server import Config, Server
 from ladle.server.core.access import Kind
@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def http(server: Server) -> Iterator[httpx.Client]:
     port = server.addresses[-1].rpartition(":")[2]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
         yield client
 
 
@@ -140,7 +140,7 @@ def test_with_its_token_a_request_is_answered(http: httpx.Client) -> None:
 
 def test_a_caller_without_a_token_is_refused_before_the_body_is_sent(http: httpx.Client) -> None:
     with socket.create_connection((http.base_url.host, http.base_url.port or 0)) as raw:
-        raw.settimeout(PATIENCE_S)
+        raw.settimeout(TIMEOUT_S)
         raw.sendall(
             b"POST /v1/models/a:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
         )

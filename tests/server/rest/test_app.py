@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from starlette.responses import Response
 
 from ladle.server.call import Call, Methods, NonBlocking
@@ -96,7 +96,7 @@ def ask(
             "client": (client, 4711),
             "headers": [(k.encode(), v.encode()) for k, v in all_headers],
         }
-        await asyncio.wait_for(application(scope, receive, send), PATIENCE_S)
+        await asyncio.wait_for(application(scope, receive, send), TIMEOUT_S)
         start = sent[0]
         answered = {k.decode(): v.decode() for k, v in start["headers"]}
         return start["status"], answered, b"".join(m.get("body", b"") for m in sent[1:])

@@ -12,7 +12,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, until
+from fakes import TIMEOUT_S, FakeLoader, until
 from server.conftest import Identities
 from server.rest.conftest import Setting, address_of, serving
 
@@ -33,7 +33,7 @@ def predict_over_grpc(setting: Setting, x: Any) -> Any:
             PredictRequest.SerializeToString,
             PredictResponse.FromString,
         )
-        return tensors.to_array(method(request, timeout=PATIENCE_S).outputs["y"])
+        return tensors.to_array(method(request, timeout=TIMEOUT_S).outputs["y"])
 
 
 def test_both_ports_give_the_same_numbers(rest: Setting) -> None:
@@ -57,7 +57,7 @@ def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
         def ask(row: int) -> None:
             body = {"instances": [[row, row]]}
             response = httpx.post(
-                f"{address_of(setting.server)}/v1/models/m:predict", json=body, timeout=PATIENCE_S
+                f"{address_of(setting.server)}/v1/models/m:predict", json=body, timeout=TIMEOUT_S
             )
             answers.append((row, response.json()["predictions"]))
 
@@ -130,15 +130,15 @@ def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
     server = Server(config, load=loader)
     server.open()
     with (
-        httpx.Client(base_url=address_of(server), timeout=PATIENCE_S) as http,
+        httpx.Client(base_url=address_of(server), timeout=TIMEOUT_S) as http,
         ThreadPoolExecutor(1) as pool,
     ):
         assert http.get("/readyz").status_code == 503
         body = {"instances": [[1, 2]]}
         answer = pool.submit(http.post, "/v1/models/m:predict", json=body)
-        assert server.manager.wait_until(lambda: server.manager.waiting_requests == 1, PATIENCE_S)
+        assert server.manager.wait_until(lambda: server.manager.waiting_requests == 1, TIMEOUT_S)
         let_load.set()
-        assert answer.result(PATIENCE_S).json() == {"predictions": [[2.0, 4.0]]}
+        assert answer.result(TIMEOUT_S).json() == {"predictions": [[2.0, 4.0]]}
     server.stop(lame_duck=False)
 
 
@@ -178,14 +178,14 @@ def test_callers_prove_themselves_where_they_have_to(
 
 
 def test_a_stop_turns_the_probe_and_answers_what_was_taken(tmp_path: Path) -> None:
-    with serving(tmp_path, drain_grace_seconds=PATIENCE_S) as setting:
+    with serving(tmp_path, drain_grace_seconds=TIMEOUT_S) as setting:
         servable = setting.servables[ServableId("m", 2)]
         servable.hold()
         statuses: list[int] = []
 
         def ask() -> None:
             url = f"{address_of(setting.server)}/v1/models/m:predict"
-            response = httpx.post(url, json={"instances": [[1, 2]]}, timeout=PATIENCE_S)
+            response = httpx.post(url, json={"instances": [[1, 2]]}, timeout=TIMEOUT_S)
             statuses.append(response.status_code)
 
         asking = threading.Thread(target=ask)
@@ -217,7 +217,7 @@ def test_the_status_of_a_version_that_is_not_whole_says_what_it_lacks(tmp_path: 
     lacks = {"2": "there is no saved_model.pb"}
     server = Server(config, load=FakeLoader(), check=lambda folder: lacks.get(folder.name))
     server.start()
-    with httpx.Client(base_url=address_of(server), timeout=PATIENCE_S) as http:
+    with httpx.Client(base_url=address_of(server), timeout=TIMEOUT_S) as http:
         second, first = http.get("/v1/models/m").json()["model_version_status"]
         metrics = http.get("/monitoring/prometheus/metrics").text
     server.stop(lame_duck=False)

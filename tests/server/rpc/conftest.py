@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader
+from fakes import TIMEOUT_S, FakeLoader
 from transports import MakeTransport
 
 from ladle.server.core.lifecycle.manager import Manager
@@ -22,7 +22,7 @@ def manager(loader: FakeLoader) -> Manager:
     """A manager that serves version 3 of the model `m`."""
     manager = Manager(loader)
     manager.aspire("m", {3: Path("/m/3")})
-    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    assert manager.wait_until_settled(["m"], TIMEOUT_S)
     return manager
 
 
@@ -34,4 +34,4 @@ def channel(manager: Manager, make_transport: MakeTransport) -> Iterator[grpc.Ch
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakePending, FakeServable
+from fakes import TIMEOUT_S, FakePending, FakeServable
 
 from ladle.protos import tensors, wire
 from ladle.protos.ladle_pb import PredictChunk, PredictStreamRequest, PredictStreamResponse
-from ladle.server.core import malloc
 from ladle.server.core.errors import ResourceExhausted, ServingError
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.core.servable import Arrays, Done, Servable, Signature
 from ladle.server.core.servable_id import ServableId
@@ -160,7 +160,7 @@ def manager(model: Queued) -> Manager:
 
     manager = Manager(load)
     manager.aspire("m", {1: Path("/m/1")})
-    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    assert manager.wait_until_settled(["m"], TIMEOUT_S)
     return manager
 
 

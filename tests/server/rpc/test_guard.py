@@ -14,7 +14,7 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf.message import Message
 
 from ladle.client import Client, PermissionDenied, Unauthenticated, VersionState
@@ -99,7 +99,7 @@ def code_of(channel: grpc.Channel, path: str, request: bytes | None, token: str 
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     silence = Silence()
     requests = silence if request is None else iter([request])
-    answers = call(requests, metadata=metadata, timeout=PATIENCE_S)
+    answers = call(requests, metadata=metadata, timeout=TIMEOUT_S)
     try:
         for _ in answers:
             if RULES.get(path) == Rule(Kind.OPEN):
@@ -122,7 +122,7 @@ class Silence:
         return self
 
     def __next__(self) -> bytes:
-        self.over.wait(PATIENCE_S)
+        self.over.wait(TIMEOUT_S)
         raise StopIteration
 
 
@@ -304,7 +304,7 @@ def test_a_stream_ends_when_its_token_is_taken_back(server: Server, channel: grp
     answers = call(
         iter(requests.get, None),
         metadata=(("authorization", f"Bearer {PREDICT}"),),
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
     )
     requests.put(request)
     next(answers)  # the window

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal, until
+from fakes import TIMEOUT_S, refusal, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from transports import MakeTransport
 
@@ -31,7 +31,7 @@ def start(make_transport: MakeTransport) -> Iterator[Start]:
         transport.start()
         service.set("", True)
         channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        closing.extend([channel.close, lambda: transport.stop(PATIENCE_S)])
+        closing.extend([channel.close, lambda: transport.stop(TIMEOUT_S)])
         return service, health_pb2_grpc.HealthStub(channel)
 
     yield start
@@ -40,11 +40,11 @@ def start(make_transport: MakeTransport) -> Iterator[Start]:
 
 
 def ask(stub: Any) -> Any:
-    return stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status
+    return stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S).status
 
 
 def watch(stub: Any) -> Any:
-    return stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+    return stub.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
 
 
 def test_watchers_are_bounded_and_give_up_their_places(

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, FakeServable, refusal, spec
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, refusal, spec
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -121,7 +121,7 @@ def ask(channel: grpc.Channel, loader: FakeLoader) -> Iterator[Ask]:
 
     def ask(path: str, data: bytes) -> str | None:
         try:
-            calls[path](data, timeout=PATIENCE_S)
+            calls[path](data, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             code, told = refusal(error)
             assert code in REFUSALS, told

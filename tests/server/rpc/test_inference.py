@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal, spec
+from fakes import TIMEOUT_S, FakeLoader, refusal, spec
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from transports import MakeTransport
@@ -92,7 +92,7 @@ SIZE = len(example().SerializeToString())
 def send(channel: grpc.Channel, method: str, request: Message | bytes) -> bytes:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(SERVICE + method)
     data = request if isinstance(request, bytes) else request.SerializeToString()
-    return call(data, timeout=PATIENCE_S)
+    return call(data, timeout=TIMEOUT_S)
 
 
 def classification(rows: int = 2, signature: str = "") -> ClassificationRequest:
@@ -406,7 +406,7 @@ def test_the_method_name_counts_only_where_it_is_asked_for(
                 send(checked, method, classification(1, "named_oddly"))
             told[method] = refusal(caught.value)
         send(checked, "Classify", classification(1, "scores"))
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
     expected = "Expected classification signature method_name to be tensorflow/serving/classify. "
     assert told["Classify"] == ("INVALID_ARGUMENT", expected + "Was: predict!")

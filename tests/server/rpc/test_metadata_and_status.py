@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 
 from ladle.protos.ladle_pb import ModelCard
 from ladle.protos.model_card import CARD_METADATA_FIELD
@@ -32,9 +32,7 @@ def metadata(
     if name is not None:
         request.model_spec.name = name
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METADATA)
-    return GetModelMetadataResponse.FromString(
-        call(request.SerializeToString(), timeout=PATIENCE_S)
-    )
+    return GetModelMetadataResponse.FromString(call(request.SerializeToString(), timeout=TIMEOUT_S))
 
 
 def status(
@@ -47,7 +45,7 @@ def status(
         request.model_spec.version.value = version
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STATUS)
     response = GetModelStatusResponse.FromString(
-        call(request.SerializeToString(), timeout=PATIENCE_S)
+        call(request.SerializeToString(), timeout=TIMEOUT_S)
     )
     return [
         (v.version, v.state, v.status.error_code, v.status.error_message)
@@ -110,7 +108,7 @@ def test_the_status_lists_versions_from_the_highest_with_their_errors(
 ) -> None:
     loader.failures[ServableId("m", 4)] = InvalidArgument("no good")
     manager.aspire("m", {3: Path("/m/3"), 4: Path("/m/4")})
-    assert manager.wait_until(lambda: not manager.transitions, PATIENCE_S)
+    assert manager.wait_until(lambda: not manager.transitions, TIMEOUT_S)
 
     assert status(channel) == [(4, 50, 3, "no good"), (3, 30, 0, "")]
     assert status(channel, version=3) == [(3, 30, 0, "")]
@@ -139,5 +137,5 @@ def test_a_method_that_there_is_not_is_unimplemented(channel: grpc.Channel) -> N
     path = "/tensorflow.serving.SessionService/SessionRun"
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"", timeout=PATIENCE_S)
+        call(b"", timeout=TIMEOUT_S)
     assert refusal(caught.value)[0] == "UNIMPLEMENTED"

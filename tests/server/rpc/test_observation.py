@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal, until
+from fakes import TIMEOUT_S, FakeServable, refusal, until
 from transports import MakeTransport
 
 from ladle.protos import tensors
@@ -43,7 +43,7 @@ class Notebook(Unobserved):
         self.runs.put((run, len(run.requests)))
 
     def next(self) -> Observation:
-        return self.requests.get(timeout=PATIENCE_S)[0]
+        return self.requests.get(timeout=TIMEOUT_S)[0]
 
 
 class Served:
@@ -60,7 +60,7 @@ class Served:
         )
         manager = Manager(lambda _id, _path: self.batching)
         manager.aspire("m", {3: Path("/m/3")})
-        assert manager.wait_until_settled(["m"], PATIENCE_S)
+        assert manager.wait_until_settled(["m"], TIMEOUT_S)
         self.transport = make_transport(
             methods(manager, tensor_content=True, observer=self.seen), max_threads=2
         )
@@ -70,9 +70,9 @@ class Served:
 
     def call(self, method: str, message: bytes) -> bytes:
         call: Any = self.channel.unary_unary(method, None, None)
-        return bytes(call(message, timeout=PATIENCE_S))
+        return bytes(call(message, timeout=TIMEOUT_S))
 
-    def begin(self, rows: int = 1, timeout: float = PATIENCE_S) -> Any:
+    def begin(self, rows: int = 1, timeout: float = TIMEOUT_S) -> Any:
         call: Any = self.channel.unary_unary(PREDICT, None, None)
         return call.future(request(rows), timeout=timeout)
 
@@ -83,7 +83,7 @@ def served(make_transport: MakeTransport) -> Iterator[Served]:
     yield served
     served.model.let_go()
     served.channel.close()
-    served.transport.stop(PATIENCE_S)
+    served.transport.stop(TIMEOUT_S)
 
 
 def request(rows: int = 1, model: str = "m", fill: float = 1.0) -> bytes:
@@ -97,13 +97,13 @@ def test_a_request_is_seen_from_its_start_to_its_answer(served: Served) -> None:
     sent = request(rows=2)
     answer = served.call(PREDICT, sent)
 
-    seen, message = served.seen.requests.get(timeout=PATIENCE_S)
+    seen, message = served.seen.requests.get(timeout=TIMEOUT_S)
     assert (seen.api, seen.entrypoint, seen.code.name) == ("Predict", "GRPC", "OK")
     assert (seen.model, seen.version, seen.signatures) == ("m", 3, ("serving_default",))
     assert (seen.rows, seen.request_bytes, seen.response_bytes) == (2, len(sent), len(answer))
     assert message == sent
     assert seen.request is None, "nothing large is held on to"
-    run, requests = served.seen.runs.get(timeout=PATIENCE_S)
+    run, requests = served.seen.runs.get(timeout=TIMEOUT_S)
     assert seen.run is run
     assert (run.servable_id, run.signatures, run.rows, requests) == (
         ("m", 3),
@@ -157,7 +157,7 @@ def test_a_batch_that_fails_and_is_run_again_is_seen_run_by_run(served: Served) 
     first = served.begin()
     served.model.wait_until_running()
     call: Any = served.channel.unary_unary(PREDICT, None, None)
-    bad = call.future(request(fill=float("nan")), timeout=PATIENCE_S)
+    bad = call.future(request(fill=float("nan")), timeout=TIMEOUT_S)
     good = served.begin()
     assert_waiting(served, 2)
     served.model.let_go()
@@ -168,7 +168,7 @@ def test_a_batch_that_fails_and_is_run_again_is_seen_run_by_run(served: Served) 
         bad.result()
     codes = sorted(served.seen.next().code.name for _ in range(3))
     assert codes == ["OK", "OK", "UNKNOWN"]
-    runs = [served.seen.runs.get(timeout=PATIENCE_S)[0] for _ in range(4)]
+    runs = [served.seen.runs.get(timeout=TIMEOUT_S)[0] for _ in range(4)]
     assert sorted((run.rows, run.failed) for run in runs) == [
         (1, False),
         (1, False),
@@ -221,7 +221,7 @@ def test_each_message_of_a_stream_is_seen(served: Served) -> None:
     call: Any = served.channel.stream_stream(
         STREAM, PredictStreamRequest.SerializeToString, PredictStreamResponse.FromString
     )
-    answers = list(call(iter(messages), timeout=PATIENCE_S))
+    answers = list(call(iter(messages), timeout=TIMEOUT_S))
 
     assert len(answers) == 4, "the window, and an answer each"
     seen = [served.seen.next() for _ in messages]
@@ -241,10 +241,10 @@ def test_a_stream_that_is_cut_off_leaves_no_request_unseen(served: Served) -> No
             yield PredictStreamRequest(
                 request=PredictRequest.FromString(request())
             ).SerializeToString()
-        more.wait(PATIENCE_S)
+        more.wait(TIMEOUT_S)
 
     call: Any = served.channel.stream_stream(STREAM, None, None)
-    stream = call(requests(), timeout=PATIENCE_S)
+    stream = call(requests(), timeout=TIMEOUT_S)
     served.model.wait_until_running()
     assert_waiting(served, 3 - served.model.batches[0])
     stream.cancel()
@@ -256,7 +256,7 @@ def test_a_stream_that_is_cut_off_leaves_no_request_unseen(served: Served) -> No
 
 def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> None:
     call: Any = served.channel.stream_stream(CHUNKS, None, None)
-    chunks = list(call(iter([request(rows=3)]), timeout=PATIENCE_S))
+    chunks = list(call(iter([request(rows=3)]), timeout=TIMEOUT_S))
 
     assert PredictChunk.FromString(chunks[0]).total_rows == 3
     seen = served.seen.next()

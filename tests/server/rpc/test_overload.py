@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal, until
+from fakes import TIMEOUT_S, FakeServable, refusal, until
 from transports import MakeTransport
 
 from ladle.protos import dtypes, tensors
@@ -40,7 +40,7 @@ def full(make_transport: MakeTransport) -> Iterator[tuple[grpc.Channel, Callable
     batching = BatchingServable(model, BatchOptions(max_batch_size=1, max_enqueued_batches=1))
     manager = Manager(lambda _id, _path: batching)
     manager.aspire("m", {1: Path("/m/1")})
-    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    assert manager.wait_until_settled(["m"], TIMEOUT_S)
     served: Methods = methods(manager, tensor_content=True)
     transport = make_transport(served, max_threads=2)
     port = transport.listen("127.0.0.1:0")
@@ -52,19 +52,19 @@ def full(make_transport: MakeTransport) -> Iterator[tuple[grpc.Channel, Callable
         )
         good = predict()
         good.inputs["x"].CopyFrom(tensors.to_proto(np.ones((1, 2), np.float32)))
-        futures = [call.future(good.SerializeToString(), timeout=PATIENCE_S)]
+        futures = [call.future(good.SerializeToString(), timeout=TIMEOUT_S)]
         model.wait_until_running()
-        futures.append(call.future(good.SerializeToString(), timeout=PATIENCE_S))
+        futures.append(call.future(good.SerializeToString(), timeout=TIMEOUT_S))
         until(lambda: batching.depth.requests)
 
         def empty() -> None:
             model.let_go()
             for future in futures:
-                future.result(PATIENCE_S)
+                future.result(TIMEOUT_S)
 
         yield channel, empty
     model.let_go()
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 def predict() -> PredictRequest:
@@ -104,14 +104,14 @@ def test_a_call_is_refused_before_it_is_decoded(
     channel, empty = full
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICTION + method)
     with pytest.raises(grpc.RpcError) as raised:
-        call(data, timeout=PATIENCE_S)
+        call(data, timeout=TIMEOUT_S)
 
     assert refusal(raised.value)[0] == "UNAVAILABLE"
     told = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
     assert int(told["grpc-retry-pushback-ms"]) > 0
     empty()
     with pytest.raises(grpc.RpcError) as raised:
-        call(data, timeout=PATIENCE_S)
+        call(data, timeout=TIMEOUT_S)
     assert refusal(raised.value)[0] == "INVALID_ARGUMENT"
 
 
@@ -124,11 +124,11 @@ def test_a_request_of_a_stream_is_refused_before_it_is_decoded(
 
     def requests() -> Iterator[bytes]:
         yield message
-        assert go_on.wait(PATIENCE_S)
+        assert go_on.wait(TIMEOUT_S)
         yield message
 
     call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
-    answers = map(PredictStreamResponse.FromString, call(requests(), timeout=PATIENCE_S))
+    answers = map(PredictStreamResponse.FromString, call(requests(), timeout=TIMEOUT_S))
     assert next(answers).HasField("start")
     assert next(answers).error.error_code == Code.UNAVAILABLE
     empty()

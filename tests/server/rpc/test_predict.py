@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, FakeServable, refusal, spec
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, refusal, spec
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
@@ -37,7 +37,7 @@ def send(channel: grpc.Channel) -> Send:
     def send(message: PredictRequest | bytes, **metadata: str) -> PredictResponse:
         data = message if isinstance(message, bytes) else message.SerializeToString()
         pairs = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
-        return PredictResponse.FromString(call(data, timeout=PATIENCE_S, metadata=pairs))
+        return PredictResponse.FromString(call(data, timeout=TIMEOUT_S, metadata=pairs))
 
     return send
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -39,7 +39,7 @@ def channel(make_transport: MakeTransport) -> Iterator[grpc.Channel]:
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 class Stream:
@@ -51,7 +51,7 @@ class Stream:
             f"/{service}/ServerReflectionInfo",
             reflection_pb2.ServerReflectionRequest.SerializeToString,
             reflection_pb2.ServerReflectionResponse.FromString,
-        )(iter(self._requests.get, None), timeout=PATIENCE_S)
+        )(iter(self._requests.get, None), timeout=TIMEOUT_S)
 
     def ask(self, **fields: Any) -> Any:
         self._requests.put(reflection_pb2.ServerReflectionRequest(**fields))
@@ -118,7 +118,7 @@ def test_streams_that_stay_open_hold_up_neither_requests_nor_the_server(
 
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STATUS)
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"", timeout=PATIENCE_S)
+        call(b"", timeout=TIMEOUT_S)
     assert refusal(caught.value) == ("INVALID_ARGUMENT", "Missing ModelSpec")
 
     for stream in streams:

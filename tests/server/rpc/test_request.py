@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S, FakeClock, FakeLoader
+from fakes import TIMEOUT_S, FakeClock, FakeLoader
 
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
@@ -63,7 +63,7 @@ def test_a_label_of_the_folder_is_waited_for_as_a_version_is(setting: Setting) -
     setting.manager.label("m", {"stable": 1})
     setting.manager.aspire("m", ONE)
 
-    with handle.result(PATIENCE_S) as stable:
+    with handle.result(TIMEOUT_S) as stable:
         assert stable.id.version == 1
 
 
@@ -72,7 +72,7 @@ def test_a_label_that_did_not_come_is_refused_as_any_other(setting: Setting) -> 
     setting.manager.aspire("m", ONE)
 
     with pytest.raises(InvalidArgument, match="Unrecognized servable version label: stable"):
-        handle.result(PATIENCE_S)
+        handle.result(TIMEOUT_S)
 
 
 def test_a_label_that_none_is_among_those_configured_is_refused_at_once(setting: Setting) -> None:
@@ -90,7 +90,7 @@ def test_a_caller_who_goes_waits_no_longer(setting: Setting) -> None:
     leave()
 
     with pytest.raises(Cancelled):
-        handle.result(PATIENCE_S)
+        handle.result(TIMEOUT_S)
     assert not setting.manager.waiting_requests
 
 
@@ -102,7 +102,7 @@ def test_a_caller_whose_deadline_has_passed_is_late_and_not_gone(setting: Settin
     leave()
 
     with pytest.raises(DeadlineExceeded):
-        handle.result(PATIENCE_S)
+        handle.result(TIMEOUT_S)
 
 
 def test_nothing_is_kept_for_a_caller_for_whom_there_is_no_place() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, refusal, spec, until
+from fakes import TIMEOUT_S, FakeServable, refusal, spec, until
 from numpy.typing import NDArray
 from transports import MakeTransport
 
@@ -60,13 +60,13 @@ class Served:
         self.batching = BatchingServable(self.model, BatchOptions(max_batch_size=100_000))
 
         def load(_id: ServableId, _path: Path) -> BatchingServable:
-            assert loaded is None or loaded.wait(PATIENCE_S)
+            assert loaded is None or loaded.wait(TIMEOUT_S)
             return self.batching
 
         manager = Manager(load, ManagerOptions(max_waiting_requests=1))
         manager.aspire("m", {3: Path("/m/3")})
         if loaded is None:
-            assert manager.wait_until_settled(["m"], PATIENCE_S)
+            assert manager.wait_until_settled(["m"], TIMEOUT_S)
         predict = Predict(tensor_content=True)
         served = {
             **methods(manager, tensor_content=True),
@@ -95,7 +95,7 @@ def serve(make_transport: MakeTransport) -> Iterator[Callable[..., Served]]:
     for served in made:
         served.model.let_go()
         served.channel.close()
-        served.transport.stop(PATIENCE_S)
+        served.transport.stop(TIMEOUT_S)
 
 
 class Client:
@@ -105,7 +105,7 @@ class Client:
         self.sending: queue.Queue[PredictStreamRequest | bytes | None] = queue.Queue()
         self.taken = 0
         call: Any = served.channel.stream_stream(STREAM, None, PredictStreamResponse.FromString)
-        self.call = call(self._requests(), timeout=PATIENCE_S)
+        self.call = call(self._requests(), timeout=TIMEOUT_S)
         self.start = self.get().start
 
     def _requests(self) -> Iterator[bytes]:
@@ -264,11 +264,11 @@ def test_a_stream_ends_when_the_server_stops(serve: Serve) -> None:
     client.send(1, [[1, 1]])
     assert client.get().id == 1
 
-    stopping = threading.Thread(target=served.transport.stop, args=(PATIENCE_S,))
+    stopping = threading.Thread(target=served.transport.stop, args=(TIMEOUT_S,))
     stopping.start()
     with pytest.raises(grpc.RpcError) as raised:
         client.get()
-    stopping.join(PATIENCE_S)
+    stopping.join(TIMEOUT_S)
 
     assert refusal(raised.value) == (
         "UNAVAILABLE",
@@ -301,7 +301,7 @@ def test_a_request_for_chunks_waits_for_a_models_first_version(serve: Serve) -> 
     loaded = threading.Event()
     served = serve(loaded=loaded)
     call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
-    received = call(request([[1, 2]]).SerializeToString(), timeout=PATIENCE_S)
+    received = call(request([[1, 2]]).SerializeToString(), timeout=TIMEOUT_S)
     loaded.set()
 
     (chunk,) = received
@@ -383,7 +383,7 @@ def test_what_gathers_to_much_is_read_off_the_network_thread(serve: Serve) -> No
 
 def chunks(served: Served, message: PredictRequest) -> list[PredictChunk]:
     call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
-    return list(call(message.SerializeToString(), timeout=PATIENCE_S))
+    return list(call(message.SerializeToString(), timeout=TIMEOUT_S))
 
 
 def test_a_large_answer_comes_in_chunks_below_4_mb(serve: Serve) -> None:
@@ -421,7 +421,7 @@ def test_chunks_that_nobody_wants_any_more_are_not_made(serve: Serve) -> None:
     served = serve()
     rows = np.full((64, 2), MAGIC, np.float32)
     call: Any = served.channel.unary_stream(CHUNKS, None, PredictChunk.FromString)
-    received = call(request(rows, "wide").SerializeToString(), timeout=PATIENCE_S)
+    received = call(request(rows, "wide").SerializeToString(), timeout=TIMEOUT_S)
     assert next(received).total_rows == 64
     assert served.transport.limits.budget.used > 0
     received.cancel()

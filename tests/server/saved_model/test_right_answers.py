@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeClock
+from fakes import TIMEOUT_S, FakeClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -227,7 +227,7 @@ def prove(served: BatchingServable) -> None:
     signature = served.signatures["rows"]
     for _ in range(20 * PROOF):
         served.run(signature, rows(random), ("y",))
-        assert served.wait_until_idle(PATIENCE_S)
+        assert served.wait_until_idle(TIMEOUT_S)
 
 
 def test_an_output_that_mixes_nothing_is_batched_where_only_it_is_asked_for(
@@ -238,7 +238,7 @@ def test_an_output_that_mixes_nothing_is_batched_where_only_it_is_asked_for(
     random = np.random.default_rng(5)
     for _ in range(10 * PROOF):
         served.run(signature, rows(random), ("doubled",))
-        assert served.wait_until_idle(PATIENCE_S)
+        assert served.wait_until_idle(TIMEOUT_S)
     assert served.standings()["total"].standing is Standing.BATCHED
 
     assert wrong_answers(served, model, "total", rows) == 0
@@ -272,7 +272,7 @@ def test_a_model_that_counts_counts_each_request_once_whatever_fails(
 
     with ThreadPoolExecutor(CALLERS) as callers:
         list(callers.map(call, range(400)))
-    assert served.wait_until_idle(PATIENCE_S)
+    assert served.wait_until_idle(TIMEOUT_S)
 
     assert count(model) - before == 400
     bad = sum(x[0] < 0 for x in failed)

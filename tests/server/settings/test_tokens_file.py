@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S, FakeClock
+from fakes import TIMEOUT_S, FakeClock
 
 from ladle.server.core.access import Grant, Kind, Tokens
 from ladle.server.core.errors import InvalidArgument
@@ -113,7 +113,7 @@ def test_the_file_is_looked_at_every_second(tmp_path: Path) -> None:
     clock.wait_until_sleeping(1)
     assert not put.is_set()
     clock.advance(1)
-    assert put.wait(PATIENCE_S)
+    assert put.wait(TIMEOUT_S)
     file.stop()
 
 

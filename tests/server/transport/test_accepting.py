@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.server.transport.accepting import Acceptor
 
@@ -45,7 +45,7 @@ def greeted(listening: socket.socket, refuse: Callable[[], bytes | None] = lambd
         host, port = listening.getsockname()
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            return await asyncio.wait_for(reader.read(), PATIENCE_S)
+            return await asyncio.wait_for(reader.read(), TIMEOUT_S)
         finally:
             writer.close()
             acceptor.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal
+from fakes import TIMEOUT_S, refusal
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from transports import LimitedTransport, MakeTransport
 
@@ -51,23 +51,23 @@ def test_streams_without_a_message_keep_nobody_from_health(serve: Callable[..., 
     wait = threading.Event()
 
     def nothing() -> Iterator[bytes]:
-        wait.wait(PATIENCE_S)
+        wait.wait(TIMEOUT_S)
         yield from ()
 
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         open_one: Any = channel.stream_stream("/a/S", None, None)
-        streams = [open_one(nothing(), timeout=PATIENCE_S) for _ in range(128)]
+        streams = [open_one(nothing(), timeout=TIMEOUT_S) for _ in range(128)]
         for _ in streams:
-            assert begun.acquire(timeout=PATIENCE_S)
+            assert begun.acquire(timeout=TIMEOUT_S)
         with pytest.raises(grpc.RpcError) as raised:
-            next(open_one(iter([]), timeout=PATIENCE_S))
+            next(open_one(iter([]), timeout=TIMEOUT_S))
         assert refusal(raised.value)[0] == "UNAVAILABLE"
         sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
         assert sent["grpc-retry-pushback-ms"] == "100"
 
         stub = health_pb2_grpc.HealthStub(channel)
         for _ in range(200):
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         for stream in streams:
             stream.cancel()
@@ -89,9 +89,9 @@ def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
         for _ in range(6000):
-            call.future(b"", timeout=PATIENCE_S).add_done_callback(note)
+            call.future(b"", timeout=TIMEOUT_S).add_done_callback(note)
         for _ in range(6000):
-            assert ended.acquire(timeout=PATIENCE_S)
+            assert ended.acquire(timeout=TIMEOUT_S)
 
     assert set(outcomes) <= {"OK", "UNAVAILABLE"}
 
@@ -110,7 +110,7 @@ def test_compressed_requests_are_refused_unless_they_are_allowed(
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
                 "/a/B", None, None
             )
-            return call(bytes(100_000), timeout=PATIENCE_S)
+            return call(bytes(100_000), timeout=TIMEOUT_S)
 
     methods = {"/a/B": NonBlocking(size)}
     with pytest.raises(grpc.RpcError) as raised:
@@ -129,8 +129,8 @@ def test_what_still_runs_when_the_grace_is_over_is_unavailable(
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
-        held = call.future(b"", timeout=PATIENCE_S)
-        assert came.acquire(timeout=PATIENCE_S)
+        held = call.future(b"", timeout=TIMEOUT_S)
+        assert came.acquire(timeout=TIMEOUT_S)
         transport.stop(0)
 
         with pytest.raises(grpc.RpcError) as raised:
@@ -152,8 +152,8 @@ def test_a_call_too_many_is_counted_by_its_reason(make_transport: MakeTransport)
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
-        calls = [call.future(b"", timeout=PATIENCE_S) for _ in range(129)]
-        error = refused.get(timeout=PATIENCE_S)
+        calls = [call.future(b"", timeout=TIMEOUT_S) for _ in range(129)]
+        error = refused.get(timeout=TIMEOUT_S)
         assert (error.code.name, error.reason) == ("UNAVAILABLE", "calls")
         for each in calls:
             each.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transports import TRANSPORTS, require
@@ -89,14 +89,14 @@ def channels() -> Iterator[list[grpc.Channel]]:
     for channel in opened:
         channel.close()
     for transport in transports:
-        transport.stop(PATIENCE_S)
+        transport.stop(TIMEOUT_S)
 
 
 def outcome(channel: grpc.Channel, path: str, messages: list[bytes], **options: Any) -> Any:
     """All that a caller gets: answers in their order, and then status, text and trailers."""
     call: Any = channel.stream_stream(path, None, None)
     answers: list[bytes] = []
-    under_way = call(iter(messages), timeout=PATIENCE_S, **options)
+    under_way = call(iter(messages), timeout=TIMEOUT_S, **options)
     with contextlib.suppress(grpc.RpcError):
         answers.extend(under_way)
     trailers = {item.key: str(item.value) for item in under_way.trailing_metadata() or ()}

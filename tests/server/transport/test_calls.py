@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal, until
+from fakes import TIMEOUT_S, refusal, until
 from transports import MakeTransport
 
 from ladle.server.call import Call, Handler, NonBlocking
@@ -41,7 +41,7 @@ def serve(request: pytest.FixtureRequest, make_transport: MakeTransport) -> Iter
         channel = grpc.insecure_channel(
             f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
         )
-        closing.extend([channel.close, lambda: transport.stop(PATIENCE_S)])
+        closing.extend([channel.close, lambda: transport.stop(TIMEOUT_S)])
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
         return call
 
@@ -57,12 +57,10 @@ def echo(call: Call) -> None:
 def test_what_a_handler_answers_arrives(serve: Serve) -> None:
     call = serve(echo)
 
-    assert [call(b"%d" % n, timeout=PATIENCE_S) for n in range(50)] == [
-        b"%d" % n for n in range(50)
-    ]
-    assert call(b"", timeout=PATIENCE_S) == b""
+    assert [call(b"%d" % n, timeout=TIMEOUT_S) for n in range(50)] == [b"%d" % n for n in range(50)]
+    assert call(b"", timeout=TIMEOUT_S) == b""
     large = bytes(LIMIT)
-    assert call(large, timeout=PATIENCE_S) == large
+    assert call(large, timeout=TIMEOUT_S) == large
 
 
 def test_a_refusal_has_its_code_and_message_and_when_to_come_back(serve: Serve) -> None:
@@ -72,7 +70,7 @@ def test_a_refusal_has_its_code_and_message_and_when_to_come_back(serve: Serve) 
         call.fail(error)
 
     with pytest.raises(grpc.RpcError) as raised:
-        serve(refuse)(b"", timeout=PATIENCE_S)
+        serve(refuse)(b"", timeout=TIMEOUT_S)
 
     assert refusal(raised.value) == ("UNAVAILABLE", "not now — später")
     sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
@@ -83,7 +81,7 @@ def test_an_answer_may_come_later_from_another_thread(serve: Serve) -> None:
     def later(call: Call) -> None:
         threading.Thread(target=lambda: call.respond(b"late")).start()
 
-    assert serve(later)(b"", timeout=PATIENCE_S) == b"late"
+    assert serve(later)(b"", timeout=TIMEOUT_S) == b"late"
 
 
 def test_metadata_and_deadline_are_the_callers(serve: Serve) -> None:
@@ -94,7 +92,7 @@ def test_metadata_and_deadline_are_the_callers(serve: Serve) -> None:
         call.respond(b"")
 
     call = serve(look)
-    call(b"", metadata=(("key", "value"),), timeout=PATIENCE_S)
+    call(b"", metadata=(("key", "value"),), timeout=TIMEOUT_S)
     call(b"")
 
     assert seen == [("value", None, False), (None, None, True)]
@@ -109,12 +107,12 @@ def test_a_call_tells_when_its_caller_goes(serve: Serve) -> None:
         call.on_end(gone.set)
         came.set()
 
-    future = serve(hold).future(b"", timeout=PATIENCE_S)
-    assert came.wait(PATIENCE_S)
+    future = serve(hold).future(b"", timeout=TIMEOUT_S)
+    assert came.wait(TIMEOUT_S)
     assert not gone.is_set()
     future.cancel()
 
-    assert gone.wait(PATIENCE_S)
+    assert gone.wait(TIMEOUT_S)
     calls[0].respond(b"nobody reads this")
 
 
@@ -125,9 +123,9 @@ def test_a_call_tells_when_it_was_answered(serve: Serve) -> None:
         call.on_end(ended.set)
         call.respond(b"")
 
-    serve(answer)(b"", timeout=PATIENCE_S)
+    serve(answer)(b"", timeout=TIMEOUT_S)
 
-    assert ended.wait(PATIENCE_S)
+    assert ended.wait(TIMEOUT_S)
 
 
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
@@ -138,22 +136,22 @@ def test_too_large_a_request_is_refused_by_the_flags_name(
     call = serve(echo)
 
     with pytest.raises(grpc.RpcError) as raised:
-        call(bytes(LIMIT + 1), compression=compression, timeout=PATIENCE_S)
+        call(bytes(LIMIT + 1), compression=compression, timeout=TIMEOUT_S)
 
     code, message = refusal(raised.value)
     assert code == "RESOURCE_EXHAUSTED"
     assert f"{LIMIT + 1} bytes, more than the {LIMIT} of --max_request_bytes" in message
-    assert call(b"still here", timeout=PATIENCE_S) == b"still here"
+    assert call(b"still here", timeout=TIMEOUT_S) == b"still here"
 
 
 def test_a_gzip_bomb_does_not_inflate(serve: Serve) -> None:
     call = serve(echo)
 
     with pytest.raises(grpc.RpcError) as raised:
-        call(bytes(64 << 20), compression=grpc.Compression.Gzip, timeout=PATIENCE_S)
+        call(bytes(64 << 20), compression=grpc.Compression.Gzip, timeout=TIMEOUT_S)
 
     assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
-    assert call(b"still here", timeout=PATIENCE_S) == b"still here"
+    assert call(b"still here", timeout=TIMEOUT_S) == b"still here"
 
 
 def test_the_bytes_of_all_calls_are_bounded(serve: Serve) -> None:
@@ -168,21 +166,21 @@ def test_the_bytes_of_all_calls_are_bounded(serve: Serve) -> None:
             call.respond(b"")
 
     call = serve(hold)
-    waiting = [call.future(bytes(LIMIT), timeout=PATIENCE_S) for _ in range(2)]
+    waiting = [call.future(bytes(LIMIT), timeout=TIMEOUT_S) for _ in range(2)]
     for _ in waiting:
-        assert both.acquire(timeout=PATIENCE_S)
+        assert both.acquire(timeout=TIMEOUT_S)
 
     with pytest.raises(grpc.RpcError) as raised:
-        call(b"x", timeout=PATIENCE_S)
+        call(b"x", timeout=TIMEOUT_S)
     code, message = refusal(raised.value)
     assert code == "RESOURCE_EXHAUSTED"
     assert f"{2 * LIMIT} bytes of requests are under way of at most {2 * LIMIT}" in message
-    assert call(b"", timeout=PATIENCE_S) == b""
+    assert call(b"", timeout=TIMEOUT_S) == b""
 
     for one in held:
         one.respond(b"")
     for future in waiting:
-        future.result(PATIENCE_S)
+        future.result(TIMEOUT_S)
 
 
 def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
@@ -194,8 +192,8 @@ def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
     call = serve(fail)
 
     with pytest.raises(grpc.RpcError):
-        call(b"x", timeout=PATIENCE_S)
-    assert call(b"", timeout=PATIENCE_S) == b""
+        call(b"x", timeout=TIMEOUT_S)
+    assert call(b"", timeout=TIMEOUT_S) == b""
 
 
 def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that(
@@ -215,8 +213,8 @@ def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that(
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        assert call(b"", timeout=PATIENCE_S) == b""
-    transport.stop(PATIENCE_S)
+        assert call(b"", timeout=TIMEOUT_S) == b""
+    transport.stop(TIMEOUT_S)
     assert threads[0].startswith("waiting")
 
 
@@ -230,7 +228,7 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
     def hold(call: Call) -> None:
         handled.append(call.request[:1])
         came.release()
-        assert go_on.wait(PATIENCE_S)
+        assert go_on.wait(TIMEOUT_S)
         call.respond(b"")
 
     budget = ByteBudget(1 << 62)
@@ -245,17 +243,17 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
         f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
     ) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        first = call.future(b"1" * LIMIT, timeout=PATIENCE_S)
-        assert came.acquire(timeout=PATIENCE_S)
-        gone = call.future(b"2" * LIMIT, timeout=PATIENCE_S)
+        first = call.future(b"1" * LIMIT, timeout=TIMEOUT_S)
+        assert came.acquire(timeout=TIMEOUT_S)
+        gone = call.future(b"2" * LIMIT, timeout=TIMEOUT_S)
         until(lambda: budget.used == 2 * LIMIT)
         gone.cancel()
         until(lambda: budget.used == LIMIT)
         go_on.set()
-        assert first.result(PATIENCE_S) == b""
-        assert refused.get(timeout=PATIENCE_S).code is Code.CANCELLED
-        assert call(b"3" * LIMIT, timeout=PATIENCE_S) == b""
-    transport.stop(PATIENCE_S)
+        assert first.result(TIMEOUT_S) == b""
+        assert refused.get(timeout=TIMEOUT_S).code is Code.CANCELLED
+        assert call(b"3" * LIMIT, timeout=TIMEOUT_S) == b""
+    transport.stop(TIMEOUT_S)
     assert handled == [b"1", b"3"]
 
 
@@ -276,25 +274,25 @@ def test_non_blocking_calls_wait_without_threads_up_to_128_for_each_that_there_i
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        waiting = [call.future(b"hold", timeout=PATIENCE_S) for _ in range(127)]
+        waiting = [call.future(b"hold", timeout=TIMEOUT_S) for _ in range(127)]
         until(lambda: len(held) == 127)
-        assert call(b"fast", timeout=PATIENCE_S) == b""
-        waiting.append(call.future(b"hold", timeout=PATIENCE_S))
+        assert call(b"fast", timeout=TIMEOUT_S) == b""
+        waiting.append(call.future(b"hold", timeout=TIMEOUT_S))
         until(lambda: len(held) == 128)
         with pytest.raises(grpc.RpcError) as raised:
-            call(b"fast", timeout=PATIENCE_S)
+            call(b"fast", timeout=TIMEOUT_S)
         assert refusal(raised.value)[0] == "UNAVAILABLE"
         for one in held:
             one.respond(b"")
         for future in waiting:
-            assert future.result(PATIENCE_S) == b""
-    transport.stop(PATIENCE_S)
+            assert future.result(TIMEOUT_S) == b""
+    transport.stop(TIMEOUT_S)
 
 
 def test_a_stopping_transport_lets_calls_end(serve: Serve) -> None:
     """The fixture stops the transport, whose grace is long: it must not need all of it."""
     with pytest.raises(grpc.RpcError):
-        serve(lambda call: call.fail(ServingError("no")))(b"", timeout=PATIENCE_S)
+        serve(lambda call: call.fail(ServingError("no")))(b"", timeout=TIMEOUT_S)
 
 
 def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
@@ -324,11 +322,11 @@ def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
             patched.setattr(ThreadPoolExecutor, "submit", no_room)
             for request in (bytes(LIMIT), b"wait"):
                 with pytest.raises(grpc.RpcError) as raised:
-                    call(request, timeout=PATIENCE_S)
+                    call(request, timeout=TIMEOUT_S)
                 assert refusal(raised.value)[0] == "UNAVAILABLE"
-        assert call(b"small", timeout=PATIENCE_S) == b"small"
-        assert call(bytes(LIMIT), timeout=PATIENCE_S) == bytes(LIMIT), "its bytes were given back"
-    transport.stop(PATIENCE_S)
+        assert call(b"small", timeout=TIMEOUT_S) == b"small"
+        assert call(bytes(LIMIT), timeout=TIMEOUT_S) == bytes(LIMIT), "its bytes were given back"
+    transport.stop(TIMEOUT_S)
 
 
 def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
@@ -342,7 +340,7 @@ def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
 
     def hold(call: Call) -> None:
         held.append(call)
-        both.wait(PATIENCE_S)
+        both.wait(TIMEOUT_S)
         call.respond(b"")
 
     methods = {"/a/B": hold, "/a/C": echo, **Health().methods}
@@ -354,14 +352,14 @@ def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
         quick: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/C", None, None)
         check = "/grpc.health.v1.Health/Check"
         health: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(check, None, None)
-        assert quick(b"1", timeout=PATIENCE_S) == b"1"
-        first = slow.future(b"", timeout=PATIENCE_S)
+        assert quick(b"1", timeout=TIMEOUT_S) == b"1"
+        first = slow.future(b"", timeout=TIMEOUT_S)
         monkeypatch.setattr(threading.Thread, "start", no_room)
-        later = [quick.future(b"2", timeout=PATIENCE_S) for _ in range(3)]
-        assert health(b"", timeout=PATIENCE_S)
+        later = [quick.future(b"2", timeout=TIMEOUT_S) for _ in range(3)]
+        assert health(b"", timeout=TIMEOUT_S)
         both.set()
 
         assert first.result() == b""
         assert [each.result() for each in later] == [b"2"] * 3
         monkeypatch.undo()
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)

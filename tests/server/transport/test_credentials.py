@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from google.protobuf import text_format
 from server.conftest import Identities, Identity
 from transports import MakeTransport
@@ -43,12 +43,12 @@ def serve(tmp_path: Path, make_transport: MakeTransport) -> Iterator[Serve]:
 
     yield serve
     for transport in transports:
-        transport.stop(PATIENCE_S)
+        transport.stop(TIMEOUT_S)
 
 
 def echo(channel: grpc.Channel) -> bytes:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/s/Echo")
-    return call(b"hello", timeout=PATIENCE_S)
+    return call(b"hello", timeout=TIMEOUT_S)
 
 
 def echo_over_tls(address: str, authority: str, client: Identity | None = None) -> bytes:

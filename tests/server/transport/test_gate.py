@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal
+from fakes import TIMEOUT_S, refusal
 from transports import MakeTransport
 
 from ladle.server.call import Call, NonBlocking, Stream, Streaming
@@ -46,18 +46,18 @@ def channel(make_transport: MakeTransport) -> Iterator[grpc.Channel]:
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 @pytest.mark.parametrize("path", ["/a/Prompt", "/a/Blocking"])
 def test_who_has_a_token_is_let_through(channel: grpc.Channel, path: str) -> None:
     call: Any = channel.unary_unary(path, None, None)
-    assert call(b"hello", metadata=TOKEN, timeout=PATIENCE_S) == b"hello"
+    assert call(b"hello", metadata=TOKEN, timeout=TIMEOUT_S) == b"hello"
 
 
 def test_streams_are_let_through(channel: grpc.Channel) -> None:
     call: Any = channel.stream_stream("/a/Stream", None, None)
-    assert list(call(iter([]), metadata=TOKEN, timeout=PATIENCE_S)) == []
+    assert list(call(iter([]), metadata=TOKEN, timeout=TIMEOUT_S)) == []
 
 
 @pytest.mark.parametrize("path", ["/a/Prompt", "/a/Blocking", "/a/Stream", "/a/Nothing"])
@@ -65,12 +65,12 @@ def test_nobody_else_learns_what_there_is(channel: grpc.Channel, path: str) -> N
     """Nor that the message is too large, as nobody reads it."""
     call: Any = channel.stream_stream(path, None, None)
     with pytest.raises(grpc.RpcError) as raised:
-        list(call(iter([bytes(1000)]), timeout=PATIENCE_S))
+        list(call(iter([bytes(1000)]), timeout=TIMEOUT_S))
     assert refusal(raised.value) == NO_TOKEN
 
 
 def test_a_gate_that_fails_lets_nobody_through(channel: grpc.Channel) -> None:
     call: Any = channel.unary_unary("/a/Prompt", None, None)
     with pytest.raises(grpc.RpcError) as raised:
-        call(b"", metadata=(("authorization", "crash"),), timeout=PATIENCE_S)
+        call(b"", metadata=(("authorization", "crash"),), timeout=TIMEOUT_S)
     assert refusal(raised.value) == ("INTERNAL", "the server failed on this request")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.server.transport.addresses import AddressInUse, bind
 from ladle.server.transport.descriptors import FOR_PROBES
@@ -45,7 +45,7 @@ class Served:
         self.transport.start()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
+        return socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
 
     def answer_to(self, *pieces: bytes) -> bytes:
         """All that comes until the server closes the connection."""
@@ -93,7 +93,7 @@ def test_requests_are_answered(served: Served) -> None:
 
 def test_ipv6_is_served_on_the_same_port(served: Served) -> None:
     try:
-        connection = socket.create_connection(("::1", served.port), PATIENCE_S)
+        connection = socket.create_connection(("::1", served.port), TIMEOUT_S)
     except OSError as error:
         pytest.skip(f"no IPv6 loopback: {error}")
     with connection:
@@ -122,7 +122,7 @@ def test_the_rest_of_a_body_comes_soon_after_the_answer_or_not_at_all(
     with served.connect() as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         read_answer(connection)
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TIMEOUT_S
         connection.settimeout(0.01)
         while time.monotonic() < until:
             try:
@@ -277,8 +277,8 @@ def test_a_stop_lets_what_is_under_way_finish() -> None:
     served.app.go_on.clear()
     with served.connect() as connection, served.connect() as idle:
         connection.sendall(GET + b"\r\n")
-        assert served.app.entered.wait(PATIENCE_S)
-        stopping = threading.Thread(target=served.transport.stop, args=(PATIENCE_S,))
+        assert served.app.entered.wait(TIMEOUT_S)
+        stopping = threading.Thread(target=served.transport.stop, args=(TIMEOUT_S,))
         stopping.start()
         assert read_all(idle) == b""
         served.app.go_on.set()
@@ -293,7 +293,7 @@ def test_a_stop_cuts_off_what_outlasts_its_grace() -> None:
     served.app.go_on.clear()
     with served.connect() as connection:
         connection.sendall(GET + b"\r\n")
-        assert served.app.entered.wait(PATIENCE_S)
+        assert served.app.entered.wait(TIMEOUT_S)
         served.transport.stop(0)
         served.app.go_on.set()
         assert b"ok" not in read_all(connection)
@@ -304,4 +304,4 @@ def test_a_server_that_never_started_can_be_stopped() -> None:
     port = transport.listen(0)
     transport.stop(0)
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal
+from fakes import TIMEOUT_S, refusal
 from transports import MakeTransport
 
 from ladle.server.call import Stream, Streaming
@@ -35,7 +35,7 @@ def call(begun: queue.SimpleQueue[Stream], make_transport: MakeTransport) -> Ite
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel.stream_stream("/a/B", None, None)
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 TOKEN = (("authorization", "token"),)
@@ -47,8 +47,8 @@ def test_without_a_thread_to_be_had_a_stream_ends_and_may_come_again(
     def no_room(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    answers = call(iter([]), timeout=PATIENCE_S, metadata=TOKEN)
-    stream = begun.get(timeout=PATIENCE_S)
+    answers = call(iter([]), timeout=TIMEOUT_S, metadata=TOKEN)
+    stream = begun.get(timeout=TIMEOUT_S)
     with monkeypatch.context() as patched:
         patched.setattr(ThreadPoolExecutor, "submit", no_room)
         stream.in_thread(lambda: None)
@@ -63,11 +63,11 @@ def test_without_a_thread_to_be_had_a_stream_ends_and_may_come_again(
 
 def test_a_caller_who_has_finished_is_told_of(call: Any, begun: queue.SimpleQueue[Stream]) -> None:
     told: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    answers = call(iter([]), timeout=PATIENCE_S, metadata=TOKEN)
-    stream = begun.get(timeout=PATIENCE_S)
+    answers = call(iter([]), timeout=TIMEOUT_S, metadata=TOKEN)
+    stream = begun.get(timeout=TIMEOUT_S)
     stream.receive(told.put)
 
-    assert told.get(timeout=PATIENCE_S) is None
+    assert told.get(timeout=TIMEOUT_S) is None
     stream.end(ServingError("enough", Code.ABORTED))
     with pytest.raises(grpc.RpcError) as raised:
         next(answers)

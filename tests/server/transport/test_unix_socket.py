@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from transports import MakeTransport
 
 from ladle.server.call import Transport
@@ -21,7 +21,7 @@ def echo_server(make_transport: MakeTransport) -> Transport:
 
 def echo(channel: grpc.Channel) -> bytes:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/s/Echo")
-    return call(b"hello", timeout=PATIENCE_S)
+    return call(b"hello", timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_socket_serves(path: str, make_transport: MakeTransport) -> None:
     server.start()
     with grpc.insecure_channel(f"unix:{path}") as channel:
         assert echo(channel) == b"hello"
-    server.stop(PATIENCE_S)
+    server.stop(TIMEOUT_S)
 
 
 def test_what_a_killed_server_left_is_taken_over(path: str, make_transport: MakeTransport) -> None:
@@ -57,7 +57,7 @@ def test_a_living_servers_socket_is_left_to_it(path: str, make_transport: MakeTr
         echo_server(make_transport).listen(f"unix:{path}")
     with grpc.insecure_channel(f"unix:{path}") as channel:
         assert echo(channel) == b"hello"
-    living.stop(PATIENCE_S)
+    living.stop(TIMEOUT_S)
 
 
 def test_other_files_are_left_alone(path: str, make_transport: MakeTransport) -> None:

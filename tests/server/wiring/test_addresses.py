@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf import text_format
 from server.conftest import Identities
 
@@ -46,7 +46,7 @@ def status(channel: grpc.Channel, padding: int = 0) -> bytes:
     request.model_spec.name = "m"
     request.model_spec.signature_name = "x" * padding
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(STATUS)
-    return call(request.SerializeToString(), timeout=PATIENCE_S)
+    return call(request.SerializeToString(), timeout=TIMEOUT_S)
 
 
 def test_the_socket_answers_beside_the_port() -> None:

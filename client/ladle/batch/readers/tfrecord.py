@@ -15,7 +15,7 @@ from ladle.batch.errors import BatchError
 from ladle.batch.readers.pieces import BadRow, Pieces, Sample
 from ladle.batch.readers.streams import GZIP_MAGIC, Compression, Stream, open_stream
 from ladle.batch.rows import Rows
-from ladle.protos import records
+from ladle.protos.files import records
 from ladle.protos.tensorflow_pb import Example, Feature
 
 RECORD = "record"

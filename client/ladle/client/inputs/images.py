@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.client.errors import InvalidInput
-from ladle.protos.pictures import read_pixels, resize_pixels
+from ladle.protos.files.pictures import read_pixels, resize_pixels
 
 _CHANNELS = {None: 1, 1: 1, 3: 3, 4: 4, -1: 3}
 
@@ -75,7 +75,7 @@ def is_picture(value: object) -> bool:
 def load(pictures: NDArray[Any], expected: Pixels) -> NDArray[np.uint8]:
     """Return pictures, an object array, as raw pixels `[batch, height, width(, channels)]`.
 
-    `ladle.protos.pictures` prepares each of them, as it does for a training.
+    `ladle.protos.files.pictures` prepares each of them, as it does for a training.
 
     Raises:
         InvalidInput: A picture can't be read, or their sizes differ and the input declares none.

@@ -1,4 +1,4 @@
-"""The preparation of `ladle.protos.pictures` as TensorFlow operations, for a SavedModel's graph.
+"""The preparation of `ladle.protos.files.pictures` as operations of a SavedModel's graph.
 
 TensorFlow reads PNG, JPEG, GIF and BMP; it knows neither EXIF nor the palette of a BMP, and so the
 first is read here and the second refused. Everything is within 1 of 255 of what Pillow gives.

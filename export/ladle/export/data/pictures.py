@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ladle.export.data.holdout import TrainTestSplit, check_split
 from ladle.export.errors import DataError
-from ladle.protos.pictures import Header, read_header, read_pixels
+from ladle.protos.files.pictures import Header, read_header, read_pixels
 
 _Result = TypeVar("_Result")
 

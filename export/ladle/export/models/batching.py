@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ladle.protos.batching_file import OWN_FILE, says_off
+from ladle.protos.files.batching_file import OWN_FILE, says_off
 
 ALL = "(all signatures)"
 

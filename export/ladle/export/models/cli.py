@@ -28,7 +28,7 @@ from ladle.export.models.text import (
 from ladle.export.quiet import quiet_import
 from ladle.export.report.evaluation import EVALUATION_PATH, read_evaluation
 from ladle.export.report.page import make_report
-from ladle.protos.versions import version_of
+from ladle.protos.files.versions import version_of
 
 _DESCRIPTION = """\
 Look after the versions of models. BASE_PATH is a model's folder, whose subfolders are versions;

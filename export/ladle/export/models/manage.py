@@ -23,9 +23,9 @@ from ladle.export.publishing.card import read_card
 from ladle.export.publishing.history import HIDDEN_PREFIX, hidden_versions, published_versions
 from ladle.export.publishing.publish import STAGING_PREFIX
 from ladle.export.publishing.versions import size_bytes
+from ladle.protos.files.versions import LABELS_NAME
+from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
-from ladle.protos.versions import LABELS_NAME
-from ladle.protos.versions import read_labels as read_labels_file
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

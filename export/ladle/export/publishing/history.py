@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ladle.export.errors import PublishError
 from ladle.export.publishing.card import read_card
+from ladle.protos.files.versions import version_of
 from ladle.protos.model_card import ModelCard
-from ladle.protos.versions import version_of
 
 HIDDEN_PREFIX = ".ladle-hidden-"
 """Before the number of a version that servers shall pass over for a while."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ladle.protos.versions import MAX_VERSION, version_of
+from ladle.protos.files.versions import MAX_VERSION, version_of
 
 
 def next_version(names: Iterable[str]) -> int:

@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import LogMetadata
-from ladle.server.core import malloc
 from ladle.server.core.errors import Code
+from ladle.server.core.machine import malloc
 from ladle.server.core.models.config import ModelConfig, RequestLogging
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.monitoring.log_files import RotatingFiles, Rotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from functools import cache
 
-from ladle.server.core import malloc
+from ladle.server.core.machine import malloc
 
 
 @cache

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from google.protobuf import text_format
 
-from ladle.protos.batching_file import OWN_FILE, says_off
+from ladle.protos.files.batching_file import OWN_FILE, says_off
 from ladle.protos.model_card import ModelCard
 from ladle.protos.serving_pb import BatchingParameters
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.clock import Clock
-from ladle.server.core.cpus import cpus
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observer
 from ladle.server.core.polling import Poller
 from ladle.server.core.servable import Model, Servable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ladle.protos import records
-from ladle.protos.records import frame as frame
-from ladle.protos.records import masked_checksum as masked_checksum
+from ladle.protos.files import records
+from ladle.protos.files.records import frame as frame
+from ladle.protos.files.records import masked_checksum as masked_checksum
 from ladle.server.core.errors import Code, ServingError
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
-from ladle.server.core.cpus import cpus
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observer
 from ladle.server.limits import Limits
 from ladle.server.rest.app import App, AppOptions

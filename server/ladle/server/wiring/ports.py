@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ladle.server.call import Transport
 from ladle.server.config import Config
-from ladle.server.core.scheduling import starting_such_as_yield
+from ladle.server.core.machine.scheduling import starting_such_as_yield
 
 if TYPE_CHECKING:
     from ladle.server.wiring.http_server import HttpServer

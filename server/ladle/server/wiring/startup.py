@@ -10,13 +10,13 @@ from typing import cast
 
 import grpc
 
-from ladle.protos.versions import version_of
+from ladle.protos.files.versions import version_of
 from ladle.server.config import Config
 from ladle.server.core.access import Access, Tokens
-from ladle.server.core.cpus import cpus
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import ManagerOptions
 from ladle.server.core.lifecycle.states import TransitionPolicy
+from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.sources.base_path import without_versions
 from ladle.server.monitoring.config import read_path

@@ -10,8 +10,8 @@ from ladle.server.call import Methods, Transport
 from ladle.server.config import Config
 from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.machine.scheduling import starting_such_as_yield
 from ladle.server.core.observation import Observation, Observer
-from ladle.server.core.scheduling import starting_such_as_yield
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.guard import gate
 from ladle.server.transport.descriptors import affordable_connections, raise_limit

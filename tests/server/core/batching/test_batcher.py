@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DOUBLE, PATIENCE_S, FakeClock, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeClock, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
@@ -81,7 +81,7 @@ def make(servable: FakeServable) -> Iterator[MakeSender]:
 
 
 def test_an_idle_model_runs_at_once(make: MakeSender, servable: FakeServable) -> None:
-    answer = make().send(rows(1, 2)).result(PATIENCE_S)
+    answer = make().send(rows(1, 2)).result(TIMEOUT_S)
 
     np.testing.assert_array_equal(answer["y"], rows(2, 4))
     assert servable.batches == [2]
@@ -109,9 +109,9 @@ def test_what_comes_while_the_model_runs_makes_the_next_batch(
     assert sender.batching.depth.rows == 6
     servable.let_go()
 
-    np.testing.assert_array_equal(first.result(PATIENCE_S)["y"], rows(2))
+    np.testing.assert_array_equal(first.result(TIMEOUT_S)["y"], rows(2))
     for n, other in enumerate(others, start=2):
-        np.testing.assert_array_equal(other.result(PATIENCE_S)["y"], rows(2 * n, 2 * n + 1))
+        np.testing.assert_array_equal(other.result(TIMEOUT_S)["y"], rows(2 * n, 2 * n + 1))
     assert servable.batches == [1, 6]
 
 
@@ -123,7 +123,7 @@ def test_a_batch_holds_no_more_rows_than_allowed(make: MakeSender, servable: Fak
     sent += [sender.send(rows(*range(number))) for number in (3, 2, 4)]
     servable.let_go()
     for future in sent:
-        future.result(PATIENCE_S)
+        future.result(TIMEOUT_S)
 
     assert servable.batches == [1, 3, 2, 4]
 
@@ -138,12 +138,12 @@ def test_a_batch_waits_for_its_timeout_and_no_longer(
     second = sender.send(rows(2))
     assert servable.batches == []
     clock.advance(5.0)
-    first.result(PATIENCE_S)
-    second.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
+    second.result(TIMEOUT_S)
     assert servable.batches == [2]
 
     sender.send(rows(1))
-    sender.send(rows(2, 3)).result(PATIENCE_S)  # full: it doesn't wait
+    sender.send(rows(2, 3)).result(TIMEOUT_S)  # full: it doesn't wait
 
     assert servable.batches == [2, 3]
 
@@ -151,7 +151,7 @@ def test_a_batch_waits_for_its_timeout_and_no_longer(
 def test_padding_to_an_allowed_size_is_never_seen(make: MakeSender, servable: FakeServable) -> None:
     sender = make(max_batch_size=8, allowed_batch_sizes=(4, 8))
 
-    answer = sender.send(rows(1, 2, 3)).result(PATIENCE_S)
+    answer = sender.send(rows(1, 2, 3)).result(TIMEOUT_S)
 
     np.testing.assert_array_equal(answer["y"], rows(2, 4, 6))
     assert servable.batches == [4]
@@ -172,7 +172,7 @@ def test_large_requests_are_cut_and_put_together_again(
 
     for future, (n, size) in zip(sent, ((0, 3), (3, 6), (9, 5)), strict=True):
         expected = rows(*(2 * m for m in range(n, n + size)))
-        np.testing.assert_array_equal(future.result(PATIENCE_S)["y"], expected)
+        np.testing.assert_array_equal(future.result(TIMEOUT_S)["y"], expected)
     assert max(servable.batches) <= 4
     assert sum(servable.batches) == 14
 
@@ -182,7 +182,7 @@ def test_a_request_that_was_cut_fails_whole(make: MakeSender, servable: FakeServ
     bad = sender.send(rows(1, 2, float("nan"), 4, 5, 6))
 
     with pytest.raises(ServingError, match="got NaN"):
-        bad.result(PATIENCE_S)
+        bad.result(TIMEOUT_S)
 
 
 def test_upstreams_limit_refuses_larger_requests(make: MakeSender) -> None:
@@ -201,11 +201,11 @@ def test_a_bad_request_fails_alone(make: MakeSender, servable: FakeServable) -> 
     bad = sender.send(rows(float("nan")))
     servable.let_go()
 
-    first.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
     for n, future in enumerate(good):
-        np.testing.assert_array_equal(future.result(PATIENCE_S)["y"], rows(2 * n))
+        np.testing.assert_array_equal(future.result(TIMEOUT_S)["y"], rows(2 * n))
     with pytest.raises(ServingError, match="got NaN"):
-        bad.result(PATIENCE_S)
+        bad.result(TIMEOUT_S)
     assert len(servable.batches) == 1 + 1 + 2 * 4, "in halves, not one by one"
 
 
@@ -222,10 +222,10 @@ def test_a_request_that_expires_in_the_queue_is_not_run(
     clock.advance(10)
     servable.let_go()
 
-    first.result(PATIENCE_S)
-    patient.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
+    patient.result(TIMEOUT_S)
     with pytest.raises(DeadlineExceeded):
-        late.result(PATIENCE_S)
+        late.result(TIMEOUT_S)
     assert servable.batches == [1, 1]
     assert sender.batching.unwanted_rows == 0
 
@@ -244,9 +244,9 @@ def test_a_request_whose_caller_has_gone_is_not_run(
     servable.let_go()
 
     with pytest.raises(Cancelled):
-        gone.result(PATIENCE_S)
-    first.result(PATIENCE_S)
-    patient.result(PATIENCE_S)
+        gone.result(TIMEOUT_S)
+    first.result(TIMEOUT_S)
+    patient.result(TIMEOUT_S)
     sender.tasks[2].cancel()  # after its end: nothing happens
     assert servable.batches == [1, 1]
     assert sender.batching.unwanted_rows == 0
@@ -260,9 +260,9 @@ def test_rows_that_ran_for_nobody_are_counted(make: MakeSender, servable: FakeSe
     sender.tasks[0].cancel()
 
     with pytest.raises(Cancelled):
-        gone.result(PATIENCE_S)
+        gone.result(TIMEOUT_S)
     servable.let_go()
-    sender.send(rows(3)).result(PATIENCE_S)
+    sender.send(rows(3)).result(TIMEOUT_S)
     assert sender.batching.unwanted_rows == 2
 
 
@@ -279,7 +279,7 @@ def test_a_deadline_ends_the_wait_while_the_model_runs(
         sender.batching.run(DOUBLE, {"x": rows(2)}, ("y",), clock.now())
 
     servable.let_go()
-    first.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
     assert servable.batches == [1]
 
 
@@ -298,8 +298,8 @@ def test_a_full_queue_refuses_at_once(make: MakeSender, servable: FakeServable) 
     sender.batching.admit(100)  # one row would fit
 
     servable.let_go()
-    first.result(PATIENCE_S)
-    waiting.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
+    waiting.result(TIMEOUT_S)
 
 
 def test_the_bytes_that_wait_are_bounded(servable: FakeServable) -> None:
@@ -327,7 +327,7 @@ def test_options_can_change_while_requests_wait(make: MakeSender, servable: Fake
     sender.batching.configure(BatchOptions(max_batch_size=4))
     servable.let_go()
     for future in sent:
-        future.result(PATIENCE_S)
+        future.result(TIMEOUT_S)
 
     assert servable.batches == [1, 4]
 
@@ -345,7 +345,7 @@ def test_signatures_without_open_rows_and_odd_shapes_run_alone(
         sender.send(np.ones((), np.float32)),
     ]
     for future in sent:
-        future.result(PATIENCE_S)
+        future.result(TIMEOUT_S)
 
     assert len(servable.batches) == len(sent)
 
@@ -359,8 +359,8 @@ def test_rows_of_different_shapes_do_not_meet(make: MakeSender, servable: FakeSe
     servable.wait_until_running()
     servable.let_go()
 
-    assert narrow.result(PATIENCE_S)["y"].shape == (1, 2)
-    assert wide.result(PATIENCE_S)["y"].shape == (1, 3)
+    assert narrow.result(TIMEOUT_S)["y"].shape == (1, 2)
+    assert wide.result(TIMEOUT_S)["y"].shape == (1, 3)
 
 
 def test_different_shapes_run_together_padded_with_each_ones_first_value() -> None:
@@ -380,11 +380,11 @@ def test_different_shapes_run_together_padded_with_each_ones_first_value() -> No
     empty = sender.send(np.ones((1, 0), np.float32), signature=SUMS)
     servable.let_go()
 
-    first.result(PATIENCE_S)
-    assert short.result(PATIENCE_S)["y"].tolist() == [6]
-    assert long.result(PATIENCE_S)["y"].tolist() == [9]
+    first.result(TIMEOUT_S)
+    assert short.result(TIMEOUT_S)["y"].tolist() == [6]
+    assert long.result(TIMEOUT_S)["y"].tolist() == [9]
     with pytest.raises(ValueError, match="zero-size"):
-        empty.result(PATIENCE_S)
+        empty.result(TIMEOUT_S)
     assert [[5, 6, 5], [7, 8, 9]] in seen
     sender.batching.close()
 
@@ -396,8 +396,8 @@ def test_a_signature_whose_outputs_may_follow_padding_is_not_padded(
     narrow = sender.send(np.ones((1, 2), np.float32), signature=OPEN)
     wide = sender.send(np.ones((1, 3), np.float32), signature=OPEN)
 
-    assert narrow.result(PATIENCE_S)["y"].shape == (1, 2)
-    assert wide.result(PATIENCE_S)["y"].shape == (1, 3)
+    assert narrow.result(TIMEOUT_S)["y"].shape == (1, 2)
+    assert wide.result(TIMEOUT_S)["y"].shape == (1, 3)
     assert "output 'y' is declared as float32 [-1, -1]" in caplog.text
 
 
@@ -411,11 +411,11 @@ def test_outputs_without_a_row_for_each_row_are_computed_request_by_request() ->
     others = [sender.send(np.full((2, 2), n, np.float32)) for n in (1, 2)]
     servable.let_go()
 
-    assert first.result(PATIENCE_S)["y"].tolist() == [2]
-    assert [other.result(PATIENCE_S)["y"].tolist() for other in others] == [[4], [8]]
+    assert first.result(TIMEOUT_S)["y"].tolist() == [2]
+    assert [other.result(TIMEOUT_S)["y"].tolist() for other in others] == [[4], [8]]
     assert servable.batches == [1, 4, 2, 2]
     later = [sender.send(np.full((2, 2), n, np.float32)) for n in (1, 2)]
-    assert [other.result(PATIENCE_S)["y"].tolist() for other in later] == [[4], [8]]
+    assert [other.result(TIMEOUT_S)["y"].tolist() for other in later] == [[4], [8]]
     assert servable.batches[4:] == [2, 2], "it is remembered"
     sender.batching.close()
 
@@ -431,8 +431,8 @@ def test_a_slow_signature_does_not_hold_up_another(
     servable.wait_until_running()
     servable.let_go()
 
-    slow.result(PATIENCE_S)
-    other.result(PATIENCE_S)
+    slow.result(TIMEOUT_S)
+    other.result(TIMEOUT_S)
 
 
 def test_callers_may_block_in_any_number_of_threads(make: MakeSender) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeServable, spec
+from fakes import TIMEOUT_S, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
@@ -64,9 +64,9 @@ def test_pieces_that_do_not_fit_together_fail_their_request_and_no_other() -> No
     batching = BatchingServable(servable, CUT, max_threads=1)
 
     with pytest.raises(Exception, match="cut into"):
-        send(batching, 4).result(PATIENCE_S)
+        send(batching, 4).result(TIMEOUT_S)
 
-    assert send(batching, 2).result(PATIENCE_S)["y"].shape == (2, 1)
+    assert send(batching, 2).result(TIMEOUT_S)["y"].shape == (2, 1)
     batching.close()
     assert batching.depth == QueueDepth()
     assert batching.queue_count == 0
@@ -76,7 +76,7 @@ def test_a_request_that_was_cut_and_turns_out_unbatchable_is_counted_out_once() 
     servable = FakeServable(lambda inputs: {"y": inputs["x"].sum(keepdims=True)[0]})
     batching = BatchingServable(servable, CUT, max_threads=1)
 
-    assert send(batching, 6).result(PATIENCE_S)["y"].tolist() == [66]
+    assert send(batching, 6).result(TIMEOUT_S)["y"].tolist() == [66]
 
     batching.close()
     assert batching.depth == QueueDepth()
@@ -91,7 +91,7 @@ def test_an_observer_that_fails_takes_no_answer_with_it() -> None:
     batching = BatchingServable(FakeServable(), BatchOptions(), max_threads=1, observer=Failing())
 
     for _ in range(2):
-        assert send(batching, 1).result(PATIENCE_S)["y"].tolist() == [[0, 2]]
+        assert send(batching, 1).result(TIMEOUT_S)["y"].tolist() == [[0, 2]]
     batching.close()
     assert batching.depth == QueueDepth()
 
@@ -109,7 +109,7 @@ def test_without_any_thread_a_request_is_refused_and_leaves_the_queue(
     assert batching.depth == QueueDepth()
     assert batching.queue_count == 0
     starting.fails = False
-    assert send(batching, 1).result(PATIENCE_S)["y"].tolist() == [[0, 2]]
+    assert send(batching, 1).result(TIMEOUT_S)["y"].tolist() == [[0, 2]]
     batching.close()
 
 
@@ -126,7 +126,7 @@ def test_without_a_further_thread_requests_wait_for_one_that_there_is(
     second = send(batching, 1, first=5)
     servable.let_go()
 
-    assert first.result(PATIENCE_S)["y"].tolist() == [[0, 2]]
-    assert second.result(PATIENCE_S)["y"].tolist() == [[10, 12]]
+    assert first.result(TIMEOUT_S)["y"].tolist() == [[0, 2]]
+    assert second.result(TIMEOUT_S)["y"].tolist() == [[10, 12]]
     batching.close()
     assert batching.depth == QueueDepth()

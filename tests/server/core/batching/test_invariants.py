@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from fakes import PATIENCE_S, FakeClock, FakeServable, spec, until
+from fakes import TIMEOUT_S, FakeClock, FakeServable, spec, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -177,7 +177,7 @@ def finish(batching: BatchingServable, clock: FakeClock, sent: list[Sent]) -> No
             if one.done.wait(0.01):
                 break
             clock.advance(1.0)
-        assert one.done.wait(PATIENCE_S)
+        assert one.done.wait(TIMEOUT_S)
     until(lambda: batching.depth == QueueDepth())
 
 

@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 import numpy as np
-from fakes import DOUBLE, PATIENCE_S, FakeServable
+from fakes import DOUBLE, TIMEOUT_S, FakeServable
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
@@ -41,7 +41,7 @@ def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_to
         send(number, well=number != 2)
     model.let_go()
 
-    assert over.wait(PATIENCE_S)
+    assert over.wait(TIMEOUT_S)
     batching.close()
     assert done == [[0, 1, 2, 3]]
 
@@ -71,6 +71,6 @@ def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> N
     assert isinstance(told[0], Cancelled)
     model.let_go()
 
-    assert over.wait(PATIENCE_S)
+    assert over.wait(TIMEOUT_S)
     assert threads != [threading.current_thread()]
     batching.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DOUBLE, PATIENCE_S, FakeClock, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeClock, FakeServable, spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -74,10 +74,10 @@ class Harness:
         self.model.let_go()
         for inputs, answer in zip(requests, answers, strict=True):
             expected = self.function(inputs)
-            for alias, array in answer.result(PATIENCE_S).items():
+            for alias, array in answer.result(TIMEOUT_S).items():
                 assert array.shape == expected[alias].shape
                 np.testing.assert_allclose(array, expected[alias], rtol=1e-4, atol=1e-6)
-        assert self.batching.wait_until_idle(PATIENCE_S)
+        assert self.batching.wait_until_idle(TIMEOUT_S)
 
     def bursts(self, count: int, requests: int = 8) -> None:
         for _ in range(count):
@@ -156,8 +156,8 @@ def test_a_mix_that_shows_late_is_found_by_the_share_that_is_still_compared(make
         answers = [send(harness.batching, DOUBLE, x=harness.rows(1)) for _ in range(8)]
         harness.model.let_go()
         for answer in answers:
-            answer.result(PATIENCE_S)
-        assert harness.batching.wait_until_idle(PATIENCE_S)
+            answer.result(TIMEOUT_S)
+        assert harness.batching.wait_until_idle(TIMEOUT_S)
 
     assert harness.standing() is Standing.ALONE
     harness.bursts(3)
@@ -208,8 +208,8 @@ def test_a_request_that_the_model_refuses_marks_nothing(make: Make) -> None:
     harness = make(lambda inputs: {"y": inputs["x"] * inputs["k"][:, None]}, PAIR)
     refused = send(harness.batching, PAIR, x=harness.rows(2), k=np.ones(5, np.float32))
 
-    assert refused.exception(PATIENCE_S) is not None
-    assert harness.batching.wait_until_idle(PATIENCE_S)
+    assert refused.exception(TIMEOUT_S) is not None
+    assert harness.batching.wait_until_idle(TIMEOUT_S)
     assert harness.standing() is Standing.ON_TRIAL
 
 
@@ -243,7 +243,7 @@ def test_a_batch_of_a_stateful_signature_that_is_vouched_for_fails_without_a_sec
         requests[5][:] = np.nan
         answers = [send(harness.batching, stateful, x=x) for x in requests]
         harness.model.let_go()
-        failed += sum(answer.exception(PATIENCE_S) is not None for answer in answers)
+        failed += sum(answer.exception(TIMEOUT_S) is not None for answer in answers)
 
     assert counted == 400
     assert failed >= 50
@@ -261,10 +261,10 @@ def test_lost_rows_of_a_stateful_signature_are_an_error_once_and_lone_runs_later
     answers = [send(harness.batching, stateful, x=harness.rows(1)) for _ in range(4)]
     harness.model.let_go()
 
-    first.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
     for answer in answers:
         with pytest.raises(ServingError, match="expected 4 rows for a batch of as many"):
-            answer.result(PATIENCE_S)
+            answer.result(TIMEOUT_S)
     assert harness.model.batches == [1, 4]
     assert caplog.text.count("an output lacks rows in a batch") == 1
     harness.bursts(1)
@@ -346,9 +346,9 @@ def test_callers_have_their_answers_before_the_batch_on_trial_runs(make: Make) -
         harness.model.wait_until_running()
     harness.model.let_go()
     for answer in answers:
-        answer.result(PATIENCE_S)
+        answer.result(TIMEOUT_S)
     harness.model.wait_until_running()  # the comparison
-    assert harness.batching.wait_until_idle(PATIENCE_S)
+    assert harness.batching.wait_until_idle(TIMEOUT_S)
 
     assert sorted(harness.model.batches) == [1, 1, 2]
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fakes import PATIENCE_S, FakeClock, FakeServable
+from fakes import TIMEOUT_S, FakeClock, FakeServable
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -102,7 +102,7 @@ class Lifecycle(RuleBasedStateMachine):
     def step(self) -> None:
         self.clock.advance(1)
         self.source.step()
-        assert self.manager.wait_until(lambda: not self.manager.transitions, PATIENCE_S)
+        assert self.manager.wait_until(lambda: not self.manager.transitions, TIMEOUT_S)
 
     @property
     def on_disk(self) -> set[int]:
@@ -286,7 +286,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.must_serve = False
-        assert self.manager.stop(PATIENCE_S)
+        assert self.manager.stop(TIMEOUT_S)
         shutil.rmtree(self.folder)
 
 

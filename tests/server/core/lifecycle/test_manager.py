@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S, FakeLoader, FakeServable
+from fakes import TIMEOUT_S, FakeLoader, FakeServable
 
 from ladle.server.core.errors import Code, InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
@@ -18,7 +18,7 @@ TWO = {2: Path("/m/2")}
 
 def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
     """Block until the manager's state makes `condition` true."""
-    assert manager.wait_until(condition, PATIENCE_S)
+    assert manager.wait_until(condition, TIMEOUT_S)
 
 
 def states(manager: Manager, name: str = "m") -> dict[int, State]:
@@ -251,7 +251,7 @@ def test_stop_waits_for_the_last_handle_within_its_bound(
     assert not manager.stop(timeout_s=0)
 
     handle.release()
-    assert manager.stop(timeout_s=PATIENCE_S)
+    assert manager.stop(timeout_s=TIMEOUT_S)
     assert servable(loader, 1).closed.is_set()
 
 
@@ -281,7 +281,7 @@ def test_handles_and_swaps_race_without_a_failure(manager: Manager, loader: Fake
         wait_for(manager, lambda v=version: states(manager)[v] is State.AVAILABLE)  # type: ignore[misc]
     stopped.set()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
 
     assert failures == []
     assert len(seen) > 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from fakes import PATIENCE_S, FakeClock, FakeLoader
+from fakes import TIMEOUT_S, FakeClock, FakeLoader
 
 from ladle.server.core.errors import (
     DeadlineExceeded,
@@ -59,7 +59,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def wait_for(manager: Manager, condition: Callable[[], bool]) -> None:
-    assert manager.wait_until(condition, PATIENCE_S)
+    assert manager.wait_until(condition, TIMEOUT_S)
 
 
 def become(manager: Manager, expected: dict[int, State], name: str = "m") -> None:
@@ -130,7 +130,7 @@ def test_nothing_is_kept_of_a_load_that_failed_but_its_message() -> None:
     become(manager, {1: State.END})
 
     assert manager.problem("m") == "can't be loaded"
-    assert manager.wait_until_settled(["m"], PATIENCE_S)
+    assert manager.wait_until_settled(["m"], TIMEOUT_S)
     wait_for(manager, lambda: not manager.transitions)
     assert loading[0]() is None
 
@@ -205,7 +205,7 @@ def test_a_request_waits_for_the_first_version(
 
     let_load.set()
 
-    assert answer.result(PATIENCE_S)
+    assert answer.result(TIMEOUT_S)
     assert manager.is_available("m")
 
 
@@ -231,7 +231,7 @@ def test_nobody_waits_for_what_will_not_come(
     elif cause == "stopped":
         manager.stop(timeout_s=0)
 
-    assert not answer.result(PATIENCE_S)
+    assert not answer.result(TIMEOUT_S)
 
 
 def test_what_loads_when_the_source_stops_is_still_waited_for(
@@ -244,7 +244,7 @@ def test_what_loads_when_the_source_stops_is_still_waited_for(
     manager.source_stopped()
     let_load.set()
 
-    assert answer.result(PATIENCE_S)
+    assert answer.result(TIMEOUT_S)
 
 
 def test_a_label_of_the_folder_may_come_with_the_first_version(
@@ -296,7 +296,7 @@ def test_waiting_ends_with_the_deadline_or_the_bound(
     clock.advance(deadline_s or 60)
 
     with pytest.raises(error, match="model m is still loading"):
-        answer.result(PATIENCE_S)
+        answer.result(TIMEOUT_S)
 
 
 def test_only_so_many_requests_wait(manager: Manager, pool: ThreadPoolExecutor) -> None:
@@ -308,7 +308,7 @@ def test_only_so_many_requests_wait(manager: Manager, pool: ThreadPoolExecutor) 
         manager.wait_for_first("m", None)
 
     manager.withdraw("m")
-    first.result(PATIENCE_S)
+    first.result(TIMEOUT_S)
 
 
 def test_a_request_waits_out_a_swap_that_puts_resources_first(
@@ -324,7 +324,7 @@ def test_a_request_waits_out_a_swap_that_puts_resources_first(
     answer = waiting(manager, pool, lambda: manager.wait_for_first("m", None))
     let_load.set()
 
-    assert answer.result(PATIENCE_S)
+    assert answer.result(TIMEOUT_S)
 
 
 def test_a_label_stands_for_its_version(manager: Manager) -> None:
@@ -347,10 +347,10 @@ def test_listeners_hear_of_changes_and_may_ask(manager: Manager) -> None:
 
     manager.add_listener(listen)
     manager.aspire("m", ONE)
-    assert up.wait(PATIENCE_S)
+    assert up.wait(TIMEOUT_S)
     down.clear()
     manager.withdraw("m")
-    assert down.wait(PATIENCE_S)
+    assert down.wait(TIMEOUT_S)
     assert {name for name, _ in heard} == {"m"}
 
 
@@ -485,7 +485,7 @@ def test_a_version_that_no_thread_can_unload_serves_on_until_there_is_one(
     manager.aspire("n", ONE)
 
     become(manager, {1: State.END})
-    assert manager.stop(timeout_s=PATIENCE_S)
+    assert manager.stop(timeout_s=TIMEOUT_S)
 
 
 def test_a_retry_takes_no_further_thread_until_it_is_due(

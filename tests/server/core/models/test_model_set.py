@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import PATIENCE_S, FakeClock, FakeLoader
+from fakes import TIMEOUT_S, FakeClock, FakeLoader
 
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.lifecycle.manager import Manager
@@ -39,7 +39,7 @@ def test_where_nothing_is_to_be_waited_for_no_place_among_those_who_wait_is_need
     waiting = [pool.submit(models.wait_for, ["late"], None) for _ in range(4)]
     clock.wait_until_sleeping(4)
     manager.aspire("up", {1: Path("/up/1")})
-    assert manager.wait_until_settled(["up"], PATIENCE_S)
+    assert manager.wait_until_settled(["up"], TIMEOUT_S)
     manager.report("bad", "no versions", final=True)
 
     models.wait_for([], None)
@@ -53,4 +53,4 @@ def test_where_nothing_is_to_be_waited_for_no_place_among_those_who_wait_is_need
 
     manager.aspire("late", {1: Path("/late/1")})
     for waited in waiting:
-        waited.result(PATIENCE_S)
+        waited.result(TIMEOUT_S)

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from fakes import PATIENCE_S, FakeClock
+from fakes import TIMEOUT_S, FakeClock
 
-from ladle.protos.versions import LABELS_NAME
+from ladle.protos.files.versions import LABELS_NAME
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.sources.file_system import FileSystemSource
 from ladle.server.core.sources.source import MonitoredModel
@@ -77,7 +77,7 @@ class Gate:
     def __call__(self, folder: Path) -> str | None:
         if folder.parent.name == "dead":
             self.hung += 1
-            assert self._open.wait(PATIENCE_S)
+            assert self._open.wait(TIMEOUT_S)
         return None
 
     def open(self) -> None:
@@ -395,7 +395,7 @@ def test_a_base_path_that_hangs_holds_up_no_other_and_is_looked_at_once(
     looked = pool.submit(source.step)
     clock.wait_until_sleeping(1)
     clock.advance(2)
-    looked.result(PATIENCE_S)
+    looked.result(TIMEOUT_S)
     assert told.last == {"good": {1: tmp_path / "good" / "1"}}
     assert told.problems["dead"] == (
         f"base path {tmp_path / 'dead'} does not answer: a scan of it is still under way",
@@ -413,7 +413,7 @@ def test_a_base_path_that_hangs_holds_up_no_other_and_is_looked_at_once(
     clock.wait_until_sleeping(1)
     clock.advance(5)
     with pytest.raises(Unavailable, match=r"model dead: base path .* does not answer"):
-        rescan.result(PATIENCE_S)
+        rescan.result(TIMEOUT_S)
 
     gate.open()
     assert source.rescan("dead")
@@ -443,12 +443,12 @@ def test_a_policy_that_changes_during_a_look_is_looked_at_again_without_polling(
     started = pool.submit(source.start)
     clock.wait_until_sleeping(1)
     clock.advance(2)
-    started.result(PATIENCE_S)
+    started.result(TIMEOUT_S)
 
     source.set_models([MonitoredModel("m", base_path, Specific(frozenset({1})))])
     gate.open()
 
-    assert first_alone.wait(PATIENCE_S)
+    assert first_alone.wait(TIMEOUT_S)
     source.stop()
 
 

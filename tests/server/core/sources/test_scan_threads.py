@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from fakes import PATIENCE_S, FakeClock, until
+from fakes import TIMEOUT_S, FakeClock, until
 
 from ladle.server.core.sources import scan_threads as module
 from ladle.server.core.sources.scan_threads import ScanThreads
@@ -23,7 +23,7 @@ class Setting:
 
     def hang(self) -> None:
         self.scan()
-        assert self.gate.wait(PATIENCE_S)
+        assert self.gate.wait(TIMEOUT_S)
 
     def scan(self) -> None:
         self.threads.append(threading.current_thread())
@@ -33,7 +33,7 @@ class Setting:
         done = self.asked(self.hang)
         self.clock.wait_until_sleeping(1)
         self.clock.advance(1)
-        assert not done.result(PATIENCE_S)
+        assert not done.result(TIMEOUT_S)
 
     def asked(self, scan: Callable[[], None]) -> Future[bool]:
         return self._pool.submit(self.scan_threads.run, scan, 1.0)
@@ -65,7 +65,7 @@ def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back
     assert hanging is not other
 
     setting.gate.set()
-    hanging.join(PATIENCE_S)
+    hanging.join(TIMEOUT_S)
 
     assert not hanging.is_alive()
     assert setting.scan_threads.run(setting.scan, 1.0)

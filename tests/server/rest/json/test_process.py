@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 from ladle.server.core.errors import Code, DeadlineExceeded, InvalidArgument, ServingError
 from ladle.server.rest.json.process import JsonProcesses
@@ -23,7 +23,7 @@ def processes() -> Iterator[JsonProcesses]:
 
 
 def deadline() -> float:
-    return time.monotonic() + PATIENCE_S
+    return time.monotonic() + TIMEOUT_S
 
 
 def test_another_process_answers_and_stays_for_the_next_call(processes: JsonProcesses) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import PATIENCE_S, FakeLoader, FakeServable, refusal, spec
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, refusal, spec
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
@@ -94,7 +94,7 @@ def manager() -> Manager:
         manager.aspire(name, {1: Path("/1"), 2: Path("/2")} if name == "two" else {1: Path("/1")})
     manager.aspire("broken", {1: Path("/1")})
     manager.set_labels({"two": {"stable": 1}})
-    assert manager.wait_until_settled([*MODELS, "broken"], PATIENCE_S)
+    assert manager.wait_until_settled([*MODELS, "broken"], TIMEOUT_S)
     return manager
 
 
@@ -111,7 +111,7 @@ def channel(manager: Manager, health: Health) -> Iterator[grpc.Channel]:
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def ask(channel: grpc.Channel) -> Callable[[str, Any, Any], Any]:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             f"{SERVICE}/{method}"
         )
-        return answer.FromString(call(request.SerializeToString(), timeout=PATIENCE_S))
+        return answer.FromString(call(request.SerializeToString(), timeout=TIMEOUT_S))
 
     return ask
 
@@ -294,7 +294,7 @@ def test_predict_and_infer_share_a_batch(
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict"
     )
-    answer = PredictResponse.FromString(call(predict.SerializeToString(), timeout=PATIENCE_S))
+    answer = PredictResponse.FromString(call(predict.SerializeToString(), timeout=TIMEOUT_S))
     assert tensors.to_array(answer.outputs["y"]).tolist() == floats(infer(request("half", x=X)))
     assert model.batches
 

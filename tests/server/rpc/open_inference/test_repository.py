@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal
 
 from ladle.protos.inference_pb import (
     ModelReadyRequest,
@@ -62,7 +62,7 @@ def ask(tmp_path: Path, loader: FakeLoader) -> Iterator[Ask]:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
                 f"{SERVICE}/{method}"
             )
-            return answer.FromString(call(request.SerializeToString(), timeout=PATIENCE_S))
+            return answer.FromString(call(request.SerializeToString(), timeout=TIMEOUT_S))
 
         yield ask
     server.stop(lame_duck=False)

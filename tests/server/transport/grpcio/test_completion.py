@@ -7,7 +7,7 @@ import queue
 import threading
 
 import grpc
-from fakes import PATIENCE_S, until
+from fakes import TIMEOUT_S, until
 
 from ladle.server.call import Call, NonBlocking
 from ladle.server.core.errors import Code, ServingError
@@ -32,7 +32,7 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
     def hold(call: Call) -> None:
         handled.append(call.request[:1])
         came.release()
-        assert go_on.wait(PATIENCE_S)
+        assert go_on.wait(TIMEOUT_S)
         call.respond(b"")
 
     budget = ByteBudget(1 << 62)
@@ -47,17 +47,17 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
         f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
     ) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        first = call.future(b"1" * LIMIT, timeout=PATIENCE_S)
-        assert came.acquire(timeout=PATIENCE_S)
-        gone = call.future(b"2" * LIMIT, timeout=PATIENCE_S)
+        first = call.future(b"1" * LIMIT, timeout=TIMEOUT_S)
+        assert came.acquire(timeout=TIMEOUT_S)
+        gone = call.future(b"2" * LIMIT, timeout=TIMEOUT_S)
         until(lambda: budget.used == 2 * LIMIT)
         gone.cancel()
         until(lambda: budget.used == LIMIT)
         kept = [c for c in gc.get_objects() if isinstance(c, CompletionCall)]
         assert sum(len(each.request) for each in kept) == LIMIT
         go_on.set()
-        assert first.result(PATIENCE_S) == b""
-        assert refused.get(timeout=PATIENCE_S).code is Code.CANCELLED
-        assert call(b"3" * LIMIT, timeout=PATIENCE_S) == b""
-    transport.stop(PATIENCE_S)
+        assert first.result(TIMEOUT_S) == b""
+        assert refused.get(timeout=TIMEOUT_S).code is Code.CANCELLED
+        assert call(b"3" * LIMIT, timeout=TIMEOUT_S) == b""
+    transport.stop(TIMEOUT_S)
     assert handled == [b"1", b"3"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal
+from fakes import TIMEOUT_S, refusal
 
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import Unauthenticated
@@ -35,7 +35,7 @@ def call(begun: queue.SimpleQueue[Stream]) -> Iterator[Any]:
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel.stream_stream("/a/B", None, None)
-    transport.stop(PATIENCE_S)
+    transport.stop(TIMEOUT_S)
 
 
 def test_a_flood_of_refused_calls_makes_one_refusal(
@@ -51,7 +51,7 @@ def test_a_flood_of_refused_calls_makes_one_refusal(
     monkeypatch.setattr(ThreadPoolExecutor, "__init__", counting)
     for _ in range(5):
         with pytest.raises(grpc.RpcError) as raised:
-            next(call(iter([]), timeout=PATIENCE_S))
+            next(call(iter([]), timeout=TIMEOUT_S))
         assert refusal(raised.value) == ("UNAUTHENTICATED", "expected a token")
 
     assert len(made) == 1

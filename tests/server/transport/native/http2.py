@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
@@ -47,7 +47,7 @@ class Connection:
     """A caller on a plain socket."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
         self.send(PREFACE + frame(SETTINGS, 0, 0))
 
     def __enter__(self) -> Connection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import PATIENCE_S, refusal, until
+from fakes import TIMEOUT_S, refusal, until
 from server.transport.native.http2 import (
     CONTINUATION,
     DATA,
@@ -62,12 +62,12 @@ def start() -> Iterator[Start]:
 def echoes(port: int) -> bool:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
-        return bool(call(b"well", timeout=PATIENCE_S) == b"well")
+        return bool(call(b"well", timeout=TIMEOUT_S) == b"well")
 
 
 def test_who_speaks_no_http2_is_hung_up_on(start: Start) -> None:
     _, port = start()
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as caller:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as caller:
         caller.sendall(b"GET / HTTP/1.1")
         caller.sendall(b"\r\nHost: x\r\n\r\n"[:10])  # as many bytes as HTTP/2's greeting has
         assert caller.recv(1) == b""
@@ -77,12 +77,12 @@ def test_who_speaks_no_http2_is_hung_up_on(start: Start) -> None:
 def test_who_has_not_yet_spoken_does_not_hold_up_a_stop(start: Start) -> None:
     transport, port = start()
     with (
-        socket.create_connection(("127.0.0.1", port), PATIENCE_S) as silent,
-        socket.create_connection(("127.0.0.1", port), PATIENCE_S) as halfway,
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as silent,
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as halfway,
     ):
         halfway.sendall(PREFACE[:5])
         assert echoes(port)
-        transport.stop(10 * PATIENCE_S)
+        transport.stop(10 * TIMEOUT_S)
         assert silent.recv(1) == b""
 
 
@@ -107,7 +107,7 @@ def test_who_stays_beyond_the_grace_of_an_old_connection_is_cut_off(start: Start
             frame(HEADERS, END_HEADERS, 1, headers("/a/B"))
             + frame(DATA, END_STREAM, 1, message(b"x"))
         )
-        assert over.wait(PATIENCE_S)
+        assert over.wait(TIMEOUT_S)
         list(connection.frames())  # ends
     assert len(held) == 1
 
@@ -155,8 +155,8 @@ def test_more_metadata_than_allowed_fails_the_call_alone(start: Start) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
         with pytest.raises(grpc.RpcError):
-            call(b"", metadata=(("key", "x" * (20 << 10)),), timeout=PATIENCE_S)
-        assert call(b"", metadata=(("key", "x" * (8 << 10)),), timeout=PATIENCE_S) == b""
+            call(b"", metadata=(("key", "x" * (20 << 10)),), timeout=TIMEOUT_S)
+        assert call(b"", metadata=(("key", "x" * (8 << 10)),), timeout=TIMEOUT_S) == b""
 
 
 def until_headers(connection: Connection) -> list[tuple[int, int, int, bytes]]:
@@ -197,7 +197,7 @@ def test_while_python_takes_nothing_calls_are_refused_past_the_bound(start: Star
 
     def block(call: Call) -> None:
         came.set()
-        assert go_on.wait(PATIENCE_S)
+        assert go_on.wait(TIMEOUT_S)
         call.respond(b"")
 
     _, port = start(NonBlocking(block))
@@ -205,7 +205,7 @@ def test_while_python_takes_nothing_calls_are_refused_past_the_bound(start: Star
         call: Any = channel.unary_unary("/a/B", None, None)
 
         def begin_too_many() -> list[Any]:
-            calls = [call.future(b"", timeout=PATIENCE_S) for _ in range(200)]
+            calls = [call.future(b"", timeout=TIMEOUT_S) for _ in range(200)]
             until(lambda: sum(each.done() for each in calls) >= 72)
             codes = {refusal(each.exception())[0] for each in calls if each.done()}
             assert codes == {"UNAVAILABLE"}
@@ -213,18 +213,18 @@ def test_while_python_takes_nothing_calls_are_refused_past_the_bound(start: Star
 
         try:
             calls = begin_too_many()
-            assert came.wait(PATIENCE_S)
+            assert came.wait(TIMEOUT_S)
             # Those that Python has taken give their places back, and others come into the queue.
             for each in calls:
                 each.cancel()
             # They leave at once, but their calls stay in the queue until Python takes them.
             for each in begin_too_many():
                 each.cancel()
-            late = call.future(b"", timeout=PATIENCE_S)
+            late = call.future(b"", timeout=TIMEOUT_S)
             assert refusal(late.exception())[0] == "UNAVAILABLE"
         finally:
             go_on.set()
-        assert call(b"", timeout=PATIENCE_S) == b""
+        assert call(b"", timeout=TIMEOUT_S) == b""
 
 
 def test_what_is_no_grpc_gets_a_status_of_http(start: Start) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import grpc
-from fakes import PATIENCE_S
+from fakes import TIMEOUT_S
 from transports import TRANSPORTS, LimitedTransport, require
 
 from ladle.server.call import NonBlocking
@@ -41,20 +41,20 @@ class Calls:
     def stop(self) -> None:
         with self._changed:
             self._stopping = True
-            assert self._changed.wait_for(lambda: not self._under_way, PATIENCE_S)
+            assert self._changed.wait_for(lambda: not self._under_way, TIMEOUT_S)
 
     def wait_for(self, count: int) -> None:
         """Block until so many more have ended."""
         with self._changed:
             until = self.outcomes.total() + count
-            assert self._changed.wait_for(lambda: self.outcomes.total() >= until, PATIENCE_S)
+            assert self._changed.wait_for(lambda: self.outcomes.total() >= until, TIMEOUT_S)
 
     def _send(self) -> None:
         with self._changed:
             if self._stopping:
                 return
             self._under_way += 1
-        self._call.future(b"", timeout=PATIENCE_S).add_done_callback(self._ended)
+        self._call.future(b"", timeout=TIMEOUT_S).add_done_callback(self._ended)
 
     def _ended(self, future: Any) -> None:
         with self._changed:
@@ -81,13 +81,13 @@ def test_servers_that_stop_in_turn_under_round_robin_lose_no_call() -> None:
     ]
     with grpc.insecure_channel(target, options=options) as channel:
         call: Any = channel.unary_unary("/a/B", None, None)
-        call(b"", timeout=PATIENCE_S, wait_for_ready=True)
+        call(b"", timeout=TIMEOUT_S, wait_for_ready=True)
         calls = Calls(call)
         calls.start()
         for number in range(STOPS):
             calls.wait_for(CALLS_BETWEEN)
             transport, port = servers[number % 2]
-            transport.stop(PATIENCE_S)
+            transport.stop(TIMEOUT_S)
             servers[number % 2] = started(port)
             # The other one stops only once this one is found again.
             began = servers[number % 2][0].calls

@@ -29,8 +29,8 @@ from ladle.server.core.batching.trial import Sample, Trials
 from ladle.server.core.batching.trust import Standing, Status, Trust
 from ladle.server.core.batching.workers import Workers
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.cpus import cpus
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
+from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.servable import Arrays, Done, Model, Signature
 from ladle.server.core.servable_id import ServableId

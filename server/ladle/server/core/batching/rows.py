@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.server.core import malloc
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.machine import malloc
 from ladle.server.core.servable import Arrays, Signature
 
 logger = logging.getLogger(__name__)

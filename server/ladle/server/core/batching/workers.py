@@ -6,7 +6,7 @@ import threading
 from typing import Generic, Protocol, TypeVar
 
 from ladle.server.core.clock import Clock
-from ladle.server.core.scheduling import yield_when_woken
+from ladle.server.core.machine.scheduling import yield_when_woken
 
 W = TypeVar("W")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ladle.protos.versions import LABELS_NAME, read_labels, version_of
+from ladle.protos.files.versions import LABELS_NAME, read_labels, version_of
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.sources.stability import Stability, is_stable, observe, scan_folder
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired, next_aspired, numbered

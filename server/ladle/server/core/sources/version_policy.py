@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from ladle.protos.versions import version_of
+from ladle.protos.files.versions import version_of
 
 
 @dataclass(frozen=True)

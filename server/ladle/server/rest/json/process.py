@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
-from ladle.server.core import malloc
 from ladle.server.core.errors import Code, DeadlineExceeded, ServingError
+from ladle.server.core.machine import malloc
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from ladle.protos.inference_pb import (
 )
 from ladle.protos.serving_pb import ModelSpec
 from ladle.protos.zero_copy import extract_repeated_bytes
-from ladle.server.core import malloc
 from ladle.server.core.errors import InvalidArgument, NotFound, ResourceExhausted, Unimplemented
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.machine import malloc
 from ladle.server.core.servable import Arrays, Model, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall

@@ -15,7 +15,6 @@ from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
 from ladle.protos.zero_copy import extract_tensor_contents
-from ladle.server.core import malloc
 from ladle.server.core.errors import (
     Code,
     FailedPrecondition,
@@ -23,6 +22,7 @@ from ladle.server.core.errors import (
     ResourceExhausted,
     ServingError,
 )
+from ladle.server.core.machine import malloc
 from ladle.server.core.servable import (
     DEFAULT_SIGNATURE,
     Arrays,

@@ -13,10 +13,10 @@ from ladle.protos.ladle_pb import (
     PredictStreamResponse,
 )
 from ladle.server.call import Stream, Streaming
-from ladle.server.core import malloc
 from ladle.server.core.errors import Cancelled, InvalidArgument, ServingError, Unavailable
 from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Afterwards
 from ladle.server.rpc.prediction.predict import ParsedPredict, Predict

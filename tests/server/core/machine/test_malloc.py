@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ladle.server.core import malloc
+from ladle.server.core.machine import malloc
 
 
 @pytest.mark.parametrize("offset", range(0, 64, 12))

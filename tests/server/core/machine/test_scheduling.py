@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from ladle.server.core.scheduling import starting_such_as_yield
+from ladle.server.core.machine.scheduling import starting_such_as_yield
 
 linux = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has policies")
 

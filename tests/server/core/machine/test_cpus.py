@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle.server.core.cpus import cpus, limited, quotas
+from ladle.server.core.machine.cpus import cpus, limited, quotas
 
 
 @pytest.mark.parametrize(

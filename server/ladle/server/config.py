@@ -85,8 +85,8 @@ class Config:
         "without tokens, let other machines change what is served (tensorflow_model_server: true)",
     )
     transport: str = flag(
-        "auto",
-        "what serves gRPC: native, in Rust, which the package ladle-native brings; grpcio; or "
+        "grpcio",
+        "what serves gRPC: grpcio; native, in Rust, which the package ladle-native brings; or "
         "auto, which takes native where it is installed and knows the --grpc_channel_arguments",
         choices=("auto", "native", "grpcio"),
     )

@@ -9,8 +9,8 @@ import numpy as np
 from ladle.export.errors import CheckError
 from ladle.export.saved_model.signatures import DEFAULT, ENCODED
 from ladle.export.saved_model.subprocess_check import Answer, Request
+from ladle.protos.files.pictures import read_pixels
 from ladle.protos.model_card import ModelCard
-from ladle.protos.pictures import read_pixels
 
 _ORIENTATIONS = (1, 3, 6, 8)
 _ANY_SIDE = 32

@@ -121,7 +121,7 @@ class FakeServable:
         """Let runs begin and not end."""
         self._gate.clear()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let the runs that are held end, and all later ones."""
         self._gate.set()
 

@@ -56,7 +56,7 @@ MOST_NOT_RUN = 3
 FRAMEWORKS = {"celery", "fastapi", "flask"}
 
 
-class Setting(NamedTuple):
+class Harness(NamedTuple):
     """A server on the model of the quickstart, and what publishing it came to."""
 
     folder: Path
@@ -76,7 +76,7 @@ class Setting(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     from ladle.export import pipeline
     from ladle.export.saved_model.subprocess_check import run_in_this_process
 
@@ -104,13 +104,13 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     )
     server = Server(config)
     server.start()
-    yield Setting(folder, made[0], server)
+    yield Harness(folder, made[0], server)
     server.stop(lame_duck=False)
 
 
 @pytest.fixture
 def page_folder(
-    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """The folder in which a page's blocks run; exports end before they train."""
     from ladle.export import pipeline
@@ -149,7 +149,7 @@ def page_folder(
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_what_a_page_says_runs(path: Path, setting: Setting, page_folder: Path) -> None:
+def test_what_a_page_says_runs(path: Path, setting: Harness, page_folder: Path) -> None:
     from ladle.export.saved_model.custom_signatures import custom_endpoints
 
     names: dict[str, Any] = {"images": np.zeros((2, 8, 8), np.uint8), "__name__": "page"}
@@ -189,7 +189,7 @@ def test_what_a_page_says_runs(path: Path, setting: Setting, page_folder: Path) 
             names[name].close()
 
 
-def run(command: str, setting: Setting, block: Block) -> None:
+def run(command: str, setting: Harness, block: Block) -> None:
     """Run a command, or check it where that is all that can be done."""
     words = shlex.split(os.path.expandvars(command), comments=True)
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):

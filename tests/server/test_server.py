@@ -47,7 +47,7 @@ M = TypeVar("M", bound=Message)
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 
-class Setting:
+class Harness:
     """Base paths, a server on them, and a channel to it."""
 
     def __init__(self, folder: Path) -> None:
@@ -136,8 +136,8 @@ class Setting:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return Setting(tmp_path)
+def setting(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
 def refused_in_time(ask: Callable[[], object]) -> tuple[str, str]:
@@ -155,7 +155,7 @@ def labelled(config: ModelServerConfig, **labels: int) -> ModelServerConfig:
     return config
 
 
-def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting: Setting) -> None:
+def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting: Harness) -> None:
     setting.publish("m", 1)
     let_load = setting.loader.hold("m", 1)
     with setting.started(setting.configured("m")), ThreadPoolExecutor(1) as pool:
@@ -171,7 +171,7 @@ def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting:
         assert answer.result(TIMEOUT_S) == 1
 
 
-def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Setting) -> None:
+def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Harness) -> None:
     """Whoever was told that the port is open comes at once, and all of them at the same time."""
     for name in ("m", "up"):
         setting.publish(name, 1)
@@ -197,7 +197,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in taken]
 
 
-def test_waiting_for_models_lets_nobody_connect_before(setting: Setting) -> None:
+def test_waiting_for_models_lets_nobody_connect_before(setting: Harness) -> None:
     """A probe of a TCP port, or a load balancer, knows no other sign."""
     setting.publish("m", 1)
     let_load = setting.loader.hold("m", 1)
@@ -234,7 +234,7 @@ def test_waiting_for_models_lets_nobody_connect_before(setting: Setting) -> None
 @pytest.mark.parametrize("wait_for_models", [False, True])
 @pytest.mark.parametrize("which", ["port", "rest_api_port", "grpc_socket_path"])
 def test_an_address_in_use_is_told_before_anything_is_loaded_or_opened(
-    setting: Setting, which: str, wait_for_models: bool
+    setting: Harness, which: str, wait_for_models: bool
 ) -> None:
     setting.publish("m", 1)
     (setting.folder / "batching").touch()
@@ -268,7 +268,7 @@ def test_an_address_in_use_is_told_before_anything_is_loaded_or_opened(
             assert not thread.is_alive()
 
 
-def test_waiting_for_models_serves_once_each_is_up_or_has_failed(setting: Setting) -> None:
+def test_waiting_for_models_serves_once_each_is_up_or_has_failed(setting: Harness) -> None:
     setting.publish("m", 1)
     setting.publish("bad", 1)
     setting.loader.failures[ServableId("bad", 1)] = InvalidArgument("no good")
@@ -281,7 +281,7 @@ def test_waiting_for_models_serves_once_each_is_up_or_has_failed(setting: Settin
         assert setting.predict("m") == 1
 
 
-def test_a_single_model_that_does_not_load_ends_the_start(setting: Setting) -> None:
+def test_a_single_model_that_does_not_load_ends_the_start(setting: Harness) -> None:
     setting.publish("m", 1)
     setting.loader.failures[ServableId("m", 1)] = InvalidArgument("no good")
     with (
@@ -291,7 +291,7 @@ def test_a_single_model_that_does_not_load_ends_the_start(setting: Setting) -> N
         setting.server.wait_for_models()
 
 
-def test_a_bad_model_leaves_the_others_alone(setting: Setting) -> None:
+def test_a_bad_model_leaves_the_others_alone(setting: Harness) -> None:
     setting.publish("good", 1)
     setting.publish("slow", 1)
     let_load = setting.loader.hold("slow", 1)
@@ -309,7 +309,7 @@ def test_a_bad_model_leaves_the_others_alone(setting: Setting) -> None:
         let_load.set()
 
 
-def test_health_follows_each_model(setting: Setting) -> None:
+def test_health_follows_each_model(setting: Harness) -> None:
     setting.publish("a", 1)
     setting.publish("b", 1)
     let_load = setting.loader.hold("b", 1)
@@ -332,7 +332,7 @@ def test_health_follows_each_model(setting: Setting) -> None:
         assert next(overall) == NOT_SERVING
 
 
-def test_names_that_nobody_knows_can_be_watched(setting: Setting) -> None:
+def test_names_that_nobody_knows_can_be_watched(setting: Harness) -> None:
     with setting.started(setting.configured("m")):
         unknown = setting.watch("m2")
         assert next(unknown) == SERVICE_UNKNOWN
@@ -342,7 +342,7 @@ def test_names_that_nobody_knows_can_be_watched(setting: Setting) -> None:
             pass
 
 
-def test_a_reload_replaces_the_models_and_waits_for_new_ones(setting: Setting) -> None:
+def test_a_reload_replaces_the_models_and_waits_for_new_ones(setting: Harness) -> None:
     for name in "abc":
         setting.publish(name, 1)
     with setting.started(setting.configured("a", "b")):
@@ -353,7 +353,7 @@ def test_a_reload_replaces_the_models_and_waits_for_new_ones(setting: Setting) -
         assert refused_in_time(lambda: setting.predict("a"))[0] == "NOT_FOUND"
 
 
-def test_a_reload_says_within_the_deadline_what_did_not_come_up_and_why(setting: Setting) -> None:
+def test_a_reload_says_within_the_deadline_what_did_not_come_up_and_why(setting: Harness) -> None:
     for name in ("bad", "good", "slow"):
         setting.publish(name, 1)
     setting.loader.failures[ServableId("bad", 1)] = InvalidArgument("no good")
@@ -371,7 +371,7 @@ def test_a_reload_says_within_the_deadline_what_did_not_come_up_and_why(setting:
         let_load.set()
 
 
-def test_a_reload_that_waits_blocks_no_other(setting: Setting) -> None:
+def test_a_reload_that_waits_blocks_no_other(setting: Harness) -> None:
     for name in ("slow", "m"):
         setting.publish(name, 1)
     let_load = setting.loader.hold("slow", 1)
@@ -386,7 +386,7 @@ def test_a_reload_that_waits_blocks_no_other(setting: Setting) -> None:
         stuck.result(TIMEOUT_S)
 
 
-def test_reloads_that_are_wrong_change_nothing(setting: Setting) -> None:
+def test_reloads_that_are_wrong_change_nothing(setting: Harness) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured("m")):
         setting.predict("m")
@@ -408,7 +408,7 @@ def test_reloads_that_are_wrong_change_nothing(setting: Setting) -> None:
         )
 
 
-def test_labels_of_a_config_file_work_from_the_start(setting: Setting) -> None:
+def test_labels_of_a_config_file_work_from_the_start(setting: Harness) -> None:
     """Upstream refuses to start: its labels have to name versions that are loaded."""
     setting.publish("m", 1)
     with setting.started(labelled(setting.configured("m"), stable=1, canary=2)):
@@ -432,7 +432,7 @@ def test_labels_of_a_config_file_work_from_the_start(setting: Setting) -> None:
         assert setting.predict("m", label="stable") == 2
 
 
-def test_the_config_file_is_polled(setting: Setting) -> None:
+def test_the_config_file_is_polled(setting: Harness) -> None:
     setting.publish("a", 1)
     setting.publish("b", 1)
     with setting.started(setting.configured("a"), model_config_file_poll_wait_seconds=0.01):
@@ -442,7 +442,7 @@ def test_the_config_file_is_polled(setting: Setting) -> None:
         assert setting.predict("b") == 1
 
 
-def test_the_repository_lists_what_there_is(setting: Setting) -> None:
+def test_the_repository_lists_what_there_is(setting: Harness) -> None:
     setting.publish("m", 1)
     setting.publish("bad", 7)
     setting.loader.failures[ServableId("bad", 7)] = InvalidArgument("no good")
@@ -461,7 +461,7 @@ def test_the_repository_lists_what_there_is(setting: Setting) -> None:
         assert [model.config.name for model in one.model] == ["m"]
 
 
-def test_one_model_is_loaded_and_unloaded_without_the_others(setting: Setting) -> None:
+def test_one_model_is_loaded_and_unloaded_without_the_others(setting: Harness) -> None:
     setting.publish("a", 1)
     setting.publish("b", 1)
     with setting.started(setting.configured("a")):
@@ -484,7 +484,7 @@ def test_one_model_is_loaded_and_unloaded_without_the_others(setting: Setting) -
             setting.repository("LoadModel", LoadModelRequest(), LoadModelResponse)
 
 
-def test_a_model_that_was_unloaded_is_loaded_and_waited_for_again(setting: Setting) -> None:
+def test_a_model_that_was_unloaded_is_loaded_and_waited_for_again(setting: Harness) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured()):
         config = setting.configured("m").model_config_list.config[0]
@@ -496,7 +496,7 @@ def test_a_model_that_was_unloaded_is_loaded_and_waited_for_again(setting: Setti
             setting.repository("UnloadModel", UnloadModelRequest(name="m"), UnloadModelResponse)
 
 
-def test_a_rescan_finds_what_no_poll_would(setting: Setting) -> None:
+def test_a_rescan_finds_what_no_poll_would(setting: Harness) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured("m"), file_system_poll_wait_seconds=0):
         assert setting.predict("m") == 1
@@ -506,7 +506,7 @@ def test_a_rescan_finds_what_no_poll_would(setting: Setting) -> None:
             pass
 
 
-def test_a_rescan_tries_what_has_failed_again(setting: Setting) -> None:
+def test_a_rescan_tries_what_has_failed_again(setting: Harness) -> None:
     setting.publish("m", 1)
     setting.loader.failures[ServableId("m", 1)] = InvalidArgument("no good")
     with setting.started(setting.configured("m")):
@@ -516,7 +516,7 @@ def test_a_rescan_tries_what_has_failed_again(setting: Setting) -> None:
         assert setting.predict("m") == 1
 
 
-def test_the_status_of_a_failed_version_says_why(setting: Setting) -> None:
+def test_the_status_of_a_failed_version_says_why(setting: Harness) -> None:
     setting.publish("m", 1)
     setting.loader.failures[ServableId("m", 1)] = InvalidArgument("no good")
     with setting.started(setting.configured("m")):
@@ -535,7 +535,7 @@ def test_the_status_of_a_failed_version_says_why(setting: Setting) -> None:
 
 
 def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
-    setting: Setting,
+    setting: Harness,
 ) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured("m"), drain_grace_seconds=3 * TIMEOUT_S):
@@ -549,7 +549,7 @@ def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
             stopped = pool.submit(setting.server.stop)
             assert next(overall) == NOT_SERVING
             second = pool.submit(setting.predict, "m")
-            servable.let_go()
+            servable.release()
             assert first.result(TIMEOUT_S) == second.result(TIMEOUT_S) == 1
             assert stopped.result(TIMEOUT_S)
         with pytest.raises(grpc.RpcError) as error:
@@ -558,7 +558,7 @@ def test_a_stop_tells_health_first_takes_requests_a_while_and_finishes_them(
         assert servable.closed.is_set()
 
 
-def test_a_stop_is_bounded_by_its_grace(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_is_bounded_by_its_grace(setting: Harness, caplog: pytest.LogCaptureFixture) -> None:
     setting.publish("m", 1)
     with setting.started(setting.configured("m"), drain_grace_seconds=1):
         setting.predict("m")
@@ -574,5 +574,5 @@ def test_a_stop_is_bounded_by_its_grace(setting: Setting, caplog: pytest.LogCapt
 
         assert time.monotonic() - begun < TIMEOUT_S
         assert "something still runs after the 1 s of --drain_grace_seconds" in caplog.text
-        servable.let_go()
+        servable.release()
         stuck.join(TIMEOUT_S)

@@ -37,7 +37,7 @@ MAX_STEPS = 20_000
 
 
 @dataclass
-class World:
+class FakeFleet:
     """Everything outside the schedule, with a clock that moves only while a run waits."""
 
     chance: random.Random
@@ -205,7 +205,7 @@ def test_whatever_happens_it_waits_for_something_and_every_row_is_there_once(
     shard_rows: int,
     max_in_flight: int,
 ) -> None:
-    world = World(
+    world = FakeFleet(
         chance=chance,
         rows=rows,
         chunk_rows=chunk_rows,

@@ -23,7 +23,7 @@ def fails(code: grpc.StatusCode = Code.UNAVAILABLE, pushback: str | None = None)
     return Failure(from_status(code, "as the test says", "the fake"), pushback)
 
 
-class World:
+class FakeFleet:
     """Servers that answer as `outcomes` say, one for each call, in a time that only pauses take."""
 
     def __init__(
@@ -68,35 +68,35 @@ def once() -> Flow[bytes]:
 
 
 def test_an_answer_is_handed_over() -> None:
-    world = World([b"answer"])
+    world = FakeFleet([b"answer"])
     assert world.run() == b"answer"
     (sent,) = world.sent
     assert (sent.request, sent.timeout_s, sent.what) == (REQUEST, 30.0, "Predict at server-0")
 
 
 def test_what_no_server_could_take_is_sent_again() -> None:
-    world = World([fails(), fails(), b"answer"])
+    world = FakeFleet([fails(), fails(), b"answer"])
     assert world.run() == b"answer"
     assert world.pauses_s == pytest.approx([0.1, 0.2])
     assert [sent.timeout_s for sent in world.sent] == pytest.approx([30.0, 29.9, 29.7])
 
 
 def test_another_address_is_tried_at_once() -> None:
-    world = World([fails(), fails(), fails(), b"answer"], addresses=3)
+    world = FakeFleet([fails(), fails(), fails(), b"answer"], addresses=3)
     assert world.run() == b"answer"
     assert sorted(sent.address for sent in world.sent[:3]) == [0, 1, 2]
     assert world.pauses_s == pytest.approx([0.4])
 
 
 def test_the_last_failure_is_told_when_no_attempt_is_left() -> None:
-    world = World([fails()] * 9, retry=Retry(max_attempts=3))
+    world = FakeFleet([fails()] * 9, retry=Retry(max_attempts=3))
     with pytest.raises(Unavailable, match="as the test says"):
         world.run()
     assert len(world.sent) == 3
 
 
 def test_other_failures_are_told_at_once() -> None:
-    world = World([fails(Code.INTERNAL)], addresses=2)
+    world = FakeFleet([fails(Code.INTERNAL)], addresses=2)
     with pytest.raises(LadleError) as caught:
         world.run()
     assert caught.value.code is Code.INTERNAL
@@ -104,15 +104,15 @@ def test_other_failures_are_told_at_once() -> None:
 
 def test_the_server_can_ask_to_be_left_alone() -> None:
     with pytest.raises(Unavailable):
-        World([fails(pushback="-1")], addresses=2).run()
-    world = World([fails(pushback="1500"), b"answer"], addresses=2)
+        FakeFleet([fails(pushback="-1")], addresses=2).run()
+    world = FakeFleet([fails(pushback="1500"), b"answer"], addresses=2)
     world.run()
     assert world.pauses_s == [1.5]
 
 
 def test_retries_end_where_the_budget_does() -> None:
     """Each call that fails for good would be made five times, and two hundred tokens are there."""
-    world = World([fails() for _ in range(1_000)])
+    world = FakeFleet([fails() for _ in range(1_000)])
     for _ in range(100):
         with pytest.raises(Unavailable):
             world.run()
@@ -124,14 +124,14 @@ def test_nothing_is_sent_after_the_deadline() -> None:
         yield REQUEST
         return (yield REQUEST)
 
-    world = World([b"first"], call_s=5.0)
+    world = FakeFleet([b"first"], call_s=5.0)
     with pytest.raises(DeadlineExceeded, match="had passed before it was sent"):
         world.run(twice(), timeout_s=5.0)
     assert len(world.sent) == 1
 
 
 def test_a_retry_that_would_come_too_late_is_not_made() -> None:
-    world = World([fails()], call_s=4.95)
+    world = FakeFleet([fails()], call_s=4.95)
     with pytest.raises(Unavailable):
         world.run(timeout_s=5.0)
 
@@ -141,7 +141,7 @@ def test_a_pause_of_the_flows_ends_with_the_deadline() -> None:
         yield Pause(100.0)
         return (yield REQUEST)
 
-    world = World([])
+    world = FakeFleet([])
     with pytest.raises(DeadlineExceeded):
         world.run(patient(), timeout_s=3.0)
     assert world.pauses_s == [3.0]
@@ -155,7 +155,7 @@ def test_predictions_are_hedged_at_another_address(method: str, is_hedged: bool)
     def ask() -> Flow[bytes]:
         return (yield EncodedRequest(method, b""))
 
-    world = World([b"answer"], addresses=2, hedge=Hedge(after_s=0.05))
+    world = FakeFleet([b"answer"], addresses=2, hedge=Hedge(after_s=0.05))
     world.run(ask())
     (sent,) = world.sent
     if is_hedged:
@@ -172,7 +172,7 @@ def raced(*ended: tuple[int, bytes | Failure]) -> Raced:
 
 def test_what_comes_of_a_hedge_is_noted_of_who_answered() -> None:
     """An answer of the second server doesn't make the first one's failures undone."""
-    world = World([raced((1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
+    world = FakeFleet([raced((1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
     world.fleet.failed(0, Code.UNAVAILABLE, now=-1.0)
     assert world.run() == b"answer"
     assert world.sent[0].address == 0
@@ -181,28 +181,28 @@ def test_what_comes_of_a_hedge_is_noted_of_who_answered() -> None:
 
 
 def test_a_hedge_answers_for_a_first_attempt_that_failed() -> None:
-    world = World([raced((0, fails()), (1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
+    world = FakeFleet([raced((0, fails()), (1, b"answer"))], addresses=2, hedge=Hedge(after_s=0.05))
     assert world.run() == b"answer"
     assert {world.fleet.pick(set(), world.now_s) for _ in range(4)} == {1}
 
 
 def test_a_call_whose_attempts_both_failed_is_made_elsewhere() -> None:
     outcomes: list[Outcome] = [raced((0, fails()), (1, fails())), b"answer"]
-    world = World(outcomes, addresses=3, hedge=Hedge(after_s=0.05))
+    world = FakeFleet(outcomes, addresses=3, hedge=Hedge(after_s=0.05))
     assert world.run() == b"answer"
     assert [sent.address for sent in world.sent] == [0, 2]
     assert not world.pauses_s
 
 
 def test_hedges_take_nobodys_turn() -> None:
-    world = World([b"answer"] * 4, addresses=2, hedge=Hedge(after_s=0.05))
+    world = FakeFleet([b"answer"] * 4, addresses=2, hedge=Hedge(after_s=0.05))
     for _ in range(4):
         world.run()
     assert [sent.address for sent in world.sent] == [0, 1, 0, 1]
 
 
 def test_hedges_keep_to_their_share() -> None:
-    world = World([b""] * 1_000, addresses=2, hedge=Hedge(after_s=0.05, max_share=0.1))
+    world = FakeFleet([b""] * 1_000, addresses=2, hedge=Hedge(after_s=0.05, max_share=0.1))
     allowed = 0
     for _ in range(1_000):
         world.run()

@@ -176,11 +176,11 @@ def test_a_server_that_begins_no_stream_is_asked_call_by_call(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the call and is silent, or says something else; and that is remembered."""
-    let_go = threading.Event()
+    release = threading.Event()
 
     def silent(handler: Scripted) -> Script:
         def script(*about: Any) -> Iterator[bytes]:
-            let_go.wait(30)
+            release.wait(30)
             yield START
 
         return script
@@ -192,7 +192,7 @@ def test_a_server_that_begins_no_stream_is_asked_call_by_call(
     for make in (silent, talkative):
         with scripted(make) as (address, handler):
             check(run(address, 10, window=4), 10)
-            let_go.set()
+            release.set()
             assert handler.streams == 1
 
 

@@ -132,7 +132,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
 
     yield watch
     for watched in started:
-        watched.model.let_go()
+        watched.model.release()
         watched.channel.close()
         watched.http.close()
         watched.server.stop(lame_duck=False)

@@ -153,9 +153,9 @@ def test_a_large_request_is_counted_and_not_logged(
     logs = RequestLogs(lambda: configured(tmp_path / "log"), counts)
     observation(nbytes=1000).end(b"answer", logs)
     for message in (None, b""):
-        let_go = observation(nbytes=1000)
-        let_go.request = message
-        let_go.end(b"answer", logs)
+        release = observation(nbytes=1000)
+        release.request = message
+        release.end(b"answer", logs)
 
     assert counts.dropped == ["too_large"] * 3
     assert counts.logged == [("m", "RESOURCE_EXHAUSTED")] * 3

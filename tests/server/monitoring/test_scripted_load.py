@@ -95,7 +95,7 @@ def test_metrics_equal_what_was_sent_over_grpc_rest_and_streams(
     for request in waiting:
         request.cancel()
     wait_until(lambda: watched.samples().sum(COUNT, status="CANCELLED") == 4)
-    watched.model.let_go()
+    watched.model.release()
     running.result()
 
     told = watched.samples()

@@ -61,7 +61,7 @@ def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
     assert told.p99_ms is not None
     assert 0 < told.p50_ms <= told.p99_ms < 1000 * TIMEOUT_S
     assert (told.in_flight, told.queue_requests, told.running_batches) == (1, 0, 1)
-    watched.model.let_go()
+    watched.model.release()
     running.result()
 
 

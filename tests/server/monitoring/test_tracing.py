@@ -62,7 +62,7 @@ class Traced:
         return [span for span in self.spans.get_finished_spans() if span.name == name]
 
     def stop(self) -> None:
-        self.model.let_go()
+        self.model.release()
         self.channel.close()
         self.transport.stop(TIMEOUT_S)
 
@@ -121,7 +121,7 @@ def test_a_batch_is_a_span_linked_to_all_its_requests_and_they_to_it(traced: Tra
     traced.model.wait_until_running()
     others = [traced.begin(predict_request(), TRACEPARENT) for _ in range(3)]
     wait_until(lambda: traced.batching.depth.requests == 3)
-    traced.model.let_go()
+    traced.model.release()
     for call in (first, *others):
         call.result()
 
@@ -157,7 +157,7 @@ def test_a_request_that_runs_twice_is_one_span(traced: Traced) -> None:
     traced.model.wait_until_running()
     bad, good = (traced.begin(predict_request(fill=fill)) for fill in (float("nan"), 1.0))
     wait_until(lambda: traced.batching.depth.requests == 2)
-    traced.model.let_go()
+    traced.model.release()
     first.result()
     good.result()
     with pytest.raises(grpc.RpcError):

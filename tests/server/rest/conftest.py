@@ -15,7 +15,7 @@ from ladle.server.core.servable_id import ServableId
 
 
 @dataclass(frozen=True)
-class Setting:
+class Harness:
     """A server with a REST port, and a client of it."""
 
     server: Server
@@ -37,7 +37,7 @@ def address_of(server: Server) -> str:
 
 
 @contextmanager
-def serving(folder: Path, **settings: Any) -> Iterator[Setting]:
+def serving(folder: Path, **settings: Any) -> Iterator[Harness]:
     """Model `m`, versions 1 and 2, label `stable` on 1: y = 2 x for rows of two floats."""
     servables: dict[ServableId, FakeServable] = {}
 
@@ -64,13 +64,13 @@ def serving(folder: Path, **settings: Any) -> Iterator[Setting]:
     try:
         verify = "ssl_config_file" not in settings
         with httpx.Client(base_url=address_of(server), timeout=TIMEOUT_S, verify=verify) as http:
-            yield Setting(server, http, servables, folder)
+            yield Harness(server, http, servables, folder)
     finally:
         server.stop(lame_duck=False)
 
 
 @pytest.fixture(scope="module")
-def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A server that all tests of a module share."""
     with serving(tmp_path_factory.mktemp("rest")) as setting:
         yield setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from server.rest.conftest import Setting
+from server.rest.conftest import Harness
 
 ROWS = {"instances": [[1, 2], [3, 4.5]]}
 PREDICTIONS = {"predictions": [[2.0, 4.0], [6.0, 9.0]]}
@@ -22,13 +22,13 @@ PREDICTIONS = {"predictions": [[2.0, 4.0], [6.0, 9.0]]}
         "/v1/models/%6D:predict",
     ],
 )
-def test_predict_by_row_answers_at_every_form_of_url(rest: Setting, path: str) -> None:
+def test_predict_by_row_answers_at_every_form_of_url(rest: Harness, path: str) -> None:
     response = rest.post(path, ROWS)
     assert (response.status_code, response.json()) == (200, PREDICTIONS)
     assert response.headers["content-type"] == "application/json"
 
 
-def test_predict_by_column_answers_in_columns(rest: Setting) -> None:
+def test_predict_by_column_answers_in_columns(rest: Harness) -> None:
     response = rest.post("/v1/models/m:predict", {"inputs": {"x": [[1, 2]], "ignored": 1}})
     assert response.json() == {"outputs": [[2.0, 4.0]]}
 
@@ -62,7 +62,7 @@ def test_predict_by_column_answers_in_columns(rest: Setting) -> None:
     ],
 )
 def test_wrong_urls_are_told_so(
-    rest: Setting, method: str, path: str, status: int, error: str
+    rest: Harness, method: str, path: str, status: int, error: str
 ) -> None:
     content: Any = ROWS if method == "POST" else None
     response = rest.http.request(method, path, json=content)
@@ -71,7 +71,7 @@ def test_wrong_urls_are_told_so(
     assert response.headers["content-type"] == "application/json"
 
 
-def test_probes_answer(rest: Setting) -> None:
+def test_probes_answer(rest: Harness) -> None:
     assert rest.http.get("/livez").status_code == 200
     assert rest.http.get("/readyz").json() == {"status": "ready"}
     assert rest.http.head("/readyz").status_code == 200
@@ -85,7 +85,7 @@ def test_probes_answer(rest: Setting) -> None:
         ("/v1/models/m/labels/stable", ["2", "1"]),  # as upstream, which looks at no label here
     ],
 )
-def test_status_lists_versions(rest: Setting, path: str, versions: list[str]) -> None:
+def test_status_lists_versions(rest: Harness, path: str, versions: list[str]) -> None:
     listed = rest.http.get(path).json()["model_version_status"]
     assert [status["version"] for status in listed] == versions
     assert {status["state"] for status in listed} == {"AVAILABLE"}
@@ -100,14 +100,14 @@ def test_status_lists_versions(rest: Setting, path: str, versions: list[str]) ->
     ],
 )
 def test_metadata_is_of_the_version_that_the_url_names(
-    rest: Setting, path: str, version: str
+    rest: Harness, path: str, version: str
 ) -> None:
     metadata = rest.http.get(path).json()
     assert metadata["model_spec"] == {"name": "m", "signature_name": "", "version": version}
     assert list(metadata["metadata"]["signature_def"]["signature_def"]) == ["serving_default"]
 
 
-def test_models_are_listed_with_labels(rest: Setting) -> None:
+def test_models_are_listed_with_labels(rest: Harness) -> None:
     (model,) = rest.http.get("/v1/models").json()["models"]
     assert (model["name"], model["available"], model["problem"]) == ("m", True, "")
     assert {v["version"]: v["labels"] for v in model["versions"]} == {"1": ["stable"], "2": []}

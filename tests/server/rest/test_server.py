@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fakes import TIMEOUT_S, FakeLoader, until
 from server.conftest import Identities
-from server.rest.conftest import Setting, address_of, serving
+from server.rest.conftest import Harness, address_of, serving
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
@@ -22,7 +22,7 @@ from ladle.server import Config, Server
 from ladle.server.core.servable_id import ServableId
 
 
-def predict_over_grpc(setting: Setting, x: Any) -> Any:
+def predict_over_grpc(setting: Harness, x: Any) -> Any:
     request = PredictRequest()
     request.model_spec.name = "m"
     request.inputs["x"].CopyFrom(tensors.to_proto(np.array(x, np.float32)))
@@ -36,13 +36,13 @@ def predict_over_grpc(setting: Setting, x: Any) -> Any:
         return tensors.to_array(method(request, timeout=TIMEOUT_S).outputs["y"])
 
 
-def test_both_ports_give_the_same_numbers(rest: Setting) -> None:
+def test_both_ports_give_the_same_numbers(rest: Harness) -> None:
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     answer = rest.post("/v1/models/m:predict", {"instances": x.tolist()}).json()["predictions"]
     np.testing.assert_array_equal(np.array(answer, np.float32), predict_over_grpc(rest, x))
 
 
-def test_large_bodies_go_through_threads_both_ways(rest: Setting) -> None:
+def test_large_bodies_go_through_threads_both_ways(rest: Harness) -> None:
     x = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
     body = rest.post("/v1/models/m:predict", {"inputs": x.tolist()}).json()
     np.testing.assert_array_equal(np.array(body["outputs"], np.float32), 2 * x)
@@ -67,7 +67,7 @@ def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
         for thread in threads[1:]:
             thread.start()
         until(lambda: setting.server.snapshot()["m"].queue_requests == 7)
-        servable.let_go()
+        servable.release()
         for thread in threads:
             thread.join()
     assert sorted(answers) == [(row, [[2.0 * row, 2.0 * row]]) for row in range(8)]
@@ -88,13 +88,13 @@ def test_rows_that_come_together_run_together(tmp_path: Path) -> None:
         (b'{"instances": [["1", 2]]}', "input 'x': JSON Value is not of expected type: float32"),
     ],
 )
-def test_wrong_bodies_are_bad_requests(rest: Setting, content: bytes, error: str) -> None:
+def test_wrong_bodies_are_bad_requests(rest: Harness, content: bytes, error: str) -> None:
     response = rest.post("/v1/models/m:predict", content)
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
 
 
-def test_infinity_goes_in_and_out_bare(rest: Setting) -> None:
+def test_infinity_goes_in_and_out_bare(rest: Harness) -> None:
     response = rest.post("/v1/models/m:predict", b'{"instances": [[Infinity, -Infinity]]}')
     assert response.content == b'{"predictions":[[Infinity,-Infinity]]}'
     assert json.loads(response.content)["predictions"] == [[np.inf, -np.inf]]
@@ -105,7 +105,7 @@ def test_a_slow_model_is_given_up_after_the_timeout(tmp_path: Path) -> None:
         servable = setting.servables[ServableId("m", 2)]
         servable.hold()
         response = setting.post("/v1/models/m:predict", {"instances": [[1, 2]]})
-        servable.let_go()
+        servable.release()
         assert response.status_code == 504
 
 
@@ -142,7 +142,7 @@ def test_a_model_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
     server.stop(lame_duck=False)
 
 
-def test_a_model_that_there_is_not_is_not_waited_for(rest: Setting) -> None:
+def test_a_model_that_there_is_not_is_not_waited_for(rest: Harness) -> None:
     assert rest.http.get("/readyz").status_code == 200
     assert rest.post("/v1/models/absent:predict", {"instances": [1]}).status_code == 404
 
@@ -197,7 +197,7 @@ def test_a_stop_turns_the_probe_and_answers_what_was_taken(tmp_path: Path) -> No
         while (probe := setting.http.get("/readyz")).status_code == 200:
             pass
         assert (probe.status_code, probe.headers["connection"]) == (503, "close")
-        servable.let_go()
+        servable.release()
         asking.join()
         stopping.join()
         assert statuses == [200]

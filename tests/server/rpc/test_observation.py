@@ -81,7 +81,7 @@ class Served:
 def served(make_transport: MakeTransport) -> Iterator[Served]:
     served = Served(make_transport)
     yield served
-    served.model.let_go()
+    served.model.release()
     served.channel.close()
     served.transport.stop(TIMEOUT_S)
 
@@ -160,7 +160,7 @@ def test_a_batch_that_fails_and_is_run_again_is_seen_run_by_run(served: Served) 
     bad = call.future(request(fill=float("nan")), timeout=TIMEOUT_S)
     good = served.begin()
     assert_waiting(served, 2)
-    served.model.let_go()
+    served.model.release()
 
     first.result()
     good.result()
@@ -191,7 +191,7 @@ def test_a_caller_who_goes_away_and_one_who_is_late_are_seen(served: Served) -> 
     assert served.seen.next().code.name in ("DEADLINE_EXCEEDED", "CANCELLED")
     with pytest.raises(grpc.RpcError):
         late.result()
-    served.model.let_go()
+    served.model.release()
     running.result()
     assert served.seen.next().code.name == "OK"
     assert served.seen.requests.empty()
@@ -208,7 +208,7 @@ def test_a_full_queue_is_seen(served: Served) -> None:
 
     seen = served.seen.next()
     assert (seen.code.name, seen.model, seen.queued) == ("UNAVAILABLE", "m", None)
-    served.model.let_go()
+    served.model.release()
     running.result()
     waiting.result()
 
@@ -251,7 +251,7 @@ def test_a_stream_that_is_cut_off_leaves_no_request_unseen(served: Served) -> No
     more.set()
 
     assert [served.seen.next().code.name for _ in range(3)] == ["CANCELLED"] * 3
-    served.model.let_go()
+    served.model.release()
 
 
 def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> None:

@@ -58,12 +58,12 @@ def full(make_transport: MakeTransport) -> Iterator[tuple[grpc.Channel, Callable
         until(lambda: batching.depth.requests)
 
         def empty() -> None:
-            model.let_go()
+            model.release()
             for future in futures:
                 future.result(TIMEOUT_S)
 
         yield channel, empty
-    model.let_go()
+    model.release()
     transport.stop(TIMEOUT_S)
 
 

@@ -31,7 +31,7 @@ def acquire(
     return found.wait(deadline, on_end) if isinstance(found, ExpectedVersion) else found
 
 
-class Setting:
+class Harness:
     """A manager that expects the model `m`, and who asks for it in threads."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
@@ -50,14 +50,14 @@ class Setting:
 
 
 @pytest.fixture
-def setting() -> Iterator[Setting]:
+def setting() -> Iterator[Harness]:
     with ThreadPoolExecutor(1) as pool:
-        setting = Setting(pool)
+        setting = Harness(pool)
         yield setting
         setting.manager.stop(0)
 
 
-def test_a_label_of_the_folder_is_waited_for_as_a_version_is(setting: Setting) -> None:
+def test_a_label_of_the_folder_is_waited_for_as_a_version_is(setting: Harness) -> None:
     """Which labels there are is known only when their versions are available."""
     handle = setting.waiting(STABLE)
     setting.manager.label("m", {"stable": 1})
@@ -67,7 +67,7 @@ def test_a_label_of_the_folder_is_waited_for_as_a_version_is(setting: Setting) -
         assert stable.id.version == 1
 
 
-def test_a_label_that_did_not_come_is_refused_as_any_other(setting: Setting) -> None:
+def test_a_label_that_did_not_come_is_refused_as_any_other(setting: Harness) -> None:
     handle = setting.waiting(STABLE)
     setting.manager.aspire("m", ONE)
 
@@ -75,14 +75,14 @@ def test_a_label_that_did_not_come_is_refused_as_any_other(setting: Setting) -> 
         handle.result(TIMEOUT_S)
 
 
-def test_a_label_that_none_is_among_those_configured_is_refused_at_once(setting: Setting) -> None:
+def test_a_label_that_none_is_among_those_configured_is_refused_at_once(setting: Harness) -> None:
     setting.manager.set_labels({"m": {"canary": 1}})
 
     with pytest.raises(InvalidArgument, match="Unrecognized servable version label: stable"):
         acquire(setting.manager, STABLE, None)
 
 
-def test_a_caller_who_goes_waits_no_longer(setting: Setting) -> None:
+def test_a_caller_who_goes_waits_no_longer(setting: Harness) -> None:
     """Its place is another's: clients that give up and ask again would take them all."""
     handle = setting.waiting(LATEST)
     [leave] = setting.leave
@@ -94,7 +94,7 @@ def test_a_caller_who_goes_waits_no_longer(setting: Setting) -> None:
     assert not setting.manager.waiting_requests
 
 
-def test_a_caller_whose_deadline_has_passed_is_late_and_not_gone(setting: Setting) -> None:
+def test_a_caller_whose_deadline_has_passed_is_late_and_not_gone(setting: Harness) -> None:
     handle = setting.waiting(LATEST, deadline=setting.clock.now() + 1)
     [leave] = setting.leave
 

@@ -93,7 +93,7 @@ def serve(make_transport: MakeTransport) -> Iterator[Callable[..., Served]]:
 
     yield serve
     for served in made:
-        served.model.let_go()
+        served.model.release()
         served.channel.close()
         served.transport.stop(TIMEOUT_S)
 
@@ -186,7 +186,7 @@ def test_answers_come_as_they_are_ready_if_asked(serve: Serve) -> None:
     client.sending.put(PredictStreamRequest(id=2))
 
     assert client.get().id == 2
-    served.model.let_go()
+    served.model.release()
     assert client.get().id == 1
 
 
@@ -213,7 +213,7 @@ def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
 
     assert not threading.Event().wait(0.05)  # for what must not come
     assert served.batching.depth.requests + served.model.batches[0] == 4
-    served.model.let_go()
+    served.model.release()
     assert [client.get().id for _ in range(100)] == list(range(100))
 
 
@@ -254,7 +254,7 @@ def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: S
     client.call.cancel()
 
     until(lambda: not served.batching.depth.requests)
-    served.model.let_go()
+    served.model.release()
     assert served.model.batches == [1]
 
 
@@ -322,7 +322,7 @@ def test_the_bytes_of_a_stream_count_with_those_of_all_requests(serve: Serve) ->
     with pytest.raises(grpc.RpcError) as raised:
         chunks(served, request([[1, 1]]))
     assert refusal(raised.value)[0] == "RESOURCE_EXHAUSTED"
-    served.model.let_go()
+    served.model.release()
 
     first, second, third = client.get(), client.get(), client.get()
     assert (outputs(first), outputs(second)) == ([[2, 2]], [[4, 4]])

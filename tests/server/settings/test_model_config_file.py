@@ -11,7 +11,7 @@ from ladle.server.core.models.config import ModelConfig
 from ladle.server.settings.model_config_file import ConfigFile
 
 
-class Setting:
+class Harness:
     """A file, and what was made of it."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,11 +36,11 @@ class Setting:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return Setting(tmp_path)
+def setting(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
-def test_the_models_are_put_in_place_when_the_text_has_changed(setting: Setting) -> None:
+def test_the_models_are_put_in_place_when_the_text_has_changed(setting: Harness) -> None:
     assert [model.name for model in setting.file.read()] == ["m"]
     setting.file.step()
     assert setting.put == []
@@ -52,7 +52,7 @@ def test_the_models_are_put_in_place_when_the_text_has_changed(setting: Setting)
 
 
 def test_a_file_that_is_wrong_changes_nothing_and_is_complained_of_once(
-    setting: Setting, caplog: pytest.LogCaptureFixture
+    setting: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting.file.read()
     setting.path.write_text("model_config_list {")
@@ -67,7 +67,7 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_complained_of_once(
     assert "can't be read" in caplog.text
 
 
-def test_what_was_refused_is_tried_again_at_the_next_poll(setting: Setting) -> None:
+def test_what_was_refused_is_tried_again_at_the_next_poll(setting: Harness) -> None:
     setting.file.read()
     setting.write("n")
     setting.refused = True
@@ -78,7 +78,7 @@ def test_what_was_refused_is_tried_again_at_the_next_poll(setting: Setting) -> N
     assert setting.put == [["n"]]
 
 
-def test_a_file_that_is_wrong_at_the_start_says_which_and_why(setting: Setting) -> None:
+def test_a_file_that_is_wrong_at_the_start_says_which_and_why(setting: Harness) -> None:
     setting.path.write_bytes(b"\xff")
     with pytest.raises(InvalidArgument, match=r"models\.config: can't be read"):
         setting.file.read()
@@ -87,7 +87,7 @@ def test_a_file_that_is_wrong_at_the_start_says_which_and_why(setting: Setting) 
         setting.file.read()
 
 
-def test_it_is_polled_at_its_interval(setting: Setting) -> None:
+def test_it_is_polled_at_its_interval(setting: Harness) -> None:
     setting.file.read()
     setting.write("n")
     setting.file.start()
@@ -100,7 +100,7 @@ def test_it_is_polled_at_its_interval(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\ufeff\r\n"])
-def test_an_empty_file_at_the_start_waits_for_a_reload(setting: Setting, text: str) -> None:
+def test_an_empty_file_at_the_start_waits_for_a_reload(setting: Harness, text: str) -> None:
     """As upstream's does: the models come by HandleReloadConfigRequest, or with the next text."""
     setting.path.write_text(text)
     assert setting.file.read() == ()
@@ -111,27 +111,27 @@ def test_an_empty_file_at_the_start_waits_for_a_reload(setting: Setting, text: s
     assert setting.put == [["m"]]
 
 
-def test_a_file_that_is_emptied_later_takes_no_model_away(setting: Setting) -> None:
+def test_a_file_that_is_emptied_later_takes_no_model_away(setting: Harness) -> None:
     setting.file.read()
     setting.path.write_text("")
     setting.file.step()
     assert setting.put == []
 
 
-def test_a_file_that_is_not_there_is_an_error_and_not_an_empty_one(setting: Setting) -> None:
+def test_a_file_that_is_not_there_is_an_error_and_not_an_empty_one(setting: Harness) -> None:
     setting.path.unlink()
     with pytest.raises(InvalidArgument, match="No such file"):
         setting.file.read()
 
 
-def test_a_file_that_windows_wrote_is_read(setting: Setting) -> None:
+def test_a_file_that_windows_wrote_is_read(setting: Harness) -> None:
     text = setting.path.read_text().replace("{ config", "{\r\n  # ours\r\n  config")
     setting.path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [model.name for model in setting.file.read()] == ["m"]
 
 
 def test_a_file_that_is_a_fifo_for_a_moment_is_read_again(
-    setting: Setting, caplog: pytest.LogCaptureFixture
+    setting: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting.file.read()
     setting.path.unlink()

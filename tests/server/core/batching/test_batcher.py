@@ -73,7 +73,7 @@ def make(servable: FakeServable) -> Iterator[MakeSender]:
         return Sender(batching)
 
     yield make
-    servable.let_go()
+    servable.release()
     for batching in made:
         batching.close()
         assert batching.depth == QueueDepth()
@@ -107,7 +107,7 @@ def test_what_comes_while_the_model_runs_makes_the_next_batch(
     others = [sender.send(rows(n, n + 0.5)) for n in range(2, 5)]
     assert sender.batching.depth.requests == 3
     assert sender.batching.depth.rows == 6
-    servable.let_go()
+    servable.release()
 
     np.testing.assert_array_equal(first.result(TIMEOUT_S)["y"], rows(2))
     for n, other in enumerate(others, start=2):
@@ -121,7 +121,7 @@ def test_a_batch_holds_no_more_rows_than_allowed(make: MakeSender, servable: Fak
     sent = [sender.send(rows(0))]
     servable.wait_until_running()
     sent += [sender.send(rows(*range(number))) for number in (3, 2, 4)]
-    servable.let_go()
+    servable.release()
     for future in sent:
         future.result(TIMEOUT_S)
 
@@ -168,7 +168,7 @@ def test_large_requests_are_cut_and_put_together_again(
     )
     servable.hold()
     sent = [sender.send(rows(*range(n, n + size))) for n, size in ((0, 3), (3, 6), (9, 5))]
-    servable.let_go()
+    servable.release()
 
     for future, (n, size) in zip(sent, ((0, 3), (3, 6), (9, 5)), strict=True):
         expected = rows(*(2 * m for m in range(n, n + size)))
@@ -199,7 +199,7 @@ def test_a_bad_request_fails_alone(make: MakeSender, servable: FakeServable) -> 
     servable.wait_until_running()
     good = [sender.send(rows(n)) for n in range(15)]
     bad = sender.send(rows(float("nan")))
-    servable.let_go()
+    servable.release()
 
     first.result(TIMEOUT_S)
     for n, future in enumerate(good):
@@ -220,7 +220,7 @@ def test_a_request_that_expires_in_the_queue_is_not_run(
     late = sender.send(rows(2), deadline=clock.now() + 5)
     patient = sender.send(rows(3), deadline=clock.now() + 50)
     clock.advance(10)
-    servable.let_go()
+    servable.release()
 
     first.result(TIMEOUT_S)
     patient.result(TIMEOUT_S)
@@ -241,7 +241,7 @@ def test_a_request_whose_caller_has_gone_is_not_run(
     patient = sender.send(rows(3))
     sender.tasks[1].cancel()
     sender.tasks[1].cancel()
-    servable.let_go()
+    servable.release()
 
     with pytest.raises(Cancelled):
         gone.result(TIMEOUT_S)
@@ -261,7 +261,7 @@ def test_rows_that_ran_for_nobody_are_counted(make: MakeSender, servable: FakeSe
 
     with pytest.raises(Cancelled):
         gone.result(TIMEOUT_S)
-    servable.let_go()
+    servable.release()
     sender.send(rows(3)).result(TIMEOUT_S)
     assert sender.batching.unwanted_rows == 2
 
@@ -278,7 +278,7 @@ def test_a_deadline_ends_the_wait_while_the_model_runs(
     with pytest.raises(DeadlineExceeded):
         sender.batching.run(DOUBLE, {"x": rows(2)}, ("y",), clock.now())
 
-    servable.let_go()
+    servable.release()
     first.result(TIMEOUT_S)
     assert servable.batches == [1]
 
@@ -297,7 +297,7 @@ def test_a_full_queue_refuses_at_once(make: MakeSender, servable: FakeServable) 
     assert refused.value.retry_after_s is not None
     sender.batching.admit(100)  # one row would fit
 
-    servable.let_go()
+    servable.release()
     first.result(TIMEOUT_S)
     waiting.result(TIMEOUT_S)
 
@@ -314,7 +314,7 @@ def test_the_bytes_that_wait_are_bounded(servable: FakeServable) -> None:
     with pytest.raises(Unavailable):
         sender.batching.admit(8)
 
-    servable.let_go()
+    servable.release()
     sender.batching.close()
 
 
@@ -325,7 +325,7 @@ def test_options_can_change_while_requests_wait(make: MakeSender, servable: Fake
     servable.wait_until_running()
     sent += [sender.send(rows(n)) for n in range(4)]
     sender.batching.configure(BatchOptions(max_batch_size=4))
-    servable.let_go()
+    servable.release()
     for future in sent:
         future.result(TIMEOUT_S)
 
@@ -357,7 +357,7 @@ def test_rows_of_different_shapes_do_not_meet(make: MakeSender, servable: FakeSe
     wide = sender.send(np.ones((1, 3), np.float32), signature=OPEN)
     servable.wait_until_running()
     servable.wait_until_running()
-    servable.let_go()
+    servable.release()
 
     assert narrow.result(TIMEOUT_S)["y"].shape == (1, 2)
     assert wide.result(TIMEOUT_S)["y"].shape == (1, 3)
@@ -378,7 +378,7 @@ def test_different_shapes_run_together_padded_with_each_ones_first_value() -> No
     short = sender.send(np.array([[5, 6]], np.float32), signature=SUMS)
     long = sender.send(np.array([[7, 8, 9]], np.float32), signature=SUMS)
     empty = sender.send(np.ones((1, 0), np.float32), signature=SUMS)
-    servable.let_go()
+    servable.release()
 
     first.result(TIMEOUT_S)
     assert short.result(TIMEOUT_S)["y"].tolist() == [6]
@@ -409,7 +409,7 @@ def test_outputs_without_a_row_for_each_row_are_computed_request_by_request() ->
     first = sender.send(np.ones((1, 2), np.float32))
     servable.wait_until_running()
     others = [sender.send(np.full((2, 2), n, np.float32)) for n in (1, 2)]
-    servable.let_go()
+    servable.release()
 
     assert first.result(TIMEOUT_S)["y"].tolist() == [2]
     assert [other.result(TIMEOUT_S)["y"].tolist() for other in others] == [[4], [8]]
@@ -429,7 +429,7 @@ def test_a_slow_signature_does_not_hold_up_another(
     servable.wait_until_running()
     other = sender.send(np.ones((1, 3), np.float32), signature=OPEN)
     servable.wait_until_running()
-    servable.let_go()
+    servable.release()
 
     slow.result(TIMEOUT_S)
     other.result(TIMEOUT_S)

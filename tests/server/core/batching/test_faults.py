@@ -124,7 +124,7 @@ def test_without_a_further_thread_requests_wait_for_one_that_there_is(
     servable.wait_until_running()
     starting.fails = True
     second = send(batching, 1, first=5)
-    servable.let_go()
+    servable.release()
 
     assert first.result(TIMEOUT_S)["y"].tolist() == [[0, 2]]
     assert second.result(TIMEOUT_S)["y"].tolist() == [[10, 12]]

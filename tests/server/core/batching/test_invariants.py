@@ -138,11 +138,11 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
                 if held:
                     model.hold()
                 else:
-                    model.let_go()
+                    model.release()
             case BatchOptions():
                 every.append(step)
                 batching.configure(step)
-    model.let_go()
+    model.release()
     finish(batching, clock, sent)
 
     for one in sent:

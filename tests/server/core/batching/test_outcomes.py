@@ -39,7 +39,7 @@ def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_to
     model.wait_until_running()
     for number in range(4):
         send(number, well=number != 2)
-    model.let_go()
+    model.release()
 
     assert over.wait(TIMEOUT_S)
     batching.close()
@@ -69,7 +69,7 @@ def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> N
 
     batching.submit(DOUBLE, {"x": x}, ("y",), end).cancel()
     assert isinstance(told[0], Cancelled)
-    model.let_go()
+    model.release()
 
     assert over.wait(TIMEOUT_S)
     assert threads != [threading.current_thread()]

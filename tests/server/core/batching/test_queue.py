@@ -73,7 +73,7 @@ def test_the_bytes_that_may_wait_are_those_of_the_strings_too() -> None:
     with pytest.raises(Unavailable, match="2032 bytes wait of at most 3000"):
         batching.submit(STRINGS, {"x": images}, ("y",), lambda _: None)
 
-    model.let_go()
+    model.release()
     batching.close()
 
 

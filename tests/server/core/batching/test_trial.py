@@ -71,7 +71,7 @@ class Harness:
         """Send requests at a time at which all of them wait; check that each has its own answer."""
         self.model.hold()
         answers = [send(self.batching, self.signature, **inputs) for inputs in requests]
-        self.model.let_go()
+        self.model.release()
         for inputs, answer in zip(requests, answers, strict=True):
             expected = self.function(inputs)
             for alias, array in answer.result(TIMEOUT_S).items():
@@ -101,7 +101,7 @@ def make() -> Iterator[Make]:
 
     yield make
     for harness in made:
-        harness.model.let_go()
+        harness.model.release()
         harness.batching.close()
 
 
@@ -154,7 +154,7 @@ def test_a_mix_that_shows_late_is_found_by_the_share_that_is_still_compared(make
     for _ in range(200):
         harness.model.hold()
         answers = [send(harness.batching, DOUBLE, x=harness.rows(1)) for _ in range(8)]
-        harness.model.let_go()
+        harness.model.release()
         for answer in answers:
             answer.result(TIMEOUT_S)
         assert harness.batching.wait_until_idle(TIMEOUT_S)
@@ -242,7 +242,7 @@ def test_a_batch_of_a_stateful_signature_that_is_vouched_for_fails_without_a_sec
         requests = [harness.rows(1) for _ in range(8)]
         requests[5][:] = np.nan
         answers = [send(harness.batching, stateful, x=x) for x in requests]
-        harness.model.let_go()
+        harness.model.release()
         failed += sum(answer.exception(TIMEOUT_S) is not None for answer in answers)
 
     assert counted == 400
@@ -259,7 +259,7 @@ def test_lost_rows_of_a_stateful_signature_are_an_error_once_and_lone_runs_later
     first = send(harness.batching, stateful, x=harness.rows(1))
     harness.model.wait_until_running()
     answers = [send(harness.batching, stateful, x=harness.rows(1)) for _ in range(4)]
-    harness.model.let_go()
+    harness.model.release()
 
     first.result(TIMEOUT_S)
     for answer in answers:
@@ -344,7 +344,7 @@ def test_callers_have_their_answers_before_the_batch_on_trial_runs(make: Make) -
     answers = [send(harness.batching, DOUBLE, x=harness.rows(1)) for _ in range(2)]
     for _ in answers:
         harness.model.wait_until_running()
-    harness.model.let_go()
+    harness.model.release()
     for answer in answers:
         answer.result(TIMEOUT_S)
     harness.model.wait_until_running()  # the comparison

@@ -84,7 +84,7 @@ class Gate:
         self._open.set()
 
 
-class Setting:
+class Harness:
     """A source over one model, stepped by hand; files seem to have changed only just now."""
 
     def __init__(self, base_path: Path) -> None:
@@ -114,8 +114,8 @@ class Setting:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return Setting(tmp_path)
+def setting(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
 def polling(told: Aspirations, poll_wait_s: float, *models: MonitoredModel) -> FileSystemSource:
@@ -165,7 +165,7 @@ def test_what_has_long_been_there_is_aspired_at_the_first_look(tmp_path: Path) -
 
 
 def test_a_version_counts_once_it_is_whole_and_nothing_has_changed_for_a_moment(
-    setting: Setting,
+    setting: Harness,
 ) -> None:
     setting.put(1, "a")
     setting.step()
@@ -187,14 +187,14 @@ def test_a_version_counts_once_it_is_whole_and_nothing_has_changed_for_a_moment(
     assert setting.told.problems == {}
 
 
-def test_a_file_where_a_version_should_be_is_not_one(setting: Setting) -> None:
+def test_a_file_where_a_version_should_be_is_not_one(setting: Harness) -> None:
     (setting.base_path / "7").write_text("")
 
     assert setting.step() == []
     assert setting.told.problems["m"][0].endswith("is not whole: it is not a folder")
 
 
-def test_a_failed_version_is_tried_again_once_its_files_have_changed(setting: Setting) -> None:
+def test_a_failed_version_is_tried_again_once_its_files_have_changed(setting: Harness) -> None:
     setting.put(1, "a")
     setting.step()
     setting.step()
@@ -241,7 +241,7 @@ def test_a_file_that_is_renamed_during_the_look_is_of_a_copy_under_way(tmp_path:
     assert list(told.last["m"]) == [1]
 
 
-def test_a_version_that_comes_back_has_to_be_whole_again(setting: Setting) -> None:
+def test_a_version_that_comes_back_has_to_be_whole_again(setting: Harness) -> None:
     setting.put(1, "a")
     setting.step()
     assert setting.step() == [1]
@@ -256,7 +256,7 @@ def test_a_version_that_comes_back_has_to_be_whole_again(setting: Setting) -> No
     assert setting.step() == [1]
 
 
-def test_a_model_left_out_is_withdrawn_and_said_no_more_of(setting: Setting) -> None:
+def test_a_model_left_out_is_withdrawn_and_said_no_more_of(setting: Harness) -> None:
     setting.put(1, "a")
     setting.step()
     setting.source.set_models([])
@@ -266,7 +266,7 @@ def test_a_model_left_out_is_withdrawn_and_said_no_more_of(setting: Setting) -> 
 
 
 def test_another_base_path_that_has_nothing_yet_leaves_what_is_served(
-    setting: Setting, tmp_path: Path
+    setting: Harness, tmp_path: Path
 ) -> None:
     setting.put(1, "a")
     setting.step()
@@ -278,7 +278,7 @@ def test_another_base_path_that_has_nothing_yet_leaves_what_is_served(
     assert setting.told.withdrawn == []
 
 
-def test_another_policy_counts_from_the_next_look(setting: Setting) -> None:
+def test_another_policy_counts_from_the_next_look(setting: Harness) -> None:
     for version in (1, 2):
         setting.put(version, "a")
     setting.step()
@@ -291,7 +291,7 @@ def test_another_policy_counts_from_the_next_look(setting: Setting) -> None:
     assert setting.step() == [1]
 
 
-def test_a_rescan_looks_at_once_and_tries_failed_versions_again(setting: Setting) -> None:
+def test_a_rescan_looks_at_once_and_tries_failed_versions_again(setting: Harness) -> None:
     setting.put(1, "a")
     setting.step()
     setting.clock.advance(1)
@@ -453,7 +453,7 @@ def test_a_policy_that_changes_during_a_look_is_looked_at_again_without_polling(
 
 
 def test_labels_are_told_as_they_lie_beside_the_versions(
-    setting: Setting, caplog: pytest.LogCaptureFixture
+    setting: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A damaged file takes no label away; a removed one does."""
     path = setting.base_path / LABELS_NAME

@@ -11,7 +11,7 @@ from ladle.server.core.sources import scan_threads as module
 from ladle.server.core.sources.scan_threads import ScanThreads
 
 
-class Setting:
+class Harness:
     """ScanThreads, and looks that hang until they are let go."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
@@ -40,15 +40,15 @@ class Setting:
 
 
 @pytest.fixture
-def setting() -> Iterator[Setting]:
+def setting() -> Iterator[Harness]:
     with ThreadPoolExecutor(1) as pool:
-        setting = Setting(pool)
+        setting = Harness(pool)
         yield setting
         setting.gate.set()
         setting.scan_threads.close()
 
 
-def test_one_thread_looks_as_long_as_none_hangs(setting: Setting) -> None:
+def test_one_thread_looks_as_long_as_none_hangs(setting: Harness) -> None:
     for _ in range(3):
         assert setting.scan_threads.run(setting.scan, 1.0)
 
@@ -57,7 +57,7 @@ def test_one_thread_looks_as_long_as_none_hangs(setting: Setting) -> None:
 
 
 def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back(
-    setting: Setting,
+    setting: Harness,
 ) -> None:
     setting.leave_behind()
     assert setting.scan_threads.run(setting.scan, 1.0)
@@ -72,7 +72,7 @@ def test_a_look_that_hangs_is_left_behind_and_its_thread_ends_once_it_comes_back
     assert setting.threads[-1] is other
 
 
-def test_what_a_look_raises_is_logged(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_look_raises_is_logged(setting: Harness, caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise RuntimeError("boom")
 
@@ -81,7 +81,7 @@ def test_what_a_look_raises_is_logged(setting: Setting, caplog: pytest.LogCaptur
     assert setting.scan_threads.run(setting.scan, 1.0)
 
 
-def test_only_so_many_are_left_behind(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_are_left_behind(setting: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_THREADS", 2)
     full = []
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_only_so_many_are_left_behind(setting: Setting, monkeypatch: pytest.Monk
 
 
 def test_without_a_thread_it_looks_itself(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -554,7 +554,7 @@ def test_a_timeout_ends_a_request_that_waits(infer: Infer) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             infer(changed("half", parameter("timeout", int64_param=1)))
     finally:
-        model.let_go()
+        model.release()
     assert refusal(caught.value)[0] == "DEADLINE_EXCEEDED"
 
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
 BUILD_INPUTS := pyproject.toml tests/deploy/requirements.txt \
 	protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
-NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server/native/src/*.rs)
+NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server/native/src/*.rs server/native/src/*/*.rs)
 
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE

@@ -183,6 +183,20 @@ def test_importing_loads_no_more_than_it_must(statement: str, absent: set[str]) 
     assert absent.isdisjoint(loaded)
 
 
+def test_no_folder_of_source_has_more_entries_than_one_can_survey() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("needs the git checkout")
+    entries: dict[str, set[str]] = {}
+    for name in listed.stdout.splitlines():
+        path = Path(name)
+        for entry in (path, *path.parents[:-1]):
+            entries.setdefault(str(entry.parent), set()).add(entry.name)
+    for folder, names in entries.items():
+        if folder.startswith(("client/", "export/", "protos/python/", "server/", "tests/")):
+            assert len(names - {"__init__.py", "py.typed"}) <= 16, folder
+
+
 def test_no_folder_of_the_repository_shadows_a_package() -> None:
     """protos/ holds a folder `tensorflow`: as an import root it would hide the real one."""
     assert not (ROOT / "protos" / "__init__.py").exists()

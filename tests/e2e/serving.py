@@ -63,6 +63,11 @@ class ServerProcess:
         code = self._process.wait(START_TIMEOUT_S)
         return code, self._read_log()
 
+    def read_output(self) -> str:
+        """Return what the server printed since it said where it listens; blocks until it ends."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read()
+
     def __enter__(self) -> ServerProcess:
         return self
 

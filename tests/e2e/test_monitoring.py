@@ -36,7 +36,6 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
         "--log_format=json",
         "--rest_api_port=auto",
     ) as server:
-        assert server._process.stdout is not None
         with Client(server.address) as client:
             client.wait_until_ready()
             client.predict("h", {"x": np.ones((2, 1), np.float32)})
@@ -44,7 +43,7 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
         with urllib.request.urlopen(url) as response:
             metrics = response.read().decode()
         code, log = server.stop()
-        told = server._process.stdout.read()
+        told = server.read_output()
 
     assert code == 0
     assert ':tensorflow:serving:request_count{model_name="h",status="OK"} 1\n' in metrics

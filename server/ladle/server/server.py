@@ -81,6 +81,8 @@ class Server:
 
         configured, serving = Configured(), ServingMap()
         self._observers = Observers(config, configured.models, serving.is_available, observer)
+        self.request_logs = self._observers.request_logs
+        """The samples of requests that logging_config asks for."""
         self.metrics = self._observers.metrics
         """Everything counted."""
         observer = self._observers.all

@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 
+use crate::limits::places::Place;
 use crate::outbox::Outbox;
-use crate::places::Place;
 use crate::receive::Received;
 use crate::status::Status;
 
@@ -346,7 +346,7 @@ impl State {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::places::Places;
+    use crate::limits::places::Places;
 
     fn call(places: &Arc<Places>) -> Option<Arc<Call>> {
         let head = Head {

@@ -5,7 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 
-use crate::budget::Claim;
+use crate::limits::budget::Claim;
 use crate::limits::{Limits, Refusal, EXPLAINED_BYTES};
 use crate::status::code;
 
@@ -102,7 +102,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::limits::budget::Budget;
     use crate::limits::Reason;
 
     fn gzipped(message: &[u8]) -> Bytes {

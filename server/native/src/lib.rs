@@ -13,7 +13,6 @@
 //!
 //! A panic ends the task that it is in: a call or a connection, and nothing else.
 
-pub mod budget;
 pub mod call;
 pub mod connection;
 #[cfg(feature = "python")]
@@ -21,7 +20,6 @@ mod descriptors;
 pub mod inflate;
 pub mod limits;
 pub mod outbox;
-pub mod places;
 #[cfg(feature = "python")]
 mod python;
 pub mod queue;

@@ -13,11 +13,11 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use crate::budget;
 use crate::call::{self, Callback};
 use crate::connection::{Options, Phase};
+use crate::limits::budget;
+use crate::limits::places::Places;
 use crate::limits::Limits;
-use crate::places::Places;
 use crate::queue::{name, Event, Taken};
 use crate::receive::{framed, prefix_of};
 use crate::server::{Listener, Server};

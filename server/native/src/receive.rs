@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::budget::Claim;
 use crate::inflate::{inflate, Encoding};
+use crate::limits::budget::Claim;
 use crate::limits::{allowed_time, Limits, Refusal};
 use crate::status::{code, Status};
 
@@ -204,7 +204,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::limits::budget::Budget;
     use crate::limits::Reason;
 
     fn in_runtime<T>(work: impl std::future::Future<Output = T>) -> Option<T> {

@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use crate::call::{Call, Head, Wish};
 use crate::inflate::Encoding;
+use crate::limits::places::{Places, SILENCE};
 use crate::limits::{Limits, Refusal};
 use crate::outbox::Outbox;
-use crate::places::{Places, SILENCE};
 use crate::queue::{Event, Gathered};
 use crate::receive::{Lost, Messages, Received};
 use crate::respond::{Answer, Guard};

@@ -69,8 +69,7 @@ def address(folder: Path) -> Iterator[str]:
         digits = {s.version: s.state.name for s in manager.status("digits")}
         return digits == {1: "AVAILABLE", 2: "AVAILABLE", 3: "END"} and manager.is_settled("empty")
 
-    with manager._changed:
-        assert manager._changed.wait_for(is_over, TIMEOUT_S)
+    assert manager.wait_until(is_over, TIMEOUT_S)
     yield server.addresses[0]
     server.stop(lame_duck=False)
 

@@ -73,7 +73,7 @@ def reload(watched: Watched, config: ModelServerConfig) -> None:
 
 
 def flush(watched: Watched) -> None:
-    assert watched.server._observers.request_logs.flush(TIMEOUT_S)
+    assert watched.server.request_logs.flush(TIMEOUT_S)
 
 
 def test_requests_and_answers_are_logged_as_they_were(watch: Watch, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 //!
 //! The texts are those of `ladle.server.limits`; tests/server/transport hold both together.
 
+pub mod budget;
+pub mod places;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{Budget, Claim, Full};
+use crate::limits::budget::{Budget, Claim, Full};
 use crate::status::{code, Status};
 
 /// How far a compressed message is counted past the limit, so that its refusal names its size.

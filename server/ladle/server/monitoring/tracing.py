@@ -84,6 +84,8 @@ class _Spans(NamedTuple):
 
     request: Span
     batch: SpanContext | None
+    offset: int
+    """With which the request's span began: no part of it may begin before that."""
 
 
 class Tracing(Unobserved):
@@ -110,8 +112,8 @@ class Tracing(Unobserved):
 
     def request_ended(self, request: Observation) -> None:
         """Make the spans of a request and of its parts."""
-        offset = _offset()
         spans = request.span if isinstance(request.span, _Spans) else None
+        offset = spans.offset if spans else _offset()
         span = spans.request if spans else self._start(request, offset)
         if span.is_recording():
             self._describe(span, request)
@@ -127,9 +129,12 @@ class Tracing(Unobserved):
                 continue  # its caller has left, and its span is complete
             # One whose batch has failed runs again, and has its span already.
             known = request.span if isinstance(request.span, _Spans) else None
-            started.append((request, known.request if known else self._start(request, offset)))
+            begun = known or _Spans(self._start(request, offset), None, offset)
+            started.append((request, begun))
         links = [
-            self._trace.Link(span.get_span_context()) for _, span in started if span.is_recording()
+            self._trace.Link(begun.request.get_span_context())
+            for _, begun in started
+            if begun.request.is_recording()
         ]
         batch = None
         if links:
@@ -151,8 +156,8 @@ class Tracing(Unobserved):
                 span.set_status(self._trace.StatusCode.ERROR)
             span.end(_ns(run.ended, offset))
             batch = span.get_span_context()
-        for request, request_span in started:
-            request.span = _Spans(request_span, batch)
+        for request, begun in started:
+            request.span = begun._replace(batch=batch)
 
     def _start(self, request: Observation, offset: int) -> Span:
         context = self._nowhere

@@ -92,7 +92,8 @@ class BaseClient:
             hedge: When a slow prediction is also sent to a second server; None for never.
             coalesce_ms: How long a prediction waits for others of the same kind, from other
                 threads or tasks, to share a request with them. Each caller gets its own rows, and a
-                bad prediction fails alone. 0 for no coalescing.
+                bad prediction fails alone. Only for models that answer each row by itself. 0 for
+                no coalescing.
             connections: The connections to each address. One carries about 100 calls at once;
                 further calls wait.
             gzip: Compress requests; useful where the network is slower than the processor.

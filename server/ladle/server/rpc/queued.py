@@ -78,11 +78,13 @@ class QueuedRequest(Generic[R, A]):
         "_deliver",
         "_encode",
         "_handle",
+        "_is_over",
         "_method",
         "_nbytes",
         "_observation",
         "_pending",
         "_request",
+        "is_submitted",
     )
 
     def __init__(
@@ -109,10 +111,16 @@ class QueuedRequest(Generic[R, A]):
         self._request: R | None = request
         self._deadline = deadline
         self._observation = observation
-        self._deliver = deliver
+        # These go when the answer is there. A request that held its caller and its task, which hold
+        # the request, would be garbage for the collector, and a full collection stops every thread.
+        self._deliver: Callable[[A | Exception], Afterwards] | None = deliver
+        self._encode: Callable[[Outputs, ServableId], A] | None = None
         self._pending: Pending | None = None
+        self._is_over = False
         self._cancelled = False
         self._nbytes = nbytes
+        self.is_submitted = False
+        """Whether the queue has taken the request; what it comes to is delivered."""
         observation.model = method.model_spec(request).name
 
     def submit(self, handle: Handle) -> None:
@@ -139,42 +147,46 @@ class QueuedRequest(Generic[R, A]):
         except BaseException:
             handle.release()
             raise
+        self.is_submitted = True
         self._pending = pending
-        if self._cancelled:  # meanwhile, before there was anything to cancel
+        if self._is_over:  # meanwhile, in a thread of the batch
+            self._pending = None
+        elif self._cancelled:  # meanwhile, before there was anything to cancel
             pending.cancel()
 
     def cancel(self) -> None:
         """Say that nobody waits for the answer any more; without effect once it is there."""
         self._cancelled = True
         self._request = None
-        if self._pending is not None:
-            self._pending.cancel()
+        pending = self._pending
+        if pending is not None:
+            pending.cancel()
 
     @property
     def is_large(self) -> bool:
         """Whether the request is worth some milliseconds to take less memory."""
         return self._nbytes >= malloc.LARGE_BYTES
 
-    @property
-    def is_submitted(self) -> bool:
-        """Whether the queue has the request; what it comes to is delivered."""
-        return self._pending is not None
-
     def _ran(self, outcome: Outputs | Exception) -> Afterwards:
         """Encode what the run gave, deliver it, and release the version."""
         answer: A | Exception
+        encode, deliver = self._encode, self._deliver
+        assert encode is not None
+        assert deliver is not None
         try:
             if isinstance(outcome, Exception):
                 answer = outcome
             else:
                 self._observation.encoding = time.monotonic()
                 try:
-                    answer = self._encode(outcome, self._handle.id)
+                    answer = encode(outcome, self._handle.id)
                 except Exception as error:
                     answer = error
-            afterwards = self._deliver(answer)
+            afterwards = deliver(answer)
         finally:
             self._handle.release()
+            self._is_over = True
+            self._pending = self._encode = self._deliver = None
         # The next large request should find the heap as this one found it.
         return (*(afterwards or ()), malloc.trim) if self.is_large else afterwards
 

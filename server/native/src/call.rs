@@ -168,7 +168,7 @@ impl Call {
         if state.ended || state.status.is_some() {
             return Poll::Ready(Wish::Nothing);
         }
-        // A message that was asked for is handed over before it is told that there is no more, so both may be wanted.
+        // The message that was asked for goes out before the end of the stream does: both may be due.
         if state.wants_message {
             return Poll::Ready(Wish::Message);
         }

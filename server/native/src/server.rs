@@ -50,7 +50,7 @@ pub struct Server {
     listeners: Mutex<Vec<Listener>>,
     running: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
-    /// What calls that are ended are told.
+    /// The status with which the server ends calls.
     ending: Arc<Mutex<Option<Status>>>,
     connections: Arc<Connections>,
 }

@@ -44,7 +44,7 @@ impl Places {
 
     /// Take a place for a call; where there is none, that of one that was silent for long.
     ///
-    /// Returns what that one was told, too.
+    /// Also returns the status that the evicted call ended with.
     pub fn place(self: &Arc<Self>, now: Instant) -> Result<(Place, Option<Refusal>), Refusal> {
         let place = Place(Arc::clone(self));
         if self.taken.fetch_add(1, Ordering::AcqRel) < self.most {

@@ -66,7 +66,7 @@ class NativeTransport:
             max_waiting: how many calls may wait at a time for what is still to come, beside them.
             limits: what requests may take; several transports may share them. By default what
                 gRPC itself can take.
-            options: gRPC's channel arguments; of those that are not in `options.py` none counts.
+            options: gRPC's channel arguments. Those that `options.py` lacks have no effect.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
             gate: is asked of every call, whatever it is to; without one all are let through.
             compressed_requests: take compressed messages, which are inflated within the limits.

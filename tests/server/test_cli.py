@@ -29,22 +29,19 @@ class Server:
 
     def open(self): {opened}
 
-    def wait_for_models(self): pass
+    def wait_for_models(self): {waited}
 
     def stop(self, *, lame_duck): print("stopped", flush=True)
 
-class Ignoring:
-    def __del__(self):
-        terminate()
-        threading.Event().wait(0.1)
-
 module.Server = Server
-cli.main(["--model_base_path=nowhere"])
+cli.main(["--model_base_path=nowhere", "--drain_grace_seconds=0.1"])
 """
 
 
-def served(made: str = "pass", opened: str = "pass") -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(made=made, opened=opened)
+def served(
+    made: str = "pass", opened: str = "pass", waited: str = "pass"
+) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(made=made, opened=opened, waited=waited)
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=4 * TIMEOUT_S
     )
@@ -58,14 +55,21 @@ def test_a_stop_while_the_server_is_made_is_one() -> None:
 
 
 def test_a_stop_while_models_load_is_one() -> None:
-    ended = served(opened="terminate(); threading.Event().wait()")
+    ended = served(waited="terminate(); threading.Event().wait()")
     assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
     assert ended.stderr == ""
 
 
-def test_a_stop_is_not_lost_where_exceptions_are_ignored() -> None:
-    ended = served(opened="Ignoring()")
-    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
+def test_a_stop_does_not_wait_for_a_server_that_never_opens() -> None:
+    ended = served(opened="terminate(); threading.Event().wait()")
+    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\n")
+    assert ended.stderr == ""
+
+
+def test_a_start_that_fails_is_said_and_ends_the_process() -> None:
+    ended = served(waited="raise RuntimeError('odd')")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "the server failed to start" in ended.stderr
 
 
 WRITING = """

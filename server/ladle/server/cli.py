@@ -7,11 +7,16 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from typing import NoReturn
+from enum import Enum, auto
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import parser
 from ladle.server.monitoring import console, tracing
+
+if TYPE_CHECKING:
+    from ladle.server.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -39,60 +44,98 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_grpc()
     for name, reason in config.without_effect.items():
         logger.warning("--%s does nothing: %s", name, reason)
-    from ladle.server.server import Server
-    from ladle.server.transport.addresses import AddressInUse
-    from ladle.server.wiring.startup import StartupError
-
-    signals = _Signals(log_format)
-    server: Server | None = None
-    try:
-        server = Server(config)
-        server.open()
-        for address in server.addresses:
-            console.say(f"listening on {address}", log_format=log_format)
-        server.wait_for_models()
-        signals.wait()
-    except (StartupError, AddressInUse) as error:
-        console.complain(str(error), log_format=log_format)
+    events: SimpleQueue[_Event] = SimpleQueue()
+    signals = _Signals(events, log_format)
+    starting = _Starting(config, events, log_format)
+    starting.begin()
+    event = events.get()
+    if event is _Event.UP:
+        event = events.get()
+    if event is _Event.FAILED:
         return _leave(1)
-    except _Stop:
-        console.say("stopping", log_format=log_format)
+    console.say("stopping", log_format=log_format)
+    server = starting.opened_server(config.drain_grace_seconds)
     if server is not None:
         server.stop(lame_duck=signals.first is not signal.SIGINT)
     tracing.flush(_FLUSH_S)
     return _leave(0)
 
 
-class _Stop(BaseException):
-    """The first signal has come; raised in the main thread, whatever it waits for."""
+class _Event(Enum):
+    """What the main thread waits for."""
+
+    UP = auto()
+    """The server takes requests, and its models are up or have failed."""
+    FAILED = auto()
+    """The server can't start, and why has been said."""
+    SIGNAL = auto()
+
+
+class _Starting:
+    """Makes and opens the server in a thread of its own, and waits there for its models.
+
+    The main thread is left to signals: Python runs handlers of signals there, between any two
+    instructions, and an exception out of one may end a wait for a lock without the lock.
+    """
+
+    def __init__(self, config: Config, events: SimpleQueue[_Event], log_format: str) -> None:
+        self._config = config
+        self._events = events
+        self._log_format = log_format
+        self._server: Server | None = None
+        self._ended_opening = threading.Event()
+
+    def begin(self) -> None:
+        """Start the thread; an event says how the start ended."""
+        threading.Thread(target=self._run, name="start", daemon=True).start()
+
+    def opened_server(self, timeout_s: float) -> Server | None:
+        """Return the server once it takes requests; None if it does not within the time."""
+        if self._config.wait_for_models:
+            timeout_s = 0.0  # it may load for minutes, and nobody can have asked it
+        return self._server if self._ended_opening.wait(timeout_s) else None
+
+    def _run(self) -> None:
+        from ladle.server.server import Server
+        from ladle.server.transport.addresses import AddressInUse
+        from ladle.server.wiring.startup import StartupError
+
+        try:
+            server = Server(self._config)
+            server.open()
+            self._server = server
+            self._ended_opening.set()
+            for address in server.addresses:
+                console.say(f"listening on {address}", log_format=self._log_format)
+            server.wait_for_models()
+        except (StartupError, AddressInUse) as error:
+            console.complain(str(error), log_format=self._log_format)
+            self._events.put(_Event.FAILED)
+        except BaseException:
+            logger.exception("the server failed to start")
+            self._events.put(_Event.FAILED)
+        else:
+            self._events.put(_Event.UP)
+        finally:
+            self._ended_opening.set()
 
 
 class _Signals:
-    """The first SIGTERM or Ctrl-C interrupts the main thread, the second ends the process."""
+    """The first SIGTERM or Ctrl-C is an event, the second ends the process at once."""
 
-    def __init__(self, log_format: str) -> None:
+    def __init__(self, events: SimpleQueue[_Event], log_format: str) -> None:
         self.first: signal.Signals | None = None
+        self._events = events
         self._log_format = log_format
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._received)
-
-    def wait(self) -> None:
-        """Block until the first has come.
-
-        Raises:
-            _Stop: always.
-        """
-        # Raised where exceptions are ignored, as in a destructor, _Stop was lost.
-        if self.first is not None:
-            raise _Stop
-        threading.Event().wait()
 
     def _received(self, number: int, _: object) -> None:
         if self.first is not None:
             console.say("stopping at once", log_format=self._log_format)
             _leave(0)
         self.first = signal.Signals(number)
-        raise _Stop
+        self._events.put(_Event.SIGNAL)  # SimpleQueue may be used in handlers of signals
 
 
 def _leave(code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import asdict
 from functools import partial
@@ -47,7 +48,8 @@ _UNLOAD_S = 1.0
 class Server:
     """A model server in this process.
 
-    Order of calls: `start`, or `open` and then `wait_for_models`; then `stop`. All block.
+    Order of calls: `start`, or `open` and then `wait_for_models`; then `stop`. All block. `stop`
+    may be called in another thread while `wait_for_models` waits.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Server:
         check = check or (find_missing if load is None else lambda _: None)
         load = load or saved_model_loader(config, platform)
 
+        # A start that fails and a stop may halt at the same time, in two threads.
+        self._halting = threading.Lock()
         configured, serving = Configured(), ServingMap()
         self._observers = Observers(config, configured.models, serving.is_available, observer)
         self.request_logs = self._observers.request_logs
@@ -245,15 +249,16 @@ class Server:
         return self._halt(max(0.0, deadline - time.monotonic()))
 
     def _halt(self, grace_s: float = 0.0) -> bool:
-        started = time.monotonic()
-        self._source.stop()
-        self._config_file.stop()
-        self._tokens_file.stop()
-        self._batching.stop()
-        self._ports.stop(grace_s)
-        remaining_s = grace_s - (time.monotonic() - started)
-        unloaded = self.manager.stop(max(_UNLOAD_S, remaining_s))
-        self._observers.stop(_UNLOAD_S)
+        with self._halting:
+            started = time.monotonic()
+            self._source.stop()
+            self._config_file.stop()
+            self._tokens_file.stop()
+            self._batching.stop()
+            self._ports.stop(grace_s)
+            remaining_s = grace_s - (time.monotonic() - started)
+            unloaded = self.manager.stop(max(_UNLOAD_S, remaining_s))
+            self._observers.stop(_UNLOAD_S)
         if not unloaded:
             logger.warning(
                 "something still runs after the %g s of --drain_grace_seconds",

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ladle.protos.datatypes import BY_NAME, to_raw
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rpc.open_inference.datatypes import BY_NAME, Tensor, from_raw, to_raw
+from ladle.server.rpc.open_inference.datatypes import Tensor, from_raw
 
 X = Tensor("X", "m")
 STRINGS = BY_NAME["BYTES"]

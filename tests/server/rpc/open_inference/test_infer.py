@@ -13,6 +13,7 @@ from fakes import TIMEOUT_S, FakeLoader, FakeServable, refusal, spec
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
+from ladle.protos.datatypes import BY_NAME, to_raw
 from ladle.protos.inference_pb import (
     ModelInferRequest,
     ModelInferResponse,
@@ -33,7 +34,6 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.health import Health
-from ladle.server.rpc.open_inference.datatypes import BY_NAME, to_raw
 from ladle.server.rpc.services import methods
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.protos.datatypes import BY_NUMBER
 from ladle.protos.inference_pb import ModelInferRequest
 from ladle.protos.model_card import ModelCard
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Signature
-from ladle.server.rpc.open_inference.datatypes import BY_NUMBER
 
 _PARAMETER = "classification"
 _MOST_ELEMENTS = 1_000_000

@@ -1,9 +1,8 @@
-"""The protocol's datatypes, and the bytes of a tensor of each."""
+"""The tensors of requests, made of their bytes or values; errors in the protocol's words."""
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,48 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
+from ladle.protos.datatypes import LENGTH, Datatype
 from ladle.server.core.errors import InvalidArgument
 
 # Products of dimensions past this are no tensors that a request could hold.
 _MOST_ELEMENTS = 1 << 48
-
-_LENGTH_BYTES = 4
-_LENGTH = struct.Struct("<I")
-
-
-class Datatype(NamedTuple):
-    """One datatype of the protocol."""
-
-    name: str
-    data_type: int
-    """TensorFlow's number for it."""
-    field: str | None
-    """The field of InferTensorContents that has its values; None for raw bytes alone."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The numpy dtype; BYTES are objects that hold `bytes`."""
-        return dtypes.to_numpy(self.data_type)
-
-
-_ALL = (
-    Datatype("BOOL", 10, "bool_contents"),
-    Datatype("UINT8", 4, "uint_contents"),
-    Datatype("UINT16", 17, "uint_contents"),
-    Datatype("UINT32", 22, "uint_contents"),
-    Datatype("UINT64", 23, "uint64_contents"),
-    Datatype("INT8", 6, "int_contents"),
-    Datatype("INT16", 5, "int_contents"),
-    Datatype("INT32", 3, "int_contents"),
-    Datatype("INT64", 9, "int64_contents"),
-    Datatype("FP16", 19, None),
-    Datatype("BF16", 14, None),
-    Datatype("FP32", 1, "fp32_contents"),
-    Datatype("FP64", 2, "fp64_contents"),
-    Datatype("BYTES", dtypes.STRING, "bytes_contents"),
-)
-BY_NAME = {datatype.name: datatype for datatype in _ALL}
-BY_NUMBER = {datatype.data_type: datatype for datatype in _ALL}
 
 
 class Tensor(NamedTuple):
@@ -108,16 +70,6 @@ def from_raw(
     return np.frombuffer(raw, datatype.dtype).reshape(shape)
 
 
-def to_raw(array: NDArray[Any]) -> bytes | memoryview:
-    """Return an array's raw bytes, row by row; a view of the array where that is possible."""
-    if array.dtype.hasobject:
-        pieces: list[bytes] = []
-        for value in array.ravel().tolist():
-            pieces += (_LENGTH.pack(len(value)), value)
-        return b"".join(pieces)
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
 def from_values(
     datatype: Datatype, shape: tuple[int, ...], values: Any, tensor: Tensor
 ) -> NDArray[Any]:
@@ -162,19 +114,19 @@ def size_mismatch(tensor: Tensor, expected: int, given: int) -> InvalidArgument:
 def _strings(raw: bytes | memoryview, count: int, tensor: Tensor) -> NDArray[Any]:
     of = f"inference input '{tensor.name}' for model '{tensor.model}'"
     # Each element takes its length at least: no more of them can be in so many bytes.
-    room = count if count <= len(raw) // _LENGTH_BYTES else 0
+    room = count if count <= len(raw) // LENGTH.size else 0
     array = np.empty(room, object)
     at = position = 0
     total = len(raw)
     while position < total:
         rest = total - position
-        if rest < _LENGTH_BYTES:
+        if rest < LENGTH.size:
             raise InvalidArgument(
-                f"incomplete string length indicator for {of}, expecting {_LENGTH_BYTES} bytes "
+                f"incomplete string length indicator for {of}, expecting {LENGTH.size} bytes "
                 f"but only {rest} bytes available."
             )
-        (length,) = _LENGTH.unpack_from(raw, position)
-        position += _LENGTH_BYTES
+        (length,) = LENGTH.unpack_from(raw, position)
+        position += LENGTH.size
         if length > total - position:
             raise InvalidArgument(
                 f"incomplete string data for {of}, expecting string of length {length} but only "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import wire
+from ladle.protos.datatypes import BY_NAME, BY_NUMBER, Datatype, to_raw
 from ladle.protos.inference_pb import (
     InferParameter,
     InferTensorContents,
@@ -27,15 +28,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
 from ladle.server.rpc.open_inference import names
 from ladle.server.rpc.open_inference.classification import classified, classify_counts
-from ladle.server.rpc.open_inference.datatypes import (
-    BY_NAME,
-    BY_NUMBER,
-    Datatype,
-    Tensor,
-    from_raw,
-    from_values,
-    to_raw,
-)
+from ladle.server.rpc.open_inference.datatypes import Tensor, from_raw, from_values
 from ladle.server.rpc.queued import Outputs, QueuedMethod
 from ladle.server.rpc.request import Invocation, parse
 

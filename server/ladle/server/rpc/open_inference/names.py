@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ladle.protos.datatypes import BY_NUMBER
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import (
     InvalidArgument,
@@ -14,7 +15,6 @@ from ladle.server.core.errors import (
 )
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Model, Signature
-from ladle.server.rpc.open_inference.datatypes import BY_NUMBER
 
 _LARGEST_VERSION = (1 << 63) - 1
 

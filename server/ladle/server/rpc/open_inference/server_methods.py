@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
+from ladle.protos.datatypes import BY_NUMBER
 from ladle.protos.inference_pb import (
     ModelMetadataRequest,
     ModelMetadataResponse,
@@ -23,7 +24,6 @@ from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.open_inference import names
-from ladle.server.rpc.open_inference.datatypes import BY_NUMBER
 from ladle.server.rpc.request import parse
 
 NAME = "ladle"

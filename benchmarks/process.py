@@ -123,7 +123,7 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
     from ladle.server.config import Config
     from ladle.server.core.servable import Model
     from ladle.server.core.servable_id import ServableId
-    from ladle.server.flags import parser
+    from ladle.server.flags import settings
     from ladle.server.saved_model.loading import LoadOptions, load_saved_model
     from ladle.server.server import Server
 
@@ -159,7 +159,7 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
             "--enable_serialization_as_tensor_content",
             *flags,
         ]
-        config = Config(**vars(parser("ladle serve").parse_args(arguments)))
+        config = Config(**settings(arguments))
         server = Server(config, load=load)
         server.start()
     print(server.addresses[0].rpartition(":")[2], flush=True)

@@ -46,7 +46,13 @@ def test_help_tells_of_every_command_and_of_the_whole_way(
 ) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for told in ("\n  export ", "\n  serve ", "pip install", "ladle serve --port=8500", "Client("):
+    for told in (
+        "\n  export ",
+        "\n  serve ",
+        "pip install",
+        "ladle serve models/digits",
+        "Client(",
+    ):
         assert told in shown
     assert max(map(len, shown.splitlines())) <= 100
 

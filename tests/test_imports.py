@@ -28,7 +28,7 @@ ALLOWED = {
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
     "ladle.server.config": {"ladle.server.core.machine.cpus"},
-    "ladle.server.flags": {"ladle.server.config"},
+    "ladle.server.flags": {"ladle.server.config", "ladle.cli.arguments"},
     "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},

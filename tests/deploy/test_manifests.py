@@ -16,7 +16,7 @@ import yaml
 from deploy.schemas import WHEELS, Schemas
 
 from ladle.server import Config
-from ladle.server.flags import parser
+from ladle.server.flags import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -81,7 +81,7 @@ def loaded(path: Path) -> Any:
 def config_of(*arguments: str) -> Config:
     """What the server makes of the arguments, as the image passes them."""
     first = ("--model_base_path=/models/model",)
-    return Config(**vars(parser("ladle serve").parse_args([*first, *arguments])))
+    return Config(**settings([*first, *arguments]))
 
 
 @pytest.fixture(scope="module")

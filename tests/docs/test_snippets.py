@@ -39,7 +39,7 @@ from ladle.client import Client
 from ladle.client import errors as client_errors
 from ladle.server import Config, Server
 from ladle.server.core.errors import Code
-from ladle.server.flags import parser
+from ladle.server.flags import settings
 from ladle.server.rest.status_codes import _HTTP_STATUS
 
 pytestmark = pytest.mark.e2e
@@ -221,11 +221,10 @@ def ladle(arguments: list[str]) -> None:
 
 def serve(arguments: list[str]) -> None:
     """Serve by these flags, on free ports, until the models are there."""
-    settings = vars(parser("ladle serve").parse_args(arguments))
-    settings |= {"port": None, "drain_grace_seconds": 0}
-    if settings["rest_api_port"]:
-        settings["rest_api_port"] = None
-    server = Server(Config(**settings))
+    given = settings(arguments) | {"port": None, "drain_grace_seconds": 0}
+    if given.get("rest_api_port"):
+        given["rest_api_port"] = None
+    server = Server(Config(**given))
     server.start()
     try:
         assert all(map(server.manager.is_available, server.manager.names()))

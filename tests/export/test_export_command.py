@@ -34,9 +34,7 @@ def test_the_command_publishes_and_says_how_to_serve(tmp_path: Path, npz: Path) 
     version, accuracy, serve = finished.stdout.splitlines()
     assert version == f"Published version 1: {base_path}/1"
     assert re.fullmatch(r"Accuracy: [01]\.\d{4} on 6 held-out examples", accuracy)
-    assert serve == (
-        f"Serve it: ladle serve --port=8500 --model_name=small '--model_base_path={base_path}'"
-    )
+    assert serve == f"Serve it: ladle serve '{base_path}'"
     before, progress, *warned = finished.stderr.splitlines()  # not a word of TensorFlow's own
     assert before.startswith("Before training: loss ")
     assert "and guessing gives ln(3) = 1.0986; probabilities of the first example: 0." in before

@@ -12,7 +12,7 @@ import pytest
 from fakes import TIMEOUT_S
 
 from ladle.cli import serve
-from ladle.server.flags import parser
+from ladle.server.flags import settings
 
 PROGRAM = """
 import os, signal, threading
@@ -144,7 +144,11 @@ def test_as_json_every_line_is_json_whoever_writes_it(tmp_path: Path) -> None:
         timeout=4 * TIMEOUT_S,
     )
     said = [json.loads(line)["message"] for line in done.stdout.splitlines()]
-    assert said == ["listening on 0.0.0.0:1", "listening on http://0.0.0.0:2", "stopping"]
+    assert said == [
+        "listening on 0.0.0.0:1 (gRPC)",
+        "listening on http://0.0.0.0:2 (HTTP; status page: http://localhost:2/)",
+        "stopping",
+    ]
     events = [json.loads(line) for line in done.stderr.splitlines()]
     levels = {event["message"]: event["level"] for event in events}
     assert levels == {
@@ -169,7 +173,6 @@ def test_tensorflow_model_server_waits_for_models_unless_it_is_told_otherwise(
     assert serve() == 0
     (arguments,) = given
     assert arguments[0] == "serve"
-    parsed = parser("x").parse_args([*arguments[1:], "--model_base_path=/m"])
-    assert (parsed.wait_for_models, parsed.port) == (True, 1)
-    later = parser("x").parse_args([*arguments[1:], "--wait_for_models=false"])
-    assert not later.wait_for_models
+    assert settings(arguments[1:]) == {"wait_for_models": True, "port": 1}
+    later = settings([*arguments[1:], "--wait_for_models=false"])
+    assert later == {"wait_for_models": False, "port": 1}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ladle.server.config import Config
-from ladle.server.flags import parser
+from ladle.server.flags import settings
 
 # tensorflow_model_server's flags, each with its default: None where that hangs on the machine.
 UPSTREAM: dict[str, Any] = {
@@ -61,7 +62,7 @@ UPSTREAM: dict[str, Any] = {
 
 
 def parse(*arguments: str) -> Config:
-    return Config(**vars(parser("serve").parse_args(["--model_base_path=/m", *arguments])))
+    return Config(**settings(["--model_base_path=/m", *arguments]))
 
 
 @pytest.mark.parametrize("name", UPSTREAM)
@@ -120,7 +121,7 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("fields", "message"),
     [
         ({"model_base_path": ""}, "--model_base_path: expected the folder"),
         ({"port": 70000}, "--port: expected 0 to 65535 or auto, got 70000"),
@@ -155,9 +156,9 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
         ),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        Config(**{"model_base_path": "/m"} | settings)
+        Config(**{"model_base_path": "/m"} | fields)
 
 
 def test_channel_arguments_are_numbers_where_they_can_be() -> None:
@@ -177,10 +178,100 @@ def test_a_flag_that_can_not_be_read_is_one_line(
     flag: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        parser(prog="ladle serve").parse_args([flag])
+        settings([flag])
 
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert said.startswith("ladle serve: ")
     assert says in said
     assert said.count("\n") == 1
+
+
+def test_a_mistyped_flag_is_told_with_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        settings(["--model_bas_path=/m"])
+    assert capsys.readouterr().err.endswith("; did you mean --model_base_path?\n")
+
+
+def test_a_folder_stands_for_the_flags_that_serve_it(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "1").mkdir(parents=True)
+    folder = str(tmp_path / "mine")
+    served = {"model_name": "mine", "model_base_path": folder, "rest_api_port": 8501}
+    assert settings([folder]) == served
+    assert Config(**settings([folder])).port == 8500
+    assert settings([f"{folder}/"])["model_name"] == "mine"
+    (tmp_path / "empty").mkdir()
+    assert settings([str(tmp_path / "empty")])["model_name"] == "empty"  # a version may come
+
+
+def test_the_folder_that_is_worked_in_has_a_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine" / "1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert settings(["."])["model_name"] == "mine"
+    monkeypatch.chdir(tmp_path / "mine" / "1")
+    assert settings([".."])["model_name"] == "mine"
+
+
+def test_flags_beside_a_folder_count(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    given = ["--rest_api_port=0", "--model_name=m", str(tmp_path), "--port=auto"]
+    assert settings(given) == {
+        "model_name": "m",
+        "model_base_path": str(tmp_path),
+        "port": None,
+        "rest_api_port": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("nowhere", "expected a folder with numbered versions, got nowhere: there is no such"),
+        ("model/1", "HERE/model/1 is one version; expected the folder that holds it, HERE/model;"),
+        ("saved", "HERE/saved is a SavedModel itself; expected a folder with numbered versions: m"),
+        ("gs://bucket/m", "expected a folder that is mounted here, got gs://bucket/m"),
+        (
+            ".",
+            ". holds models, and no versions: expected one of m0, m1, m2 and 2 more; "
+            "--model_config_file serves several",
+        ),
+    ],
+)
+def test_a_folder_that_can_not_be_served_says_what_to_do(
+    folder: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(4):
+        (tmp_path / f"m{number}" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    (tmp_path / "model" / "1" / "saved_model.pb").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        settings([folder])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"ladle serve: {says}".replace("HERE", str(tmp_path)))
+    assert said.count("\n") == 1
+
+
+def test_help_begins_with_what_most_need_and_has_every_flag_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        settings(["--help"])
+    shown = capsys.readouterr().out
+    titles = re.findall(r"^(\w.+):$", shown, re.MULTILINE)
+    assert titles[2:4] == ["what most servers need", "where to listen"]
+    assert titles[-2:] == ["without effect", "example"]
+    flags = re.findall(r"^  --(\w+)", shown, re.MULTILINE)
+    assert sorted(flags) == sorted(["version", *Config.__dataclass_fields__])
+    assert "--skip_initialize_tpu" in shown.partition("without effect:")[2]

@@ -28,7 +28,7 @@ The whole way, from nothing to a prediction:
 
   pip install 'ladle[server,export]'
   ladle export models/digits --data digits
-  ladle serve --port=8500 --model_name=digits --model_base_path=models/digits
+  ladle serve models/digits
 
 and, while that runs, from Python anywhere (`pip install ladle` is enough there; `images` are
 uint8, [batch, 8, 8], with pixels as they were in training):

@@ -284,13 +284,7 @@ def _fail(reason: object) -> int:
 
 
 def _serve_command(exported: Exported) -> str:
-    base_path = exported.path.parent
-    options = (
-        "--port=8500",
-        f"--model_name={base_path.name}",
-        f"--model_base_path={base_path}",
-    )
-    return shlex.join(["ladle", "serve", *options])
+    return shlex.join(["ladle", "serve", str(exported.path.parent)])
 
 
 def _as_text(exported: Exported) -> str:

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
 from ladle.server.config import Config
-from ladle.server.flags import parser
+from ladle.server.flags import settings
 from ladle.server.monitoring import console, tracing
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ _FLUSH_S = 2.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C, and end the process; return only the code of bad settings."""
     console.open_standard_streams()
-    arguments = parser(prog="ladle serve").parse_args(argv)
-    log_format = arguments.log_format
+    given = settings(argv)
     try:
-        config = Config(**vars(arguments))
+        config = Config(**given)
     except ValueError as error:
         console.complain(str(error))
         return 2
+    log_format = config.log_format
     console.set_up_log(log_format)
     try:
         tracing.configure_from_environment()
@@ -106,7 +106,7 @@ class _Starting:
             self._server = server
             self._ended_opening.set()
             for address in server.addresses:
-                console.say(f"listening on {address}", log_format=self._log_format)
+                console.say(_listening(address), log_format=self._log_format)
             server.wait_for_models()
         except (StartupError, AddressInUse) as error:
             console.complain(str(error), log_format=self._log_format)
@@ -136,6 +136,15 @@ class _Signals:
             _leave(0)
         self.first = signal.Signals(number)
         self._events.put(_Event.SIGNAL)  # SimpleQueue may be used in handlers of signals
+
+
+def _listening(address: str) -> str:
+    """Say what an address is for: `0.0.0.0:8500`, `http://0.0.0.0:8501`, `unix:/path`."""
+    scheme, separator, at = address.partition("://")
+    if not separator:
+        return f"listening on {address} (gRPC)"
+    page = f"{scheme}://localhost:{at.rpartition(':')[2]}/"
+    return f"listening on {address} (HTTP; status page: {page})"
 
 
 def _leave(code: int) -> NoReturn:

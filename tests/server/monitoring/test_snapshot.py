@@ -10,8 +10,8 @@ from server.monitoring.conftest import PREDICT, Watch, predict_request
 from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.lifecycle.entry import Entry
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Entry
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.metrics import Metrics

@@ -11,8 +11,8 @@ from fakes import TIMEOUT_S, FakeClock, FakeLoader
 
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager, ManagerOptions
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.rpc.request import ExpectedVersion, find_version
 
 ONE = {1: Path("/m/1")}

@@ -21,8 +21,8 @@ from ladle.protos.serving_pb import (
 )
 from ladle.server.core.access import Kind
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rest.calls import Services
 from ladle.server.rest.json import examples, predict

@@ -14,8 +14,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from numpy.typing import NDArray
 
 from ladle.protos.serving_pb import ModelSpec
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Afterwards, Model, Pending

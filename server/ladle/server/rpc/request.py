@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument, NotFound
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable import Arrays, Model, Signature
 
 M = TypeVar("M", bound=Message)

@@ -10,9 +10,8 @@ from types import MappingProxyType
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle.changes import ChangeNotifier, Listener
-from ladle.server.core.lifecycle.entry import Entry, Handle
 from ladle.server.core.lifecycle.registry import Registry, VersionStatus
-from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.lifecycle.serving_map import Entry, Handle, ServingMap
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.lifecycle.transitions import Loader, Transitions
 from ladle.server.core.lifecycle.waiting import Waiting

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ladle.server.core.errors import Code, ServingError, Unavailable
-from ladle.server.core.lifecycle.entry import Entry
+from ladle.server.core.lifecycle.serving_map import Entry
 from ladle.server.core.lifecycle.states import (
     Load,
     State,

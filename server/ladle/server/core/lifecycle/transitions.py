@@ -10,9 +10,8 @@ from pathlib import Path
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.lifecycle.changes import ChangeNotifier
-from ladle.server.core.lifecycle.entry import Entry
 from ladle.server.core.lifecycle.registry import Registry
-from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.lifecycle.serving_map import Entry, ServingMap
 from ladle.server.core.lifecycle.states import Load, State, Unload, retry_wait_s
 from ladle.server.core.servable import Servable
 from ladle.server.core.servable_id import ServableId

@@ -12,8 +12,8 @@ from ladle.protos.serving_pb import (
     SignatureDefMap,
 )
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable import Servable
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec, with_version

@@ -20,8 +20,8 @@ from ladle.protos.inference_pb import (
 )
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import NotFound
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.open_inference import names
 from ladle.server.rpc.request import parse

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ladle.protos import wire
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import Cancelled, InvalidArgument
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId

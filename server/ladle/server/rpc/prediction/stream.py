@@ -14,8 +14,8 @@ from ladle.protos.ladle_pb import (
 )
 from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import Cancelled, InvalidArgument, ServingError, Unavailable
-from ladle.server.core.lifecycle.entry import Handle
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Afterwards

@@ -17,8 +17,7 @@ from process import ServerProcess
 
 from ladle.server.call import Call
 from ladle.server.core.errors import ServingError
-from ladle.server.core.fanout import Fanout
-from ladle.server.core.observation import Observer, Run, Unobserved
+from ladle.server.core.observation import Fanout, Observer, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.request_log import RequestLogs

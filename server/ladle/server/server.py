@@ -85,6 +85,7 @@ class Server:
         self._halting = threading.Lock()
         configured, serving = Configured(), ServingMap()
         self._observers = Observers(config, configured.models, serving.is_available, observer)
+        configured.add_listener(self._observers.models_changed)
         self.request_logs = self._observers.request_logs
         """The samples of requests that logging_config asks for."""
         self.metrics = self._observers.metrics

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from ladle.server.core.errors import NotFound
-from ladle.server.core.fanout import Fanout
-from ladle.server.core.observation import Loading, Observation, Run, Unobserved
+from ladle.server.core.observation import Fanout, Loading, Observation, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import text
 from ladle.server.monitoring.metrics import SEVERAL, Metrics

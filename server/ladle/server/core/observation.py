@@ -13,14 +13,12 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable_id import ServableId
 
 logger = logging.getLogger(__name__)
-
-M = TypeVar("M")
 
 # What names a model in a request is the caller's, and may be as long as the request.
 _MAX_NAME = 1024
@@ -262,21 +260,52 @@ class Unobserved:
         """Do nothing."""
 
 
-def observed_load(
-    load: Callable[[ServableId, Path], M], observer: Observer
-) -> Callable[[ServableId, Path], M]:
-    """Return `load`, of whose ends `observer` hears."""
+class Fanout:
+    """An Observer that calls several, in their order, whatever one of them raises.
 
-    def load_observed(servable_id: ServableId, path: Path) -> M:
-        started = time.monotonic()
-        failure: Exception | None = None
-        try:
-            return load(servable_id, path)
-        except Exception as error:
-            failure = error
-            raise
-        finally:
-            took_s = time.monotonic() - started
-            observer.load_ended(Loading(servable_id, path, took_s, failure))
+    Who does nothing at the end of a request or of a run, as Unobserved, is not called for it.
+    """
 
-    return load_observed
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.replace(observers)
+
+    def replace(self, observers: Sequence[Observer]) -> None:
+        """Call these from now on. Any thread may do so at any time."""
+        self._observers = observers
+        self._of_requests = [o.request_ended for o in observers if _hears(o, "request_ended")]
+        self._of_runs = [o.run_ended for o in observers if _hears(o, "run_ended")]
+
+    def request_ended(self, request: Observation) -> None:
+        """Pass it on."""
+        for request_ended in self._of_requests:
+            try:
+                request_ended(request)
+            except Exception:
+                logger.exception("an observer failed")
+
+    def run_ended(self, run: Run) -> None:
+        """Pass it on."""
+        for run_ended in self._of_runs:
+            try:
+                run_ended(run)
+            except Exception:
+                logger.exception("an observer failed")
+
+    def load_ended(self, load: Loading) -> None:
+        """Pass it on."""
+        self._call_each("load_ended", load)
+
+    def warmup_ended(self, warmup: Loading, records: int) -> None:
+        """Pass it on."""
+        self._call_each("warmup_ended", warmup, records)
+
+    def _call_each(self, event: str, *arguments: object) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, event)(*arguments)
+            except Exception:
+                logger.exception("an observer failed")
+
+
+def _hears(observer: Observer, event: str) -> bool:
+    return getattr(type(observer), event) is not getattr(Unobserved, event)

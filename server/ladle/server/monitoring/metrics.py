@@ -214,25 +214,25 @@ class Metrics:
     ) -> None:
         own, upstream = self.own, self.upstream
         which = (servable_id.name, str(servable_id.version), signature_label(signatures))
-        own.batch_rows.observe((run.rows for run in runs), *which)
-        own.batch_requests.observe((run.batched for run in runs), *which)
+        own.batch_rows.observe([run.rows for run in runs], *which)
+        own.batch_requests.observe([run.batched for run in runs], *which)
         own.batch_assembly.observe(
-            (run.assembled - run.started for run in runs if run.assembled), *which
+            [run.assembled - run.started for run in runs if run.assembled], *which
         )
         took = [run.computed - run.assembled for run in runs if run.computed and run.assembled]
         own.compute.observe(took, *which)
-        if padding := sum(run.padding for run in runs):
+        if padding := sum([run.padding for run in runs]):
             own.batch_padding.add(padding, *which)
-        if failed := sum(run.failed for run in runs):
+        if failed := sum([run.failed for run in runs]):
             own.failed_runs.add(failed, *which)
         upstream.wrapped_runs.add(len(runs))
         upstream.graph_runs.add(len(runs))
         upstream.session_runs.add(len(runs))
         upstream.graph_run_usecs.add(sum(took) * 1e6)
-        upstream.input_batch.observe(run.rows for run in runs)
-        upstream.processed_batch.observe(run.rows + run.padding for run in runs)
+        upstream.input_batch.observe([run.rows for run in runs])
+        upstream.processed_batch.observe([run.rows + run.padding for run in runs])
         for size, padded in _grouped(runs, lambda run: run.rows + run.padding):
-            upstream.padding.observe((run.padding for run in padded), str(size))
+            upstream.padding.observe([run.padding for run in padded], str(size))
 
     def _count_rejections(self, errors: Iterable[ServingError], model: str) -> None:
         for error in errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -9,7 +10,7 @@ from typing import TypeAlias
 from ladle.server.config import Config
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument
-from ladle.server.core.observation import Observer, observed_load
+from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.profiler import Recorder
@@ -32,7 +33,7 @@ def batching_loader(
 
     if config.enable_model_warmup:
         load = _warmed(load, config, batch_options, observer)
-    load = observed_load(load, observer)
+    load = _observed(load, observer)
     batching = BatchingLoader(load, batching_config(config, platform), observer=observer)
     return batching
 
@@ -88,6 +89,22 @@ def profiler(config: Config) -> Recorder | None:
     from ladle.server.saved_model.profiler import TensorFlowProfiler
 
     return TensorFlowProfiler()
+
+
+def _observed(load: ModelLoader, observer: Observer) -> ModelLoader:
+    def load_observed(servable_id: ServableId, path: Path) -> Model:
+        started = time.monotonic()
+        failure: Exception | None = None
+        try:
+            return load(servable_id, path)
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            took_s = time.monotonic() - started
+            observer.load_ended(Loading(servable_id, path, took_s, failure))
+
+    return load_observed
 
 
 def _warmed(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ladle.server.config import Config
-from ladle.server.core.fanout import Fanout
 from ladle.server.core.models.config import ModelConfig
-from ladle.server.core.observation import Observer
+from ladle.server.core.observation import Fanout, Observer
 from ladle.server.monitoring.access_log import AccessLog
 from ladle.server.monitoring.log_files import Rotation
 from ladle.server.monitoring.metrics import Metrics
@@ -37,6 +36,7 @@ class Observers:
         Raises:
             StartupError: The access log can't be written.
         """
+        self._models = models
         self.metrics = Metrics(models, is_served)
         rotation = Rotation(
             max_file_bytes=config.request_log_max_file_bytes,
@@ -45,16 +45,19 @@ class Observers:
         self.request_logs = RequestLogs(models, self.metrics, LogOptions(rotation=rotation))
         self._access_log = _access_log(config, self.metrics)
         tracer = configured_tracer()
-        self.all = Fanout(
-            [
-                *([more] if more else []),
-                *([Tracing(tracer)] if tracer else []),
-                *([self._access_log] if self._access_log else []),
-                self.request_logs,
-                self.metrics,
-            ]
-        )
-        """Tells each of them."""
+        self._before: list[Observer] = [
+            *([more] if more else []),
+            *([Tracing(tracer)] if tracer else []),
+            *([self._access_log] if self._access_log else []),
+        ]
+        self.all = Fanout([*self._before, self.metrics])
+        """Calls each of them."""
+
+    def models_changed(self) -> None:
+        """Have request logs hear of requests as long as a configured model is to be logged."""
+        is_logged = any(model.logging for model in self._models().values())
+        request_logs = [self.request_logs] if is_logged else []
+        self.all.replace([*self._before, *request_logs, self.metrics])
 
     def stop(self, timeout_s: float) -> None:
         """Write what waits to be written, each log within `timeout_s`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import NotFound, ServingError, Unavailable
@@ -27,6 +27,14 @@ class Configured:
 
     def __init__(self) -> None:
         self._models: Mapping[str, ModelConfig] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called after each change, in the thread that makes it.
+
+        Add all listeners before the first change. A listener must not block.
+        """
+        self._listeners.append(listener)
 
     def models(self) -> Mapping[str, ModelConfig]:
         """Return the models by name."""
@@ -39,6 +47,8 @@ class Configured:
     def replace(self, models: Mapping[str, ModelConfig]) -> None:
         """Put others in place of all that there were, by a single assignment."""
         self._models = models
+        for listener in self._listeners:
+            listener()
 
 
 class ModelSet:

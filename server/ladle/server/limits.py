@@ -32,8 +32,7 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         """`limit`: bytes; a single request may be larger while there is no other."""
         self.limit = limit
-        self.counter: Counter = _LockedCounter(limit)
-        """What counts."""
+        self.count_with(_LockedCounter(limit))
 
     @property
     def used(self) -> int:
@@ -46,6 +45,8 @@ class ByteBudget:
         The counter must have the same limit.
         """
         self.counter = counter
+        self.give_back = counter.give_back
+        """Counts bytes out."""
 
     def take(self, nbytes: int, held: int = 0) -> None:
         """Count bytes in; `give_back` counts them out again.
@@ -59,18 +60,17 @@ class ByteBudget:
         """
         others = self.counter.take(nbytes, held)
         if others is not None:
-            error = ResourceExhausted(
-                f"{others} bytes of requests are under way of at most {self.limit} "
-                f"(--max_inflight_bytes), and the request brings {held + nbytes}; "
-                "try again later"
-            )
-            error.retry_after_s = 0.1
-            error.reason = "inflight_bytes"
-            raise error
+            raise self.no_room(others, held + nbytes)
 
-    def give_back(self, nbytes: int) -> None:
-        """Count bytes out."""
-        self.counter.give_back(nbytes)
+    def no_room(self, others: int, nbytes: int) -> ResourceExhausted:
+        """Return the refusal of a request of `nbytes`, where all others have `others` bytes."""
+        error = ResourceExhausted(
+            f"{others} bytes of requests are under way of at most {self.limit} "
+            f"(--max_inflight_bytes), and the request brings {nbytes}; try again later"
+        )
+        error.retry_after_s = 0.1
+        error.reason = "inflight_bytes"
+        return error
 
 
 class _LockedCounter:
@@ -119,7 +119,9 @@ class Limits:
         """
         if nbytes > self.max_request_bytes:
             raise self.too_large(nbytes)
-        self.budget.take(nbytes)
+        others = self.budget.counter.take(nbytes)
+        if others is not None:
+            raise self.budget.no_room(others, nbytes)
 
     def too_large(self, nbytes: int) -> ResourceExhausted:
         """Return the refusal of a message of so many bytes."""

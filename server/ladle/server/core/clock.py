@@ -21,7 +21,4 @@ class MonotonicClock:
     """The clock that everything but tests uses."""
 
     now = staticmethod(time.monotonic)
-
-    def wait(self, condition: threading.Condition, timeout_s: float | None) -> bool:
-        """Wait on `condition`, held by the caller; False if the time passed first."""
-        return condition.wait(timeout_s)
+    wait = staticmethod(threading.Condition.wait)

@@ -66,7 +66,7 @@ class Signature:
     parts: tuple[str, ...] = ()
     """The names of several signatures that run as this one; empty for one that the model has."""
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The model's own signatures that run in this one."""
         return self.parts or (self.name,)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes, tensors, wire
 from ladle.protos.serving_pb import ModelSpec, PredictRequest
 from ladle.protos.tensorflow_pb import TensorProto
-from ladle.protos.zero_copy import extract_tensor_contents
+from ladle.protos.zero_copy import LEAST_BYTES, extract_tensor_contents
 from ladle.server.core.errors import (
     Code,
     FailedPrecondition,
@@ -82,8 +82,10 @@ class Predict:
         """
         if len(data) >= malloc.LARGE_BYTES:
             malloc.trim()  # of the pieces that the transport got it in
-        rest, contents = extract_tensor_contents(data)
-        message = parse(PredictRequest, rest)
+        contents: Mapping[str, memoryview] = {}
+        if len(data) >= LEAST_BYTES:  # of smaller ones a copy is cheaper
+            data, contents = extract_tensor_contents(data)
+        message = parse(PredictRequest, data)
         require_model_spec(message)
         return ParsedPredict(message, contents, self.is_typed(metadata))
 

@@ -74,8 +74,6 @@ def test_servers_that_stop_in_turn_under_round_robin_lose_no_call() -> None:
     target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port in servers)
     options = [
         ("grpc.lb_policy_name", "round_robin"),
-        # gRPC makes one of all the addresses, and HTTP/2 libraries refuse that.
-        ("grpc.default_authority", "servers"),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 100),
     ]

@@ -1,23 +1,27 @@
 //! One connection: its first bytes, its age, and its end.
 
+mod authority;
+mod greeted;
+
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::pin::{pin, Pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::service::{serve, Thread};
+use greeted::Greeted;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The largest frame that callers may send, in bytes.
+const MAX_FRAME_SIZE: u32 = 256 << 10;
 /// What a caller may take to say that it speaks HTTP/2, and to agree on TLS.
 pub const SLOWEST_GREETING: Duration = Duration::from_secs(20);
 
@@ -91,8 +95,10 @@ pub async fn run<I>(
         let thread = Rc::clone(&thread);
         async move { Ok::<_, Infallible>(serve(thread, local, request).await) }
     });
-    let connection =
-        builder(options).serve_connection(TokioIo::new(Greeted { read: 0, io }), service);
+    let connection = builder(options).serve_connection(
+        TokioIo::new(Greeted::new(io, PREFACE, MAX_FRAME_SIZE as usize)),
+        service,
+    );
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -122,64 +128,11 @@ fn builder(options: &Options) -> http2::Builder<Here> {
         .auto_date_header(false)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .max_frame_size(256 << 10)
+        .max_frame_size(MAX_FRAME_SIZE)
         .max_send_buf_size(1 << 20)
         .max_concurrent_streams(options.max_concurrent_streams)
         .max_header_list_size(options.max_metadata_bytes)
         .keep_alive_interval(options.keepalive_time)
         .keep_alive_timeout(options.keepalive_timeout);
     builder
-}
-
-/// A connection whose first bytes were read already.
-struct Greeted<I> {
-    read: usize,
-    io: I,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let rest = PREFACE.get(self.read..).unwrap_or_default();
-        if rest.is_empty() {
-            return Pin::new(&mut self.io).poll_read(context, into);
-        }
-        let piece = rest.get(..into.remaining()).unwrap_or(rest);
-        into.put_slice(piece);
-        self.read += piece.len();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Greeted<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
 }

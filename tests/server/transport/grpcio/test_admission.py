@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,31 +22,23 @@ class Time:
 class FakeCall:
     """A call that is over as soon as it is ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission) -> None:
         self.error: ServingError | None = None
-        self._ended: list[Callable[[], None]] = []
+        self._admission = admission
 
     def finish(self, message: bytes | None, error: ServingError | None) -> None:
         if self.error is None:
             self.error = error
             self.end()
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        if self.error is not None:
-            callback()
-        else:
-            self._ended.append(callback)
-
     def end(self) -> None:
-        ended, self._ended = self._ended, []
-        for callback in ended:
-            callback()
+        self._admission.ended(self)
 
 
 def test_what_finds_no_place_is_told_when_to_come_back() -> None:
     refused: list[ServingError] = []
     admission = Admission(1, refused.append)
-    first, second = FakeCall(), FakeCall()
+    first, second = FakeCall(admission), FakeCall(admission)
 
     assert admission.admit(first)
     assert not admission.admit(second)
@@ -60,14 +50,14 @@ def test_what_finds_no_place_is_told_when_to_come_back() -> None:
     assert second.error.reason == "calls"
 
     first.end()
-    assert admission.admit(FakeCall())
+    assert admission.admit(FakeCall(admission))
 
 
 def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
     time = Time()
     refused: list[ServingError] = []
     admission = Admission(10, refused.append, clock=time)
-    silent, speaking, late = FakeCall(), FakeCall(), FakeCall()
+    silent, speaking, late = FakeCall(admission), FakeCall(admission), FakeCall(admission)
     admission.admit(silent)
     admission.admit(speaking)
     admission.received(speaking)
@@ -88,18 +78,18 @@ def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
 def test_a_silent_call_gives_its_place_to_the_next_one() -> None:
     time = Time()
     admission = Admission(2, clock=time)
-    silent, speaking, newer = FakeCall(), FakeCall(), FakeCall()
+    silent, speaking, newer = FakeCall(admission), FakeCall(admission), FakeCall(admission)
     admission.admit(silent)
     admission.admit(speaking)
     admission.received(speaking)
     time.now = 0.5
-    assert not admission.admit(FakeCall()), "it may still be on its way"
+    assert not admission.admit(FakeCall(admission)), "it may still be on its way"
 
     time.now = 1
     assert admission.admit(newer)
     assert silent.error is not None
     assert speaking.error is None
-    assert not admission.admit(FakeCall())
+    assert not admission.admit(FakeCall(admission))
 
 
 @given(st.lists(st.sampled_from(["come", "speak", "end", "wait", "sweep"])), st.integers(1, 4))
@@ -111,7 +101,7 @@ def test_there_are_never_more_than_the_most_and_each_is_counted_once(
     alive: list[FakeCall] = []
     for step in steps:
         if step == "come":
-            call = FakeCall()
+            call = FakeCall(admission)
             if admission.admit(call):
                 alive.append(call)
         elif step == "wait":

@@ -21,9 +21,6 @@ class Admitted(Protocol):
     def finish(self, message: bytes | None, error: ServingError | None) -> None:
         """End the call with a status; without effect once it has ended."""
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the call is over."""
-
 
 class Admission:
     """Counts the calls under way. Thread-safe."""
@@ -57,6 +54,7 @@ class Admission:
     def admit(self, call: Admitted) -> bool:
         """Take a call that has just come, or end it; return whether it was taken.
 
+        `ended` has to be called when it is over, whether it was taken or not.
         Without a place for it, the call that has been silent for longest gives its own.
         """
         now = self._clock()
@@ -70,15 +68,19 @@ class Admission:
                 self._silent[call] = now
         if silent is not None:
             self._end(silent, _late(_LEAST_S))
-        if taken:
-            call.on_end(lambda: self._ended(call))
-        else:
+        if not taken:
             self._end(call, self._no_place())
         return taken
 
     def received(self, call: Admitted) -> None:
         """Note that a call has sent its first message."""
         with self._lock:
+            self._silent.pop(call, None)
+
+    def ended(self, call: Admitted) -> None:
+        """Give up the place of a call that is over."""
+        with self._lock:
+            self._calls.discard(call)
             self._silent.pop(call, None)
 
     def end_silent(self) -> None:
@@ -106,11 +108,6 @@ class Admission:
             del self._silent[call]
             return call
         return None
-
-    def _ended(self, call: Admitted) -> None:
-        with self._lock:
-            self._calls.discard(call)
-            self._silent.pop(call, None)
 
     def _end(self, call: Admitted, error: ServingError) -> None:
         call.finish(None, error)

@@ -2,38 +2,41 @@
 
 grpcio gives each call a thread of a pool, which waits for the message, for the answer, and for
 its sending; measured, half of a call's CPU goes into these wake-ups. A handler that waits for
-nothing can do without: the server lets a handler bring a thread pool of its own
-(`experimental_thread_pool`), and the one here, instead of running what it is given, starts the
-same operations on the call with callbacks, which grpcio's polling thread calls.
+nothing can do without. The classes here start the same operations on a call with callbacks, which
+grpcio's polling thread calls.
 
 That relies on grpcio's inner parts (grpc/_server.py), so `supported` looks whether they are what
-they were; without them `NonBlocking` handlers get a thread for each call, as all others do.
+they were; without them every call gets a thread.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from ladle.server.call import Call, Handler, NonBlocking, Streaming
+from grpc import _common, _cython
+from grpc import _server as _typed_server
+
+from ladle.server.call import Call, Handler, NonBlocking
 from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable, Unimplemented
 from ladle.server.core.observation import Observation
 from ladle.server.limits import Limits
-from ladle.server.transport.grpcio.admission import Admission
-from ladle.server.transport.grpcio.completion_rpc import (
-    RECEIVE,
-    CompletionRpc,
-    Pools,
-    cygrpc,
-    server,
-)
-from ladle.server.transport.grpcio.completion_stream import CompletionStream, Streams
+from ladle.server.transport import peer
+
+# The stubs know nothing of these parts.
+cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined]
+server: Any = _typed_server
 
 logger = logging.getLogger(__name__)
+
+RECEIVE = "ladle receive"
+_STATUS = "ladle status"
 
 # Larger messages are decoded by a thread of the pool, so that they hold up nobody.
 _MAX_INLINE_BYTES = 256 << 10
@@ -56,107 +59,151 @@ def supported() -> bool:
         parts[:2] == ["rpc_event", "state"]
         and len(needed) == 5
         and callable(server._possibly_finish_call)
-        and callable(server._get_initial_metadata_operation)
     )
 
 
-class Intake(ThreadPoolExecutor):
-    """In grpcio's eyes the pool of a method's threads; it begins calls and runs nothing."""
+class Pools(NamedTuple):
+    """Whose threads take what the polling thread should not do itself."""
 
-    def __init__(self, begin: Callable[[Any, Any], None]) -> None:
-        """`begin` gets grpcio's event and state of each new call."""
-        super().__init__(1)
-        self._begin = begin
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Begin the call that grpcio wants run: `fn` is `context.run`, and args what it runs."""
-        event, state = args[1], args[2]
-        self._begin(event, state)
-        return _CallFuture(state)
+    working: Executor
+    """Handles calls with large requests, and those of blocking handlers."""
+    waiting: Executor
+    """Handles calls that wait for something, so that waiting keeps no thread from working."""
 
 
-def unary(
-    handler: NonBlocking | Handler, pools: Pools, limits: Limits, admission: Admission
-) -> Intake:
-    """Return what begins unary calls."""
+class Places(Protocol):
+    """Who counts calls. Thread-safe."""
 
-    def begin(event: Any, state: Any) -> None:
-        call = CompletionCall(event, state, handler, pools, limits, admission)
-        if admission.admit(call):
-            call.begin()
+    def received(self, call: CompletionRpc) -> None:
+        """Note that a call has sent its first message."""
 
-    return Intake(begin)
+    def ended(self, call: CompletionRpc) -> None:
+        """Note that a call is over."""
 
 
-def refusing(error: ServingError) -> Intake:
-    """Return what ends calls of any kind with a status, and reads nothing of them."""
-    return Intake(lambda event, state: CompletionRpc(event, state).finish(None, error))
+class CompletionRpc:
+    """A call as grpcio has it, and the operations that are under way on it.
 
+    As in grpcio: `state.due` names the operations under way, and when the last one has ended,
+    whoever ends it hands `state.callbacks` to the polling thread.
+    """
 
-def streaming(
-    handler: Streaming, pools: Pools, limits: Limits, admission: Admission, streams: Streams
-) -> Intake:
-    """Return what begins streams; those that there are can be found in `streams`."""
+    __slots__ = ("_count_out", "call", "event", "places", "state")
 
-    def begin(event: Any, state: Any) -> None:
-        stream = CompletionStream(event, state, pools, limits, admission)
-        if admission.admit(stream):
-            streams.add(stream)
-            _begin_stream(stream, handler)
+    def __init__(self, event: Any, state: Any, places: Places) -> None:
+        self.event = event
+        self.call = event.call
+        self.state = state
+        self.places = places
+        state.callbacks.append(self.ended)  # without the lock: nobody else has the state yet
 
-    return Intake(begin)
+    def add_done_callback(self, count_out: Callable[[Any], None]) -> None:
+        """Take what counts the call out for grpcio, in whose eyes it is the future of a thread."""
+        self._count_out = count_out
 
+    def ended(self) -> None:
+        """Count out what was counted for the call; the polling thread calls this at its end."""
+        self._count_out(self)
+        self.places.ended(self)
 
-def _begin_stream(stream: CompletionStream, handler: Streaming) -> None:
-    try:
-        handler.handle(stream)
-    except Exception:
-        logger.exception("a stream could not begin")
-        stream.end(ServingError("the server failed on this stream", Code.INTERNAL))
+    @property
+    def local(self) -> bool:
+        """Whether the caller is on this machine."""
+        return peer.is_local(_common.decode(self.call.peer()))
 
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which the caller stops waiting; None if it never does."""
+        # gRPC reports an absent deadline as one in the far future.
+        remaining_s: float = self.event.call_details.deadline - time.time()
+        return None if remaining_s > threading.TIMEOUT_MAX else time.monotonic() + remaining_s
 
-class _CallFuture:
-    """Lets grpcio count the call until it is over."""
+    def metadata(self, key: str) -> str | None:
+        """Return the value that the caller sent under this lower-case key."""
+        for name, value in self.event.invocation_metadata:
+            if name == key:
+                return value if isinstance(value, str) else value.decode("latin-1")
+        return None
 
-    __slots__ = ("_state",)
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the call is over for its caller."""
+        with self.state.condition:
+            callbacks = self.state.callbacks
+            if callbacks is not None:
+                callbacks.append(callback)
+                return
+        callback()
 
-    def __init__(self, state: Any) -> None:
-        self._state = state
+    def start_receiving(self, received: Callable[[Any], Any]) -> None:
+        """Have `received` get the event with the next message, unless the call is over."""
+        state = self.state
+        with state.condition:
+            if self.is_active():
+                self.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+                state.due.add(RECEIVE)
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._state.callbacks.append(lambda: callback(self))
+    def end_operation(self, token: str) -> Any:
+        """Count out an operation, and return what grpcio's polling thread has to do after it."""
+        with self.state.condition:
+            return server._possibly_finish_call(self.state, token)
+
+    def finish(self, message: bytes | None, error: ServingError | None) -> None:
+        """Send the status, and before it the message, unless the call has ended already."""
+        state = self.state
+        with state.condition:
+            if not self.is_active():
+                return
+            operations = initial_metadata(state)
+            if message is not None:
+                operations.append(cygrpc.SendMessageOperation(message, 0))
+            operations.append(_status_operation(error))
+            self.call.start_server_batch(operations, self._finished)
+            state.statused = True
+            state.due.add(_STATUS)
+
+    def _finished(self, _event: Any) -> Any:
+        return self.end_operation(_STATUS)
+
+    def is_active(self) -> bool:
+        """Whether anything can be sent; asked under the state's lock."""
+        return self.state.client is not server._CANCELLED and not self.state.statused
 
 
 class CompletionCall(CompletionRpc):
     """A Call that holds no thread."""
 
-    __slots__ = ("_admission", "_handler", "_limits", "_nbytes", "_pools", "request")
+    __slots__ = ("_handler", "_limits", "_nbytes", "_pools", "request")
+
+    shared_observation: Observation | None = None
+    """Nothing: the call stands by itself."""
 
     def __init__(
         self,
         event: Any,
         state: Any,
+        places: Places,
         handler: NonBlocking | Handler,
         pools: Pools,
         limits: Limits,
-        admission: Admission,
     ) -> None:
-        super().__init__(event, state)
-        self._admission = admission
+        super().__init__(event, state, places)
         self._handler = handler
         self._limits = limits
         self._nbytes = 0
         self._pools = pools
         self.request = b""
 
-    @property
-    def shared_observation(self) -> Observation | None:
-        """Nothing: the call stands by itself."""
-        return None
-
     def begin(self) -> None:
         """Ask for the request message."""
         self.start_receiving(self._received)
+
+    def ended(self) -> None:
+        """Count out what was counted for the call; the polling thread calls this at its end."""
+        # Whoever waits for a thread must not keep bytes that no longer count.
+        self.request = b""
+        if self._nbytes:
+            self._limits.budget.give_back(self._nbytes)
+        super().ended()
 
     def discard_request(self) -> None:
         """Let go of the request message."""
@@ -171,7 +218,7 @@ class CompletionCall(CompletionRpc):
         self.finish(None, error)
 
     def _received(self, event: Any) -> Any:
-        self._admission.received(self)
+        self.places.received(self)
         message = event.batch_operations[0].message()
         if message is None:
             if event.success:  # if not, gRPC has ended the call
@@ -181,6 +228,7 @@ class CompletionCall(CompletionRpc):
         return self.end_operation(RECEIVE)
 
     def _take(self, message: bytes) -> None:
+        """Count the message in and handle the call, which can't end before this returns."""
         try:
             self._limits.take(len(message))
         except ServingError as error:
@@ -189,7 +237,6 @@ class CompletionCall(CompletionRpc):
             return
         self.request = message
         self._nbytes = len(message)
-        self.on_end(self._give_back)
         if isinstance(self._handler, NonBlocking) and len(message) <= _MAX_INLINE_BYTES:
             self._begin_handling()
         else:
@@ -220,11 +267,6 @@ class CompletionCall(CompletionRpc):
             # calls begin, this would end gRPC's polling, and with it all calls.
             self.fail(Unavailable(f"no thread can take the request: {error}; try again"))
 
-    def _give_back(self) -> None:
-        # Whoever waits for a thread must not keep bytes that no longer count.
-        self.request = b""
-        self._limits.budget.give_back(self._nbytes)
-
     def _handle(self, handler: Callable[[Call], Handler | None]) -> Handler | None:
         try:
             return handler(self)
@@ -232,3 +274,27 @@ class CompletionCall(CompletionRpc):
             logger.exception("a request could not be handled")
             self.fail(ServingError("the server failed on this request", Code.INTERNAL))
             return None
+
+
+def initial_metadata(state: Any) -> list[Any]:
+    """Return the operation that has to come first, once."""
+    if not state.initial_metadata_allowed:
+        return []
+    state.initial_metadata_allowed = False
+    return [cygrpc.SendInitialMetadataOperation(None, 0)]
+
+
+def _status_operation(error: ServingError | None) -> Any:
+    if error is None:
+        return cygrpc.SendStatusFromServerOperation(None, cygrpc.StatusCode.ok, b"", 0)
+    return cygrpc.SendStatusFromServerOperation(
+        trailing_metadata(error), int(error.code), _common.encode(error.message), 0
+    )
+
+
+def trailing_metadata(error: ServingError) -> tuple[tuple[str, str], ...] | None:
+    """Return what goes with the status, besides code and message."""
+    if error.retry_after_s is None:
+        return None
+    # https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback
+    return (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)

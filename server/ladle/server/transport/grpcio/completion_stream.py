@@ -10,10 +10,10 @@ from typing import Any
 
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.limits import Limits
-from ladle.server.transport.grpcio.admission import Admission
-from ladle.server.transport.grpcio.completion_rpc import (
+from ladle.server.transport.grpcio.completion import (
     RECEIVE,
     CompletionRpc,
+    Places,
     Pools,
     cygrpc,
     initial_metadata,
@@ -55,8 +55,8 @@ class CompletionStream(CompletionRpc):
 
     __slots__ = (
         "__weakref__",
-        "_admission",
         "_ending",
+        "_has_received",
         "_idle",
         "_is_stopping",
         "_limits",
@@ -68,10 +68,10 @@ class CompletionStream(CompletionRpc):
     )
 
     def __init__(
-        self, event: Any, state: Any, pools: Pools, limits: Limits, admission: Admission
+        self, event: Any, state: Any, places: Places, pools: Pools, limits: Limits
     ) -> None:
-        super().__init__(event, state)
-        self._admission: Admission | None = admission  # until the first message has come
+        super().__init__(event, state, places)
+        self._has_received = False
         self._pools = pools
         self._limits = limits
         self._on_stop: Callable[[], None] | None = None
@@ -80,7 +80,14 @@ class CompletionStream(CompletionRpc):
         self._idle: Callable[[], None] | None = None
         self._sent: Callable[[], None] | None = None
         self._ending: list[ServingError | None] = []
-        self._reserved: int | None = None  # None until the first time
+        self._reserved = 0
+
+    def ended(self) -> None:
+        """Count out what was counted for the stream; the polling thread calls this at its end."""
+        with self.state.condition:
+            reserved, self._reserved = self._reserved, 0
+        self._limits.budget.give_back(reserved)
+        super().ended()
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the server is going to stop; at once if it is already."""
@@ -126,10 +133,11 @@ class CompletionStream(CompletionRpc):
         """Count the bytes of a request as under way, or raise ResourceExhausted."""
         self._limits.take(nbytes)
         with self.state.condition:
-            is_first = self._reserved is None
-            self._reserved = (self._reserved or 0) + nbytes
-        if is_first:
-            self.on_end(self._give_all_back)
+            is_over = self.state.callbacks is None
+            if not is_over:
+                self._reserved += nbytes
+        if is_over:
+            self._limits.budget.give_back(nbytes)
 
     def give_back(self, nbytes: int) -> None:
         """Count out bytes that were reserved."""
@@ -160,9 +168,9 @@ class CompletionStream(CompletionRpc):
         self.finish(None, error)
 
     def _received(self, event: Any) -> Any:
-        if self._admission is not None:
-            self._admission.received(self)
-            self._admission = None
+        if not self._has_received:
+            self._has_received = True
+            self.places.received(self)
         message = event.batch_operations[0].message()
         ended = self.end_operation(RECEIVE)
         receiver, self._receiver = self._receiver, None
@@ -187,11 +195,6 @@ class CompletionStream(CompletionRpc):
         elif sent is not None:
             self._guarded(sent)
         return ended
-
-    def _give_all_back(self) -> None:
-        with self.state.condition:
-            reserved, self._reserved = self._reserved or 0, 0
-        self._limits.budget.give_back(reserved)
 
     def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Call what must not fail: an exception here would end the whole server's polling."""

@@ -14,7 +14,7 @@ from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation
 from ladle.server.limits import Limits
 from ladle.server.transport import peer
-from ladle.server.transport.grpcio.completion_rpc import trailing_metadata
+from ladle.server.transport.grpcio.completion import trailing_metadata
 
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 

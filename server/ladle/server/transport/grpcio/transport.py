@@ -5,22 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import grpc
 
-from ladle.server.call import Gate, Handler, Methods, NonBlocking, Streaming
-from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.call import Gate, Methods
+from ladle.server.core.errors import Unavailable
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport import unix_socket
 from ladle.server.transport.addresses import AddressInUse, check
 from ladle.server.transport.grpcio import completion
 from ladle.server.transport.grpcio.admission import Admission
-from ladle.server.transport.grpcio.completion_rpc import Pools
-from ladle.server.transport.grpcio.completion_stream import Streams
+from ladle.server.transport.grpcio.completion import Pools
+from ladle.server.transport.grpcio.intake import RpcHandlers
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
-from ladle.server.transport.grpcio.thread_call import STATUS, serving
 from ladle.server.transport.threads import SteadyPool
 
 # Calls that wait for a thread hold no more than their headers; past this many they are refused.
@@ -80,14 +78,14 @@ class GrpcioTransport:
         pools = Pools(working=self._executor, waiting=self._waiting)
         self._admission = Admission(max_threads * _CALLS_PER_THREAD, limits.refused)
         self._own_room = Admission(_OWN_ROOM, limits.refused)
-        self._methods = _Methods(methods, pools, limits, self._admission, self._own_room)
+        self._handlers = RpcHandlers(methods, pools, limits, self._admission, self._own_room)
         self._stopping = threading.Event()
         self._stopped: threading.Event | None = None
         self._until = 0.0
         self._server = grpc.server(
             self._executor,
-            handlers=[self._methods],
-            interceptors=[GateInterceptor(gate, self._methods.refusing)] if gate else [],
+            handlers=[self._handlers],
+            interceptors=[GateInterceptor(gate, self._handlers.refusing)] if gate else [],
             options=[
                 *options,  # of two values for one name gRPC takes the first
                 ("grpc.max_receive_message_length", limits.max_received_bytes),
@@ -112,7 +110,7 @@ class GrpcioTransport:
     @property
     def calls(self) -> int:
         """How many calls have come since `start`."""
-        return self._methods.calls
+        return self._handlers.calls
 
     def check(self, address: str) -> None:
         """Find out whether an address could be had; nobody can connect to it yet.
@@ -169,7 +167,7 @@ class GrpcioTransport:
             # What is left when the grace is over is ended by `stop`, and only then by gRPC.
             self._stopped = self._server.stop(grace_s + _LAST_S)
             self._until = time.monotonic() + grace_s
-            self._methods.streams.stop()
+            self._handlers.streams.stop()
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Drain, unless `drain` was called before, and return when every call has ended."""
@@ -187,78 +185,3 @@ class GrpcioTransport:
 def _make_way(path: str) -> None:
     if problem := unix_socket.make_way(path):
         raise AddressInUse(f"can't listen on unix:{path}: {problem}")
-
-
-class _Methods(grpc.GenericRpcHandler):
-    def __init__(
-        self,
-        methods: Methods,
-        pools: Pools,
-        limits: Limits,
-        admission: Admission,
-        own_room: Admission,
-    ) -> None:
-        self.streams = Streams()
-        self._handlers = {
-            path: _rpc_handler(
-                method,
-                pools,
-                limits,
-                own_room if getattr(method, "has_own_room", False) else admission,
-                self.streams,
-            )
-            for path, method in methods.items()
-        }
-        self.calls = 0
-        # Refused calls come in floods, and what tells them of it is dear to make.
-        self._refusal = lru_cache(maxsize=64)(_rpc_refusal)
-
-    def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return a handler that ends calls with a status, and reads nothing of them."""
-        return self._refusal(error.code, error.message)
-
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        # Only gRPC's polling thread calls this.
-        self.calls += 1
-        return self._handlers.get(handler_call_details.method)
-
-
-def _rpc_handler(
-    method: Handler | NonBlocking | Streaming,
-    pools: Pools,
-    limits: Limits,
-    admission: Admission,
-    streams: Streams,
-) -> grpc.RpcMethodHandler[Any, Any]:
-    if isinstance(method, Streaming):
-        return grpc.stream_stream_rpc_method_handler(
-            _without_thread(completion.streaming(method, pools, limits, admission, streams))
-        )
-    blocking = method.handle_blocking if isinstance(method, NonBlocking) else method
-    behaviour = serving(blocking, limits)
-    if completion.supported():
-        behaviour.experimental_thread_pool = completion.unary(method, pools, limits, admission)
-    return grpc.unary_unary_rpc_method_handler(behaviour)
-
-
-def _rpc_refusal(code: Code, message: str) -> grpc.RpcMethodHandler[Any, Any]:
-    # As a stream, which needs no message to begin; it does for unary calls, too.
-    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
-        context.abort(STATUS[code.value], message)
-
-    if completion.supported():
-        behaviour.experimental_thread_pool = completion.refusing(  # type: ignore[attr-defined]
-            ServingError(message, code)
-        )
-    return grpc.stream_stream_rpc_method_handler(behaviour)
-
-
-def _without_thread(intake: completion.Intake) -> Any:
-    def behaviour(_requests: Any, context: grpc.ServicerContext) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "streams need another version of grpcio")
-
-    if completion.supported():
-        behaviour.experimental_thread_pool = intake  # type: ignore[attr-defined]
-    return behaviour

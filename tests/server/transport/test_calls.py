@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -48,6 +49,16 @@ def serve(request: pytest.FixtureRequest, make_transport: MakeTransport) -> Iter
     yield serve
     for close in closing:
         close()
+
+
+def calls_of_transports() -> list[Call]:
+    """The calls with a message that Python's side of any transport holds."""
+    return [
+        each
+        for each in gc.get_objects()
+        if str(type(each).__module__).startswith("ladle.server.transport")
+        and hasattr(each, "request")
+    ]
 
 
 def echo(call: Call) -> None:
@@ -221,6 +232,7 @@ def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that(
 def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
     make_transport: MakeTransport,
 ) -> None:
+    """Nor does its message stay, once its bytes are given back."""
     came, go_on = threading.Semaphore(0), threading.Event()
     handled: list[bytes] = []
     refused: queue.SimpleQueue[ServingError] = queue.SimpleQueue()
@@ -249,6 +261,7 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
         until(lambda: budget.used == 2 * LIMIT)
         gone.cancel()
         until(lambda: budget.used == LIMIT)
+        assert sum(len(call.request) for call in calls_of_transports()) <= LIMIT
         go_on.set()
         assert first.result(TIMEOUT_S) == b""
         assert refused.get(timeout=TIMEOUT_S).code is Code.CANCELLED

@@ -1,16 +1,45 @@
-"""TCP ports: binding one, and telling early that it can't be had."""
+"""Addresses to listen on: binding a TCP port, and finding out early what can't be had."""
 
 from __future__ import annotations
 
 import errno
 import socket
 
+from ladle.server.transport import unix_socket
+
 # A kernel without IPv6, or an interface without an address of it.
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 class AddressInUse(Exception):
-    """The port can't be had; the message says which and why."""
+    """The address can't be had; the message says which and why."""
+
+
+def check_address(address: str, *, reuse_port: bool = False) -> None:
+    """Find out whether gRPC can have an address, without listening there.
+
+    Args:
+        address: `0.0.0.0:8500` or `unix:/path`. Port 0 stands for any free one.
+        reuse_port: the port may be shared, so nothing is found out about it.
+
+    Raises:
+        AddressInUse: The address can't be had.
+    """
+    path = address.removeprefix("unix:")
+    if path != address:
+        make_way(path)
+    elif not reuse_port:
+        check(int(address.rpartition(":")[2]), "port")
+
+
+def make_way(path: str) -> None:
+    """Remove a Unix socket that nobody listens on any more.
+
+    Raises:
+        AddressInUse: Something else is in the way.
+    """
+    if problem := unix_socket.make_way(path):
+        raise AddressInUse(f"can't listen on unix:{path}: {problem}")
 
 
 def check(port: int, flag: str, *, reuse_port: bool = False) -> None:

@@ -12,8 +12,7 @@ import grpc
 from ladle.server.call import Gate, Methods
 from ladle.server.core.errors import Unavailable
 from ladle.server.limits import ByteBudget, Limits
-from ladle.server.transport import unix_socket
-from ladle.server.transport.addresses import AddressInUse, check
+from ladle.server.transport.addresses import AddressInUse, check_address, make_way
 from ladle.server.transport.grpcio import completion
 from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion import Pools
@@ -118,11 +117,7 @@ class GrpcioTransport:
         Raises:
             AddressInUse: The address can't be had.
         """
-        path = address.removeprefix("unix:")
-        if path != address:
-            _make_way(path)
-        elif not self._shares_ports:
-            check(int(address.rpartition(":")[2]), "port")
+        check_address(address, reuse_port=self._shares_ports)
 
     def listen(self, address: str) -> int:
         """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port that it got.
@@ -132,7 +127,7 @@ class GrpcioTransport:
         """
         path = address.removeprefix("unix:")
         if path != address:
-            _make_way(path)
+            make_way(path)
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -180,8 +175,3 @@ class GrpcioTransport:
             self._stopped.wait()
         for executor in (self._executor, self._waiting):
             executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _make_way(path: str) -> None:
-    if problem := unix_socket.make_way(path):
-        raise AddressInUse(f"can't listen on unix:{path}: {problem}")

@@ -16,8 +16,14 @@ import ladle_native
 from ladle.server.call import Gate, Methods, Streaming
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.limits import ByteBudget, Limits
-from ladle.server.transport import unix_socket
-from ladle.server.transport.addresses import AddressInUse, bind, bind_host, check, in_use
+from ladle.server.transport.addresses import (
+    AddressInUse,
+    bind,
+    bind_host,
+    check_address,
+    in_use,
+    make_way,
+)
 from ladle.server.transport.credentials import Pem
 from ladle.server.transport.native.methods import Streams, Unary
 from ladle.server.transport.native.options import connection_options
@@ -125,11 +131,7 @@ class NativeTransport:
         Raises:
             AddressInUse: The address can't be had.
         """
-        path = address.removeprefix("unix:")
-        if path != address:
-            _make_way(path)
-        elif not self._shares_ports:
-            check(int(address.rpartition(":")[2]), "port")
+        check_address(address, reuse_port=self._shares_ports)
 
     def listen(self, address: str) -> int:
         """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port that it got.
@@ -230,13 +232,8 @@ def _native_budget(budget: ByteBudget) -> ladle_native.Budget:
     return budget.counter
 
 
-def _make_way(path: str) -> None:
-    if problem := unix_socket.make_way(path):
-        raise AddressInUse(f"can't listen on unix:{path}: {problem}")
-
-
 def _bound_path(path: str) -> socket.socket:
-    _make_way(path)
+    make_way(path)
     listening = socket.socket(socket.AF_UNIX)
     try:
         listening.bind(path)

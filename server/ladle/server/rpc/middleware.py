@@ -28,6 +28,7 @@ class ObservedCall:
         "_call",
         "_is_whole",
         "_observer",
+        "deadline",
         "metadata",
         "observation",
         "on_end",
@@ -38,16 +39,13 @@ class ObservedCall:
         self._call = call
         self._observer = observer
         self.request = call.request
+        self.deadline = call.deadline
+        """The monotonic time at which the caller stops waiting; None if it never does."""
         self.metadata: Callable[[str], str | None] = call.metadata
         self.on_end: Callable[[Callable[[], None]], None] = call.on_end
         shared = call.shared_observation
         self._is_whole = shared is None
         self.observation = shared or Observation(api, "GRPC", call.request, call.metadata)
-
-    @property
-    def deadline(self) -> float | None:
-        """The monotonic time at which the caller stops waiting; None if it never does."""
-        return self._call.deadline
 
     def discard_request(self) -> None:
         """Free the request message, which may be large; nobody may read it after this."""
@@ -84,9 +82,10 @@ class Middleware:
 
     def handler(self, path: str, method: Callable[[ObservedCall], bytes]) -> Handler:
         """Make a handler of a method that returns the response or raises."""
+        api = _api(path)
 
         def handle(call: Call) -> None:
-            observed = self._observed(call, path)
+            observed = ObservedCall(call, api, self.observer)
             try:
                 response = method(observed)
             except Exception as error:
@@ -98,9 +97,10 @@ class Middleware:
 
     def non_blocking(self, path: str, method: NonBlockingMethod) -> NonBlocking:
         """Make a handler of a method that waits for nothing and ends the call itself."""
+        api = _api(path)
 
         def handle(call: Call) -> Handler | None:
-            observed = self._observed(call, path)
+            observed = ObservedCall(call, api, self.observer)
             try:
                 blocking = method(observed)
             except Exception as error:
@@ -110,8 +110,9 @@ class Middleware:
 
         return NonBlocking(handle)
 
-    def _observed(self, call: Call, path: str) -> ObservedCall:
-        return ObservedCall(call, path.rpartition("/")[2], self.observer)
+
+def _api(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _once(path: str, observed: ObservedCall, blocking: BlockingPart) -> Handler:

@@ -84,6 +84,7 @@ class QueuedRequest(Generic[R, A]):
         "_observation",
         "_pending",
         "_request",
+        "is_large",
         "is_submitted",
     )
 
@@ -119,9 +120,10 @@ class QueuedRequest(Generic[R, A]):
         self._is_over = False
         self._cancelled = False
         self._nbytes = nbytes
+        self.is_large = nbytes >= malloc.LARGE_BYTES
+        """Whether the request is worth some milliseconds to take less memory."""
         self.is_submitted = False
         """Whether the queue has taken the request; what it comes to is delivered."""
-        observation.model = method.model_spec(request).name
 
     def submit(self, handle: Handle) -> None:
         """Put the request into the queue of its version; never blocks.
@@ -161,11 +163,6 @@ class QueuedRequest(Generic[R, A]):
         pending = self._pending
         if pending is not None:
             pending.cancel()
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the request is worth some milliseconds to take less memory."""
-        return self._nbytes >= malloc.LARGE_BYTES
 
     def _ran(self, outcome: Outputs | Exception) -> Afterwards:
         """Encode what the run gave, deliver it, and release the version."""
@@ -210,10 +207,10 @@ class QueuedMethod(Generic[R]):
 
     def begin(self, call: ObservedCall, request: R, deadline: float | None) -> BlockingPart | None:
         """As a call, for a request that was parsed, and a deadline that may come earlier."""
-        method = self._method
-        spec = method.model_spec(request)
+        spec = self._method.model_spec(request)
+        call.observation.model = spec.name
         queued = QueuedRequest(
-            method,
+            self._method,
             request,
             len(call.request),
             deadline,

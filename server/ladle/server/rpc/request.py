@@ -111,11 +111,13 @@ def with_version(
         InvalidArgument: No name, or a label that no version has.
         ServingError: `use` has raised it.
     """
-    found = find_version(manager, spec)
-    if isinstance(found, Handle):
-        use(found)
-        return None
-    return lambda waiter: use(found.wait(waiter.deadline, waiter.on_end))
+    try:
+        handle = _acquire(manager, spec)
+    except NotFound:
+        expected = ExpectedVersion(manager, spec)
+        return lambda waiter: use(expected.wait(waiter.deadline, waiter.on_end))
+    use(handle)
+    return None
 
 
 def _acquire(manager: Manager, spec: ModelSpec) -> Handle:

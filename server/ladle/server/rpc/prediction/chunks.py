@@ -189,6 +189,7 @@ class _ChunkedAnswer:
         try:
             parsed = method.parse(message, stream.metadata)
             spec = method.model_spec(parsed)
+            observation.model = spec.name
             request = QueuedRequest(
                 method, parsed, len(message), stream.deadline, observation, self._deliver
             )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import playwright
 import pytest
-from fakes import TIMEOUT_S, FakeLoader
+from fakes import TIMEOUT_S, FakeLoader, FakeServable
 from numpy.typing import NDArray
 
 from ladle.client import Client
 from ladle.export import load_data
+from ladle.protos.model_card import ModelCard, Normalization
 from ladle.server import Config, Server
+from ladle.server.core.servable import Signature, TensorSpec
 
 pytestmark = pytest.mark.e2e
 
+# Playwright brings one.
+NODE = Path(playwright.__file__).parent / "driver" / "node"
 EVIL = "<img src=x onerror=document.title='run'>"
 
 
@@ -172,8 +181,8 @@ def test_json_can_be_sent_to_any_signature(browser: Any, served_digits: Server) 
         page.click("#tab-json")
         page.select_option("#signature", "serving_default")
         page.click("#send")
-        page.wait_for_selector("#json-result pre")
-        answer = json.loads(page.locator("#json-result pre").inner_text())
+        page.wait_for_selector("#json-result pre.json")
+        answer = json.loads(page.locator("#json-result pre.json").inner_text())
         assert len(answer["outputs"]["probabilities"][0]) == 10
         page.fill("#body", '{"instances": [')
         page.click("#send")
@@ -193,6 +202,161 @@ def test_the_model_is_described(browser: Any, served_digits: Server) -> None:
         assert "serving_uint8: images uint8 [-1, 8, 8] → " in signatures
         assert "batches: " in signatures
         assert page.locator("#ready").inner_text() == "ready"
+
+
+PROGRAMS = {"curl": ["sh"], "Python": [sys.executable, "-"], "Node": [str(NODE), "-"]}
+
+
+def copied(page: Any, result: str, name: str) -> str:
+    """The command or program that a button shows."""
+    page.click(f"{result} .copy button:text-is('{name}')")
+    page.wait_for_selector(f"{result} .snippet:not(:empty)")
+    return str(page.locator(f"{result} .snippet").inner_text())
+
+
+def printed(name: str, program: str, folder: Path, **environment: str) -> str:
+    """What a program that was copied prints, run as it stands."""
+    done = subprocess.run(
+        PROGRAMS[name],
+        input=program,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | environment,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_was_tried_can_be_copied_and_run(
+    name: str, browser: Any, served_digits: Server, tmp_path: Path
+) -> None:
+    with opened(browser, served_digits) as page:
+        page.click("#tab-json")
+        page.select_option("#signature", "serving_uint8")
+        page.click("#send")
+        page.wait_for_selector("#json-result pre.json")
+        answer = json.loads(page.locator("#json-result pre.json").inner_text())
+        program = copied(page, "#json-result", name)
+    again = printed(name, program, tmp_path)
+    assert json.loads(again.replace("'", '"')) == answer
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_text_of_a_request_ends_the_quotes_around_it(
+    name: str, browser: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "tokens").write_text(json.dumps({"token": "a-token-for-everything"}) + "\n")
+    settings = {"load": FakeLoader(), "auth_tokens_file": str(tmp_path / "tokens")}
+    odd = """it's `${1}` \\ \\u0027 "" ''' $HOME !! é"""
+    with serving(tmp_path / "models", ("m'$(id)`", tmp_path / "m"), **settings) as server:
+        with opened(browser, server) as page:
+            page.fill("#token", "a-token-for-everything")
+            page.click("#sign-in button")
+            page.wait_for_selector("article")
+            page.fill("#body", json.dumps({"note": odd, "instances": [[1, 2.5]]}))
+            page.click("#send")
+            page.wait_for_selector("#json-result pre.json")
+            program = copied(page, "#json-result", name)
+        assert "a-token-for-everything" not in program
+        token = {"LADLE_TOKEN": "a-token-for-everything"}
+        again = json.loads(printed(name, program, tmp_path, **token).replace("'", '"'))
+        assert again == {"predictions": [[2.0, 5.0]]}
+
+
+def test_a_large_input_is_shortened_and_sent_whole(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    spec = TensorSpec(1, (-1, 100, 100))
+    large = Signature("serving_default", {"x": spec}, {"y": spec})
+    servable = FakeServable(signatures=(large,))
+    models = ("m", tmp_path / "m")
+    with (
+        serving(tmp_path / "models", models, load=lambda *_: servable) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("#body", state="visible")
+        assert "…" in page.input_value("#body")
+        assert len(page.input_value("#body")) < 1000
+        assert "all 10,000 zeros are sent" in page.locator("#body-about").inner_text()
+        page.click("#send")
+        page.wait_for_selector("#json-result pre.json")
+        shown = page.locator("#json-result pre.json").inner_text()
+        assert re.search(r"… \([\d,]+ characters\)$", shown)
+        assert "--data-binary @request.json" in copied(page, "#json-result", "curl")
+        with page.expect_download() as saved:
+            page.click("#json-result button:text-is('save request.json')")
+        saved.value.save_as(tmp_path / "request.json")
+        sent = json.loads((tmp_path / "request.json").read_text())
+        assert np.shape(sent["inputs"]) == (1, 100, 100)
+        for name in PROGRAMS:
+            again = printed(name, copied(page, "#json-result", name), tmp_path)
+            assert np.shape(json.loads(again.replace("'", '"'))["outputs"]) == (1, 100, 100)
+
+
+@pytest.mark.parametrize(("channels", "ground"), [(1, 0), (3, 255)])
+def test_colour_pictures_are_drawn_on_white(
+    browser: Any, tmp_path: Path, channels: int, ground: int
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    spec = TensorSpec(4, (-1, 8, 8, channels))
+    signature = Signature("serving_uint8", {"x": spec}, {"y": spec})
+    card = ModelCard(labels=("a", "b"), normalization=Normalization(offset=0.0, divisor=255.0))
+    servable = FakeServable(signatures=(signature,), card_json=card.to_json())
+    models = ("m", tmp_path / "m")
+    with (
+        serving(tmp_path / "models", models, load=lambda *_: servable) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("#canvas", state="visible")
+        corner = "() => [...document.getElementById('canvas').getContext('2d')"
+        corner += ".getImageData(0, 0, 1, 1).data.slice(0, 3)]"
+        assert page.evaluate(corner) == [ground] * 3
+        box = page.locator("#canvas").bounding_box()
+        page.mouse.move(box["x"] + 60, box["y"] + 60)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 220, box["y"] + 220, steps=5)
+        page.mouse.up()
+        page.wait_for_selector("#picture-result .copy")
+        pixels = shown_pixels(page)
+        mean = float(pixels.mean())
+        assert mean > 0.5 if ground else mean < 0.5
+        assert pixels.min() < 0.5 < 0.8 < pixels.max()
+
+
+def test_the_page_of_the_api_says_what_a_model_takes(browser: Any, served_digits: Server) -> None:
+    with opened(browser, served_digits) as page:
+        page.wait_for_selector("#metrics", state="visible")
+        assert page.locator("#metrics").get_attribute("href") == "monitoring/prometheus/metrics"
+        page.click("nav a:text-is('docs')")
+        predict = page.locator("article:has-text('/v1/models/digits:predict')")
+        predict.wait_for()
+        assert "instances: integer 0 to 255 [any, 8, 8]" in predict.inner_text()
+        page.click("nav a:text-is('status')")
+        page.wait_for_selector("#ready:not(:has-text('connecting'))")
+
+
+def test_links_bring_the_token_with_them(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "tokens").write_text(json.dumps({"token": "a-token-for-everything"}) + "\n")
+    settings = {"load": FakeLoader(), "auth_tokens_file": str(tmp_path / "tokens")}
+    with (
+        serving(tmp_path / "models", ("m", tmp_path / "m"), **settings) as server,
+        opened(browser, server) as page,
+    ):
+        page.fill("#token", "a-token-for-everything")
+        page.click("#sign-in button")
+        page.wait_for_selector("article")
+        with page.expect_popup() as opened_metrics:
+            page.click("#metrics")
+        opened_metrics.value.wait_for_selector("text=ladle_")
+        page.click("nav a:text-is('docs')")
+        page.wait_for_selector("article:has-text('/v1/models/m:predict')")
+        page.click("nav a:text-is('status')")
+        page.wait_for_selector("#ready:not(:has-text('connecting'))")
 
 
 def test_a_server_without_models_says_so(browser: Any, tmp_path: Path) -> None:
@@ -229,8 +393,8 @@ def test_a_failed_model_says_why_beside_one_that_is_well(browser: Any, tmp_path:
         assert page.locator("#tab-picture").is_disabled()
         page.fill("#body", '{"instances": [[1, 2.5]]}')
         page.click("#send")
-        page.wait_for_selector("#json-result pre")
-        assert page.locator("#json-result pre").inner_text() == '{"predictions":[[2.0,5.0]]}'
+        page.wait_for_selector("#json-result pre.json")
+        assert page.locator("#json-result pre.json").inner_text() == '{"predictions":[[2.0,5.0]]}'
 
 
 def test_the_page_follows_what_changes(browser: Any, tmp_path: Path) -> None:
@@ -265,4 +429,4 @@ def test_a_server_with_tokens_asks_for_one(browser: Any, tmp_path: Path) -> None
         page.wait_for_selector("article")
         assert page.locator("#sign-in").is_hidden()
         page.click("#send")
-        page.wait_for_selector("#json-result pre")
+        page.wait_for_selector("#json-result pre.json")

@@ -21,7 +21,8 @@ TOKENS = {
 }
 EVERY = "the-token-for-every-model"
 # What needs no token, as SECURITY.md has it: probes, and the page without its numbers.
-OPEN = {"/livez", "/readyz", "/", "/page.css", "/page.js"}
+SCRIPTS = ("page", "docs", "dom", "examples", "models", "picture", "server", "snippets")
+OPEN = {"/livez", "/readyz", "/", "/docs", "/page.css", *(f"/{name}.js" for name in SCRIPTS)}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rest.calls import Services
 from ladle.server.rest.json import examples, predict
 from ladle.server.rest.json.text import parse
-from ladle.server.rest.request import Request
+from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
 from ladle.server.rpc.request import find_signature, find_version
@@ -52,12 +52,12 @@ class Models:
         """Their routes."""
         listing = f"{_REPOSITORY}/ListModels" in self._services.methods
         return [
-            *of_model("POST", ":predict", Kind.PREDICT, self.predict),
-            *of_model("POST", ":classify", Kind.PREDICT, self.classify),
-            *of_model("POST", ":regress", Kind.PREDICT, self.regress),
-            *of_model("GET", "", Kind.METADATA, self.status),
-            *of_model("GET", "/metadata", Kind.METADATA, self.metadata),
-            *([Route("GET", "/v1/models", Kind.METADATA, self.list)] if listing else []),
+            *of_model("POST", ":predict", Kind.PREDICT, self.predict, "Predict"),
+            *of_model("POST", ":classify", Kind.PREDICT, self.classify, "Classify Examples"),
+            *of_model("POST", ":regress", Kind.PREDICT, self.regress, "Regress Examples"),
+            *of_model("GET", "", Kind.METADATA, self.status, "How its versions stand"),
+            *of_model("GET", "/metadata", Kind.METADATA, self.metadata, "Its signatures"),
+            *([_listing(self.list)] if listing else []),
         ]
 
     async def predict(self, request: Request) -> Response:
@@ -151,6 +151,10 @@ class Models:
         if isinstance(found, Handle):
             return found
         return await self._services.wait(found.wait, request.deadline)
+
+
+def _listing(endpoint: Endpoint) -> Route:
+    return Route("GET", "/v1/models", Kind.METADATA, endpoint, "All models and their versions")
 
 
 def _examples_message(text: bytes, spec: ModelSpec) -> bytes:

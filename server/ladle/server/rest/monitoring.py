@@ -22,4 +22,4 @@ def metrics_route(path: str, exposition: Callable[[], bytes]) -> Route:
         text = await asyncio.to_thread(exposition)
         return Response(text, headers={"content-type": _CONTENT_TYPE})
 
-    return Route("GET", path, Kind.METADATA, metrics)
+    return Route("GET", path, Kind.METADATA, metrics, "Metrics, for Prometheus")

@@ -28,6 +28,6 @@ def probes(is_ready: Callable[[], bool]) -> list[Route]:
         return json_response(orjson.dumps({"status": "not ready"}), 503)
 
     return [
-        Route("GET", "/livez", Kind.OPEN, livez),
-        Route("GET", "/readyz", Kind.OPEN, readyz),
+        Route("GET", "/livez", Kind.OPEN, livez, "Whether the process is alive"),
+        Route("GET", "/readyz", Kind.OPEN, readyz, "Whether to send requests here"),
     ]

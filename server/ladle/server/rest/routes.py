@@ -32,6 +32,8 @@ class Route:
     kind: Kind
     """Who may call it. A route about models without a name in its path is about all models."""
     endpoint: Endpoint
+    summary: str = ""
+    """What it does, for `/openapi.json`; empty for the files of pages."""
 
     @cached_property
     def api(self) -> str:
@@ -101,7 +103,10 @@ def taken(route: Route, others: Iterable[Route]) -> bool:
     return any(route.method == o.method and o.pattern.fullmatch(route.path) for o in others)
 
 
-def of_model(method: str, suffix: str, kind: Kind, endpoint: Endpoint) -> list[Route]:
+def of_model(method: str, suffix: str, kind: Kind, endpoint: Endpoint, summary: str) -> list[Route]:
     """Return the routes of what can be asked of a model, of a version, and of a label's version."""
     forms = ("", "/versions/{version}", "/labels/{label}")
-    return [Route(method, f"/v1/models/{{model}}{f}{suffix}", kind, endpoint) for f in forms]
+    return [
+        Route(method, f"/v1/models/{{model}}{form}{suffix}", kind, endpoint, summary)
+        for form in forms
+    ]

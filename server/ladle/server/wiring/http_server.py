@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from ladle.server.call import Methods
@@ -16,10 +16,10 @@ from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.models import Models
-from ladle.server.rest.overview import Figures
+from ladle.server.rest.page.overview import Figures
+from ladle.server.rest.page.status_page import StatusPage
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route, taken
-from ladle.server.rest.status_page import StatusPage
 from ladle.server.transport.http import HttpTransport
 
 
@@ -42,7 +42,7 @@ class HttpServer:
         max_threads: int = 8,
         max_waiting: int = 256,
         options: AppOptions | None = None,
-        more_routes: Sequence[Route] = (),
+        metrics: Route | None = None,
         access: Access | None = None,
         observer: Observer | None = None,
         tls: ssl.SSLContext | None = None,
@@ -61,7 +61,7 @@ class HttpServer:
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
-            more_routes: beside those of the REST interface, at paths of their own.
+            metrics: the route of the metrics, at a path of its own; None: there is none.
             access: who may call what; by default what Access says without tokens.
             observer: gets each request.
             tls: put the port behind TLS.
@@ -69,18 +69,29 @@ class HttpServer:
             reuse_port: share the port with other processes that do the same.
 
         Raises:
-            PathTaken: Something else answers where one of `more_routes` should.
+            PathTaken: Something else answers where the metrics should.
         """
         self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         self._processes = JsonProcesses(cpus())
         services = Services(methods, Pools(self._working, self._waiting, self._processes))
-        page = StatusPage(manager, services, names, is_ready=is_ready, figures=figures)
-        routes = [*Models(manager, services).routes, *probes(is_ready), *page.routes]
-        for route in more_routes:
-            if taken(route, routes):
-                raise PathTaken(f"something else answers at {route.path}")
-            routes.append(route)
+        routes = [*Models(manager, services).routes, *probes(is_ready)]
+        if metrics is not None:
+            routes.append(metrics)
+        page = StatusPage(
+            manager,
+            services,
+            names,
+            is_ready=is_ready,
+            figures=figures,
+            others=routes,
+            metrics_path=metrics.path if metrics else "",
+            by_token=access is not None and access.by_token,
+        )
+        others = [route for route in [*routes, *page.routes] if route is not metrics]
+        if metrics is not None and taken(metrics, others):
+            raise PathTaken(f"something else answers at {metrics.path}")
+        routes += page.routes
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(

@@ -21,7 +21,7 @@ from ladle.server.wiring.choice import Unavailable, choose, native_version
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
 if TYPE_CHECKING:
-    from ladle.server.rest.overview import Figures
+    from ladle.server.rest.page.overview import Figures
     from ladle.server.wiring.http_server import HttpServer
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def http_server(
             manager,
             methods,
             limits=limits,
-            more_routes=[metrics_route(metrics_path, exposition)] if metrics_path else [],
+            metrics=metrics_route(metrics_path, exposition) if metrics_path else None,
             access=access,
             observer=observer,
             names=names,

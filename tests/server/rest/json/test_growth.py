@@ -136,7 +136,7 @@ def test_the_parts_of_a_route_end_where_the_next_begins() -> None:
 
     async def endpoint(_: Any) -> Any: ...
 
-    for route in of_model("POST", ":predict", Kind.PREDICT, endpoint):
+    for route in of_model("POST", ":predict", Kind.PREDICT, endpoint, "Predict"):
         assert set(re.findall(r"\[[^\]]*\]\+(.)", route.pattern.pattern)) <= {")"}
         assert set(re.findall(r"\[[^\]]*\]\+\)(.)", route.pattern.pattern)) <= {"/", ")"}
 

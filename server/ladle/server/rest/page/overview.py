@@ -68,6 +68,7 @@ def _signatures(servable: Servable) -> dict[str, Any]:
     standings = servable.standings() if isinstance(servable, BatchingServable) else {}
     return {
         name: {
+            "method_name": signature.method_name,
             "batching": _batching(standings.get(name)),
             "inputs": {alias: _tensor(spec) for alias, spec in signature.inputs.items()},
             "outputs": {alias: _tensor(spec) for alias, spec in signature.outputs.items()},

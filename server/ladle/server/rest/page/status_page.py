@@ -1,11 +1,12 @@
-"""The status page at `/`: three files that never change, and the JSON that they show."""
+"""The status page at `/`, and `/docs`: files that never change, and the JSON that they show."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -13,13 +14,14 @@ from starlette.responses import Response
 from ladle.server.core.access import Kind
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.rest.calls import Services
-from ladle.server.rest.overview import Figures, overview
+from ladle.server.rest.page.openapi import document
+from ladle.server.rest.page.overview import Figures, overview
 from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import json_response
 
-# The page needs nothing but its own files and the server's answers. Pictures that are dropped on
-# it become bitmaps without a URL.
+# A page needs nothing but the server's files and answers. Pictures that are dropped on it become
+# bitmaps without a URL.
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -30,13 +32,17 @@ _HEADERS = {
 }
 _FILES = {
     "/": ("page.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("page", "docs", "dom", "examples", "models", "picture", "server", "snippets")
+    },
 }
 
 
 class StatusPage:
-    """The endpoints of the page. Its files say nothing of models, and are open to everybody."""
+    """The endpoints of the pages. Their files say nothing of models, and are open to everybody."""
 
     def __init__(
         self,
@@ -46,6 +52,9 @@ class StatusPage:
         *,
         is_ready: Callable[[], bool],
         figures: Figures,
+        others: Sequence[Route] = (),
+        metrics_path: str = "",
+        by_token: bool = False,
     ) -> None:
         """Take what to show.
 
@@ -55,12 +64,18 @@ class StatusPage:
             names: returns the models that are configured.
             is_ready: whether the server as a whole is to get requests.
             figures: returns how the models do.
+            others: what else is answered over HTTP, for `/openapi.json`.
+            metrics_path: where metrics are; empty: nowhere.
+            by_token: whether callers need a token.
         """
         self._manager = manager
         self._services = services
         self._names = names
         self._is_ready = is_ready
         self._figures = figures
+        self._others = tuple(others)
+        self._metrics_path = metrics_path
+        self._by_token = by_token
         self._started = time.monotonic()
 
     @property
@@ -69,26 +84,39 @@ class StatusPage:
         return [
             *(Route("GET", path, Kind.OPEN, _file(*file)) for path, file in _FILES.items()),
             Route("GET", "/status.json", Kind.METADATA, self.status),
+            Route("GET", "/openapi.json", Kind.METADATA, self.openapi),
         ]
 
     async def status(self, _: Request) -> Response:
         """Answer what the page shows."""
-        response = json_response(await self._services.work(self._gather))
+        return await self._json(self._status)
+
+    async def openapi(self, _: Request) -> Response:
+        """Answer the OpenAPI document of this server's models."""
+        return await self._json(self._openapi)
+
+    async def _json(self, gather: Callable[[], dict[str, Any]]) -> Response:
+        response = json_response(await self._services.work(lambda: orjson.dumps(gather())))
         response.headers["cache-control"] = "no-store"
         return response
 
-    def _gather(self) -> bytes:
+    def _status(self) -> dict[str, Any]:
         server = {
             "ready": self._is_ready(),
             "version": _version(),
             "uptime_s": time.monotonic() - self._started,
+            "metrics_path": self._metrics_path,
         }
         models = overview(self._manager, sorted(self._names()), self._figures)
-        return orjson.dumps({"server": server, "models": models})
+        return {"server": server, "models": models}
+
+    def _openapi(self) -> dict[str, Any]:
+        models = overview(self._manager, sorted(self._names()), dict)
+        return document(self._others, models, version=_version(), by_token=self._by_token)
 
 
 def _file(name: str, media_type: str) -> Endpoint:
-    content = (files("ladle.server.rest") / "page" / name).read_bytes()
+    content = (files("ladle.server.rest.page") / "files" / name).read_bytes()
 
     async def answer(_: Request) -> Response:
         return Response(content, headers=_HEADERS, media_type=media_type)

@@ -1,0 +1,138 @@
+// The cards of the models: what is served, and how it does.
+import { badge, element, $ } from "./dom.js";
+
+const HISTORY = 60; // points in a chart
+const cards = new Map(); // by name: a function that brings the card up to date
+const history = new Map(); // by name: requests/s of late
+
+export function refreshModels(models) {
+  for (const [name, card] of cards) {
+    if (!models.some((model) => model.name === name)) {
+      card.root.remove();
+      cards.delete(name);
+      history.delete(name);
+    }
+  }
+  for (const model of models) {
+    if (!cards.has(model.name)) {
+      const card = modelCard(model.name);
+      cards.set(model.name, card);
+      $("models").append(card.root);
+    }
+    cards.get(model.name).update(model);
+  }
+  $("no-models").hidden = models.length > 0;
+}
+
+function modelCard(name) {
+  const head = element("div", "row");
+  const problem = element("p", "alert");
+  const tiles = element("div", "tiles");
+  const versions = element("div");
+  const root = element("article", "card", head, problem, tiles, versions);
+  root.dataset.model = name;
+  let shown = "";
+  return {
+    root,
+    update(model) {
+      const state = model.available ? badge("available", "good") : badge("not available", "bad");
+      head.replaceChildren(element("h3", "", name), state);
+      problem.hidden = !model.problem;
+      problem.textContent = model.problem;
+      tiles.replaceChildren(...loadTiles(name, model.load));
+      const now = JSON.stringify(model.versions);
+      if (now !== shown) { // else what is unfolded would fold up again
+        versions.replaceChildren(versionTable(model.versions));
+        shown = now;
+      }
+    },
+  };
+}
+
+function loadTiles(name, load) {
+  if (!load) return [];
+  const rates = history.get(name) || [];
+  rates.push(load.requests_per_s);
+  history.set(name, rates.slice(-HISTORY));
+  const tile = (value, what) => element("div", "tile", element("b", "", value), element("span", "", what));
+  const made = [
+    tile(amount(load.requests_per_s), "requests/s"),
+    tile(milliseconds(load.p50_ms), "median latency"),
+    tile(milliseconds(load.p95_ms), "95th percentile"),
+    tile(milliseconds(load.p99_ms), "99th percentile"),
+    tile(amount(load.queue_requests), "in queue"),
+    tile(amount(load.in_flight), "in flight"),
+    tile(amount(load.failures_per_s), "failures/s"),
+  ];
+  const chart = element("div", "tile chart", sparkline(history.get(name)));
+  chart.append(element("span", "", "requests/s, last two minutes"));
+  return [...made, chart];
+}
+
+function sparkline(values) {
+  const svg = (tag) => document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const root = svg("svg");
+  root.setAttribute("class", "spark");
+  root.setAttribute("viewBox", `0 0 ${HISTORY - 1} 44`);
+  root.setAttribute("preserveAspectRatio", "none");
+  root.setAttribute("aria-hidden", "true");
+  const most = Math.max(1, ...values);
+  const first = HISTORY - values.length;
+  const points = values.map((value, i) => `${first + i},${(42 - 40 * value / most).toFixed(1)}`);
+  const area = svg("polygon");
+  area.setAttribute("points", [`${first},44`, ...points, `${HISTORY - 1},44`].join(" "));
+  const line = svg("polyline");
+  line.setAttribute("points", points.join(" "));
+  root.append(area, line);
+  return root;
+}
+
+const STATES = { AVAILABLE: "good", START: "wait", LOADING: "wait", UNLOADING: "wait" };
+
+function versionTable(versions) {
+  if (!versions.length) return element("p", "dim", "No versions are there yet.");
+  const titles = ["Version", "State", "Labels", "Signatures"].map((title) => element("th", "", title));
+  const body = element("tbody", "");
+  for (const version of versions) {
+    const failed = version.error_code !== "OK";
+    const state = element("td", "", badge(version.state, failed ? "bad" : STATES[version.state]));
+    const details = element("td", "");
+    if (failed) details.append(element("p", "alert small", `${version.error_code}: ${version.error}`));
+    if (version.accuracy !== null) {
+      details.append(element("p", "dim small", `accuracy ${(100 * version.accuracy).toFixed(1)} %`));
+    }
+    if (Object.keys(version.signatures).length) details.append(signatureList(version.signatures));
+    const labels = element("td", "", ...version.labels.map((label) => badge(label, "label")));
+    body.append(element("tr", "", element("td", "number", version.version), state, labels, details));
+  }
+  return element("table", "", element("thead", "", element("tr", "", ...titles)), body);
+}
+
+function signatureList(signatures) {
+  const names = Object.keys(signatures);
+  const details = element("details", "small", element("summary", "", names.join(", ")));
+  for (const name of names) {
+    const { inputs, outputs, batching } = signatures[name];
+    const line = `${name}: ${tensors(inputs)} → ${tensors(outputs)}`;
+    details.append(element("p", "mono", line));
+    if (batching) details.append(element("p", "", `batches: ${batching.state} (${batching.reason})`));
+  }
+  return details;
+}
+
+export function tensors(specs) {
+  return Object.entries(specs).map(([alias, spec]) => `${alias} ${tensor(spec)}`).join(", ");
+}
+
+function tensor(spec) {
+  return `${spec.dtype} ${spec.shape === null ? "[…]" : `[${spec.shape.join(", ")}]`}`;
+}
+
+function amount(value) {
+  return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : value.toFixed(1);
+}
+
+export function milliseconds(value) {
+  if (value === null || value === undefined) return "–";
+  return value >= 100 ? `${Math.round(value)} ms` : `${value.toPrecision(2)} ms`;
+}

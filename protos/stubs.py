@@ -25,6 +25,7 @@ MODULES = {
     "google.protobuf": "google_pb",
     "grpc.health.v1": "health_pb",
     "inference": "inference_pb",
+    "inference.model_repository": "inference_pb",
     "ladle.internal": "ladle_pb",
     "ladle.v1": "ladle_pb",
     "tensorflow": "tensorflow_pb",

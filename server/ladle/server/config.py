@@ -101,6 +101,12 @@ class Config:
         least=1,
     )
 
+    enable_open_inference: bool = flag(
+        True,
+        "serve the Open Inference Protocol (V2), which KServe's and Triton's clients speak, beside "
+        "TensorFlow Serving's API, on the same ports",
+    )
+
     rest_api_port: int | None = flag(
         0,
         "TCP port for HTTP: REST and the status page; 0 for none, auto for a free one (printed)",

@@ -121,6 +121,8 @@ class Server:
             counters=self.metrics.totals,
             recorder=profiler(config),
             health=self._health,
+            open_inference=config.enable_open_inference,
+            statistics=self.metrics.statistics,
         )
         """Everything that the server answers, by full method path."""
         require_metrics(self.methods)
@@ -150,7 +152,12 @@ class Server:
             config, self.methods, limits, access=self.access, observer=observer, tls=tls
         )
         self._ports = Ports(config, grpc, self.http)
-        readiness = Readiness(self.manager, configured.names, self._health.set)
+        readiness = Readiness(
+            self.manager,
+            configured.names,
+            self._health.set,
+            open_inference=config.enable_open_inference,
+        )
         self.manager.add_listener(readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,

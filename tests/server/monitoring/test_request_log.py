@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import TIMEOUT_S
 from server.monitoring.conftest import PREDICT, Watch, Watched, predict_request
 
+from ladle.protos import tensors
+from ladle.protos.inference_pb import ModelInferRequest
 from ladle.protos.ladle_pb import PredictStreamRequest
 from ladle.protos.serving_pb import (
     ModelServerConfig,
@@ -33,6 +36,7 @@ from ladle.server.monitoring.log_files import RotatingFiles, Rotation, log_files
 from ladle.server.monitoring.request_log import LogOptions, RequestLogs
 from ladle.server.warmup.records import frame, read_records
 
+INFERENCE = "/inference.GRPCInferenceService"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
 
@@ -365,3 +369,43 @@ def test_a_logging_config_that_can_t_be_followed_is_refused(
     with pytest.raises(InvalidArgument, match="model m: logging_config") as caught:
         from_proto(config)
     assert says in caught.value.message
+
+
+def infer_request(model: str, *, typed: bool = False) -> ModelInferRequest:
+    message = ModelInferRequest(model_name=model, id="7")
+    given = message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    if typed:
+        given.contents.fp32_contents.extend([1, 2])
+    else:
+        message.raw_input_contents.append(np.array([1, 2], np.float32).tobytes())
+    return message
+
+
+@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_requests_of_the_open_inference_protocol_are_logged_as_predict(
+    watch: Watch, tmp_path: Path, *, typed: bool, streamed: bool
+) -> None:
+    watched = watch()
+    reload(watched, server_config(tmp_path, 1.0))
+    message = infer_request("m:serving_default", typed=typed)
+    classes = message.outputs.add(name="y")
+    classes.parameters["classification"].int64_param = 1
+    path = f"{INFERENCE}/{'ModelStreamInfer' if streamed else 'ModelInfer'}"
+    if streamed:
+        call: Any = watched.channel.stream_stream(path, None, None)
+        list(call(iter([message.SerializeToString()]), timeout=TIMEOUT_S))
+    else:
+        watched.call(path, message.SerializeToString())
+    flush(watched)
+
+    (log,) = logged(tmp_path)
+    asked, answered = log.predict_log.request, log.predict_log.response
+    for spec in (asked.model_spec, answered.model_spec):
+        assert (spec.name, spec.version.value, spec.signature_name) == ("m", 1, "serving_default")
+    assert list(asked.output_filter) == ["y"]
+    assert tensors.to_array(asked.inputs["x"]).tolist() == [[1, 2]]
+    assert tensors.to_array(answered.outputs["y"]).tolist() == [[2, 4]]  # not its classes
+    # The same request again, as a warm-up sends it.
+    again = PredictResponse.FromString(watched.call(PREDICT, asked.SerializeToString()))
+    assert tensors.to_array(again.outputs["y"]).tolist() == [[2, 4]]

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from google.protobuf.message import Message
 from ladle.client import Client, PermissionDenied, Unauthenticated, VersionState
 from ladle.protos import tensors, wire
 from ladle.protos.inference_pb import (
+    ModelConfigRequest,
     ModelInferRequest,
     ModelMetadataRequest,
+    ModelStatisticsRequest,
     RepositoryModelLoadRequest,
     RepositoryModelUnloadRequest,
 )
@@ -191,6 +194,10 @@ def infer_request(name: str) -> ModelInferRequest:
     return request
 
 
+def repository_request(request_class: Any, name: str) -> Any:
+    return request_class(model_name=name)
+
+
 P = "/tensorflow.serving.PredictionService/"
 ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
     f"{P}Predict": predict_request,
@@ -209,13 +216,20 @@ ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
     ),
     "/ladle.v1.StreamingPrediction/PredictInChunks": predict_request,
     "/inference.GRPCInferenceService/ModelMetadata": lambda name: ModelMetadataRequest(name=name),
+    "/inference.GRPCInferenceService/ModelConfig": lambda name: ModelConfigRequest(name=name),
+    "/inference.GRPCInferenceService/ModelStatistics": lambda name: ModelStatisticsRequest(
+        name=name
+    ),
     "/inference.GRPCInferenceService/ModelInfer": infer_request,
-    "/inference.GRPCInferenceService/RepositoryModelLoad": lambda name: RepositoryModelLoadRequest(
-        model_name=name
-    ),
-    "/inference.GRPCInferenceService/RepositoryModelUnload": lambda name: (
-        RepositoryModelUnloadRequest(model_name=name)
-    ),
+    "/inference.GRPCInferenceService/ModelStreamInfer": infer_request,
+    **{
+        f"/inference.{service}/RepositoryModel{verb}": partial(repository_request, message)
+        for service in ("GRPCInferenceService", "model_repository.ModelRepositoryService")
+        for verb, message in (
+            ("Load", RepositoryModelLoadRequest),
+            ("Unload", RepositoryModelUnloadRequest),
+        )
+    },
     "/ladle.v1.ModelRepository/ListModels": lambda name: ListModelsRequest(name=name),
     "/ladle.v1.ModelRepository/LoadModel": lambda name: LoadModelRequest(
         config=ModelConfig(name=name)
@@ -226,6 +240,7 @@ ABOUT_A_MODEL: dict[str, Callable[[str], Message]] = {
 UNBOUND = (
     *("Health", "ServerReflection", "ProfilerService"),
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "RepositoryIndex"),
+    *("SharedMemory", "TraceSetting", "LogSettings"),
 )
 
 

@@ -11,9 +11,11 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable_id import ServableId
@@ -51,6 +53,7 @@ class Observation:
         "error",
         "metadata",
         "model",
+        "outputs",
         "queued",
         "request",
         "request_bytes",
@@ -99,6 +102,9 @@ class Observation:
         self.ended: float | None = None
         self.response: bytes | None = None
         self.response_bytes = 0
+        self.outputs: Mapping[str, NDArray[Any]] | None = None
+        """Outputs that the answer holds something else of, such as names of classes; by alias.
+        They are dropped with the messages."""
         self.error: ServingError | None = None
         """Why it was refused; None if it was answered."""
         self.span: object = None
@@ -147,7 +153,7 @@ class Observation:
             logger.exception("an observer failed on a request's end")
         if self.error is not None:
             self.error.clear_traceback()  # observers keep what they count later
-        self.request = self.response = self.metadata = self.span = None
+        self.request = self.response = self.metadata = self.span = self.outputs = None
 
 
 class Run:

@@ -23,46 +23,58 @@ _LOAD_SECONDS = exponential(0.05, 2, 14)  # to 7 minutes
 
 _WHICH = ("model", "version", "signature")
 
-COUNTED_BY_UPSTREAM = {
-    **dict.fromkeys(
-        (
-            "Predict",
-            "Classify",
-            "Regress",
-            "MultiInference",
-            "PredictStream",
-            "PredictInChunks",
-            "ModelInfer",
-        ),
-        True,
-    ),
-    **dict.fromkeys(
-        (
-            "GetModelMetadata",
-            "GetModelStatus",
-            "HandleReloadConfigRequest",
-            "ListModels",
-            "LoadModel",
-            "UnloadModel",
-            "RescanModel",
-            "Profile",
+_INFERENCE = {
+    "Predict": "tensorflow_serving",
+    "Classify": "tensorflow_serving",
+    "Regress": "tensorflow_serving",
+    "MultiInference": "tensorflow_serving",
+    "PredictStream": "ladle",
+    "PredictInChunks": "ladle",
+    "ModelInfer": "open_inference",
+    "ModelStreamInfer": "open_inference",
+    "infer": "open_inference",
+}
+_OTHER = {
+    "GetModelMetadata": "tensorflow_serving",
+    "GetModelStatus": "tensorflow_serving",
+    "HandleReloadConfigRequest": "tensorflow_serving",
+    "ListModels": "ladle",
+    "LoadModel": "ladle",
+    "UnloadModel": "ladle",
+    "RescanModel": "ladle",
+    "Profile": "tensorflow",
+    "Terminate": "tensorflow",
+    "Check": "grpc",
+    "Watch": "grpc",
+    "ServerReflectionInfo": "grpc",
+    **{
+        name: "open_inference"
+        for method in (
             "ServerLive",
             "ServerReady",
             "ModelReady",
             "ServerMetadata",
             "ModelMetadata",
+            "ModelConfig",
+            "ModelStatistics",
             "RepositoryIndex",
             "RepositoryModelLoad",
             "RepositoryModelUnload",
-            "Terminate",
-            "Check",
-            "Watch",
-            "ServerReflectionInfo",
-        ),
-        False,
-    ),
+            "SystemSharedMemoryStatus",
+            "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister",
+            "CudaSharedMemoryStatus",
+            "CudaSharedMemoryRegister",
+            "CudaSharedMemoryUnregister",
+            "TraceSetting",
+            "LogSettings",
+        )
+        for name in (method, method.lower())  # over gRPC, over REST
+    },
 }
-"""For every method name, whether upstream's request_count has the method's requests over gRPC."""
+
+COUNTED_BY_UPSTREAM = {**dict.fromkeys(_INFERENCE, True), **dict.fromkeys(_OTHER, False)}
+"""For every method name, whether upstream's request_count has the method's requests."""
 
 
 def require_metrics(paths: Iterable[str]) -> None:
@@ -73,6 +85,14 @@ def require_metrics(paths: Iterable[str]) -> None:
     """
     for path in paths:
         COUNTED_BY_UPSTREAM[path.rpartition("/")[2]]
+
+
+def protocol_of(method: str) -> str:
+    """Return whose protocol a method belongs to, as the label `protocol` has it.
+
+    The methods of TensorFlow Serving's REST interface have names of their own.
+    """
+    return _INFERENCE.get(method) or _OTHER.get(method) or "tensorflow_serving"
 
 
 class TFServingMetrics:
@@ -126,13 +146,13 @@ class LadleMetrics:
     def __init__(self) -> None:
         self.requests = Counters(
             "ladle_requests_total",
-            *(*_WHICH, "method", "entrypoint", "code"),
+            *(*_WHICH, "method", "entrypoint", "protocol", "code"),
             about="Requests that have ended, each message of a stream being one.",
         )
         self.latency = Histograms(
             "ladle_request_seconds",
             _SECONDS,
-            *(*_WHICH, "method", "entrypoint", "outcome"),
+            *(*_WHICH, "method", "entrypoint", "protocol", "outcome"),
             about="From a request's arrival to its answer, or its refusal.",
         )
         self.decode = Histograms(

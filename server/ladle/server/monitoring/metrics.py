@@ -12,14 +12,17 @@ from typing import Any, TypeVar
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable_id import ServableId
+from ladle.server.core.statistics import VersionStatistics
 from ladle.server.monitoring.catalogue import (
     COUNTED_BY_UPSTREAM,
     LadleMetrics,
     TFServingMetrics,
     families_of,
+    protocol_of,
 )
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
+from ladle.server.monitoring.statistics import StatisticsByVersion
 
 T = TypeVar("T")
 
@@ -72,6 +75,7 @@ class Metrics:
         self._runs: deque[Run] = deque()
         self._single: deque[tuple[Counters, tuple[str, ...]]] = deque()
         self._versions: dict[str, dict[int, str]] = {}
+        self._statistics = StatisticsByVersion()
 
     def request_ended(self, request: Observation) -> None:
         """Note a request that has ended."""
@@ -89,7 +93,10 @@ class Metrics:
         """Count a load."""
         path = str(load.path)
         with self.lock:
+            self.count()  # what went to the version's last life is no part of the next
             self._remember(load)
+            if load.error is None:
+                self._statistics.forget(load.servable_id)
             self.upstream.load_attempts.add(1, path, "fail" if load.error else "success")
             if load.error is None:
                 self.upstream.load_latency.add(load.took_s * 1e6, path)
@@ -135,6 +142,12 @@ class Metrics:
             self.count()
             return {f.name: int(f.total) for f in self.families() if f.kind == "counter"}  # type: ignore[union-attr]
 
+    def statistics(self) -> Mapping[ServableId, VersionStatistics]:
+        """Return what requests to each version have taken since it was loaded."""
+        with self.lock:
+            self.count()
+            return self._statistics.copied()
+
     def _note(self, counters: Counters, *labels: str) -> None:
         self._single.append((counters, labels))
         if len(self._single) >= _COUNTED_AT_ONCE:
@@ -162,12 +175,12 @@ class Metrics:
         upstream, own = self.upstream, self.own
         latencies = [r.ended - r.began for r in requests if r.ended is not None]
         answered = code is Code.OK
-        if entrypoint == "REST" or COUNTED_BY_UPSTREAM.get(api, False):
+        if COUNTED_BY_UPSTREAM.get(api, entrypoint == "REST"):
             upstream.request_count.add(len(requests), model, code.name)
             if answered:
                 upstream.request_latency.observe(latencies, model, api, entrypoint)
         which = (model, "" if version is None else str(version), signature_label(signatures))
-        method = (api, entrypoint)
+        method = (api, entrypoint, protocol_of(api))
         own.requests.add(len(requests), *which, *method, code.name)
         outcome = "answered" if answered else "refused"
         own.latency.observe(latencies, *which, *method, outcome)
@@ -179,6 +192,10 @@ class Metrics:
         if model:
             recent = self.recent.setdefault(model, Recent())
             recent.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
+        if version is not None:
+            self._statistics.add_requests(
+                ServableId(name, version), api, requests, answered=answered
+            )
         self._count_ways(api, model, which, requests)
 
     def _count_ways(
@@ -213,6 +230,7 @@ class Metrics:
         self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]
     ) -> None:
         own, upstream = self.own, self.upstream
+        self._statistics.add_runs(servable_id, runs)
         which = (servable_id.name, str(servable_id.version), signature_label(signatures))
         own.batch_rows.observe([run.rows for run in runs], *which)
         own.batch_requests.observe([run.batched for run in runs], *which)
@@ -257,6 +275,7 @@ class Metrics:
             for family in self.families():
                 family.forget(model=name, version=str(old))
                 family.forget(model_path=old_path)
+            self._statistics.forget(ServableId(name, old))
         versions[version] = str(load.path)
 
     def _remember_model(self, name: str) -> dict[int, str]:
@@ -265,6 +284,7 @@ class Metrics:
         for gone in _oldest(self._versions, _MAX_MODELS - 1, self._configured().__contains__):
             paths = self._versions.pop(gone).values()
             self.recent.pop(gone, None)
+            self._statistics.forget_model(gone)
             for family in self.families():
                 family.forget(model=gone)
                 family.forget(model_name=gone)

@@ -12,7 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from ladle.protos import wire
 from ladle.protos.ladle_pb import PredictStreamRequest
@@ -21,13 +23,24 @@ from ladle.server.core.errors import Code
 from ladle.server.core.machine import malloc
 from ladle.server.core.models.config import ModelConfig, RequestLogging
 from ladle.server.core.observation import Observation, Unobserved
+from ladle.server.monitoring.as_predict import predict_request, predict_response
 from ladle.server.monitoring.log_files import RotatingFiles, Rotation
 from ladle.server.warmup.records import frame
 
 logger = logging.getLogger(__name__)
 
 # PredictionLog's field for each method, over REST in lower case.
-_FIELDS = {"classify": 2, "regress": 3, "multiinference": 4, "predict": 6, "predictstream": 6}
+_FIELDS = {
+    "classify": 2,
+    "regress": 3,
+    "multiinference": 4,
+    "predict": 6,
+    "predictstream": 6,
+    "modelinfer": 6,
+    "modelstreaminfer": 6,
+    "infer": 6,
+}
+_OPEN_INFERENCE = ("modelinfer", "modelstreaminfer", "infer")
 _MAX_RECORDS = 1024
 _MAX_BYTES = 64 << 20
 _COMPLAIN_EVERY_S = 60.0
@@ -45,15 +58,17 @@ class Counting(Protocol):
 
 class _Record(NamedTuple):
     logging: RequestLogging
-    field: int
+    api: str
     request: bytes
     response: bytes
+    outputs: Mapping[str, NDArray[Any]]
+    """Those that the response holds something else of."""
     metadata: LogMetadata
-    is_streamed: bool
 
     @property
     def nbytes(self) -> int:
-        return len(self.request) + len(self.response)
+        outputs = sum(array.nbytes for array in self.outputs.values())
+        return len(self.request) + len(self.response) + outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +155,7 @@ class RequestLogs(Unobserved):
         metadata.model_spec.signature_name = "".join(seen.signatures[:1])
         if seen.version is not None:
             metadata.model_spec.version.value = seen.version
-        record = _Record(options, _FIELDS[api], request, response, metadata, api == "predictstream")
+        record = _Record(options, api, request, response, seen.outputs or {}, metadata)
         with self._changed:
             reason = self._reason_to_drop(record)
             if not reason:
@@ -220,14 +235,18 @@ class RequestLogs(Unobserved):
 
 
 def _encoded(record: _Record) -> bytes:
-    """Return the PredictionLog, its messages as they came, unparsed."""
-    request = record.request
-    if record.is_streamed:
+    """Return the PredictionLog. Messages that are of its own kinds stay as they came, unparsed."""
+    request, response = record.request, record.response
+    if record.api == "predictstream":
         request = PredictStreamRequest.FromString(request).request.SerializeToString()
-    messages = [*wire.bytes_field(1, [request]), *wire.bytes_field(2, [record.response])]
+    elif record.api in _OPEN_INFERENCE:
+        spec = record.metadata.model_spec
+        request = predict_request(request, spec).SerializeToString()
+        response = predict_response(response, spec, record.outputs).SerializeToString()
+    messages = [*wire.bytes_field(1, [request]), *wire.bytes_field(2, [response])]
     return wire.join(
         [
             *wire.bytes_field(1, [record.metadata.SerializeToString()]),
-            *wire.bytes_field(record.field, messages),
+            *wire.bytes_field(_FIELDS[record.api], messages),
         ]
     )

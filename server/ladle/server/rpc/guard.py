@@ -28,6 +28,9 @@ Names: TypeAlias = "Collection[str] | None"
 """Of models; None stands for all that there are."""
 
 
+_INFERENCE = "/inference.GRPCInferenceService"
+
+
 class Rule(NamedTuple):
     """What has to be asked before a method is called."""
 
@@ -59,19 +62,33 @@ def inference_rules(model_of: Callable[[str], str]) -> dict[str, Rule]:
     """
 
     def models(request: bytes) -> Names:
-        # `name` and `model_name` are the first field of both requests.
+        # `name` and `model_name` are the first field of all these requests.
         return [model_of(parse(ModelMetadataRequest, request, "request").name)]
 
-    service = "/inference.GRPCInferenceService"
+    def models_or_all(request: bytes) -> Names:
+        name = parse(ModelMetadataRequest, request, "request").name
+        return [model_of(name)] if name else None
+
     return {
-        f"{service}/ModelMetadata": Rule(Kind.METADATA, models),
-        f"{service}/ModelInfer": Rule(Kind.PREDICT, models),
+        f"{_INFERENCE}/ModelMetadata": Rule(Kind.METADATA, models),
+        f"{_INFERENCE}/ModelConfig": Rule(Kind.METADATA, models),
+        f"{_INFERENCE}/ModelStatistics": Rule(Kind.METADATA, models_or_all),
+        f"{_INFERENCE}/ModelInfer": Rule(Kind.PREDICT, models),
+        f"{_INFERENCE}/ModelStreamInfer": Rule(Kind.PREDICT, models),
     }
 
 
 def _of_repository(request: bytes) -> Names:
     message = parse(RepositoryModelLoadRequest, request, "request")
     return [message.model_name or message.repository_name]  # KServe's stub has the name there
+
+
+def _repository_rules(service: str) -> dict[str, Rule]:
+    return {
+        f"{service}/RepositoryIndex": Rule(Kind.METADATA, lambda _: None),
+        f"{service}/RepositoryModelLoad": Rule(Kind.ADMIN, _of_repository),
+        f"{service}/RepositoryModelUnload": Rule(Kind.ADMIN, _of_repository),
+    }
 
 
 def _listed(request: bytes) -> Names:
@@ -99,13 +116,21 @@ RULES = {
     "/ladle.v1.ModelRepository/RescanModel": Rule(
         Kind.ADMIN, lambda request: [parse(RescanModelRequest, request).name]
     ),
-    "/inference.GRPCInferenceService/ServerLive": Rule(Kind.OPEN),
-    "/inference.GRPCInferenceService/ServerReady": Rule(Kind.OPEN),
-    "/inference.GRPCInferenceService/ModelReady": Rule(Kind.OPEN),
-    "/inference.GRPCInferenceService/ServerMetadata": Rule(Kind.METADATA),
-    "/inference.GRPCInferenceService/RepositoryIndex": Rule(Kind.METADATA, lambda _: None),
-    "/inference.GRPCInferenceService/RepositoryModelLoad": Rule(Kind.ADMIN, _of_repository),
-    "/inference.GRPCInferenceService/RepositoryModelUnload": Rule(Kind.ADMIN, _of_repository),
+    f"{_INFERENCE}/ServerLive": Rule(Kind.OPEN),
+    f"{_INFERENCE}/ServerReady": Rule(Kind.OPEN),
+    f"{_INFERENCE}/ModelReady": Rule(Kind.OPEN),
+    f"{_INFERENCE}/ServerMetadata": Rule(Kind.METADATA),
+    f"{_INFERENCE}/SystemSharedMemoryStatus": Rule(Kind.METADATA),
+    f"{_INFERENCE}/SystemSharedMemoryRegister": Rule(Kind.METADATA),
+    f"{_INFERENCE}/SystemSharedMemoryUnregister": Rule(Kind.METADATA),
+    f"{_INFERENCE}/CudaSharedMemoryStatus": Rule(Kind.METADATA),
+    f"{_INFERENCE}/CudaSharedMemoryRegister": Rule(Kind.METADATA),
+    f"{_INFERENCE}/CudaSharedMemoryUnregister": Rule(Kind.METADATA),
+    f"{_INFERENCE}/TraceSetting": Rule(Kind.METADATA),
+    f"{_INFERENCE}/LogSettings": Rule(Kind.METADATA),
+    **_repository_rules(_INFERENCE),
+    # MLServer's name for the same methods.
+    **_repository_rules("/inference.model_repository.ModelRepositoryService"),
     **inference_rules(lambda name: name),
     "/tensorflow.ProfilerService/Profile": Rule(Kind.ADMIN, lambda _: None),
     "/tensorflow.ProfilerService/Terminate": Rule(Kind.ADMIN, lambda _: None),

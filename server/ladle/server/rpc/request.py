@@ -36,6 +36,13 @@ def parse(message_class: type[M], data: bytes, name: str | None = None) -> M:
         raise InvalidArgument(f"expected a {name}, got {len(data)} bytes that are none") from None
 
 
+def earlier(one: float | None, other: float | None) -> float | None:
+    """Return the earlier of two deadlines; None where there is none."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 def require_model_spec(request: Message) -> None:
     """Refuse a request without `model_spec`."""
     if not request.HasField("model_spec"):

@@ -12,6 +12,7 @@ from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer, Unobserved
+from ladle.server.core.statistics import Statistics
 from ladle.server.rpc.guard import RULES, guarded, inference_rules
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.inference.classify import classify
@@ -21,11 +22,8 @@ from ladle.server.rpc.middleware import Middleware, NonBlockingMethod, ObservedC
 from ladle.server.rpc.models.metadata import GetModelMetadata
 from ladle.server.rpc.models.model_service import GetModelStatus, HandleReloadConfigRequest
 from ladle.server.rpc.models.repository import ModelRepository
-from ladle.server.rpc.open_inference.infer import PATH as MODEL_INFER
-from ladle.server.rpc.open_inference.infer import ModelInferMethod
 from ladle.server.rpc.open_inference.names import model_of
-from ladle.server.rpc.open_inference.repository import Repository
-from ladle.server.rpc.open_inference.server_methods import ServerMethods
+from ladle.server.rpc.open_inference.service import open_inference_service
 from ladle.server.rpc.prediction.chunks import predict_in_chunks
 from ladle.server.rpc.prediction.predict import Predict
 from ladle.server.rpc.prediction.stream import predict_stream
@@ -38,7 +36,6 @@ _MODEL = "/tensorflow.serving.ModelService"
 _STREAMING = "/ladle.v1.StreamingPrediction"
 _REPOSITORY = "/ladle.v1.ModelRepository"
 _PROFILER = "/tensorflow.ProfilerService"
-_OPEN_INFERENCE = "/inference.GRPCInferenceService"
 
 
 def methods(
@@ -52,6 +49,8 @@ def methods(
     counters: Callable[[], Mapping[str, int]] | None = None,
     recorder: Recorder | None = None,
     health: Health | None = None,
+    open_inference: bool = True,
+    statistics: Statistics | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -65,6 +64,8 @@ def methods(
         counters: returns the values of metrics; a reload can ask for them.
         recorder: records what the runtime does; without it there is no ProfilerService.
         health: the health service; by default nothing serves.
+        open_inference: whether the Open Inference Protocol is served beside the others.
+        statistics: returns what requests to each version have taken.
 
     Raises:
         KeyError: A method is in none of our .proto files, or has no rule for its callers.
@@ -80,15 +81,9 @@ def methods(
         )
         repository = ModelRepository(manager, models)
         services |= {f"{_REPOSITORY}/{name}": m for name, m in repository.methods.items()}
-        services |= {
-            f"{_OPEN_INFERENCE}/{name}": m
-            for name, m in Repository(manager, models).methods.items()
-        }
     if recorder is not None:
         profiler = ProfilerService(recorder)
         services |= {f"{_PROFILER}/{name}": m for name, m in profiler.methods.items()}
-    open_inference = ServerMethods(manager, partial(health.serves, ""))
-    services |= {f"{_OPEN_INFERENCE}/{name}": m for name, m in open_inference.methods.items()}
     predict = Predict(tensor_content=tensor_content, check_method_names=check_method_names)
     infer_methods: list[InferMethod[Any, bytes]] = [
         predict,
@@ -98,7 +93,6 @@ def methods(
     ]
     non_blocking: dict[str, NonBlockingMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
-        MODEL_INFER: ModelInferMethod(manager),
         **{method.path: QueuedMethod(manager, method) for method in infer_methods},
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
@@ -110,6 +104,14 @@ def methods(
         **{path: middleware.handler(path, method) for path, method in services.items()},
         **health.methods,
     }
+    if open_inference:
+        served |= open_inference_service(
+            manager,
+            models,
+            middleware,
+            is_ready=partial(health.serves, ""),
+            statistics=statistics or dict,
+        )
     reflected = reflection({path.split("/")[1] for path in served})
     served |= reflected
     for path in served.keys() - reflected.keys():

@@ -7,7 +7,11 @@ from collections.abc import Callable, Collection
 
 from ladle.server.core.lifecycle.manager import Manager
 
-_PREDICTION = ("PredictionService", "tensorflow.serving.PredictionService")
+_PREDICTION = (
+    "PredictionService",
+    "tensorflow.serving.PredictionService",
+)
+_OPEN_INFERENCE = "inference.GRPCInferenceService"
 _ADMIN = (
     "ModelService",
     "tensorflow.serving.ModelService",
@@ -21,24 +25,38 @@ Say = Callable[[str, "bool | None"], None]
 class Readiness:
     """Follows the manager's changes. Thread-safe.
 
-    A model serves while a version of it answers. The whole, and PredictionService, serve from the
-    moment that every configured model has come up or failed, and one has come up, for as long as
-    one is there: a bad model does not take the server from the others' callers. ModelService
-    serves as long as the server runs.
+    A model serves while a version of it answers. The whole, and the services that run models,
+    serve from the moment that every configured model has come up or failed, and one has come up,
+    for as long as one is there: a bad model does not take the server from the others' callers.
+    ModelService serves as long as the server runs.
     """
 
     def __init__(
-        self, manager: Manager, configured: Callable[[], Collection[str]], say: Say
+        self,
+        manager: Manager,
+        configured: Callable[[], Collection[str]],
+        say: Say,
+        *,
+        open_inference: bool = True,
     ) -> None:
+        """Say that nothing serves yet.
+
+        Args:
+            manager: what changes.
+            configured: returns the names of the models that there should be.
+            say: what is told how things stand.
+            open_inference: whether the Open Inference Protocol is served.
+        """
         self._manager = manager
         self._configured = configured
         self._say = say
         self._lock = threading.Lock()
         self._stated: set[str] = set()
         self._begun = False
+        self._running = (*_PREDICTION, *([_OPEN_INFERENCE] if open_inference else []))
         for name in _ADMIN:
             say(name, True)
-        for name in ("", *_PREDICTION):
+        for name in ("", *self._running):
             say(name, False)
 
     def model_changed(self, name: str) -> None:
@@ -56,9 +74,9 @@ class Readiness:
                 self._begun = all(map(self._manager.is_settled, configured))
             whole = self._begun and any(map(self._manager.is_available, configured))
             # The whole comes last: a caller who hears of it finds all else up to date.
-            for service in (*_PREDICTION, ""):
+            for service in (*self._running, ""):
                 self._say(service, whole)
 
     def _say_of_model(self, name: str, serving: bool | None) -> None:
-        if name not in _PREDICTION and name not in _ADMIN:
+        if name not in self._running and name not in _ADMIN:
             self._say(name, serving)

@@ -25,8 +25,8 @@ from ladle.server.core.servable import Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.prediction.predict import Predict
-from ladle.server.rpc.prediction.read_ahead import ReadAheadWindow
 from ladle.server.rpc.prediction.stream import predict_stream
+from ladle.server.rpc.read_ahead import ReadAheadWindow
 from ladle.server.rpc.services import methods
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})

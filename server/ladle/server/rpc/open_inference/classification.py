@@ -64,7 +64,7 @@ def classified(array: NDArray[Any], count: int, *, batched: bool, card: str | No
             f"classification: expected at most {_MOST_ELEMENTS} elements in a row, "
             f"got {rows.shape[1]}"
         )
-    labels = _labels(card, array, batched=batched)
+    labels = labels_of(card, array.shape, batched=batched)
     best = min(count, rows.shape[1])
     texts = np.empty((rows.shape[0], best), object)
     for at, row in enumerate(rows):
@@ -76,6 +76,20 @@ def classified(array: NDArray[Any], count: int, *, batched: bool, card: str | No
     return texts if batched else texts[0]
 
 
+def labels_of(card: str | None, shape: tuple[int, ...] | None, *, batched: bool) -> tuple[str, ...]:
+    """Return the labels of an output's elements, one for each element of a row; or none.
+
+    Args:
+        card: the model card's text, if there is one.
+        shape: the output's, -1 for what is open; None where even the rank is.
+        batched: whether the first dimension is the rows.
+    """
+    if card is None or shape is None or len(shape) != (2 if batched else 1):
+        return ()
+    labels = _labels_of(card)
+    return labels if len(labels) == shape[-1] else ()
+
+
 def _descending(row: NDArray[Any]) -> NDArray[np.intp]:
     """Return indices by value, the largest first; equal values by index; NaN last."""
     if row.dtype.kind == "f":
@@ -84,13 +98,6 @@ def _descending(row: NDArray[Any]) -> NDArray[np.intp]:
         return np.argsort(row.max(initial=0) - row, kind="stable")
     # Of signed integers the complement has the opposite order, without an overflow.
     return np.argsort(~row, kind="stable")
-
-
-def _labels(card: str | None, array: NDArray[Any], *, batched: bool) -> tuple[str, ...]:
-    if card is None or array.ndim != (2 if batched else 1):
-        return ()
-    labels = _labels_of(card)
-    return labels if len(labels) == array.shape[-1] else ()
 
 
 @lru_cache(maxsize=64)

@@ -95,6 +95,20 @@ def resolve_label(manager: Manager, spec: ModelSpec) -> ModelSpec:
     return resolved
 
 
+def parse_known(given: str, version: str, manager: Manager) -> tuple[Name, ModelSpec]:
+    """Return what both texts stand for, a label's version in the label's place.
+
+    Raises:
+        InvalidArgument: There is no name, or the version is out of range or an unknown label.
+        NotFound: No model is configured under the name.
+    """
+    name = parse_name(given, manager)
+    spec = parse_version(name, version)
+    if not manager.is_known(name.model):
+        raise missing(name, spec, manager)
+    return name, resolve_label(manager, spec)
+
+
 def missing(name: Name, spec: ModelSpec, manager: Manager) -> ServingError:
     """Return why a version can't be had, in the protocol's words; scripts search for them."""
     unknown = f"Request for unknown model: '{name.given}'"

@@ -18,7 +18,6 @@ from ladle.protos.inference_pb import (
     ServerReadyRequest,
     ServerReadyResponse,
 )
-from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
@@ -30,13 +29,16 @@ NAME = "ladle"
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "model_configuration",
     "binary_tensor_data",
     "parameters",
+    "statistics",
     "schedule_policy",
 )
 """The parts of the protocol's extensions that are served."""
 
-_PLATFORM = "tensorflow_savedmodel"
+PLATFORM = "tensorflow_savedmodel"
+"""What each model is, in the protocol's terms."""
 
 
 class ServerMethods:
@@ -48,12 +50,18 @@ class ServerMethods:
         self._is_ready = is_ready
 
     @property
-    def methods(self) -> dict[str, Callable[[ObservedCall], bytes]]:
-        """Each method by its name."""
+    def probes(self) -> dict[str, Callable[[ObservedCall], bytes]]:
+        """Each method that asks how things are, by its name; like health, these are not counted."""
         return {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ModelReady": self.model_ready,
+        }
+
+    @property
+    def methods(self) -> dict[str, Callable[[ObservedCall], bytes]]:
+        """Each of the other methods by its name."""
+        return {
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
         }
@@ -75,12 +83,11 @@ class ServerMethods:
             NotFound: There is no such model or version.
         """
         request = parse(ModelReadyRequest, call.request)
-        name, spec = self._named(call, request.name, request.version)
+        name, spec = names.parse_known(request.name, request.version, self._manager)
+        call.observation.model = name.model
         statuses = self._manager.status(name.model)
         wanted = spec.version.value if spec.HasField("version") else None
-        if not self._manager.is_known(name.model) or (
-            wanted is not None and wanted not in {status.version for status in statuses}
-        ):
+        if wanted is not None and wanted not in {status.version for status in statuses}:
             raise names.missing(name, spec, self._manager)
         ready = self._manager.is_available(name.model, wanted)
         return ModelReadyResponse(ready=ready).SerializeToString()
@@ -102,7 +109,8 @@ class ServerMethods:
             InvalidArgument: There is no such signature.
         """
         request = parse(ModelMetadataRequest, call.request)
-        name, spec = self._named(call, request.name, request.version)
+        name, spec = names.parse_known(request.name, request.version, self._manager)
+        call.observation.model = name.model
         wanted = spec.version.value if spec.HasField("version") else None
         try:
             handle = self._manager.acquire(name.model, wanted)
@@ -122,7 +130,7 @@ class ServerMethods:
             available = self._manager.available()
             versions = sorted(e.id.version for e in available if e.id.name == name.model)
         response = ModelMetadataResponse(
-            name=name.given, versions=map(str, versions), platform=_PLATFORM
+            name=name.given, versions=map(str, versions), platform=PLATFORM
         )
         for specs, tensors in (
             (signature.inputs, response.inputs),
@@ -134,14 +142,6 @@ class ServerMethods:
                     datatype = BY_NUMBER[spec.data_type].name
                     tensors.add(name=alias, datatype=datatype, shape=shape)
         return response
-
-    def _named(self, call: ObservedCall, name: str, version: str) -> tuple[names.Name, ModelSpec]:
-        parsed = names.parse_name(name, self._manager)
-        call.observation.model = parsed.model
-        spec = names.parse_version(parsed, version)
-        if not self._manager.is_known(parsed.model):
-            raise names.missing(parsed, spec, self._manager)
-        return parsed, names.resolve_label(self._manager, spec)
 
 
 def _version() -> str:

@@ -17,8 +17,8 @@ from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.prediction.predict import ParsedPredict, Predict, encode_response
-from ladle.server.rpc.prediction.stream import MAX_INLINE_BYTES
 from ladle.server.rpc.queued import Outputs, QueuedRequest
+from ladle.server.rpc.queued_stream import MAX_INLINE_BYTES
 from ladle.server.rpc.request import Invocation, Waiter, with_version
 from ladle.server.rpc.status import as_status
 

@@ -1,4 +1,4 @@
-"""The tensors of requests, made of their bytes or values; errors in the protocol's words."""
+"""Arrays of tensors as requests bring them, raw or typed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def elements(shape: Sequence[int], tensor: Tensor) -> int:
     """
     if any(size < 0 for size in shape):
         raise InvalidArgument(
-            f"invalid shape for input '{tensor.name}': shape [{_listed(shape)}] contains one or "
+            f"invalid shape for input '{tensor.name}': shape [{shown(shape)}] contains one or "
             "more invalid dimensions"
         )
     # As if no dimension were 0: numpy multiplies the others all the same.
     if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
         raise InvalidArgument(
             f"invalid shape for input '{tensor.name}': expected at most {_MOST_ELEMENTS} elements, "
-            f"got [{_listed(shape)}]"
+            f"got [{shown(shape)}]"
         )
     if len(shape) > tensors.NUMPYS_MAX_RANK:
         raise InvalidArgument(
@@ -111,6 +111,11 @@ def size_mismatch(tensor: Tensor, expected: int, given: int) -> InvalidArgument:
     )
 
 
+def shown(shape: Sequence[int]) -> str:
+    """Return a shape as messages show it; the caller's may have any number of dimensions."""
+    return ",".join(map(str, shape[:16])) + (",..." if len(shape) > 16 else "")
+
+
 def _strings(raw: bytes | memoryview, count: int, tensor: Tensor) -> NDArray[Any]:
     of = f"inference input '{tensor.name}' for model '{tensor.model}'"
     # Each element takes its length at least: no more of them can be in so many bytes.
@@ -143,7 +148,3 @@ def _strings(raw: bytes | memoryview, count: int, tensor: Tensor) -> NDArray[Any
     if at != count:
         raise InvalidArgument(f"expected {count} string elements for {of}, got {at}")
     return array
-
-
-def _listed(shape: Sequence[int]) -> str:
-    return ",".join(map(str, shape[:16])) + (",..." if len(shape) > 16 else "")

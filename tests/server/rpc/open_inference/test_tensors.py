@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ladle.protos.datatypes import BY_NAME, to_raw
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.rpc.open_inference.datatypes import Tensor, from_raw
+from ladle.server.rpc.open_inference.tensors import Tensor, from_raw
 
 X = Tensor("X", "m")
 STRINGS = BY_NAME["BYTES"]

@@ -1,0 +1,126 @@
+"""The answer to a request: which outputs, in which order, and how each is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ladle.protos import dtypes, wire
+from ladle.protos.datatypes import BY_NUMBER, Datatype, to_raw
+from ladle.protos.inference_pb import ModelInferRequest, ModelInferResponse
+from ladle.server.core.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from ladle.server.core.servable import Signature
+
+_OUTPUTS = 5
+_RAW_OUTPUTS = 6
+_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
+
+
+def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str) -> tuple[str, ...]:
+    """Return the outputs in the order of the answer: as named, or all that can be carried.
+
+    Raises:
+        InvalidArgument: An output is named twice, is none of the signature's, or has no datatype.
+        Unimplemented: All are wanted, and none has a datatype.
+    """
+    if not message.outputs:
+        wanted = carried(signature)
+        if not wanted:
+            raise Unimplemented(
+                f"no output of signature '{signature.name}' has a datatype in the Open Inference "
+                "Protocol"
+            )
+        return wanted
+    named: dict[str, None] = {}
+    for output in message.outputs:
+        alias = output.name
+        if alias not in signature.outputs:
+            raise InvalidArgument(
+                f"unexpected inference output '{alias[:200]}' for model '{model}'"
+            )
+        if alias not in carried(signature):
+            spec = signature.outputs[alias]
+            what = spec.unanswerable or dtypes.name(spec.data_type)
+            raise InvalidArgument(
+                f"output '{alias}' of model '{model}' is {what}, which has no datatype here"
+            )
+        if alias in named:
+            raise InvalidArgument(f"output '{alias}' already exists in request")
+        named[alias] = None
+    return tuple(named)
+
+
+def carried(signature: Signature) -> tuple[str, ...]:
+    """Return the outputs that the protocol has a datatype for, in the signature's order."""
+    return tuple(
+        alias
+        for alias, spec in signature.outputs.items()
+        if spec.data_type in BY_NUMBER and not spec.unanswerable
+    )
+
+
+def encode_answer(
+    head: bytes, outputs: Mapping[str, NDArray[Any]], signature: Signature, *, typed: bool
+) -> bytes:
+    """Return the serialized ModelInferResponse, the values copied once.
+
+    Args:
+        head: the fields that come before the outputs, serialized.
+        outputs: in the order of the answer; those that are classified are of `bytes` by now.
+        signature: what has run.
+        typed: whether the values go into typed fields; FP16 and BF16 have none, and with one of
+            them all go raw.
+
+    Raises:
+        ResourceExhausted: No message can hold so much.
+    """
+    datatypes = {alias: _datatype(signature, alias, array) for alias, array in outputs.items()}
+    if typed and all(datatype.field for datatype in datatypes.values()):
+        return head + _typed(outputs, datatypes)
+    pieces: list[Any] = [head]
+    raws: list[Any] = []
+    size = len(head)
+    for alias, array in outputs.items():
+        pieces.append(_output_head(alias, datatypes[alias].name, array.shape))
+        # Numbers in order are a buffer as they are, and joined without a copy before.
+        is_buffer = array.dtype.kind in "biuf" and array.flags.c_contiguous
+        raw = array if is_buffer else to_raw(array)
+        nbytes = array.nbytes if is_buffer else len(raw)
+        raws += (wire.bytes_head(_RAW_OUTPUTS, nbytes), raw)
+        size += len(pieces[-1]) + nbytes
+    if size > _MAX_RESPONSE_BYTES:
+        raise ResourceExhausted(
+            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
+            "send fewer rows, or name the outputs that you need"
+        )
+    return b"".join(pieces + raws)
+
+
+@lru_cache(maxsize=4096)
+def model_fields(model_name: str, version: int) -> bytes:
+    """Return the answer's first fields: the model as it was asked for, and what has run."""
+    return ModelInferResponse(model_name=model_name, model_version=str(version)).SerializeToString()
+
+
+def _datatype(signature: Signature, alias: str, array: NDArray[Any]) -> Datatype:
+    data_type = dtypes.STRING if array.dtype.hasobject else signature.outputs[alias].data_type
+    return BY_NUMBER[data_type]
+
+
+def _typed(outputs: Mapping[str, NDArray[Any]], datatypes: Mapping[str, Datatype]) -> bytes:
+    response = ModelInferResponse()
+    for alias, array in outputs.items():
+        datatype = datatypes[alias]
+        output = response.outputs.add(name=alias, datatype=datatype.name, shape=array.shape)
+        assert datatype.field is not None
+        getattr(output.contents, datatype.field).extend(array.ravel().tolist())
+    return response.SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _output_head(alias: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    output = ModelInferResponse.InferOutputTensor(name=alias, datatype=datatype, shape=shape)
+    return wire.join(wire.bytes_field(_OUTPUTS, [output.SerializeToString()]))

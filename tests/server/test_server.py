@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 import pytest
-from fakes import TIMEOUT_S, FakeLoader, refusal
+from fakes import TIMEOUT_S, FakeLoader, refusal, until
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ladle.protos import tensors
+from ladle.protos.files.versions import LABELS_NAME
 from ladle.protos.ladle_pb import (
     ListModelsRequest,
     ListModelsResponse,
@@ -429,6 +430,22 @@ def test_labels_of_a_config_file_work_from_the_start(setting: Harness) -> None:
             pass
         assert setting.predict("m", label="canary") == 2
         setting.reload(labelled(setting.configured("m"), stable=2))
+        assert setting.predict("m", label="stable") == 2
+
+
+def test_a_label_beside_the_versions_keeps_its_version_loaded(setting: Harness) -> None:
+    """With default flags, by which only the newest version is served."""
+    setting.publish("m", 1)
+    setting.publish("m", 2)
+    (setting.folder / "m" / LABELS_NAME).write_text('{"stable": 1}')
+    base_path = str(setting.folder / "m")
+    with setting.started(model_name="m", model_base_path=base_path):
+        until(lambda: setting.server.manager.labels("m") == {"stable": 1})
+        assert (setting.predict("m"), setting.predict("m", label="stable")) == (2, 1)
+        setting.publish("m", 3)
+        until(lambda: setting.predict("m") == 3)
+        (setting.folder / "m" / LABELS_NAME).write_text('{"stable": 2}')
+        until(lambda: setting.server.manager.labels("m") == {"stable": 2})
         assert setting.predict("m", label="stable") == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def test_compare_asks_for_both_cards(address: str, capsys: pytest.CaptureFixture
 def test_what_the_server_has_not_is_one_line(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "Servable not found" in refused(capsys, "show", "digits/3", "--server", address)
+    said = refused(capsys, "show", "digits/3", "--server", address)
+    assert "version 3 of digits can't be loaded there: " in said
+    assert "no model at all" in said
     assert "cats" in refused(capsys, "show", "cats", "--server", address)
     assert "expected a FOLDER or --server" in refused(capsys, "list")
     assert "nowhere" in refused(capsys, "list", "--server", "nowhere")
@@ -138,3 +141,30 @@ def test_a_label_of_the_folder_can_be_asked_for(folder: Path, address: str) -> N
     assert (folder / "digits" / LABELS_NAME).exists()
     with Client(address) as client:
         assert client.metadata("digits", label="stable").version == 1
+
+
+def test_a_version_that_is_not_loaded_is_told_with_how_it_would_be(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in "1", "2":
+        shutil.copytree(folder / "digits" / version, tmp_path / "digits" / version)
+    config = Config(
+        port=None,
+        model_name="digits",
+        model_base_path=str(tmp_path / "digits"),
+        file_system_poll_wait_seconds=0.01,
+        drain_grace_seconds=0,
+    )
+    server = Server(config, load=load)
+    server.start()
+    manager = server.manager
+    try:
+        compare = ("compare", "digits", 1, 2, "--server", server.addresses[0])
+        said = refused(capsys, *compare)
+        assert "version 1 of digits is not loaded there; loaded: 2; a label keeps it loaded" in said
+        advice = said.strip().rpartition("ladle models ")[2].replace("NAME", "stable")
+        run(capsys, *advice.split())
+        assert manager.wait_until(lambda: manager.labels("digits") == {"stable": 1}, TIMEOUT_S)
+        assert "metrics.accuracy" in run(capsys, *compare)
+    finally:
+        server.stop(lame_duck=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ladle.client import Client, LadleError, Unimplemented
+from ladle.client import Client, LadleError, NotFound, Unimplemented
 from ladle.client.models import ModelMetadata, ServedModel, VersionState, VersionStatus
 from ladle.export.errors import ExportError
 
@@ -43,7 +43,7 @@ def show_served(server: str, model: str, version: int | None) -> dict[str, Any]:
         ExportError: The server can't be reached, or has no such model or version available.
     """
     with _asking(server) as client:
-        metadata = client.metadata(model, version=version)
+        metadata = _metadata(client, model, version)
         states = client.status(model)
     return {
         "model": model,
@@ -62,7 +62,33 @@ def card_served(server: str, model: str, version: int) -> dict[str, Any]:
         ExportError: As for `show_served`.
     """
     with _asking(server) as client:
-        return _card(client.metadata(model, version=version))
+        return _card(_metadata(client, model, version))
+
+
+def _metadata(client: Client, model: str, version: int | None) -> ModelMetadata:
+    """Return what a server says of a version; where it has not loaded it, say how it would."""
+    try:
+        return client.metadata(model, version=version)
+    except NotFound:
+        states = client.status(model)  # raises too where there is no such model
+        loaded = [str(s.version) for s in states if s.state is VersionState.AVAILABLE]
+        if version is None or str(version) in loaded:
+            raise
+        failed = [s for s in states if s.version == version and s.error_message]
+        if failed:
+            raise ExportError(
+                f"version {version} of {model} can't be loaded there: {failed[0].error_message}"
+            ) from None
+        try:
+            base_path = client.models(model)[0].base_path
+        except Unimplemented:
+            advice = "its version policy says which versions it loads"
+        else:
+            advice = f"a label keeps it loaded: ladle models label {base_path} NAME {version}"
+        raise ExportError(
+            f"version {version} of {model} is not loaded there; loaded: "
+            f"{', '.join(loaded) or 'none'}; {advice}"
+        ) from None
 
 
 @contextmanager
@@ -70,7 +96,7 @@ def _asking(server: str) -> Iterator[Client]:
     try:
         with Client(server, timeout=_TIMEOUT_S) as client:
             yield client
-    except (LadleError, ValueError) as error:
+    except (ExportError, LadleError, ValueError) as error:
         raise ExportError(f"{server}: {error}") from error
 
 

@@ -469,3 +469,26 @@ def test_labels_are_told_as_they_lie_beside_the_versions(
     setting.step()
     setting.step()
     assert setting.told.labels == [{}, {"stable": 1}, {}]
+
+
+def test_versions_with_a_label_beside_them_are_wanted_too(setting: Harness) -> None:
+    for version in (1, 2, 3):
+        setting.put(version, "a")
+    setting.step()
+    assert setting.step() == [3]
+    path = setting.base_path / LABELS_NAME
+    path.write_text('{"stable": 1}')
+    setting.step()
+    assert setting.step() == [1, 3]
+    path.write_text("damaged")
+    assert setting.step() == [1, 3]
+    path.write_text('{"stable": 2}')
+    setting.step()
+    assert setting.step() == [2, 3]
+    # Labels of the configuration take their place.
+    setting.source.set_models([MonitoredModel("m", setting.base_path, keeps_labelled=False)])
+    assert setting.step() == [3]
+    setting.source.set_models([MonitoredModel("m", setting.base_path)])
+    path.unlink()
+    setting.step()
+    assert setting.step() == [3]

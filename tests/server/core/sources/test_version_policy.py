@@ -42,6 +42,15 @@ def test_a_version_counts_once_it_is_whole(policy: VersionPolicy, expected: dict
     assert aspired(numbered(["1", "2", "3"]), policy, lambda version: version != 3) == expected
 
 
+def test_labelled_versions_are_wanted_beside_the_latest() -> None:
+    names = numbered(["1", "2", "3", "4"])
+    assert aspired(names, Latest(), labelled=[2, 9]) == {2: "2", 4: "4"}
+    assert aspired(names, Latest(), labelled=[4]) == {4: "4"}
+    assert aspired(names, Latest(), lambda v: v != 2, labelled=[1, 2]) == {1: "1", 4: "4"}
+    assert aspired(names, Specific(frozenset({3})), labelled=[2]) == {3: "3"}
+    assert aspired({}, Latest(), labelled=[2]) == {}
+
+
 def test_no_more_versions_are_looked_at_than_it_takes() -> None:
     """A base path may hold thousands of old ones."""
     asked: list[int] = []

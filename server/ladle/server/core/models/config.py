@@ -42,7 +42,10 @@ class ModelConfig:
     @property
     def monitored(self) -> MonitoredModel:
         """What the source has to know of it."""
-        return MonitoredModel(self.name, self.base_path, self.policy)
+        # Labels beside the versions count only where the configuration has none.
+        return MonitoredModel(
+            self.name, self.base_path, self.policy, keeps_labelled=not self.labels
+        )
 
 
 def read_text(text: str) -> tuple[ModelConfig, ...]:

@@ -75,18 +75,26 @@ class BasePath:
         self._clock = clock or MonotonicClock()
         self._wall = wall
         self._labelled = True  # perhaps
+        self._labels: Mapping[str, int] = {}
         self._labels_error: str | None = None
         self._current: set[int] = set()
         self._accepted: dict[int, tuple[str, int]] = {}
         self._stability: dict[int, Stability] = {}
         self._incomplete: dict[int, _Incomplete] = {}
 
-    def scan(self, policy: VersionPolicy, failed: Collection[int] = ()) -> ScanResult:
+    def scan(
+        self,
+        policy: VersionPolicy,
+        failed: Collection[int] = (),
+        *,
+        keeps_labelled: bool = False,
+    ) -> ScanResult:
         """Return what there is now; blocks for as long as the file system does.
 
         Args:
             policy: which versions are wanted.
             failed: those that could not be loaded.
+            keeps_labelled: want those that have a label beside them too.
         """
         try:
             names = os.listdir(self._path)
@@ -106,7 +114,8 @@ class BasePath:
                 incomplete[version] = why
             return why is None
 
-        whole = aspired(folders, policy, is_whole)
+        labelled = self._labels.values() if keeps_labelled else ()
+        whole = aspired(folders, policy, is_whole, labelled)
         next_versions = next_aspired(folders, policy, whole, self._current)
         wanted: dict[int, Path] | None = None
         if next_versions is not None:
@@ -187,6 +196,7 @@ class BasePath:
             return None
         self._labels_error = None
         self._labelled = bool(labels)
+        self._labels = labels
         return labels
 
     def _problem(

@@ -194,7 +194,11 @@ class FileSystemSource:
         model = watched.model
         found: ScanResult | None = None
         try:
-            found = watched.base.scan(model.policy, self._manager.failed(model.name))
+            found = watched.base.scan(
+                model.policy,
+                self._manager.failed(model.name),
+                keeps_labelled=model.keeps_labelled,
+            )
         finally:
             with self._changed:
                 watched.began = None

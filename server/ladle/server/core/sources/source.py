@@ -18,6 +18,8 @@ class MonitoredModel:
     name: str
     base_path: Path
     policy: VersionPolicy = field(default_factory=Latest)
+    keeps_labelled: bool = True
+    """Whether versions that have a label beside them are wanted too."""
 
 
 class AspiredVersions(Protocol):

@@ -53,10 +53,12 @@ def aspired(
     folders: Mapping[int, str],
     policy: VersionPolicy,
     is_whole: Callable[[int], bool] = lambda _: True,
+    labelled: Collection[int] = (),
 ) -> dict[int, str]:
-    """Return the whole versions that the policy wants.
+    """Return the whole versions that the policy wants, and those of the labelled ones.
 
-    `is_whole` is asked for no more versions than it takes, the highest first.
+    `is_whole` is asked for no more versions than it takes, the highest first. Labelled versions
+    are wanted beside the latest; a policy that names its versions wants no others.
     """
     count = policy.count if isinstance(policy, Latest) else len(folders)
     highest_first = (
@@ -64,7 +66,10 @@ def aspired(
         for version in sorted(folders, reverse=True)
         if (not isinstance(policy, Specific) or version in policy.versions) and is_whole(version)
     )
-    return {version: folders[version] for version in sorted(islice(highest_first, count))}
+    chosen = set(islice(highest_first, count))
+    if isinstance(policy, Latest):
+        chosen |= {v for v in set(labelled) - chosen if v in folders and is_whole(v)}
+    return {version: folders[version] for version in sorted(chosen)}
 
 
 def next_aspired(

@@ -1,58 +1,34 @@
-"""Batches: rows of many callers, run together, each caller getting exactly its own back.
+"""The servable that requests are put into: rows of many callers run together.
 
-Greedy by default: an idle model runs what has come at once, and whatever comes meanwhile makes the
-next batch, so nobody waits for a timer. A request waits without a thread; each version has a few
-threads of its own that run its batches, so no model waits for another's.
+Each caller gets exactly its own rows back. Greedy by default: an idle model runs what has come at
+once, and whatever comes meanwhile makes the next batch, so nobody waits for a timer. Each version
+has a few threads of its own that run its batches, so no model waits for another's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Hashable, Mapping
 
-from ladle.server.core.batching.capacity import QueueCapacity
-from ladle.server.core.batching.outcomes import (
-    complete,
-    deliver,
-    reassemble,
-    run_callbacks,
-)
-from ladle.server.core.batching.plan import BatchOptions, WaitUntil
-from ladle.server.core.batching.queue import Queue, QueueDepth, Task, TaskSlice
-from ladle.server.core.batching.rows import Outputs, Padding, lone_rows, shared_rows, uneven_rows
-from ladle.server.core.batching.run import LATE, BatchRun, Ended
-from ladle.server.core.batching.trial import Sample, Trials
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.batching.queue import QueueDepth, QueueKey, Task
+from ladle.server.core.batching.rows import Outputs, Padding
+from ladle.server.core.batching.run import BatchRun
+from ladle.server.core.batching.scheduler import BatchScheduler
+from ladle.server.core.batching.trial import Trials
 from ladle.server.core.batching.trust import Standing, Status, Trust
-from ladle.server.core.batching.workers import Workers
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, Unavailable
+from ladle.server.core.errors import DeadlineExceeded, InvalidArgument
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.servable import Arrays, Done, Model, Signature
 from ladle.server.core.servable_id import ServableId
 
-logger = logging.getLogger(__name__)
-
-
-class Work(NamedTuple):
-    """What a thread finds to do."""
-
-    callbacks: list[Callable[[], object]]
-    expired: list[Task]
-    queue: Queue | None
-    parts: list[TaskSlice]
-    """What runs as the next batch of `queue`."""
-
 
 class BatchingServable:
     """A servable whose requests run together where that is possible. Thread-safe.
 
-    There is a queue for each signature, set of outputs, and shape beyond the rows; it lives only
-    while something runs or waits in it, so that hostile shapes leave nothing behind.
+    There is a queue for each signature, set of outputs, and shape beyond the rows.
     """
 
     def __init__(
@@ -86,33 +62,20 @@ class BatchingServable:
         self.signatures: Mapping[str, Signature] = model.signatures
         self.signature_defs = model.signature_defs
         self.card_json = model.card_json
-        self.unwanted_rows = 0
-        """Rows that were run for callers who had gone by then. Written with the lock held."""
         self._model = model
-        # Replaced as a whole, with the lock held; read with or without it.
-        self._options = options
         self._clock = clock or MonotonicClock()
-        self._said_by = said_by
-        self._trust = Trust(
-            model.signatures, vouched_by=said_by if options else "", card=vouched_signatures
-        )
-        servable_id = servable_id or ServableId("", 0)
-        self._run_batch = BatchRun(model, self._trust, self._clock.now, observer, servable_id)
-        self._trials = Trials(model, self._trust, self._clock.now, servable_id)
-        self._max_threads = max_threads or cpus()
-        # The lock of both conditions guards all that follows, and what is in the queues.
-        lock = threading.Lock()
-        self._changed = threading.Condition(lock)
-        """Notified when there is work, and when options change."""
-        self._idle = threading.Condition(lock)
-        """Notified when no queue is left."""
-        self._queues: dict[Hashable, Queue] = {}
-        self._callbacks: list[Callable[[], object]] = []
-        self._depth = QueueDepth()
-        self._capacity = QueueCapacity(self._depth, max_enqueued_bytes)
+        self._trust = Trust(model.signatures, card=vouched_signatures)
         self._padding = Padding()
-        self._closing = False
-        self._workers: Workers[Work] = Workers(self._changed, self._clock)
+        servable_id = servable_id or ServableId("", 0)
+        self._trials = Trials(model, self._trust, self._clock.now, servable_id)
+        self._scheduler = BatchScheduler(
+            BatchRun(model, self._trust, self._clock.now, observer, servable_id),
+            self._clock,
+            max_enqueued_bytes=max_enqueued_bytes,
+            max_threads=max_threads or cpus(),
+        )
+        self._said_by = ""
+        self.configure(options, said_by)
 
     def run(
         self,
@@ -173,38 +136,33 @@ class BatchingServable:
             InvalidArgument: More rows than a batch may have, where that is to be refused.
             Unavailable: The queue is full.
         """
-        options = self._options
-        rows = None
+        options = self._scheduler.options
         standing = Standing.ALONE
+        rows: int | None = None
         if options is not None:
             standing = self._trust.standing(signature, outputs)
-        if options is not None and standing is not Standing.ALONE:
-            rows = shared_rows(signature, inputs)
-            if rows is not None and rows > options.max_batch_size and options.refuse_larger:
-                raise InvalidArgument(
-                    f"Task size {rows} is larger than maximum input batch size "
-                    f"{options.max_batch_size}"
-                )
+            if standing is not Standing.ALONE:
+                rows = shared_rows(signature, inputs)
+                if rows is not None and rows > options.max_batch_size and options.refuse_larger:
+                    raise InvalidArgument(
+                        f"Task size {rows} is larger than maximum input batch size "
+                        f"{options.max_batch_size}"
+                    )
         size = lone_rows(signature, inputs) if rows is None else rows
-        alone = rows is None or standing is Standing.ON_TRIAL
-        task = Task(inputs, 1 if alone else size, deadline, done, self._cancel, seen, size)
+        on_trial = rows is not None and standing is Standing.ON_TRIAL
+        alone = rows is None or on_trial
+        cancel = self._scheduler.cancel
+        task = Task(inputs, 1 if alone else size, deadline, done, cancel, seen, size)
         if rows is None and standing in (Standing.ON_TRIAL, Standing.BATCHED):
             task.uneven = uneven_rows(signature, inputs)
-        with self._changed:
-            self._capacity.check(task.rows, task.nbytes, self._options)
-            queue = self._queue(
-                signature, inputs, outputs, alone=alone, on_trial=alone and rows is not None
-            )
-            queue.enqueue(task, self._clock.now())
-            if seen is not None:
-                seen.rows, seen.queued = size, task.arrived
-            if queue.running < queue.options(self._options).num_batch_threads:
-                try:
-                    self._wake_a_thread()
-                except RuntimeError as error:
-                    task.end()
-                    self._drop_if_idle(queue)
-                    raise Unavailable(f"nothing can run the request: {error}; try again") from None
+        pads = False
+        shapes: Hashable = None
+        if rows is not None and not signature.has_fixed_rows:
+            if options is not None and options.pad_variable_length_inputs:
+                pads = self._padding.fits(signature, inputs)
+            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
+        key = QueueKey(signature.name, outputs, alone, on_trial, pads, shapes)
+        self._scheduler.enqueue(task, key, signature)
         return task
 
     def admit(self, nbytes: int) -> None:
@@ -213,7 +171,7 @@ class BatchingServable:
         Raises:
             Unavailable: There is no room for a request of so many bytes.
         """
-        self._capacity.check(1, nbytes, self._options)
+        self._scheduler.check_room(1, nbytes)
 
     def configure(
         self, options: BatchOptions | None, said_by: str = "the options of the batcher"
@@ -222,16 +180,15 @@ class BatchingServable:
 
         `said_by` is as for the constructor.
         """
-        with self._changed:
-            self._options = options
-            self._said_by = said_by
-            self._trust.vouched_by = said_by if options else ""
-            self._changed.notify_all()
+        self._said_by = said_by
+        self._trust.vouched_by = said_by if options else ""
+        compares = options is not None and not said_by
+        self._scheduler.configure(options, self._trials if compares else None)
 
     @property
     def options(self) -> BatchOptions | None:
         """How batches form; None = every request runs alone."""
-        return self._options
+        return self._scheduler.options
 
     @property
     def said_by(self) -> str:
@@ -243,9 +200,24 @@ class BatchingServable:
         """How many batches were compared with lone runs."""
         return self._trials.compared
 
+    @property
+    def unwanted_rows(self) -> int:
+        """Rows that were run for callers who had gone by then."""
+        return self._scheduler.unwanted_rows
+
+    @property
+    def queue_count(self) -> int:
+        """How many queues something waits or runs in."""
+        return self._scheduler.queue_count
+
+    @property
+    def depth(self) -> QueueDepth:
+        """What waits and runs at this moment."""
+        return self._scheduler.depth
+
     def standings(self) -> dict[str, Status]:
         """Return whether each signature runs in batches, and why, by name."""
-        if self._options is None:
+        if self._scheduler.options is None:
             off = Status(Standing.ALONE, self._said_by)
             return dict.fromkeys(self.signatures, off)
         return self._trust.status()
@@ -255,165 +227,49 @@ class BatchingServable:
 
         The time is real, whatever the clock.
         """
-        with self._idle:
-            if not self._idle.wait_for(lambda: not self._queues, timeout_s):
-                return False
-        return self._trials.wait(timeout_s)
-
-    @property
-    def queue_count(self) -> int:
-        """How many queues something waits or runs in."""
-        return len(self._queues)
-
-    @property
-    def depth(self) -> QueueDepth:
-        """What waits and runs at this moment."""
-        with self._changed:
-            return dataclasses.replace(self._depth)
+        return self._scheduler.wait_until_idle(timeout_s) and self._trials.wait(timeout_s)
 
     def close(self) -> None:
         """Run what still waits, end the threads, and close the model; blocks."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._workers.join()
+        self._scheduler.close()
         self._trials.close()
         self._model.close()
 
-    def next_work(self, now: float) -> tuple[Work | None, float | None]:
-        """For the workers: return what is to be done now, or when that changes; as WorkSource."""
-        callbacks, self._callbacks = self._callbacks, []
-        expired: list[Task] = []
-        until: float | None = None
-        for queue in list(self._queues.values()):
-            for task in queue.expired(now):
-                task.end()
-                expired.append(task)
-            taken = queue.next_batch(now, queue.options(self._options))
-            if isinstance(taken, list):
-                # To the end: the other queues come first next time.
-                self._queues[queue.key] = self._queues.pop(queue.key)
-                if len(self._queues) > 1 or queue.waiting:
-                    self._wake_a_thread()
-                return Work(callbacks, expired, queue, taken), None
-            self._drop_if_idle(queue)
-            if isinstance(taken, WaitUntil):
-                until = taken.time if until is None else min(until, taken.time)
-        is_work = callbacks or expired
-        return (Work(callbacks, expired, None, []) if is_work else None), until
 
-    def do(self, work: Work) -> None:
-        """For the workers: do what `next_work` returned; as WorkSource."""
-        late = [(task, DeadlineExceeded(LATE)) for task in work.expired]
-        run_callbacks(deliver(late))
-        if work.queue is not None:
-            self._execute(work.queue, work.parts)
-        run_callbacks(work.callbacks)
+def shared_rows(signature: Signature, inputs: Arrays) -> int | None:
+    """Return how many rows the inputs share; None where they can't be batched with others'."""
+    if not signature.batchable:
+        return None
+    rows: int | None = None
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        # What contradicts the signature runs alone: the model may take it, as upstream lets it.
+        # Nearly always the shapes are equal beyond the rows, and that is known without a call.
+        is_alike = shape and spec.shape and shape[1:] == spec.shape[1:]
+        if not is_alike and not spec.admits(shape):
+            return None
+        if rows is not None and shape[0] != rows:
+            return None
+        rows = shape[0]
+    return rows or None
 
-    def is_over(self) -> bool:
-        """For the workers: whether no work will come any more; as WorkSource."""
-        return self._closing and not self._depth.requests
 
-    def _queue(
-        self,
-        signature: Signature,
-        inputs: Arrays,
-        outputs: tuple[str, ...],
-        *,
-        alone: bool,
-        on_trial: bool,
-    ) -> Queue:
-        """Return the queue for a request, a new one if there is none. The lock must be held."""
-        pads = False
-        shapes: Hashable = None
-        if (on_trial or not alone) and not signature.has_fixed_rows:
-            if self._options is not None and self._options.pad_variable_length_inputs:
-                pads = self._padding.fits(signature, inputs)
-            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
-        key = (signature.name, outputs, alone, on_trial, pads, shapes)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = Queue(
-                key, signature, outputs, self._depth, alone=alone, on_trial=on_trial, pads=pads
-            )
-            self._queues[key] = queue
-        return queue
+def uneven_rows(signature: Signature, inputs: Arrays) -> str:
+    """Return how the rows of a request's inputs differ; empty where they don't."""
+    rows = {}
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        if not spec.admits(shape):
+            return ""
+        rows[alias] = shape[0]
+    if len(set(rows.values())) < 2:
+        return ""
+    return f"inputs of one request had unequal rows: {rows}"
 
-    def _cancel(self, task: Task) -> None:
-        """End a task whose caller has gone. The lock must not be held."""
-        if task.over:  # as nearly always: the call ended because it was answered
-            return
-        with self._changed:
-            queue = task.end()
-            if queue is None:
-                return
-            self._drop_if_idle(queue)
-        late = task.deadline is not None and task.deadline <= self._clock.now()
-        error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
-        if callbacks := deliver([(task, error)]):
-            # Not here: this may be the thread that reads from the network.
-            with self._changed, contextlib.suppress(RuntimeError):
-                self._callbacks += callbacks
-                self._wake_a_thread()
 
-    def _drop_if_idle(self, queue: Queue) -> None:
-        """Forget a queue in which nothing waits or runs. The lock must be held."""
-        if queue.idle:
-            self._queues.pop(queue.key, None)
-            if not self._queues:
-                self._idle.notify_all()
-
-    def _wake_a_thread(self) -> None:
-        """Have a thread look for work; raises RuntimeError. The lock must be held."""
-        allowed = self._options.num_batch_threads if self._options else 1
-        self._workers.wake(self, max(self._max_threads, allowed))
-
-    def _execute(self, queue: Queue, parts: list[TaskSlice]) -> None:
-        """Run a batch and hand out its outcomes. The lock must not be held."""
-        started = self._clock.now()
-        try:
-            ended = self._run_batch(queue, parts, queue.options(self._options))
-        except Exception as error:  # a fault of ours, which must not take the queue with it
-            logger.exception("a batch could not be run")
-            ended = [(part, error) for part in parts]
-        self._capacity.batch_took(self._clock.now() - started)
-        samples = self._samples(queue, ended)
-        with self._changed:
-            done, unwanted = complete(ended)
-            self.unwanted_rows += unwanted
-            queue.batch_ended()
-            self._drop_if_idle(queue)
-            if queue.waiting and self._workers.idle:
-                # The next batch runs while this one's callers get their answers.
-                self._changed.notify()
-        run_callbacks(deliver([(task, reassemble(task, outcome)) for task, outcome in done]))
-        self._compare(queue, samples)
-
-    def _samples(self, queue: Queue, ended: Sequence[Ended]) -> list[Sample]:
-        """Return the answered requests that are to be compared, before their inputs are let go."""
-        if self._options is None or self._trust.vouched_by:
-            return []
-        samples: list[Sample] = []
-        for part, outcome in ended:
-            if part.task.uneven and not isinstance(outcome, Exception):
-                self._trials.unfit(queue.signature, part.task.uneven)
-        if queue.on_trial or (
-            not queue.alone
-            and len(ended) > 1
-            and self._trust.standing(queue.signature, queue.outputs) is Standing.BATCHED
-            and self._trials.wants_batch()
-        ):
-            for part, outcome in ended:
-                if part.is_whole and not isinstance(outcome, Exception):
-                    task = part.task
-                    samples.append(Sample(task.inputs, outcome, task.size, task.nbytes))
-        return samples
-
-    def _compare(self, queue: Queue, samples: Sequence[Sample]) -> None:
-        options = self._options
-        if not samples or options is None:
-            return
-        if not queue.on_trial:
-            self._trials.ran_together(queue, samples)
-        elif self._trust.standing(queue.signature, queue.outputs) is Standing.ON_TRIAL:
-            self._trials.ran_alone(queue, options, samples[0])
+def lone_rows(signature: Signature, inputs: Arrays) -> int:
+    """Return how many rows a request has that runs alone, by the first input that may have any."""
+    for alias, spec in signature.inputs.items():
+        if inputs[alias].ndim and (spec.shape is None or spec.shape[:1] == (-1,)):
+            return len(inputs[alias])
+    return 1

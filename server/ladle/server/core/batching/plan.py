@@ -66,7 +66,10 @@ class BatchOptions:
 
     def padded(self, rows: int) -> int:
         """Return how many rows are run for a batch of so many."""
-        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
+        for size in self.allowed_batch_sizes:
+            if size >= rows:
+                return size
+        return rows
 
 
 class Waiting(Protocol):

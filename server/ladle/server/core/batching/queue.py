@@ -1,4 +1,4 @@
-"""Requests that wait for a batch, and their queues. The batcher's lock guards both.
+"""Requests that wait for a batch, their queues, and how much may wait. One lock guards them.
 
 Whoever changes a task or a queue must hold that lock, unless a docstring says otherwise.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from ladle.server.core.batching.plan import BatchOptions, RunNow, WaitUntil, decide
 from ladle.server.core.batching.rows import Outputs
+from ladle.server.core.errors import Unavailable
 from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Arrays, Done, Signature
 
 # For what can't be batched, and for a servable that is not to batch.
 _ALONE = BatchOptions(max_batch_size=1, num_batch_threads=1 << 30)
+_DEFAULTS = BatchOptions()
+# A hint for a caller that was refused; what a batch takes is known only roughly.
+_MAX_RETRY_AFTER_S = 10.0
 
 
 class Task:
@@ -137,37 +141,84 @@ class QueueDepth:
     """Batches that run."""
 
 
+class QueueCapacity:
+    """What is left of the places and bytes in a version's queues.
+
+    Thread-safe: `check` reads the depth with or without the batcher's lock. Without it the figures
+    may be a request old.
+    """
+
+    def __init__(self, depth: QueueDepth, max_bytes: int) -> None:
+        """`depth` is what waits; `max_bytes` of inputs may."""
+        self._depth = depth
+        self._max_bytes = max_bytes
+        self._batch_s = 0.0
+
+    def batch_took(self, seconds: float) -> None:
+        """Take note of how long a batch ran."""
+        self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
+
+    def check(self, rows: int, nbytes: int, options: BatchOptions | None) -> None:
+        """Refuse a request that would wait and find no place. One that need not wait has a place.
+
+        Raises:
+            Unavailable: So many rows or bytes would be too many.
+        """
+        depth = self._depth
+        if not depth.requests:
+            return
+        options = options or _DEFAULTS
+        room = options.max_batch_size * options.max_enqueued_batches
+        if depth.rows + rows > room:
+            excess = f"{depth.rows} rows wait of at most {room}, and the request brings {rows}"
+        elif depth.nbytes + nbytes > self._max_bytes:
+            excess = (
+                f"{depth.nbytes} bytes wait of at most {self._max_bytes}, "
+                f"and the request brings {nbytes}"
+            )
+        else:
+            return
+        # These words are what scripts around upstream look for.
+        error = Unavailable(
+            "The batch scheduling queue to which this task was submitted is full: "
+            f"{excess}; try again later"
+        )
+        error.reason = "queue_full"
+        batches = 1 + depth.rows / options.max_batch_size
+        error.retry_after_s = min(batches * self._batch_s, _MAX_RETRY_AFTER_S)
+        raise error
+
+
+class QueueKey(NamedTuple):
+    """What requests have in common that share a queue."""
+
+    signature: str
+    """The name of what is run."""
+    outputs: tuple[str, ...]
+    """Which of its outputs are wanted."""
+    alone: bool
+    """Whether each request runs by itself."""
+    on_trial: bool
+    """Whether requests run once more in a batch, to compare the answers."""
+    pads: bool
+    """Whether requests of different shapes meet here."""
+    shapes: Hashable
+    """The inputs' shapes beyond the rows; of requests that are padded, only their ranks."""
+
+
 class Queue:
     """What waits and runs for one signature, set of outputs, and shape."""
 
-    def __init__(
-        self,
-        key: Hashable,
-        signature: Signature,
-        outputs: tuple[str, ...],
-        depth: QueueDepth,
-        *,
-        alone: bool = False,
-        on_trial: bool = False,
-        pads: bool = False,
-    ) -> None:
+    def __init__(self, key: QueueKey, signature: Signature, depth: QueueDepth) -> None:
         """Make an empty queue.
 
         Args:
-            key: what the batcher finds it by.
+            key: what shares the queue, and runs together.
             signature: what is run.
-            outputs: which of its outputs are wanted.
             depth: the servable's, which counts the queue in.
-            alone: whether each request runs by itself.
-            on_trial: whether its requests run once more in a batch, to compare the answers.
-            pads: whether requests of different shapes meet here.
         """
         self.key = key
         self.signature = signature
-        self.outputs = outputs
-        self.alone = alone
-        self.on_trial = on_trial
-        self.pads = pads
         self.running = 0
         # In order of arrival; a dict, so that any of them can be taken out at once.
         self.waiting: dict[Task, None] = {}
@@ -176,7 +227,7 @@ class Queue:
 
     def options(self, options: BatchOptions | None) -> BatchOptions:
         """Return how its batches form, given how the servable's do."""
-        return _ALONE if self.alone or options is None else options
+        return _ALONE if self.key.alone or options is None else options
 
     def enqueue(self, task: Task, now: float) -> None:
         """Put a task at the end."""
@@ -235,11 +286,6 @@ class Queue:
         """Count out a batch that `next_batch` returned."""
         self.running -= 1
         self._depth.running -= 1
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self.waiting and not self.running
 
 
 def _nbytes(array: NDArray[Any]) -> int:

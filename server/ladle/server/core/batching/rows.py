@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -25,43 +26,6 @@ class RowsLost(Exception):
     """An output has not a row for each row that went in; the message names it."""
 
 
-def shared_rows(signature: Signature, inputs: Arrays) -> int | None:
-    """Return how many rows the inputs share; None where they can't be batched with others'."""
-    if not signature.batchable:
-        return None
-    rows: int | None = None
-    for alias, spec in signature.inputs.items():
-        shape = inputs[alias].shape
-        # What contradicts the signature runs alone: the model may take it, as upstream lets it.
-        if not spec.admits(shape):
-            return None
-        if rows is not None and shape[0] != rows:
-            return None
-        rows = shape[0]
-    return rows or None
-
-
-def uneven_rows(signature: Signature, inputs: Arrays) -> str:
-    """Return how the rows of a request's inputs differ; empty where they don't."""
-    rows = {}
-    for alias, spec in signature.inputs.items():
-        shape = inputs[alias].shape
-        if not spec.admits(shape):
-            return ""
-        rows[alias] = shape[0]
-    if len(set(rows.values())) < 2:
-        return ""
-    return f"inputs of one request had unequal rows: {rows}"
-
-
-def lone_rows(signature: Signature, inputs: Arrays) -> int:
-    """Return how many rows a request has that runs alone, by the first input that may have any."""
-    for alias, spec in signature.inputs.items():
-        if inputs[alias].ndim and (spec.shape is None or spec.shape[:1] == (-1,)):
-            return len(inputs[alias])
-    return 1
-
-
 def why_not_padded(signature: Signature) -> str | None:
     """Return why requests of different shapes can't run together padded; None if they can.
 
@@ -81,25 +45,32 @@ def why_not_padded(signature: Signature) -> str | None:
 
 
 class Padding:
-    """Which requests can run with others of another shape; warns once of a signature's that can't.
+    """Which requests can run with others of another shape. Thread-safe.
 
-    The batcher's lock must be held.
+    The log says once of each signature that its requests can't.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards writing
         self._why_not: dict[str, str | None] = {}
 
     def fits(self, signature: Signature, inputs: Arrays) -> bool:
         """Whether these inputs can be padded."""
         name = signature.name
         if name not in self._why_not:
-            reason = self._why_not[name] = why_not_padded(signature)
-            if reason:
-                logger.warning(
-                    "only equal shapes run together, unpadded signature=%s reason=%s", name, reason
-                )
+            self._find_out(signature)
         # There is no first value to pad an empty array with.
         return not self._why_not[name] and all(array.size for array in inputs.values())
+
+    def _find_out(self, signature: Signature) -> None:
+        name, reason = signature.name, why_not_padded(signature)
+        with self._lock:
+            is_new = name not in self._why_not
+            self._why_not[name] = reason
+        if reason and is_new:
+            logger.warning(
+                "only equal shapes run together, unpadded signature=%s reason=%s", name, reason
+            )
 
 
 def merge_inputs(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:

@@ -1,4 +1,7 @@
-"""Running one batch, so that each request in it ends as it would have ended alone."""
+"""Running one batch, so that each request in it ends as it would have ended alone.
+
+Then requests that were cut are put together, callers get their outcomes, and callbacks run.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Queue, TaskSlice
-from ladle.server.core.batching.rows import Outputs, RowsLost, merge_inputs, split_outputs
+from ladle.server.core.batching.queue import Queue, Task, TaskSlice
+from ladle.server.core.batching.rows import (
+    Outputs,
+    RowsLost,
+    concat_outputs,
+    merge_inputs,
+    split_outputs,
+)
 from ladle.server.core.batching.trust import Standing, Trust
 from ladle.server.core.errors import Code, DeadlineExceeded, ServingError
 from ladle.server.core.observation import Observer, Run, Unobserved
@@ -60,8 +69,8 @@ class BatchRun:
         Nothing of a stateful signature is run again: if its batch fails, all requests in it fail.
         """
         ended: list[Ended] = []
-        standing = self._trust.standing(queue.signature, queue.outputs)
-        if not queue.alone and standing is Standing.ALONE:  # since the requests came
+        standing = self._trust.standing(queue.signature, queue.key.outputs)
+        if not queue.key.alone and standing is Standing.ALONE:  # since the requests came
             wanted = self._still_wanted(list(parts), ended)
             return ended + [self._run_later_alone(queue, part) for part in wanted]
         runs_once = bool(queue.signature.stateful)
@@ -118,14 +127,14 @@ class BatchRun:
         rows = sum(counts)
         padded = options.padded(rows)
         is_one = len(parts) == 1 and padded == rows and parts[0].is_whole
-        size = parts[0].task.size if queue.alone else rows
+        size = parts[0].task.size if queue.key.alone else rows
         run = self._begin(queue, parts, size, size + padded - rows)
         try:
             inputs = parts[0].inputs
             if not is_one:
-                inputs = merge_inputs([part.inputs for part in parts], padded, pads=queue.pads)
+                inputs = merge_inputs([part.inputs for part in parts], padded, pads=queue.key.pads)
             run.assembled = self._now()
-            outputs = self._model.run(queue.signature, inputs, queue.outputs)
+            outputs = self._model.run(queue.signature, inputs, queue.key.outputs)
             run.computed = self._now()
             split = [outputs] if is_one else split_outputs(outputs, counts, padded)
             run.failed = False
@@ -146,7 +155,7 @@ class BatchRun:
         run = self._begin(queue, [whole], whole.rows, whole.rows)
         run.assembled = run.started
         try:
-            outputs = self._model.run(queue.signature, whole.inputs, queue.outputs)
+            outputs = self._model.run(queue.signature, whole.inputs, queue.key.outputs)
             run.computed = self._now()
             run.failed = False
         except Exception as error:
@@ -159,3 +168,66 @@ class BatchRun:
     def _begin(self, queue: Queue, parts: Sequence[TaskSlice], rows: int, padded: int) -> Run:
         seen = [part.task.seen for part in parts if part.task.seen is not None]
         return Run(self._id, queue.signature.names, seen, rows, padded - rows, self._now())
+
+
+def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
+    """Note what has run. Return the tasks that are complete, and the rows that nobody wants.
+
+    A task that was cut is complete with its last part, or with the first part that fails. The
+    batcher's lock must be held.
+    """
+    done: list[tuple[Task, Outputs | Exception]] = []
+    unwanted = 0
+    for part, outcome in ended:
+        task = part.task
+        if task.over:
+            unwanted += part.rows
+            continue
+        if not part.is_whole and not isinstance(outcome, Exception):
+            task.finished.append((part.start, outcome))
+            task.finished_rows += part.rows
+            if task.finished_rows < task.total:
+                continue
+        else:
+            task.finished = []
+        task.end()
+        done.append((task, outcome))
+    return done, unwanted
+
+
+def reassemble(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
+    """Return the outcome of a complete task: of all its parts if it was cut, else `outcome`."""
+    if not task.finished:
+        return outcome
+    parts, task.finished = sorted(task.finished, key=_start), []
+    try:
+        return concat_outputs([outputs for _, outputs in parts])
+    except Exception as error:
+        return error
+
+
+def _start(part: tuple[int, Outputs]) -> int:
+    return part[0]
+
+
+def deliver(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[], object]]:
+    """Hand each caller its outcome; return the callbacks, each one once. Never raises."""
+    callbacks: dict[Callable[[], object], None] = {}
+    for task, outcome in ended:
+        try:
+            if afterwards := task.done(outcome):
+                callbacks.update(dict.fromkeys(afterwards))
+        except Exception:
+            logger.exception("a request's outcome could not be handed over")
+        # Who holds the task, to cancel it, must not hold the arrays.
+        task.inputs = {}
+    return list(callbacks)
+
+
+def run_callbacks(callbacks: Sequence[Callable[[], object]]) -> None:
+    """Run what `deliver` has returned. Never raises."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            logger.exception("a callback after a batch failed")

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from ladle.server.core.batching.comparison import all_vary, difference
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Queue
+from ladle.server.core.batching.queue import Queue, QueueKey
 from ladle.server.core.batching.rows import Outputs, RowsLost, merge_inputs, split_outputs
-from ladle.server.core.batching.trust import Trust
+from ladle.server.core.batching.run import Ended
+from ladle.server.core.batching.trust import Standing, Trust
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable import Arrays, Model, Signature
 from ladle.server.core.servable_id import ServableId
@@ -54,11 +55,10 @@ class _Comparison(NamedTuple):
     """What a thread is to run once more."""
 
     signature: Signature
-    outputs: tuple[str, ...]
+    key: QueueKey
     samples: list[Sample]
     padded: int
     """Rows of the batch to run; 0 where the samples come from a batch, and are run alone."""
-    pads: bool
 
 
 class Trials:
@@ -88,7 +88,7 @@ class Trials:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def unfit(self, signature: Signature, why: str) -> None:
+    def _unfit(self, signature: Signature, why: str) -> None:
         """Have a signature run alone from now on, and say so once."""
         if self._trust.differed(signature, why):
             logger.warning(
@@ -100,13 +100,39 @@ class Trials:
                 why,
             )
 
-    def wants_batch(self) -> bool:
+    def samples(self, queue: Queue, ended: Sequence[Ended]) -> list[Sample]:
+        """Return the answered requests of a batch that are to be compared."""
+        for part, outcome in ended:
+            if part.task.uneven and not isinstance(outcome, Exception):
+                self._unfit(queue.signature, part.task.uneven)
+        key = queue.key
+        if not key.on_trial and (
+            key.alone
+            or len(ended) < 2
+            or self._trust.standing(queue.signature, key.outputs) is not Standing.BATCHED
+            or not self._wants_batch()
+        ):
+            return []
+        return [
+            Sample(part.task.inputs, outcome, part.task.size, part.task.nbytes)
+            for part, outcome in ended
+            if part.is_whole and not isinstance(outcome, Exception)
+        ]
+
+    def compare(self, queue: Queue, samples: Sequence[Sample], options: BatchOptions) -> None:
+        """Have `samples` run once more, if there is time for it; returns at once."""
+        if not queue.key.on_trial:
+            self._ran_together(queue, samples)
+        elif self._trust.standing(queue.signature, queue.key.outputs) is Standing.ON_TRIAL:
+            self._ran_alone(queue, options, samples[0])
+
+    def _wants_batch(self) -> bool:
         """Count a batch that callers have answers of; whether this one is to be compared."""
         with self._changed:
             self._batches += 1
             return self._batches % SHARE == 1 and self._is_free()
 
-    def ran_alone(self, queue: Queue, options: BatchOptions, sample: Sample) -> None:
+    def _ran_alone(self, queue: Queue, options: BatchOptions, sample: Sample) -> None:
         """Take a request that ran by itself; as soon as there are enough, they run together."""
         if self._thread is not None or self._now() < self._rest_until:
             return  # without the lock: nearly always so
@@ -131,9 +157,9 @@ class Trials:
             while rows > options.rows_in_a_batch and len(samples) > 2:
                 rows -= samples.pop().rows
             padded = options.padded(rows)
-            self._start(_Comparison(queue.signature, queue.outputs, samples, padded, queue.pads))
+            self._start(_Comparison(queue.signature, queue.key, samples, padded))
 
-    def ran_together(self, queue: Queue, samples: Sequence[Sample]) -> None:
+    def _ran_together(self, queue: Queue, samples: Sequence[Sample]) -> None:
         """Take requests that ran in a batch: some of them run alone."""
         chosen: list[Sample] = []
         nbytes = 0
@@ -143,7 +169,7 @@ class Trials:
                 chosen.append(sample)
         with self._changed:
             if chosen and self._is_free():
-                self._start(_Comparison(queue.signature, queue.outputs, chosen, 0, queue.pads))
+                self._start(_Comparison(queue.signature, queue.key, chosen, 0))
 
     def wait(self, timeout_s: float) -> bool:
         """Block until no comparison is under way; False if the time is over before that."""
@@ -207,9 +233,9 @@ class Trials:
     def _note(self, comparison: _Comparison, found: str) -> None:
         signature = comparison.signature
         if found:
-            self.unfit(signature, found)
+            self._unfit(signature, found)
         elif all_vary([sample.inputs for sample in comparison.samples]) and self._trust.agreed(
-            signature, comparison.outputs
+            signature, comparison.key.outputs
         ):
             logger.info(
                 "batches have the answers of lone runs, and are used from now on "
@@ -220,7 +246,7 @@ class Trials:
 
     def _difference(self, comparison: _Comparison) -> str | None:
         """Return what differs, nothing if the answers are alike, None if that could not be seen."""
-        signature, outputs, samples, padded, pads = comparison
+        signature, key, samples, padded = comparison
         given = [sample.outputs for sample in samples]
         try:
             if not padded:
@@ -228,10 +254,10 @@ class Trials:
                 for sample in samples:
                     if self._closing:
                         return None
-                    again.append(self._model.run(signature, sample.inputs, outputs))
+                    again.append(self._model.run(signature, sample.inputs, key.outputs))
                 return difference(again, given) or ""
-            inputs = merge_inputs([sample.inputs for sample in samples], padded, pads=pads)
-            results = self._model.run(signature, inputs, outputs)
+            inputs = merge_inputs([sample.inputs for sample in samples], padded, pads=key.pads)
+            results = self._model.run(signature, inputs, key.outputs)
             counts = [sample.rows for sample in samples]
             return difference(given, split_outputs(results, counts, padded)) or ""
         except RowsLost as error:

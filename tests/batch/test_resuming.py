@@ -107,3 +107,26 @@ def test_an_interruption_leaves_what_is_done_and_says_how_to_go_on(
     monkeypatch.undo()
     assert batch.run("--shard-rows", 200) == 0
     batch.assert_whole()
+
+
+def test_a_run_over_the_open_inference_protocol_goes_on_too(
+    batch: Batch, model: Model, server: FunctionServer
+) -> None:
+    def stop(rows: int) -> None:
+        if sum(model.rows) > 450:
+            raise ServerError("enough", code=grpc.StatusCode.NOT_FOUND)
+
+    model.before = stop
+    arguments = ("--protocol", "v2", "--shard-rows", 200)
+    assert batch.run(*arguments, "--rows-per-request", 50, "--max-in-flight", 1) == 1
+    assert "ModelInfer at" in batch.error
+    assert batch.manifest["rows"] == 400
+    model.before = lambda rows: None
+    model.rows.clear()
+    assert batch.run(*arguments) == 0
+    assert sum(model.rows) == 600
+    batch.assert_whole()
+    server.models["m"] = function_model(model, version=2)
+    batch.change(np.concatenate([batch.x, batch.x[:5]]))
+    assert batch.run(*arguments, "--allow-changed-input") == 1
+    assert "and version 2 is served now" in batch.error

@@ -133,3 +133,14 @@ def test_a_chart_needs_matplotlib_before_anything_is_sent(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError):
         main(["127.0.0.1:1", "--model", "m", "--plot", "x.svg"])
+
+
+def test_the_open_inference_protocol_is_spoken_where_it_is_asked_for(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([address, "--protocol", "v2", "--model", "m", "--json", *SHORT]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["version"] == 1
+    assert figures["requests"] > 0
+    assert main([address, "--protocol", "v2", "--model", "n", *SHORT]) == 1
+    assert "unknown model: 'n'" in capsys.readouterr().err

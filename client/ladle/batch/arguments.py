@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from ladle.cli.arguments import Parser, add_tls, seconds, tls_of
+from ladle.cli.arguments import Parser, add_protocol, add_tls, seconds, tls_of
 
 _DESCRIPTION = """\
-Predict every row of files of any size, into files. The server is ladle's or TensorFlow Serving's.
+Predict every row of files of any size, into files. The server is ladle's or TensorFlow Serving's;
+with --protocol v2 also Triton, KServe or MLServer.
 
   ladle predict --server localhost:8500 --model digits --input photo.png
 
@@ -99,6 +100,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--server", required=True, type=_names, metavar="HOST:PORT[,HOST:PORT...]")
+    add_protocol(parser)
     add("--model", required=True, type=_name, metavar="NAME")
     add("--input", required=True, nargs="+", metavar="IN", help="files or folders")
     add(

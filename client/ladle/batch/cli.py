@@ -109,7 +109,14 @@ def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
     def connect(retries: bool) -> Client:
         # The dispatcher decides when a request is sent again.
         retry = Retry() if retries else Retry(max_attempts=1)
-        return Client(args.server, timeout=args.timeout, tls=tls, token=token, retry=retry)
+        return Client(
+            args.server,
+            protocol=args.protocol,
+            timeout=args.timeout,
+            tls=tls,
+            token=token,
+            retry=retry,
+        )
 
     return connect
 

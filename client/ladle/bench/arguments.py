@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ladle.cli.arguments import Parser, add_tls, seconds, tls_of
+from ladle.cli.arguments import Parser, add_protocol, add_tls, seconds, tls_of
 
 _MAX_DURATION_S = 3600.0
 _DEFAULT_CONCURRENCY = 8
@@ -31,6 +31,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("address", metavar="HOST:PORT", help="a server's gRPC address")
+    add_protocol(parser)
     add("--model", required=True, metavar="NAME")
     add("--signature", default="serving_default", metavar="NAME", help="(default serving_default)")
     add("--version", type=int, metavar="N", help="of the model (default: the server's choice)")

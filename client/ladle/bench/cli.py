@@ -46,6 +46,7 @@ async def _bench(args: argparse.Namespace) -> int:
     in_clear = False if is_this_machine(args.address) else None  # None refuses a token
     async with AsyncClient(
         args.address,
+        protocol=args.protocol,
         timeout=args.timeout,
         tls=TLS(**args.tls) if args.tls else in_clear,
         token=args.token_file,

@@ -41,6 +41,17 @@ def seconds(text: str) -> float:
     return number
 
 
+def add_protocol(group: argparse._ActionsContainer) -> None:
+    """Add which protocol the servers speak; see `Client`."""
+    group.add_argument(
+        "--protocol",
+        choices=("tfs", "v2"),
+        default="tfs",
+        help="what the server speaks: TensorFlow Serving's protocol, or the Open Inference "
+        "Protocol, v2, as Triton, KServe and MLServer do (default: tfs)",
+    )
+
+
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add what says how a server is known, and return the group of these options."""
     group = parser.add_argument_group("security")

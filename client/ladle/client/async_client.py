@@ -114,7 +114,7 @@ class AsyncClient(AsyncIODriver):
         timeout: float | None = None,
     ) -> Classification:
         """As `Client.classify`."""
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("classify()", model, examples, version, label, context)
         return await self._run(flows.classify(call, signature), timeout)
 
     async def regress(
@@ -129,7 +129,7 @@ class AsyncClient(AsyncIODriver):
         timeout: float | None = None,
     ) -> Regression:
         """As `Client.regress`."""
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("regress()", model, examples, version, label, context)
         return await self._run(flows.regress(call, signature), timeout)
 
     async def multi_inference(
@@ -144,7 +144,7 @@ class AsyncClient(AsyncIODriver):
         timeout: float | None = None,
     ) -> dict[str, Classification | Regression]:
         """As `Client.multi_inference`."""
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("multi_inference()", model, examples, version, label, context)
         return await self._run(flows.multi_inference(call, tasks), timeout)
 
     async def metadata(
@@ -156,23 +156,27 @@ class AsyncClient(AsyncIODriver):
         timeout: float | None = None,
     ) -> ModelMetadata:
         """As `Client.metadata`."""
-        return await self._run(flows.metadata(requests.servable(model, version, label)), timeout)
+        return await self._run(
+            flows.metadata(requests.servable(model, version, label), self._protocol), timeout
+        )
 
     async def status(
         self, model: str, *, version: int | None = None, timeout: float | None = None
     ) -> tuple[VersionStatus, ...]:
         """As `Client.status`."""
-        return await self._run(server_flows.status(requests.servable(model, version)), timeout)
+        return await self._run(
+            server_flows.status(requests.servable(model, version), self._protocol), timeout
+        )
 
     async def models(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> tuple[ServedModel, ...]:
         """As `Client.models`."""
-        return await self._run(server_flows.models(name or ""), timeout)
+        return await self._run(self._protocol.models(name or ""), timeout)
 
     async def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """As `Client.reload`."""
-        await self._run(server_flows.reload(configs), timeout)
+        await self._run(self._protocol.reload(configs), timeout)
 
     async def load(
         self,
@@ -182,33 +186,33 @@ class AsyncClient(AsyncIODriver):
         timeout: float | None = None,
     ) -> ServedModel:
         """As `Client.load`."""
-        return await self._run(server_flows.load(name, base_path), timeout)
+        return await self._run(self._protocol.load(name, base_path), timeout)
 
     async def unload(self, name: str, *, timeout: float | None = None) -> None:
         """As `Client.unload`."""
-        await self._run(server_flows.unload(name), timeout)
+        await self._run(self._protocol.unload(name), timeout)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """As `Client.health`."""
-        return await self._run(server_flows.health(service), timeout)
+        return await self._run(self._protocol.health(service), timeout)
 
     async def models_everywhere(
         self, name: str | None = None, *, timeout: float | None = None
     ) -> dict[str, tuple[ServedModel, ...]]:
         """As `Client.models_everywhere`."""
-        return await self._everywhere("models", lambda: server_flows.models(name or ""), timeout)
+        return await self._everywhere("models", lambda: self._protocol.models(name or ""), timeout)
 
     async def reload_everywhere(
         self, configs: ModelConfigs, *, timeout: float | None = None
     ) -> dict[str, None]:
         """As `Client.reload_everywhere`."""
-        return await self._everywhere("reload", lambda: server_flows.reload(configs), timeout)
+        return await self._everywhere("reload", lambda: self._protocol.reload(configs), timeout)
 
     async def health_everywhere(
         self, service: str = "", *, timeout: float | None = None
     ) -> dict[str, bool]:
         """As `Client.health_everywhere`."""
-        return await self._everywhere("health", lambda: server_flows.health(service), timeout)
+        return await self._everywhere("health", lambda: self._protocol.health(service), timeout)
 
     async def wait_until_ready(
         self,
@@ -219,7 +223,7 @@ class AsyncClient(AsyncIODriver):
     ) -> None:
         """As `Client.wait_until_ready`."""
         target = None if model is None else requests.servable(model, version)
-        await self._run(server_flows.wait_until_ready(target), timeout, once=True)
+        await self._run(server_flows.wait_until_ready(target, self._protocol), timeout, once=True)
 
     async def close(self) -> None:
         """As `Client.close`."""

@@ -191,7 +191,7 @@ class Client(IODriver):
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("classify()", model, examples, version, label, context)
         return self._run(flows.classify(call, signature), timeout)
 
     def regress(
@@ -211,7 +211,7 @@ class Client(IODriver):
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("regress()", model, examples, version, label, context)
         return self._run(flows.regress(call, signature), timeout)
 
     def multi_inference(
@@ -233,7 +233,7 @@ class Client(IODriver):
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call(model, examples, version, label, context)
+        call = self._examples_call("multi_inference()", model, examples, version, label, context)
         return self._run(flows.multi_inference(call, tasks), timeout)
 
     def metadata(
@@ -251,7 +251,9 @@ class Client(IODriver):
             Unimplemented: The server has no metadata.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(flows.metadata(requests.servable(model, version, label)), timeout)
+        return self._run(
+            flows.metadata(requests.servable(model, version, label), self._protocol), timeout
+        )
 
     def status(
         self, model: str, *, version: int | None = None, timeout: float | None = None
@@ -262,7 +264,9 @@ class Client(IODriver):
             NotFound: The server has no such model or version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(server_flows.status(requests.servable(model, version)), timeout)
+        return self._run(
+            server_flows.status(requests.servable(model, version), self._protocol), timeout
+        )
 
     def models(
         self, name: str | None = None, *, timeout: float | None = None
@@ -275,7 +279,7 @@ class Client(IODriver):
             Unimplemented: The server is not ladle's; `status` works there, for one model.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(server_flows.models(name or ""), timeout)
+        return self._run(self._protocol.models(name or ""), timeout)
 
     def reload(self, configs: ModelConfigs, *, timeout: float | None = None) -> None:
         """Replace the models that a server serves, and wait until they are loaded.
@@ -288,7 +292,7 @@ class Client(IODriver):
         Raises:
             LadleError: The server refused, or a model couldn't be loaded; the message says why.
         """
-        self._run(server_flows.reload(configs), timeout)
+        self._run(self._protocol.reload(configs), timeout)
 
     def load(
         self,
@@ -310,7 +314,7 @@ class Client(IODriver):
             Unimplemented: The server is not ladle's.
             LadleError: No version could be loaded; the message says why.
         """
-        return self._run(server_flows.load(name, base_path), timeout)
+        return self._run(self._protocol.load(name, base_path), timeout)
 
     def unload(self, name: str, *, timeout: float | None = None) -> None:
         """Have a ladle server stop serving a model; other models stay as they are.
@@ -322,7 +326,7 @@ class Client(IODriver):
             NotFound: The server has no such model.
             Unimplemented: The server is not ladle's.
         """
-        self._run(server_flows.unload(name), timeout)
+        self._run(self._protocol.unload(name), timeout)
 
     def health(self, service: str = "", *, timeout: float | None = None) -> bool:
         """Return whether the server, or one of its services, takes calls.
@@ -334,7 +338,7 @@ class Client(IODriver):
             Unimplemented: The server has no health checks; TensorFlow Serving may have none.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        return self._run(server_flows.health(service), timeout)
+        return self._run(self._protocol.health(service), timeout)
 
     def models_everywhere(
         self, name: str | None = None, *, timeout: float | None = None
@@ -347,7 +351,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("models", lambda: server_flows.models(name or ""), timeout)
+        return self._everywhere("models", lambda: self._protocol.models(name or ""), timeout)
 
     def reload_everywhere(
         self, configs: ModelConfigs, *, timeout: float | None = None
@@ -359,7 +363,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("reload", lambda: server_flows.reload(configs), timeout)
+        return self._everywhere("reload", lambda: self._protocol.reload(configs), timeout)
 
     def health_everywhere(
         self, service: str = "", *, timeout: float | None = None
@@ -369,7 +373,7 @@ class Client(IODriver):
         Raises:
             FleetError: Some servers failed; it has their errors, and the results of the others.
         """
-        return self._everywhere("health", lambda: server_flows.health(service), timeout)
+        return self._everywhere("health", lambda: self._protocol.health(service), timeout)
 
     def wait_until_ready(
         self,
@@ -385,7 +389,7 @@ class Client(IODriver):
             LadleError: The server answered with another error; see `ladle.client.errors`.
         """
         target = None if model is None else requests.servable(model, version)
-        self._run(server_flows.wait_until_ready(target), timeout, once=True)
+        self._run(server_flows.wait_until_ready(target, self._protocol), timeout, once=True)
 
     def close(self) -> None:
         """Close the connections; calls in flight fail with Cancelled. May be called again."""

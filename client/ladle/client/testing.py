@@ -27,8 +27,10 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ladle.client import testing_open_inference
 from ladle.client.errors import FailedPrecondition, InvalidInput, LadleError, NotFound
 from ladle.client.messages import requests
+from ladle.client.messages.open_inference import requests as open_inference
 from ladle.client.messages.responses import SIGNATURES_METADATA_FIELD
 from ladle.client.models import DEFAULT_SIGNATURE, VersionState
 from ladle.protos import dtypes, health_pb, ladle_pb, serving_pb, tensorflow_pb, tensors
@@ -56,7 +58,8 @@ class FunctionModel:
 class FunctionServer:
     """Serves models made of functions, each with one version and one signature, `serving_default`.
 
-    Answers Predict, GetModelMetadata, GetModelStatus and health checks. Runs from `start()`, or
+    Answers Predict, GetModelMetadata, GetModelStatus and health checks; to clients with
+    `protocol="v2"` ModelInfer, ModelMetadata, ModelReady and ServerReady. Runs from `start()`, or
     the beginning of a `with` block, to `stop()`, or its end. `models` may be changed meanwhile.
     """
 
@@ -107,7 +110,7 @@ class FunctionServer:
                 return self._status(serving_pb.GetModelStatusRequest.FromString(body))
             case requests.CHECK_HEALTH:
                 return health_pb.HealthCheckResponse(status=health_pb.HealthCheckResponse.SERVING)
-        return None
+        return testing_open_inference.answer(method, body, self.models, _outputs)
 
     def _predict(self, request: serving_pb.PredictRequest) -> Message:
         model = self._find(request.model_spec)
@@ -116,23 +119,15 @@ class FunctionServer:
             raise FailedPrecondition(
                 f'signature "{signature}": expected "{DEFAULT_SIGNATURE}", the only one'
             )
-        if request.inputs.keys() != model.inputs.keys():
-            raise InvalidInput(
-                f"expected inputs {sorted(model.inputs)}, got {sorted(request.inputs)}"
-            )
         try:
             given = {name: tensors.to_array(tensor) for name, tensor in request.inputs.items()}
         except tensors.TensorError as error:
             raise InvalidInput(str(error)) from None
         response = serving_pb.PredictResponse(model_spec=_spec(request.model_spec.name, model))
         response.model_spec.signature_name = signature
-        for name, values in model.run(given).items():
-            if request.output_filter and name not in request.output_filter:
-                continue
-            array = np.asarray(values)
-            if name in model.outputs:
-                array = array.astype(model.outputs[name][0], copy=False)
-            response.outputs[name].CopyFrom(tensors.to_proto(array))
+        for name, array in _outputs(model, given).items():
+            if not request.output_filter or name in request.output_filter:
+                response.outputs[name].CopyFrom(tensors.to_proto(array))
         return response
 
     def _metadata(self, request: serving_pb.GetModelMetadataRequest) -> Message:
@@ -180,7 +175,7 @@ class _Handler(grpc.GenericRpcHandler):
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         method = handler_call_details.method
-        if method not in requests.METHODS:
+        if method not in (*requests.METHODS, *open_inference.METHODS):
             return None
 
         def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
@@ -198,6 +193,23 @@ class _Handler(grpc.GenericRpcHandler):
             return response.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _outputs(model: FunctionModel, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run a model.
+
+    Raises:
+        InvalidInput: It takes other inputs.
+    """
+    if given.keys() != model.inputs.keys():
+        raise InvalidInput(f"expected inputs {sorted(model.inputs)}, got {sorted(given)}")
+    outputs = {}
+    for name, values in model.run(given).items():
+        array = np.asarray(values)
+        if name in model.outputs:
+            array = array.astype(model.outputs[name][0], copy=False)
+        outputs[name] = array
+    return outputs
 
 
 def _spec(name: str, model: FunctionModel) -> serving_pb.ModelSpec:

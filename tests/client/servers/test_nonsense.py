@@ -16,6 +16,7 @@ from ladle.client.calls import flows, server_flows
 from ladle.client.calls.effects import Flow
 from ladle.client.calls.flows import ExamplesCall, PredictCall
 from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.tensorflow_serving import TENSORFLOW_SERVING
 from ladle.client.messages import requests
 from ladle.client.messages.requests import Servable
 from ladle.protos import ladle_pb
@@ -53,12 +54,12 @@ FLOWS: dict[str, Callable[[], Flow[Any]]] = {
     requests.MULTI_INFERENCE: lambda: flows.multi_inference(
         examples(), {"a": "classify", "b": "regress"}
     ),
-    requests.RELOAD_CONFIG: lambda: server_flows.reload({"m": "/m"}),
-    requests.LIST_MODELS: lambda: server_flows.models(""),
-    requests.LOAD_MODEL: lambda: server_flows.load("m", "/m"),
-    requests.UNLOAD_MODEL: lambda: server_flows.unload("m"),
-    requests.RESCAN_MODEL: lambda: server_flows.load("m", None),
-    requests.CHECK_HEALTH: lambda: server_flows.health(""),
+    requests.RELOAD_CONFIG: lambda: TENSORFLOW_SERVING.reload({"m": "/m"}),
+    requests.LIST_MODELS: lambda: TENSORFLOW_SERVING.models(""),
+    requests.LOAD_MODEL: lambda: TENSORFLOW_SERVING.load("m", "/m"),
+    requests.UNLOAD_MODEL: lambda: TENSORFLOW_SERVING.unload("m"),
+    requests.RESCAN_MODEL: lambda: TENSORFLOW_SERVING.load("m", None),
+    requests.CHECK_HEALTH: lambda: TENSORFLOW_SERVING.health(""),
 }
 
 

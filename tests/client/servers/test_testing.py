@@ -152,3 +152,32 @@ def test_a_stopped_server_is_gone() -> None:
         pytest.raises(Unavailable),
     ):
         client.health()
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_function_is_called_over_the_open_inference_protocol(client_class: Any) -> None:
+    text = FunctionModel(
+        lambda inputs: {"out": inputs["in"][::-1], "n": np.array(["one", "two"])},
+        inputs={"in": (object, (-1,))},
+        outputs={"out": (object, (-1,))},
+    )
+    with (
+        FunctionServer({"double": DOUBLE, "text": text}) as server,
+        client_class(server.address, protocol="v2") as client,
+    ):
+        client.wait_until_ready("double")
+        assert client.health()
+        prediction = client.predict("double", [[1.0, 3.0]], label="stable")
+        assert prediction["twice"].tolist() == [[2, 6]]
+        assert prediction["count"].dtype == np.int64
+        assert prediction.version == 7
+        assert list(client.predict("double", [[1.0, 2.0]], outputs="count")) == ["count"]
+        reversed_text = client.predict("text", ["ä", b"b\0"])
+        assert reversed_text["out"].tolist() == [b"b\0", "ä".encode()]
+        assert reversed_text["n"].tolist() == [b"one", b"two"]
+        with pytest.raises(NotFound, match="'double' version 8 is not found"):
+            client.predict("double", [[1.0, 2.0]], version=8)
+        with pytest.raises(NotFound, match="unknown model: 'nope'"):
+            client.predict("nope", [[1.0, 2.0]])
+        with pytest.raises(Unimplemented):
+            client.models()

@@ -29,8 +29,9 @@ from ladle.client import (
 from ladle.client.calls.effects import Failure
 from ladle.client.errors import Unavailable, from_status
 from ladle.client.messages import requests
+from ladle.client.messages.streams import PREDICT_STREAM_MESSAGES
 from ladle.client.streaming import pending
-from ladle.client.streaming.pending import PendingTable, encode, outcome_of_end
+from ladle.client.streaming.pending import PendingTable, outcome_of_end
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse, StreamStart
 from ladle.protos.serving_pb import PredictRequest
 
@@ -401,7 +402,7 @@ def test_a_consumer_that_stops_reading_holds_no_more_than_its_window() -> None:
 
 class TestPendingTable:
     def table(self) -> PendingTable[str]:
-        table: PendingTable[str] = PendingTable("it")
+        table: PendingTable[str] = PendingTable(PREDICT_STREAM_MESSAGES, "it")
         assert table.read(START) is None
         return table
 
@@ -440,14 +441,16 @@ class TestPendingTable:
         assert table.is_empty()
 
     def test_an_answer_before_the_start_is_none(self) -> None:
-        table: PendingTable[str] = PendingTable("it")
+        table: PendingTable[str] = PendingTable(PREDICT_STREAM_MESSAGES, "it")
         with pytest.raises(InvalidAnswer, match="it: expected the start of a stream"):
             table.read(PredictStreamResponse(id=1).SerializeToString())
 
     def test_requests_are_what_protobuf_reads(self) -> None:
         request = PredictRequest()
         request.model_spec.name = "m"
-        message = PredictStreamRequest.FromString(encode(300, request.SerializeToString()))
+        message = PredictStreamRequest.FromString(
+            PREDICT_STREAM_MESSAGES.encode(300, request.SerializeToString())
+        )
         assert (message.id, message.request, message.answer_as_ready) == (300, request, True)
 
 

@@ -50,8 +50,8 @@ class Send(NamedTuple):
 
     @property
     def may_stream(self) -> bool:
-        """Whether the request may share a PredictStream call with others."""
-        return self.request.method == requests.PREDICT and self.second is None
+        """Whether the request may share a call that streams with others."""
+        return self.request.method in requests.PREDICTIONS and self.second is None
 
 
 class Failure(NamedTuple):

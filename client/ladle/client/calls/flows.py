@@ -13,7 +13,9 @@ from typing import TypeVar
 
 from ladle.client.calls.effects import Flow
 from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.protocol import Protocol
 from ladle.client.calls.server_flows import naming_what_is_served
+from ladle.client.calls.tensorflow_serving import TENSORFLOW_SERVING
 from ladle.client.errors import (
     FailedPrecondition,
     InvalidInput,
@@ -32,7 +34,6 @@ from ladle.client.models import (
     ModelMetadata,
 )
 from ladle.client.prediction import Classification, Prediction, Regression
-from ladle.protos.model_card import CARD_METADATA_FIELD
 
 T = TypeVar("T")
 
@@ -41,8 +42,6 @@ T = TypeVar("T")
 # were not prepared. A third call takes servers that serve different versions, as in a roll-out.
 MAX_ROUNDS = 5
 
-_BOTH_FIELDS = (responses.SIGNATURES_METADATA_FIELD, CARD_METADATA_FIELD)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCall:
@@ -50,6 +49,7 @@ class PredictCall:
 
     target: Servable
     inputs: Arrays
+    protocol: Protocol = TENSORFLOW_SERVING
     signature: str = ""
     """Empty for the default one."""
     outputs: tuple[str, ...] = ()
@@ -61,13 +61,14 @@ class PredictCall:
 
     def plan(self, metadata: ModelMetadata) -> planning.Plan:
         """Check the call against a version's metadata; return how its inputs are prepared."""
+        self.protocol.check_signature(self.signature)
         plan = planning.plan(metadata, self.signature, self.inputs, self.normalize)
         planning.check_outputs(metadata, plan.signature, self.outputs)
         return plan
 
     def request(self, plan: planning.Plan) -> EncodedRequest:
         """Return the request, with the inputs prepared as `plan` says."""
-        request = requests.predict(
+        request = self.protocol.predict(
             self.target,
             planning.execute(plan, self.inputs),
             signature=plan.signature,
@@ -77,19 +78,9 @@ class PredictCall:
         return request._replace(method=requests.PREDICT_IN_CHUNKS) if self.in_chunks else request
 
 
-def metadata(target: Servable) -> Flow[ModelMetadata]:
+def metadata(target: Servable, protocol: Protocol = TENSORFLOW_SERVING) -> Flow[ModelMetadata]:
     """Fetch the signatures of a model, and its card where the server has cards."""
-    return naming_what_is_served(_metadata(target), target)
-
-
-def _metadata(target: Servable) -> Flow[ModelMetadata]:
-    try:
-        answer = yield requests.metadata(target, _BOTH_FIELDS)
-    except InvalidInput:
-        # TensorFlow Serving refuses a metadata field that it doesn't know. If it refused something
-        # else, such as the label, it refuses the second request too.
-        answer = yield requests.metadata(target, (responses.SIGNATURES_METADATA_FIELD,))
-    return responses.metadata(answer, target)
+    return naming_what_is_served(protocol.metadata(target), target, protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +95,7 @@ class ExamplesCall:
 
 def classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
     """Classify examples."""
-    return naming_what_is_served(_classify(call, signature), call.target)
+    return naming_what_is_served(_classify(call, signature), call.target, TENSORFLOW_SERVING)
 
 
 def _classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
@@ -117,7 +108,7 @@ def _classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]
 
 def regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
     """Get a number for each example."""
-    return naming_what_is_served(_regress(call, signature), call.target)
+    return naming_what_is_served(_regress(call, signature), call.target, TENSORFLOW_SERVING)
 
 
 def _regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
@@ -132,7 +123,7 @@ def multi_inference(
     call: ExamplesCall, tasks: Mapping[str, requests.Task]
 ) -> Flow[dict[str, Classification | Regression]]:
     """Run several signatures over the same examples, in one call."""
-    return naming_what_is_served(_multi_inference(call, tasks), call.target)
+    return naming_what_is_served(_multi_inference(call, tasks), call.target, TENSORFLOW_SERVING)
 
 
 def _multi_inference(
@@ -147,17 +138,18 @@ def _multi_inference(
 def predict(
     call: PredictCall,
     known: MetadataCache,
-    read: Callable[[bytes, Servable], responses.Predicted] = responses.predict,
+    read: Callable[[bytes, Servable], responses.Predicted] | None = None,
 ) -> Flow[Prediction]:
     """Prepare the inputs for the version that answers, and get a prediction.
 
-    `read` reads the answer. Of an answer in chunks it reads the first message.
+    `read` reads the first message of an answer in chunks; by default the protocol reads the answer.
 
     Only the answer says which version answered. If that version needs its inputs prepared in
     another way than they were, the flow prepares them again and sends them again. The flow never
     refuses inputs because of cached metadata: it fetches the metadata anew first.
     """
-    return naming_what_is_served(_predict(call, known, read), call.target)
+    flow = _predict(call, known, read or call.protocol.read_prediction)
+    return naming_what_is_served(flow, call.target, call.protocol)
 
 
 def _predict(
@@ -169,19 +161,19 @@ def _predict(
     metadata = known.find(target)
     is_fresh = metadata is None
     if metadata is None:
-        metadata = yield from _learn(target, known)
+        metadata = yield from _learn(target, known, call.protocol)
     sent: planning.Plan | None = None
     for _ in range(MAX_ROUNDS):
         try:
             plan = call.plan(metadata)
             if plan != sent:
-                answer = yield call.request(plan)
+                answer = yield from _asked(call, plan)
                 predicted = read(answer, target)
                 sent = plan
         except (InvalidInput, FailedPrecondition):
             if is_fresh:
                 raise
-            remembered, metadata = metadata, (yield from _learn(target, known))
+            remembered, metadata = metadata, (yield from _learn(target, known, call.protocol))
             if metadata == remembered:
                 raise
             is_fresh, sent = True, None
@@ -192,9 +184,9 @@ def _predict(
         remembered_version = known.find(answered)
         is_fresh = remembered_version is None
         try:
-            metadata = remembered_version or (yield from _learn(answered, known))
+            metadata = remembered_version or (yield from _learn(answered, known, call.protocol))
         except NotFound:  # unloaded already, so its metadata can't be had
-            metadata, sent = (yield from _learn(target, known)), None
+            metadata, sent = (yield from _learn(target, known, call.protocol)), None
         known.learn(target, metadata)
     raise Unavailable(
         f"{target}: its version kept changing: {MAX_ROUNDS} times another version answered than "
@@ -202,17 +194,31 @@ def _predict(
     )
 
 
-def learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+def _asked(call: PredictCall, plan: planning.Plan) -> Flow[bytes]:
+    try:
+        answer = yield call.request(plan)
+    except Unimplemented as error:
+        if call.in_chunks:
+            raise  # another method does it
+        advice = f"{error}; {call.protocol.other}"
+        raise Unimplemented(advice, details=error.details) from error
+    return answer
+
+
+def learn(
+    target: Servable, known: MetadataCache, protocol: Protocol = TENSORFLOW_SERVING
+) -> Flow[ModelMetadata]:
     """Return the metadata of a servable, from the cache or from the server."""
     learned = known.find(target)
     if learned is None:
-        learned = yield from naming_what_is_served(_learn(target, known), target)
+        flow = _learn(target, known, protocol)
+        learned = yield from naming_what_is_served(flow, target, protocol)
     return learned
 
 
-def _learn(target: Servable, known: MetadataCache) -> Flow[ModelMetadata]:
+def _learn(target: Servable, known: MetadataCache, protocol: Protocol) -> Flow[ModelMetadata]:
     try:
-        learned = yield from _metadata(target)
+        learned = yield from protocol.metadata(target)
     except Unimplemented:  # without metadata nothing can be checked
         learned = ModelMetadata(model=target.model, version=None, signatures={})
     known.learn(target, learned)

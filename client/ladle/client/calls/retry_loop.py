@@ -18,7 +18,11 @@ from ladle.client.messages.requests import EncodedRequest
 
 T = TypeVar("T")
 
-_HEDGED = {requests.PREDICT, requests.CLASSIFY, requests.REGRESS, requests.MULTI_INFERENCE}
+_HEDGED = requests.PREDICTIONS | {
+    requests.CLASSIFY,
+    requests.REGRESS,
+    requests.MULTI_INFERENCE,
+}
 
 RetryLoop: TypeAlias = Generator[Send | Pause, Outcome, T]
 

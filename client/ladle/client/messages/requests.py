@@ -36,6 +36,10 @@ RESCAN_MODEL = "/ladle.v1.ModelRepository/RescanModel"
 CHECK_HEALTH = "/grpc.health.v1.Health/Check"
 PREDICT_STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
 PREDICT_IN_CHUNKS = "/ladle.v1.StreamingPrediction/PredictInChunks"
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+"""Predict's counterpart in the Open Inference Protocol."""
+PREDICTIONS = frozenset({PREDICT, MODEL_INFER})
+"""The methods whose requests may share a stream."""
 METHODS = (
     PREDICT,
     CLASSIFY,
@@ -50,7 +54,7 @@ METHODS = (
     RESCAN_MODEL,
     CHECK_HEALTH,
 )
-"""The methods with one request and one answer."""
+"""TensorFlow Serving's and ladle's methods with one request and one answer."""
 
 Task: TypeAlias = "Literal['classify', 'regress']"
 """What MultiInference runs a signature as."""
@@ -140,7 +144,7 @@ def predict(
         pieces += wire.bytes_field(_OUTPUT_FILTER, [name.encode()])
     size = wire.size(pieces)
     if size > max_bytes:
-        raise _too_large(target, size, max_bytes)
+        raise too_large(target, size, max_bytes)
     return EncodedRequest(PREDICT, wire.join(pieces))
 
 
@@ -265,11 +269,12 @@ def _config(name: str, base_path: str | PathLike[str]) -> serving_pb.ModelConfig
 
 def _bounded(method: str, body: bytes, target: Servable, max_bytes: int) -> EncodedRequest:
     if len(body) > max_bytes:
-        raise _too_large(target, len(body), max_bytes)
+        raise too_large(target, len(body), max_bytes)
     return EncodedRequest(method, body)
 
 
-def _too_large(target: Servable, size: int, max_bytes: int) -> MessageTooLarge:
+def too_large(target: Servable, size: int, max_bytes: int) -> MessageTooLarge:
+    """Return the error of a request of `size` bytes."""
     return MessageTooLarge(
         f"request to {target}: expected at most {max_bytes} bytes, got {size}; "
         "send fewer rows in one call, such as with stream() or predict_chunks(), or raise "

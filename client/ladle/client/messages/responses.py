@@ -52,7 +52,7 @@ def predict(answer: bytes, target: Servable) -> Predicted:
         InvalidAnswer: It is no PredictResponse, or one of its tensors can't be read.
     """
     what = f"Predict of {target}"
-    return _predicted(_parse(serving_pb.PredictResponse.FromString, answer, what), what)
+    return _predicted(parse(serving_pb.PredictResponse.FromString, answer, what), what)
 
 
 class Chunk(NamedTuple):
@@ -71,7 +71,7 @@ def chunk(answer: bytes, target: Servable) -> Chunk:
         InvalidAnswer: It is no PredictChunk, or one of its tensors can't be read.
     """
     what = f"PredictInChunks of {target}"
-    read = _parse(ladle_pb.PredictChunk.FromString, answer, what)
+    read = parse(ladle_pb.PredictChunk.FromString, answer, what)
     return Chunk(_predicted(read.response, what), read.first_row, read.total_rows)
 
 
@@ -82,7 +82,7 @@ def classify(answer: bytes, target: Servable, signature: str, rows: int) -> Clas
         InvalidAnswer: It is no ClassificationResponse, or of another number of examples.
     """
     what = f"Classify of {target}"
-    response = _parse(serving_pb.ClassificationResponse.FromString, answer, what)
+    response = parse(serving_pb.ClassificationResponse.FromString, answer, what)
     return _classification(response.result, response.model_spec, target, signature, rows, what)
 
 
@@ -93,7 +93,7 @@ def regress(answer: bytes, target: Servable, signature: str, rows: int) -> Regre
         InvalidAnswer: It is no RegressionResponse, or of another number of examples.
     """
     what = f"Regress of {target}"
-    response = _parse(serving_pb.RegressionResponse.FromString, answer, what)
+    response = parse(serving_pb.RegressionResponse.FromString, answer, what)
     return _regression(response.result, response.model_spec, target, signature, rows, what)
 
 
@@ -106,7 +106,7 @@ def multi_inference(
         InvalidAnswer: It is no MultiInferenceResponse, or of other tasks or examples.
     """
     what = f"MultiInference of {target}"
-    response = _parse(serving_pb.MultiInferenceResponse.FromString, answer, what)
+    response = parse(serving_pb.MultiInferenceResponse.FromString, answer, what)
     if len(response.results) != len(signatures):
         raise InvalidAnswer(
             f"{what}: expected {len(signatures)} results, got {len(response.results)}"
@@ -130,7 +130,7 @@ def reload(answer: bytes) -> None:
         InvalidAnswer: It is no ReloadConfigResponse.
     """
     what = "HandleReloadConfigRequest"
-    status = _parse(serving_pb.ReloadConfigResponse.FromString, answer, what).status
+    status = parse(serving_pb.ReloadConfigResponse.FromString, answer, what).status
     if status.error_code:
         raise from_status(code_of(status.error_code), status.error_message, what)
 
@@ -141,7 +141,7 @@ def models(answer: bytes) -> tuple[ServedModel, ...]:
     Raises:
         InvalidAnswer: It is no ListModelsResponse.
     """
-    response = _parse(ladle_pb.ListModelsResponse.FromString, answer, "ListModels")
+    response = parse(ladle_pb.ListModelsResponse.FromString, answer, "ListModels")
     return tuple(_served(model) for model in response.model)
 
 
@@ -152,8 +152,8 @@ def model(answer: bytes, what: str) -> ServedModel:
         InvalidAnswer: It is neither.
     """
     if what == "LoadModel":
-        return _served(_parse(ladle_pb.LoadModelResponse.FromString, answer, what).model)
-    return _served(_parse(ladle_pb.RescanModelResponse.FromString, answer, what).model)
+        return _served(parse(ladle_pb.LoadModelResponse.FromString, answer, what).model)
+    return _served(parse(ladle_pb.RescanModelResponse.FromString, answer, what).model)
 
 
 def unload(answer: bytes) -> None:
@@ -162,7 +162,7 @@ def unload(answer: bytes) -> None:
     Raises:
         InvalidAnswer: It is no UnloadModelResponse.
     """
-    _parse(ladle_pb.UnloadModelResponse.FromString, answer, "UnloadModel")
+    parse(ladle_pb.UnloadModelResponse.FromString, answer, "UnloadModel")
 
 
 def health(answer: bytes) -> bool:
@@ -171,7 +171,7 @@ def health(answer: bytes) -> bool:
     Raises:
         InvalidAnswer: It is no HealthCheckResponse.
     """
-    response = _parse(health_pb.HealthCheckResponse.FromString, answer, "Check of health")
+    response = parse(health_pb.HealthCheckResponse.FromString, answer, "Check of health")
     return response.status == health_pb.HealthCheckResponse.SERVING
 
 
@@ -184,7 +184,7 @@ def metadata(answer: bytes, target: Servable) -> ModelMetadata:
         InvalidAnswer: It is no GetModelMetadataResponse, or holds no signatures where it says so.
     """
     what = f"GetModelMetadata of {target}"
-    response = _parse(serving_pb.GetModelMetadataResponse.FromString, answer, what)
+    response = parse(serving_pb.GetModelMetadataResponse.FromString, answer, what)
     signatures = {}
     if SIGNATURES_METADATA_FIELD in response.metadata:
         packed = response.metadata[SIGNATURES_METADATA_FIELD]
@@ -213,7 +213,7 @@ def status(answer: bytes, target: Servable) -> tuple[VersionStatus, ...]:
         InvalidAnswer: It is no GetModelStatusResponse.
     """
     what = f"GetModelStatus of {target}"
-    response = _parse(serving_pb.GetModelStatusResponse.FromString, answer, what)
+    response = parse(serving_pb.GetModelStatusResponse.FromString, answer, what)
     return _versions(response.model_version_status)
 
 
@@ -292,13 +292,24 @@ def _check_rows(actual: int, expected: int, what: str) -> None:
         raise InvalidAnswer(f"{what}: expected results of {expected} examples, got {actual}")
 
 
-def _parse(parse: Callable[[bytes], M], answer: bytes, what: str) -> M:
+def parse(
+    read: Callable[[bytes], M],
+    answer: bytes,
+    what: str,
+    *,
+    expected: str = "a TensorFlow Serving or ladle server",
+) -> M:
+    """Return the message that `read` makes of an answer; `expected` is who would send such one.
+
+    Raises:
+        InvalidAnswer: The bytes are no such message.
+    """
     try:
-        return parse(answer)
+        return read(answer)
     except DecodeError as error:
         raise InvalidAnswer(
             f"{what}: the server answered {len(answer)} bytes that are not the message expected; "
-            "is there a TensorFlow Serving or ladle server at this address?"
+            f"is there {expected} at this address?"
         ) from error
 
 
@@ -306,7 +317,7 @@ def _unpack(message: type[M], packed: google_pb.Any, what: str) -> M:
     expected, actual = message.DESCRIPTOR.full_name, packed.type_url.rpartition("/")[2]
     if actual != expected:
         raise InvalidAnswer(f'{what}: expected an Any holding {expected}, got "{actual}"')
-    return _parse(message.FromString, packed.value, what)
+    return parse(message.FromString, packed.value, what)
 
 
 def _versions(statuses: Iterable[serving_pb.ModelVersionStatus]) -> tuple[VersionStatus, ...]:

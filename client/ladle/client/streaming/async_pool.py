@@ -1,4 +1,4 @@
-"""PredictStream calls of the asyncio client. The tasks of one `AsyncClient.stream` share them."""
+"""Streaming calls of the asyncio client. The tasks of one `AsyncClient.stream` share them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TypeAlias
 import grpc
 
 from ladle.client.calls.effects import Failure, Send, failure_of
-from ladle.client.errors import Cancelled, DeadlineExceeded, InvalidAnswer
+from ladle.client.errors import Cancelled, DeadlineExceeded, LadleError
+from ladle.client.messages.streams import StreamMessages
 from ladle.client.streaming.pending import (
     PendingTable,
-    encode,
     has_no_streams,
     outcome_of_end,
     start_patience_s,
@@ -24,15 +24,21 @@ StreamCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
 class AsyncStreamPool:
-    """The PredictStream calls of one `AsyncClient.stream`, one for each server."""
+    """The calls that carry one `AsyncClient.stream`, one for each server."""
 
-    def __init__(self, open_call: Callable[[int], StreamCall], unary_only: set[int]) -> None:
-        """`unary_only`: the addresses without PredictStream. The pool adds those that it finds."""
+    def __init__(
+        self,
+        messages: StreamMessages,
+        open_call: Callable[[int], StreamCall],
+        unary_only: set[int],
+    ) -> None:
+        """`unary_only`: the addresses without such calls. The pool adds those that it finds."""
+        self._messages = messages
         self._open_call = open_call
         self._unary_only = unary_only
         self._unable: set[int] = set()  # addresses that did not start a stream in time
-        self._streams: dict[int, _PredictStream] = {}
-        self._retired: list[_PredictStream] = []
+        self._streams: dict[int, _Stream] = {}
+        self._retired: list[_Stream] = []
 
     async def ask(self, send: Send) -> Answered:
         """Send a request, and wait for its answer or its timeout."""
@@ -42,7 +48,8 @@ class AsyncStreamPool:
         if stream is None or not stream.is_open:
             if stream is not None:
                 self._retired = [old for old in (*self._retired, stream) if not old.has_ended]
-            stream = self._streams[send.address] = _PredictStream(
+            stream = self._streams[send.address] = _Stream(
+                self._messages,
                 self._open_call(send.address),
                 lambda for_good: self._note_unable(send.address, for_good),
                 send.what,
@@ -59,18 +66,27 @@ class AsyncStreamPool:
         (self._unary_only if for_good else self._unable).add(address)
 
 
-class _PredictStream:
-    """One PredictStream call; it takes requests while `is_open`."""
+class _Stream:
+    """One streaming call; it takes requests while `is_open`."""
 
-    def __init__(self, call: StreamCall, on_unable: Callable[[bool], None], what: str) -> None:
+    def __init__(
+        self,
+        messages: StreamMessages,
+        call: StreamCall,
+        on_unable: Callable[[bool], None],
+        what: str,
+    ) -> None:
         self.is_open = True
         self._call = call
         self._on_unable = on_unable
-        self._what = f"PredictStream at {what.rpartition(' at ')[2]}"
-        self._pending: PendingTable[asyncio.Future[Answered]] = PendingTable(self._what)
+        self._messages = messages
+        self._what = f"{messages.method.rpartition('/')[2]} at {what.rpartition(' at ')[2]}"
+        self._pending: PendingTable[asyncio.Future[Answered]] = PendingTable(messages, self._what)
         self._end: Answered = None
         self._is_silent = False
         self._begun: asyncio.Future[None] = asyncio.Future()
+        if not messages.has_start:
+            self._begin()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
@@ -93,7 +109,7 @@ class _PredictStream:
             return self._end
         answered: asyncio.Future[Answered] = asyncio.Future()
         request_id = self._pending.add(answered)
-        self._outbox.put_nowait(encode(request_id, body))
+        self._outbox.put_nowait(self._messages.encode(request_id, body))
         try:
             await asyncio.wait({answered}, timeout=max(deadline - time.monotonic(), 0.0))
             if answered.done():
@@ -126,7 +142,7 @@ class _PredictStream:
                 self._take(message)
         except grpc.aio.AioRpcError as error:
             failure = failure_of(error, self._what)
-        except InvalidAnswer as error:
+        except LadleError as error:
             failure = Failure(error)
             self._call.cancel()
         except asyncio.CancelledError:

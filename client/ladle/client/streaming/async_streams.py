@@ -26,7 +26,7 @@ class Scope:
 
     def __init__(self, pool: AsyncStreamPool | None = None) -> None:
         self.pool = pool
-        """The PredictStream calls for servers that have PredictStream."""
+        """The streaming calls, for servers that have such a method."""
         self.chunks: ChunkCall | None = None
         """The latest PredictInChunks call."""
 

@@ -1,4 +1,4 @@
-"""The pending requests of one PredictStream call: who waits for which answer; no I/O.
+"""The pending requests of one call that streams: who waits for which answer; no I/O.
 
 Each request has an id. Answers come in any order, so a slow request does not delay others; the
 stream's window restores the order.
@@ -8,26 +8,14 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from ladle.client.calls.effects import Failure
 from ladle.client.calls.retry import NOT_TAKEN
-from ladle.client.errors import InvalidAnswer, Unavailable, Unimplemented, from_status
-from ladle.client.messages.responses import code_of
-from ladle.protos import ladle_pb, wire
+from ladle.client.errors import InvalidAnswer, Unavailable, Unimplemented
+from ladle.client.messages.streams import StreamMessages
 
 W = TypeVar("W")
 
-_ID = ladle_pb.PredictStreamRequest.ID_FIELD_NUMBER
-_REQUEST = ladle_pb.PredictStreamRequest.REQUEST_FIELD_NUMBER
-_ANSWER_AS_READY = ladle_pb.PredictStreamRequest.ANSWER_AS_READY_FIELD_NUMBER
 _START_PATIENCE_S = 5.0
-
-
-def encode(request_id: int, body: bytes) -> bytes:
-    """Return a PredictStreamRequest that holds a PredictRequest's bytes."""
-    head = wire.varint_field(_ID, request_id) + wire.varint_field(_ANSWER_AS_READY, 1)
-    return wire.join([head, *wire.bytes_field(_REQUEST, [body])])
 
 
 class PendingTable(Generic[W]):
@@ -36,10 +24,11 @@ class PendingTable(Generic[W]):
     Not thread-safe. An entry goes when its answer comes.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, messages: StreamMessages, what: str) -> None:
         """Make an empty table; `what` begins the messages of errors."""
         self.has_started = False
-        """Whether the server's start message has come. No request is sent before."""
+        """Whether the server's first message has come, and could be read."""
+        self._messages = messages
         self._what = what
         self._waiting: dict[int, W] = {}
         self._forgotten: set[int] = set()
@@ -60,43 +49,35 @@ class PendingTable(Generic[W]):
         """Return whether nobody waits."""
         return not self._waiting
 
-    def read(self, message: bytes) -> tuple[W, bytes | Failure] | None:
+    def read(self, message: bytes) -> tuple[W, bytes | Failure | None] | None:
         """Read a message of the server; return who waits for it and the result, None if nobody.
 
+        A result of None means that the request has to go as a unary call.
+
         Raises:
-            InvalidAnswer: The message is no PredictStreamResponse, or answers an unknown request.
+            InvalidAnswer: The message is none of the protocol's, or answers an unknown request.
+            Unimplemented: Answers of this server can't be told apart.
         """
-        try:
-            response = ladle_pb.PredictStreamResponse.FromString(message)
-        except DecodeError as error:
-            raise InvalidAnswer(
-                f"{self._what}: the server sent {len(message)} bytes that are not the message "
-                "expected"
-            ) from error
-        if not self.has_started:
-            if not response.HasField("start"):
-                raise InvalidAnswer(f"{self._what}: expected the start of a stream, got an answer")
+        answer = self._messages.read(message, self._what)
+        if answer is None and not self.has_started:
             self.has_started = True
             return None
-        if response.id in self._forgotten:
-            self._forgotten.remove(response.id)
+        if answer is None:
+            raise InvalidAnswer(f"{self._what}: expected an answer, got a second start")
+        if self._messages.has_start and not self.has_started:
+            raise InvalidAnswer(f"{self._what}: expected the start of a stream, got an answer")
+        if answer.request_id in self._forgotten:
+            self._forgotten.remove(answer.request_id)
+            self.has_started = True
             return None
-        if response.id not in self._waiting:
+        if answer.request_id not in self._waiting:
             raise InvalidAnswer(
-                f"{self._what}: the server answered request {response.id}, "
+                f"{self._what}: the server answered request {answer.request_id}, "
                 "which was not sent or has its answer"
             )
-        waiter = self._waiting.pop(response.id)
-        if response.HasField("response"):
-            return waiter, response.response.SerializeToString()
-        if not response.error.error_code:
-            return waiter, Failure(
-                InvalidAnswer(f"{self._what}: expected a response or an error, got neither")
-            )
-        status = response.error
-        return waiter, Failure(
-            from_status(code_of(status.error_code), status.error_message, self._what)
-        )
+        self.has_started = True
+        waiter = self._waiting.pop(answer.request_id)
+        return waiter, answer.body if answer.error is None else Failure(answer.error)
 
     def end(self) -> list[W]:
         """Remove all waiters, and return them."""
@@ -114,7 +95,7 @@ def start_patience_s(timeout_s: float) -> float:
 
 
 def has_no_streams(failure: Failure | None) -> bool:
-    """Return whether a call that ended before its start shows that the server has no PredictStream.
+    """Return whether a call that ended before its start shows that the server has no streams.
 
     Other failures, such as an expired token, say nothing about later calls.
     """
@@ -125,7 +106,7 @@ def outcome_of_end(failure: Failure | None, has_started: bool, what: str) -> Fai
     """Return the result of the requests that had no answer when their call ended.
 
     None means that each request goes again as a unary call, which gives each its own error. That
-    is so for a server without PredictStream, and where one request of several was too large.
+    is so for a server without streams, and where one request of several was too large.
     `failure` is how the call ended; None for status OK.
     """
     if failure is None:

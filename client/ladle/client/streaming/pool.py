@@ -1,4 +1,4 @@
-"""PredictStream calls of the blocking client. The threads of one `Client.stream` share them."""
+"""Streaming calls of the blocking client. The threads of one `Client.stream` share them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TypeAlias
 import grpc
 
 from ladle.client.calls.effects import Failure, Send, failure_of
-from ladle.client.errors import DeadlineExceeded, InvalidAnswer
+from ladle.client.errors import DeadlineExceeded, LadleError
+from ladle.client.messages.streams import StreamMessages
 from ladle.client.streaming.pending import (
     PendingTable,
-    encode,
     has_no_streams,
     outcome_of_end,
     start_patience_s,
@@ -27,22 +27,23 @@ Answered: TypeAlias = "bytes | Failure | None"
 
 StreamCall: TypeAlias = "grpc._CallIterator[bytes]"
 Open: TypeAlias = "Callable[[int, Iterator[bytes]], StreamCall]"
-"""Starts a PredictStream call to an address, given by index; it sends what the iterator yields."""
+"""Starts a streaming call to an address, given by index; it sends what the iterator yields."""
 
 
 class StreamPool:
-    """The PredictStream calls of one `Client.stream`: one for each server, opened when first used.
+    """The calls that carry one `Client.stream`: one for each server, opened when first used.
 
     Thread-safe.
     """
 
-    def __init__(self, open_call: Open, unary_only: set[int]) -> None:
-        """`unary_only`: the addresses without PredictStream. The pool adds those that it finds."""
+    def __init__(self, messages: StreamMessages, open_call: Open, unary_only: set[int]) -> None:
+        """`unary_only`: the addresses without such calls. The pool adds those that it finds."""
+        self._messages = messages
         self._open_call = open_call
         self._unary_only = unary_only
         self._unable: set[int] = set()  # addresses that did not start a stream in time
-        self._streams: dict[int, _PredictStream] = {}
-        self._retired: list[_PredictStream] = []
+        self._streams: dict[int, _Stream] = {}
+        self._retired: list[_Stream] = []
         self._closed = False
         self._lock = Lock()
 
@@ -68,14 +69,15 @@ class StreamPool:
         for stream in self._all():
             stream.join()
 
-    def _all(self) -> list[_PredictStream]:
+    def _all(self) -> list[_Stream]:
         with self._lock:
             return [*self._streams.values(), *self._retired]
 
-    def _replace(self, old: _PredictStream | None, send: Send) -> _PredictStream:
+    def _replace(self, old: _Stream | None, send: Send) -> _Stream:
         if old is not None:
             self._retired = [stream for stream in (*self._retired, old) if not stream.has_ended]
-        stream = _PredictStream(
+        stream = _Stream(
+            self._messages,
             lambda outbox: self._open_call(send.address, outbox),
             lambda for_good: self._note_unable(send.address, for_good),
             send.what,
@@ -90,24 +92,28 @@ class StreamPool:
         (self._unary_only if for_good else self._unable).add(address)
 
 
-class _PredictStream:
-    """One PredictStream call; it takes requests while `is_open`."""
+class _Stream:
+    """One streaming call; it takes requests while `is_open`."""
 
     def __init__(
         self,
+        messages: StreamMessages,
         open_call: Callable[[Iterator[bytes]], StreamCall],
         on_unable: Callable[[bool], None],
         what: str,
     ) -> None:
         self.is_open = True
         self._is_silent = False
-        self._what = f"PredictStream at {what.rpartition(' at ')[2]}"
+        self._messages = messages
+        self._what = f"{messages.method.rpartition('/')[2]} at {what.rpartition(' at ')[2]}"
         self._on_unable = on_unable
-        self._pending: PendingTable[Future[Answered]] = PendingTable(self._what)
+        self._pending: PendingTable[Future[Answered]] = PendingTable(messages, self._what)
         self._lock = Lock()
         self._end: Answered = None
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._may_send = Event()
+        if not messages.has_start:
+            self._may_send.set()
         self._call = open_call(self._requests())
         self._reader = Thread(target=self._read, name="ladle-stream-reader", daemon=True)
         self._reader.start()
@@ -129,7 +135,7 @@ class _PredictStream:
             if not self.is_open:
                 return self._end
             request_id = self._pending.add(answered)
-        self._outbox.put(encode(request_id, body))
+        self._outbox.put(self._messages.encode(request_id, body))
         try:
             return answered.result(max(deadline - time.monotonic(), 0.0))
         except FutureTimeout:
@@ -168,7 +174,7 @@ class _PredictStream:
                 self._take(message)
         except grpc.RpcError as error:
             failure = failure_of(error, self._what)
-        except InvalidAnswer as error:
+        except LadleError as error:
             failure = Failure(error)
             self._call.cancel()
         finally:  # every waiting thread has to wake, whatever happened

@@ -33,7 +33,7 @@ class Scope:
 
     def __init__(self, pool: StreamPool | None = None) -> None:
         self.pool = pool
-        """The PredictStream calls for servers that have PredictStream."""
+        """The streaming calls, for servers that have such a method."""
         self.cancelled = Event()
         self.chunks: StreamCall | None = None
         """The latest PredictInChunks call."""

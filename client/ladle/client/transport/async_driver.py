@@ -237,7 +237,7 @@ class AsyncIODriver(BaseClient):
                 raise
             finally:
                 await scope.close()
-        metadata = await self._run(flows.learn(call.target, self._known), timeout_s)
+        metadata = await self._run(flows.learn(call.target, self._known, self._protocol), timeout_s)
         remaining = parts(call, metadata)
         outcome: Prediction | MessageTooLarge | None = None
         while (part := next_part(remaining, outcome)) is not None:
@@ -275,15 +275,15 @@ class AsyncIODriver(BaseClient):
             await asyncio.gather(*running, return_exceptions=True)
 
     def _stream_pool(self) -> AsyncStreamPool:
-        """Return the PredictStream calls of one stream."""
+        """Return the calls that carry one stream."""
         from ladle.client.streaming.async_pool import AsyncStreamPool
 
         def open_call(address: int) -> StreamCall:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
-            method = self._channel(address).stream_stream(requests.PREDICT_STREAM)
+            method = self._channel(address).stream_stream(self._protocol.streams.method)
             return _lasting(method(metadata=grpc.aio.Metadata(*self._metadata())))
 
-        return AsyncStreamPool(open_call, self._unary_only)
+        return AsyncStreamPool(self._protocol.streams, open_call, self._unary_only)
 
     def _method(self, address: int, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]

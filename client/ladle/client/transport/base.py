@@ -17,6 +17,7 @@ from ladle.client.calls import flows
 from ladle.client.calls.effects import Flow
 from ladle.client.calls.fleet import Fleet
 from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.protocols import ProtocolName, protocol_named
 from ladle.client.calls.retry import Hedge, Retry
 from ladle.client.calls.retry_loop import RetryLoop, drive
 from ladle.client.errors import DeadlineExceeded
@@ -63,6 +64,7 @@ class BaseClient:
         self,
         address: str | Sequence[str],
         *,
+        protocol: ProtocolName = "tfs",
         timeout: float = 30.0,
         tls: TLS | bool | None = None,
         token: Token | None = None,
@@ -83,6 +85,9 @@ class BaseClient:
 
         Args:
             address: The servers.
+            protocol: What they speak: "tfs" is TensorFlow Serving's protocol with ladle's own
+                methods, "v2" the Open Inference Protocol, of Triton, KServe and MLServer. All
+                servers of one client speak one protocol.
             timeout: In seconds, for calls without a timeout of their own.
             tls: True for TLS with the certificate authorities that gRPC brings, a TLS for others or
                 for mTLS, False or None for no TLS.
@@ -106,6 +111,7 @@ class BaseClient:
             ValueError: An argument is out of its range.
             OSError: A file that `tls` names can't be read.
         """
+        self._protocol = protocol_named(protocol)
         addresses = (address,) if isinstance(address, str) else tuple(address)
         if not addresses or not all(addresses):
             raise ValueError(f"address: expected at least one, and none empty, got {address!r}")
@@ -162,6 +168,7 @@ class BaseClient:
         # What makes an equal client, in another process too.
         self._arguments: dict[str, Any] = {
             "address": address,
+            "protocol": protocol,
             "timeout": timeout,
             "tls": tls,
             "token": token,
@@ -213,7 +220,9 @@ class BaseClient:
         self._fleet = Fleet(self._addresses, retry=self._retry, hedge=self._hedge)
         self._known = MetadataCache()
         self._unary_only = {i for i, address in enumerate(self._addresses) if is_several(address)}
-        self._chunkless: set[int] = set()  # the addresses known to lack PredictInChunks
+        # The addresses known to lack PredictInChunks.
+        everywhere = range(len(self._addresses))
+        self._chunkless: set[int] = set() if self._protocol.has_chunks else {*everywhere}
         self._turns = itertools.count()
 
     def _check_process(self) -> None:
@@ -293,6 +302,7 @@ class BaseClient:
         return flows.PredictCall(
             target=requests.servable(model, version, label),
             inputs=as_arrays(inputs),
+            protocol=self._protocol,
             signature=signature or "",
             outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs or ()),
             normalize=normalize,
@@ -301,12 +311,14 @@ class BaseClient:
 
     def _examples_call(
         self,
+        what: str,
         model: str,
         examples: Examples,
         version: int | None,
         label: str | None,
         context: Features | None,
     ) -> flows.ExamplesCall:
+        self._protocol.check_examples(what)
         return flows.ExamplesCall(
             target=requests.servable(model, version, label),
             examples=examples,

@@ -82,7 +82,7 @@ class IODriver(BaseClient):
             # Without serialisers, bytes go in and come out as they are.
             self._calls = [
                 [
-                    {method: channel.unary_unary(method) for method in requests.METHODS}
+                    {method: channel.unary_unary(method) for method in self._protocol.methods}
                     for channel in channels
                 ]
                 for channels in self._channels
@@ -225,7 +225,7 @@ class IODriver(BaseClient):
         return scope
 
     def _stream_pool(self) -> StreamPool:
-        """Return the PredictStream calls of one stream."""
+        """Return the calls that carry one stream."""
         from ladle.client.streaming.pool import StreamPool
 
         def open_call(address: int, outbox: Iterator[bytes]) -> StreamCall:
@@ -233,10 +233,10 @@ class IODriver(BaseClient):
                 self._connect()
             channel = self._channels[address][self._connection()]
             method: grpc.StreamStreamMultiCallable[bytes, bytes]
-            method = channel.stream_stream(requests.PREDICT_STREAM)
+            method = channel.stream_stream(self._protocol.streams.method)
             return _lasting(method(outbox, metadata=self._metadata()))
 
-        return StreamPool(open_call, self._unary_only)
+        return StreamPool(self._protocol.streams, open_call, self._unary_only)
 
     def _chunk_call(self, send: Send, metadata: tuple[tuple[str, str], ...]) -> StreamCall:
         channel = self._channels[send.address][self._connection()]
@@ -270,7 +270,7 @@ class IODriver(BaseClient):
             finally:
                 if generation == GATE.generation:
                     scope.cancel()
-        metadata = self._run(flows.learn(call.target, self._known), timeout_s)
+        metadata = self._run(flows.learn(call.target, self._known, self._protocol), timeout_s)
         remaining = parts(call, metadata)
         outcome: Prediction | MessageTooLarge | None = None
         while (part := next_part(remaining, outcome)) is not None:

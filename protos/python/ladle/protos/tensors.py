@@ -124,7 +124,7 @@ def to_wire(array: NDArray[Any], *, typed: bool = False) -> list[wire.Piece]:
     data_type = dtypes.from_numpy(array.dtype)
     head = _head(data_type, array.shape)
     if data_type == dtypes.STRING:
-        strings = TensorProto(string_val=_as_bytes(array))
+        strings = TensorProto(string_val=as_bytes(array))
         return [head, strings.SerializeToString()]
     values = TensorProto()
     field = _VARINT_FIELDS.get(dtypes.name(data_type), "int_val")
@@ -291,7 +291,12 @@ def _as_integers(array: NDArray[Any], field: str) -> NDArray[Any]:
     return array.astype(np.int32) if array.dtype.kind == "V" else array
 
 
-def _as_bytes(array: NDArray[Any]) -> list[bytes]:
+def as_bytes(array: NDArray[Any]) -> list[bytes]:
+    """Return the elements of an array of strings, row by row; text becomes UTF-8.
+
+    Raises:
+        TensorError: An element is neither bytes nor text, or text that UTF-8 can't say.
+    """
     values: list[Any] = array.ravel().tolist()
     for value in values:
         if not isinstance(value, bytes | str):

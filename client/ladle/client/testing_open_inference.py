@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -16,14 +16,35 @@ from ladle.client.messages.open_inference.tensors import read_tensor
 from ladle.protos import dtypes, inference_pb, tensors
 from ladle.protos.datatypes import BY_NUMBER, to_raw
 
-if TYPE_CHECKING:
-    from ladle.client.testing import FunctionModel
+Arrays = dict[str, NDArray[Any]]
+Declared = Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
 
-Run = Callable[["FunctionModel", dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+class Served(Protocol):
+    """A `FunctionModel`, as far as it is read here."""
+
+    @property
+    def inputs(self) -> Declared:
+        """The dtype and shape of each input."""
+
+    @property
+    def outputs(self) -> Declared:
+        """The dtype and shape of each output."""
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+
+    @property
+    def version_labels(self) -> Collection[str]:
+        """The labels that name the version."""
+
+
+S = TypeVar("S", bound=Served)
 
 
 def answer(
-    method: str, body: bytes, models: Mapping[str, FunctionModel], run: Run
+    method: str, body: bytes, models: Mapping[str, S], run: Callable[[S, Arrays], Arrays]
 ) -> Message | None:
     """Return the answer to a request; None for a method that is not there.
 
@@ -46,7 +67,9 @@ def answer(
 
 
 def _infer(
-    request: inference_pb.ModelInferRequest, models: Mapping[str, FunctionModel], run: Run
+    request: inference_pb.ModelInferRequest,
+    models: Mapping[str, S],
+    run: Callable[[S, Arrays], Arrays],
 ) -> Message:
     model = _find(models, request.model_name, request.model_version)
     raw = list(request.raw_input_contents)
@@ -80,7 +103,7 @@ def _with_bytes(array: NDArray[Any]) -> NDArray[Any]:
     return strings
 
 
-def _metadata(name: str, model: FunctionModel) -> Message:
+def _metadata(name: str, model: Served) -> Message:
     response = inference_pb.ModelMetadataResponse(
         name=name, versions=[str(model.version)], platform="python_function"
     )
@@ -94,7 +117,7 @@ def _datatype(dtype: DTypeLike) -> str:
     return BY_NUMBER[dtypes.from_numpy(np.dtype(dtype))].name
 
 
-def _find(models: Mapping[str, FunctionModel], name: str, version: str) -> FunctionModel:
+def _find(models: Mapping[str, S], name: str, version: str) -> S:
     model = models.get(name)
     if model is None:
         raise NotFound(f"Request for unknown model: '{name}' is not found")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,3 +168,20 @@ def test_answering_by_itself_imports_nothing_heavy(arguments: list[str]) -> None
 def _ladle(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ladle.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["export"], ["models"], ["bench"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_nobody_reads_ends_quietly(command: list[str], unbuffered: str) -> None:
+    """As with `ladle serve --help | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "ladle.cli", *command, "--help"],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,9 +25,8 @@ def main(argv: list[str]) -> int:
 
     try:
         return asyncio.run(_bench(args))
-    except BrokenPipeError:  # nobody reads any more; Python would say so at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise  # `ladle` ends quietly
     except (LadleError, ValueError, TypeError, OSError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

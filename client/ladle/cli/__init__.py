@@ -5,6 +5,7 @@ Answers `--help`, `--version` and mistakes by itself, without importing numpy, g
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -67,6 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 failure, 2 wrong usage and 130 an interruption; commands may have more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _answer(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads the output any more. Python would fail with it again at its exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        return 0 if {"-h", "--help", "--version"} & {*arguments} else 1
+
+
+def _answer(arguments: list[str]) -> int:
     if not arguments:
         print(_HELP, end="", file=sys.stderr)
         return 2

@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     event = events.get()
     if event is _Event.UP:
         event = events.get()
+    if starting.missing is not None:
+        raise starting.missing
     if event is _Event.FAILED:
         return _leave(1)
     console.say("stopping", log_format=log_format)
@@ -82,6 +84,8 @@ class _Starting:
         self._config = config
         self._events = events
         self._log_format = log_format
+        self.missing: ModuleNotFoundError | None = None
+        """The start failed for want of a package."""
         self._server: Server | None = None
         self._ended_opening = threading.Event()
 
@@ -96,6 +100,18 @@ class _Starting:
         return self._server if self._ended_opening.wait(timeout_s) else None
 
     def _run(self) -> None:
+        try:
+            ended = self._start()
+        except ModuleNotFoundError as error:
+            self.missing = error
+            ended = _Event.FAILED
+        except BaseException:
+            logger.exception("the server failed to start")
+            ended = _Event.FAILED
+        self._ended_opening.set()
+        self._events.put(ended)
+
+    def _start(self) -> _Event:
         from ladle.server.server import Server
         from ladle.server.transport.addresses import AddressInUse
         from ladle.server.wiring.startup import StartupError
@@ -110,14 +126,8 @@ class _Starting:
             server.wait_for_models()
         except (StartupError, AddressInUse) as error:
             console.complain(str(error), log_format=self._log_format)
-            self._events.put(_Event.FAILED)
-        except BaseException:
-            logger.exception("the server failed to start")
-            self._events.put(_Event.FAILED)
-        else:
-            self._events.put(_Event.UP)
-        finally:
-            self._ended_opening.set()
+            return _Event.FAILED
+        return _Event.UP
 
 
 class _Signals:

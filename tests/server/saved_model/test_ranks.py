@@ -16,7 +16,8 @@ import pytest
 
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Signature, TensorSpec
-from ladle.server.saved_model.ranks import needs_all_dimensions, refuse_missing_dimensions
+from ladle.server.saved_model.ranks import needs_all_dimensions
+from ladle.server.saved_model.servable import refuse_missing_dimensions
 
 DT_DOUBLE = 2
 PREDICT = """

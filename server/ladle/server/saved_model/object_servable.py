@@ -14,8 +14,8 @@ from ladle.server.core.errors import FailedPrecondition
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.saved_model.errors import explained, serving_error
 from ladle.server.saved_model.memory import give_back
-from ladle.server.saved_model.ranks import refuse_missing_dimensions
 from ladle.server.saved_model.runtime import tensorflow
+from ladle.server.saved_model.servable import refuse_missing_dimensions
 
 
 def load_objects(path: Path, tags: tuple[str, ...]) -> Any:

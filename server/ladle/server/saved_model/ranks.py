@@ -1,11 +1,8 @@
-"""Inputs with fewer dimensions than declared, which can end the process in some kernels."""
+"""Graphs in which an input with fewer dimensions than declared can end the process."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.servable import Arrays, Signature
 
 # With a tensor of too few dimensions their kernels fail an internal check of TensorFlow, which ends
 # the process: oneDNN's convolutions, on whatever processor it is on, and pooling in space.
@@ -29,15 +26,3 @@ def needs_all_dimensions(graph_def: Any) -> bool:
     return any(
         node.op in _ENDS_THE_PROCESS for nodes in (graph_def.node, *functions) for node in nodes
     )
-
-
-def refuse_missing_dimensions(signature: Signature, inputs: Arrays) -> None:
-    """See that no input has fewer dimensions than the signature declares.
-
-    Raises:
-        InvalidArgument: One has.
-    """
-    for alias, spec in signature.inputs.items():
-        shape = inputs[alias].shape
-        if spec.shape is not None and len(shape) < len(spec.shape):
-            raise InvalidArgument(f"input {alias!r}: expected {spec}, got shape {list(shape)}")

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
-from ladle.server.core.errors import FailedPrecondition
+from ladle.server.core.errors import FailedPrecondition, InvalidArgument
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.saved_model.errors import explained, serving_error
 from ladle.server.saved_model.memory import give_back
-from ladle.server.saved_model.ranks import refuse_missing_dimensions
 
 # An output_filter can name any subset of the outputs, and each gets a compiled callable; past
 # this many the oldest is dropped: a caller who tries all subsets costs time, not memory.
@@ -118,6 +117,18 @@ class SavedModelServable:
                 call = _retyped(call, quantized)
             self._callables[signature.name, outputs] = call
         return call
+
+
+def refuse_missing_dimensions(signature: Signature, inputs: Arrays) -> None:
+    """See that no input has fewer dimensions than the signature declares.
+
+    Raises:
+        InvalidArgument: One has.
+    """
+    for alias, spec in signature.inputs.items():
+        shape = inputs[alias].shape
+        if spec.shape is not None and len(shape) < len(spec.shape):
+            raise InvalidArgument(f"input {alias!r}: expected {spec}, got shape {list(shape)}")
 
 
 def _array(result: Any) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladle.server.core.errors import ServingError
-from ladle.server.transport.grpcio.admission import MESSAGE_TIMEOUT_S, Admission
+from ladle.server.transport.grpcio.intake import MESSAGE_TIMEOUT_S, Admission
 
 
 class Time:

@@ -14,9 +14,8 @@ from ladle.server.core.errors import Unavailable
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport.addresses import AddressInUse, check_address, make_way
 from ladle.server.transport.grpcio import completion
-from ladle.server.transport.grpcio.admission import Admission
 from ladle.server.transport.grpcio.completion import Pools
-from ladle.server.transport.grpcio.intake import RpcHandlers
+from ladle.server.transport.grpcio.intake import Admission, RpcHandlers
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
 from ladle.server.transport.threads import SteadyPool
 

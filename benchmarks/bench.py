@@ -222,9 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=5, help="runs of each row (default 5)")
     parser.add_argument(
         "--transport",
-        default="grpcio",
+        default="native",
         choices=("grpcio", "native"),
-        help="what serves gRPC, for the echo too (default grpcio)",
+        help="what serves gRPC, for the echo too (default native)",
     )
     parser.add_argument(
         "--only", default="", help="rows with this text in name and load, or latency"

@@ -28,7 +28,11 @@ ALLOWED = {
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
     "ladle.server.config": {"ladle.server.core.machine.cpus"},
-    "ladle.server.flags": {"ladle.server.config", "ladle.cli.arguments"},
+    "ladle.server.flags": {
+        "ladle.server.config",
+        "ladle.server.wiring.choice",
+        "ladle.cli.arguments",
+    },
     "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
@@ -49,6 +53,7 @@ ALLOWED = {
     "ladle.server.transport": {
         "ladle.protos",
         "ladle.server.core.errors",
+        "ladle.server.core.machine.scheduling",
         "ladle.server.core.observation",
         "ladle.server.core.regular_file",
         "ladle.server.call",

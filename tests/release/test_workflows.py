@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 GITHUB = ROOT / ".github"
@@ -82,9 +83,41 @@ def test_what_the_workflows_make_is_there() -> None:
     targets = set()
     for path in WORKFLOWS:
         targets |= set(re.findall(r"run: make ([\w-]+)", path.read_text()))
-    assert targets == {"install", "test", "docs", "dist", "release-check"}
+    assert targets == {"install", "native-test", "test", "docs", "dist", "release-check"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_a_release_publishes_what_its_jobs_have_built() -> None:
+    jobs = loaded(GITHUB / "workflows" / "release.yml")["jobs"]
+    publish = jobs.pop("publish")
+    assert publish["needs"] == sorted(jobs)
+    for name, job in jobs.items():
+        steps = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+        assert [step["with"]["path"] for step in steps] == ["dist/"], name
+    (download,) = (step for step in publish["steps"] if "download" in step["uses"])
+    assert download["with"] == {"path": "dist/", "merge-multiple": True}
+
+
+def test_the_native_transport_has_wheels_where_the_extra_wants_them() -> None:
+    matrix = loaded(GITHUB / "workflows" / "release.yml")["jobs"]["native"]["strategy"]["matrix"]
+    built = {tuple(target["target"].split("-")[::2]) for target in matrix["include"]}
+    assert built == {("x86_64", "linux"), ("aarch64", "linux"), ("aarch64", "darwin")}
+    requirement = native_requirement()
+    assert requirement.marker is not None
+    machines = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
+    others = [("darwin", "x86_64"), ("linux", "riscv64"), ("win32", "AMD64")]
+    for platform, machine in machines + others:
+        wanted = requirement.marker.evaluate(
+            {"sys_platform": platform, "platform_machine": machine}
+        )
+        assert wanted == ((platform, machine) in machines), (platform, machine)
+
+
+def test_the_extra_wants_the_native_transport_of_the_same_version() -> None:
+    version = re.search(r'^version = "(.*)"$', pyproject(), re.MULTILINE)
+    assert version is not None
+    assert str(native_requirement().specifier) == f"=={version[1]}"
 
 
 def test_a_commit_is_linted_as_ci_lints() -> None:
@@ -95,6 +128,12 @@ def test_a_commit_is_linted_as_ci_lints() -> None:
     (local,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
     hooked = {hook["entry"].replace(".venv/bin", "$(BIN)") for hook in local["hooks"]}
     assert hooked == linted
+
+
+def native_requirement() -> Requirement:
+    extra = re.search(r'^native = \[\n  "(.*)",\n\]$', pyproject(), re.MULTILINE)
+    assert extra is not None
+    return Requirement(extra[1])
 
 
 def pyproject() -> str:

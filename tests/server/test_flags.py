@@ -275,3 +275,14 @@ def test_help_begins_with_what_most_need_and_has_every_flag_once(
     flags = re.findall(r"^  --(\w+)", shown, re.MULTILINE)
     assert sorted(flags) == sorted(["version", *Config.__dataclass_fields__])
     assert "--skip_initialize_tpu" in shown.partition("without effect:")[2]
+
+
+def test_the_version_is_told_with_the_transport_that_would_serve(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings(["--transport=grpcio", "--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(
+        r"ladle \S+, transport grpcio: --transport=grpcio\n", capsys.readouterr().out
+    )

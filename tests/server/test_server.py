@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from fakes import TIMEOUT_S, FakeLoader, refusal, until
@@ -170,6 +172,22 @@ def test_the_port_is_open_before_the_models_are_there_and_requests_wait(setting:
         let_load.set()
 
         assert answer.result(TIMEOUT_S) == 1
+
+
+def test_the_log_and_the_status_page_say_which_transport_serves(
+    setting: Harness, transport_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.publish("m", 1)
+    with (
+        caplog.at_level(logging.INFO),
+        setting.started(setting.configured("m"), transport=transport_name, rest_api_port=None),
+    ):
+        assert setting.predict("m") == 1
+        http = setting.server.addresses[-1]
+        status = httpx.get(f"{http}/status.json", timeout=TIMEOUT_S).json()["server"]
+    assert status["transport"] == transport_name
+    (line,) = (line for line in caplog.messages if "transport" in line)
+    assert line.startswith(f"gRPC is served by the transport {transport_name}: --transport=")
 
 
 def test_many_can_wait_for_a_model_and_keep_no_thread_from_others(setting: Harness) -> None:

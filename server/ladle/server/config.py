@@ -85,9 +85,9 @@ class Config:
         "without tokens, let other machines change what is served (tensorflow_model_server: true)",
     )
     transport: str = flag(
-        "grpcio",
-        "what serves gRPC: grpcio; native, in Rust, which the package ladle-native brings; or "
-        "auto, which takes native where it is installed and knows the --grpc_channel_arguments",
+        "auto",
+        "what serves gRPC: native, in Rust, from the package ladle-native; grpcio; or auto, "
+        "which takes native where it is installed and knows the --grpc_channel_arguments",
         choices=("auto", "native", "grpcio"),
     )
     grpc_channel_arguments: str = flag("", "gRPC's own options, as name=value,name=value")

@@ -135,13 +135,34 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         f"the status page on {_HTTP_PORT}; flags change each of them",
     )
     built.add_argument(
-        "--version", action="version", version=f"ladle {_version()}", help="print it and exit"
+        "--version",
+        nargs=0,
+        action=_Version,
+        default=argparse.SUPPRESS,
+        help="print it and what serves gRPC, and exit",
     )
     for title, fields in _groups():
         group = built.add_argument_group(title)
         for field in fields:
             group.add_argument(f"--{field.name}", **_options(field))
     return built
+
+
+class _Version(argparse.Action):
+    """Prints the version, and the transport that would serve, and exits."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+    ) -> None:
+        # Imported late: it imports the native transport.
+        from ladle.server.wiring.choice import Unavailable, find
+
+        try:
+            choice = find(getattr(namespace, "transport", Config.transport))
+        except Unavailable as error:
+            parser.error(str(error))
+        print(f"ladle {_version()}, transport {choice.name}: {choice.why}")
+        parser.exit()
 
 
 def _groups() -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:

@@ -78,6 +78,7 @@ class Server:
         """Who may call what."""
         tls = startup.tls(config)
         metrics_path = startup.metrics_path(config)
+        transport = transports.chosen(config).name
         check = check or (find_missing if load is None else lambda _: None)
         load = load or saved_model_loader(config, platform)
 
@@ -143,13 +144,14 @@ class Server:
                 figures=self._figures,
                 metrics_path=metrics_path,
                 exposition=self.exposition,
+                transport=transport,
             )
             """The HTTP side; None if it is not asked for."""
         except StartupError:
             self._observers.stop(_UNLOAD_S)
             raise
         grpc = transports.grpc_transport(
-            config, self.methods, limits, access=self.access, observer=observer, tls=tls
+            config, transport, self.methods, limits, access=self.access, observer=observer, tls=tls
         )
         self._ports = Ports(config, grpc, self.http)
         readiness = Readiness(

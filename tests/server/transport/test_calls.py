@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -376,3 +377,24 @@ def test_calls_share_the_threads_there_are_where_no_other_can_be_started(
         assert [each.result() for each in later] == [b"2"] * 3
         monkeypatch.undo()
     transport.stop(TIMEOUT_S)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has policies")
+def test_on_a_busy_machine_native_calls_wait_no_longer_than_others(
+    make_transport: MakeTransport, transport_name: str
+) -> None:
+    """grpcio's threads yield when they are woken, or they would stop a batch for each packet."""
+
+    def policy(call: Call) -> None:
+        call.respond(b"%d" % os.sched_getscheduler(0))
+
+    transport = make_transport({"/a/B": NonBlocking(policy)}, max_threads=1)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/a/B", None, None)
+        answer = call(b"", timeout=TIMEOUT_S)
+    transport.stop()
+
+    expected = os.SCHED_OTHER if transport_name == "native" else os.SCHED_BATCH
+    assert answer == b"%d" % expected

@@ -1,35 +1,73 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 
-from ladle.server.wiring.choice import Unavailable, choose
+from ladle.server.wiring.choice import Native, Unavailable, choose, find
+
+THERE = Native("1.0")
+BROKEN = Native(problem="ladle-native can't be imported: not an ELF file")
 
 
 @pytest.mark.parametrize(
     ("asked", "native", "unknown", "name"),
     [
-        ("auto", "1.0", [], "native"),
-        ("auto", "1.0", ["grpc.x"], "grpcio"),
-        ("auto", None, [], "grpcio"),
-        ("native", "1.0", [], "native"),
-        ("grpcio", "1.0", [], "grpcio"),
-        ("grpcio", None, ["grpc.x"], "grpcio"),
+        ("auto", THERE, [], "native"),
+        ("auto", THERE, ["grpc.x"], "grpcio"),
+        ("auto", Native(), [], "grpcio"),
+        ("native", THERE, [], "native"),
+        ("grpcio", THERE, [], "grpcio"),
+        ("grpcio", Native("2.0"), [], "grpcio"),
+        ("grpcio", Native(), ["grpc.x"], "grpcio"),
     ],
 )
 def test_the_transport_is_chosen_by_what_is_asked_for_and_what_is_there(
-    asked: str, native: str | None, unknown: list[str], name: str
+    asked: str, native: Native, unknown: list[str], name: str
 ) -> None:
-    choice = choose(asked, native=native, unknown_arguments=unknown)
+    choice = choose(asked, ladle="1.0", native=native, unknown_arguments=unknown)
     assert choice.name == name
     assert choice.why
+    assert not choice.is_second_best
+
+
+@pytest.mark.parametrize("native", [Native("1.1"), BROKEN])
+def test_without_a_native_transport_of_use_grpcio_serves_and_the_reason_is_a_warning(
+    native: Native,
+) -> None:
+    choice = choose("auto", ladle="1.0", native=native)
+    assert choice.name == "grpcio"
+    assert choice.is_second_best
+    assert choice.why in (
+        BROKEN.problem,
+        "expected ladle-native 1.0, as ladle itself, got 1.1",
+    )
+
+
+def test_ladle_from_its_sources_takes_any_version() -> None:
+    assert choose("auto", ladle=None, native=THERE).name == "native"
 
 
 @pytest.mark.parametrize(
     ("native", "unknown", "says"),
-    [(None, [], "package ladle-native"), ("1.0", ["grpc.x"], "got grpc.x")],
+    [
+        (Native(), [], "expected the package ladle-native, found none"),
+        (Native("1.1"), [], "expected ladle-native 1.0, as ladle itself, got 1.1"),
+        (BROKEN, [], "not an ELF file"),
+        (THERE, ["grpc.x"], "got grpc.x"),
+    ],
 )
 def test_a_native_transport_that_cannot_be_had_is_told(
-    native: str | None, unknown: list[str], says: str
+    native: Native, unknown: list[str], says: str
 ) -> None:
     with pytest.raises(Unavailable, match=says):
-        choose("native", native=native, unknown_arguments=unknown)
+        choose("native", ladle="1.0", native=native, unknown_arguments=unknown)
+
+
+def test_a_module_that_cannot_be_imported_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ladle_native", ModuleType("ladle_native"))
+    assert find("auto").is_second_best
+    monkeypatch.setitem(sys.modules, "ladle_native", None)
+    assert find("auto") == ("grpcio", "no ladle-native", False)
+    assert find("grpcio").name == "grpcio"

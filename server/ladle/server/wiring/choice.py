@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
@@ -13,45 +13,83 @@ class Choice(NamedTuple):
 
     name: str
     why: str
+    is_second_best: bool = False
+    """Whether the native transport is there, and something is wrong with it."""
+
+
+class Native(NamedTuple):
+    """What was found of the native transport."""
+
+    version: str | None = None
+    """None where it is not installed, or can't be imported."""
+    problem: str = ""
+    """Why it can't be imported."""
 
 
 class Unavailable(Exception):
     """The transport that was asked for can't be had; the message says why, in one line."""
 
 
-def choose(asked: str, *, native: str | None, unknown_arguments: Sequence[str]) -> Choice:
+def choose(
+    asked: str, *, ladle: str | None, native: Native, unknown_arguments: Sequence[str] = ()
+) -> Choice:
     """Decide which transport serves gRPC.
 
     Args:
         asked: `auto`, `native` or `grpcio`.
-        native: the version of the native transport; None where it is not installed.
+        ladle: the version of ladle; None where it runs from its sources.
+        native: the native transport, which has to have the same version.
         unknown_arguments: channel arguments that were given, and mean nothing to it.
 
     Raises:
         Unavailable: The native transport was asked for, and can't be had.
     """
+    if asked == "grpcio":
+        return Choice("grpcio", "--transport=grpcio")
+    problem = native.problem
+    if native.version is not None and ladle not in (None, native.version):
+        problem = f"expected ladle-native {ladle}, as ladle itself, got {native.version}"
     given = ", ".join(unknown_arguments)
     if asked == "native":
-        if native is None:
-            raise Unavailable("--transport=native: expected the package ladle-native, found none")
+        if problem or native.version is None:
+            problem = problem or "expected the package ladle-native, found none"
+            raise Unavailable(f"--transport=native: {problem}")
         if given:
             raise Unavailable(
                 f"--transport=native: expected no --grpc_channel_arguments that it does not know, "
                 f"got {given}"
             )
         return Choice("native", "--transport=native")
-    if asked == "auto" and native is not None:
-        if not given:
-            return Choice("native", f"ladle-native {native} is installed")
+    if problem:
+        return Choice("grpcio", problem, is_second_best=True)
+    if native.version is None:
+        return Choice("grpcio", "no ladle-native")
+    if given:
         return Choice("grpcio", f"the native transport knows no {given}")
-    return Choice("grpcio", f"--transport={asked}" if asked != "auto" else "no ladle-native")
+    return Choice("native", f"ladle-native {native.version} is installed")
 
 
-def native_version() -> str | None:
-    """Return the version of the native transport; None where it is not installed."""
-    if importlib.util.find_spec("ladle_native") is None:
-        return None
+def find(asked: str, unknown_arguments: Sequence[str] = ()) -> Choice:
+    """Decide as `choose` by what is installed; imports the native transport, unless asked not to.
+
+    Raises:
+        Unavailable: The native transport was asked for, and can't be had.
+    """
+    native = Native() if asked == "grpcio" else _installed()
+    return choose(asked, ladle=_ladle(), native=native, unknown_arguments=unknown_arguments)
+
+
+def _installed() -> Native:
     try:
-        return version("ladle-native")
+        return Native(importlib.import_module("ladle_native").__version__)
+    except ModuleNotFoundError:
+        return Native()
+    except (ImportError, AttributeError) as error:  # for another machine, or cut off
+        return Native(problem=f"ladle-native can't be imported: {error}")
+
+
+def _ladle() -> str | None:
+    try:
+        return version("ladle")
     except PackageNotFoundError:
         return None

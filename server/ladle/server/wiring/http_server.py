@@ -39,6 +39,7 @@ class HttpServer:
         names: Callable[[], Collection[str]],
         is_ready: Callable[[], bool],
         figures: Figures = dict,
+        transport: str = "",
         max_threads: int = 8,
         max_waiting: int = 256,
         options: AppOptions | None = None,
@@ -58,6 +59,7 @@ class HttpServer:
             names: returns the models that are configured.
             is_ready: whether the server as a whole is to get requests.
             figures: returns how the models do, for the status page.
+            transport: what serves gRPC, for the status page.
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
@@ -84,6 +86,7 @@ class HttpServer:
             names,
             is_ready=is_ready,
             figures=figures,
+            transport=transport,
             others=routes,
             metrics_path=metrics.path if metrics else "",
             by_token=access is not None and access.by_token,

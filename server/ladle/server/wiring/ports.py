@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ladle.server.call import Transport
 from ladle.server.config import Config
-from ladle.server.core.machine.scheduling import starting_such_as_yield
 
 if TYPE_CHECKING:
     from ladle.server.wiring.http_server import HttpServer
@@ -52,8 +51,7 @@ class Ports:
             addresses.append(f"0.0.0.0:{port}" if port else address)
         if self._http is not None:
             addresses.append(self._http.listen(self._config.rest_api_port or 0))
-        with starting_such_as_yield():  # the thread that polls
-            self._grpc.start()
+        self._grpc.start()
         if self._http is not None:
             self._http.start()
         return tuple(addresses)

@@ -17,7 +17,7 @@ from ladle.server.rpc.guard import gate
 from ladle.server.transport.descriptors import affordable_connections, raise_limit
 from ladle.server.transport.grpcio.transport import GrpcioTransport
 from ladle.server.transport.native.options import unknown
-from ladle.server.wiring.choice import Unavailable, choose, native_version
+from ladle.server.wiring.choice import Choice, Unavailable, find
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
 if TYPE_CHECKING:
@@ -36,8 +36,24 @@ def limits(config: Config, observer: Observer) -> Limits:
     )
 
 
+def chosen(config: Config) -> Choice:
+    """Return which transport serves gRPC, and say it in one line of the log.
+
+    Raises:
+        StartupError: The transport that was asked for can't be had.
+    """
+    try:
+        choice = find(config.transport, unknown(config.channel_arguments))
+    except Unavailable as error:
+        raise StartupError(str(error)) from None
+    level = logging.WARNING if choice.is_second_best else logging.INFO
+    logger.log(level, "gRPC is served by the transport %s: %s", choice.name, choice.why)
+    return choice
+
+
 def grpc_transport(
     config: Config,
+    name: str,
     methods: Methods,
     limits: Limits,
     *,
@@ -49,6 +65,7 @@ def grpc_transport(
 
     Args:
         config: the settings.
+        name: `native` or `grpcio`, as `chosen` returned it.
         methods: what is served.
         limits: what requests may take.
         access: who may call what.
@@ -56,17 +73,10 @@ def grpc_transport(
         tls: put all addresses behind TLS.
 
     Raises:
-        StartupError: The transport that was asked for can't be had, or an option is wrong.
+        StartupError: An option is wrong.
     """
     arguments = config.channel_arguments
-    try:
-        choice = choose(
-            config.transport, native=native_version(), unknown_arguments=unknown(arguments)
-        )
-    except Unavailable as error:
-        raise StartupError(str(error)) from None
-    logger.info("gRPC is served by the transport %s: %s", choice.name, choice.why)
-    if choice.name == "native":
+    if name == "native":
         # Imported late: it is there only where its package is installed.
         from ladle.server.transport.native.transport import NativeTransport
 
@@ -110,6 +120,7 @@ def http_server(
     figures: Figures,
     metrics_path: str | None,
     exposition: Callable[[], bytes],
+    transport: str,
 ) -> HttpServer | None:
     """Return what serves HTTP; None if it is not asked for.
 
@@ -126,6 +137,7 @@ def http_server(
         figures: returns how the models do, for the status page.
         metrics_path: where metrics are; None: nowhere.
         exposition: returns them.
+        transport: what serves gRPC, for the status page.
 
     Raises:
         StartupError: Something else is where metrics should be.
@@ -147,6 +159,7 @@ def http_server(
             observer=observer,
             names=names,
             figures=figures,
+            transport=transport,
             is_ready=is_ready,
             max_threads=config.rest_api_num_threads,
             max_waiting=MAX_WAITING_REQUESTS + 1,

@@ -55,6 +55,7 @@ class StatusPage:
         others: Sequence[Route] = (),
         metrics_path: str = "",
         by_token: bool = False,
+        transport: str = "",
     ) -> None:
         """Take what to show.
 
@@ -67,6 +68,7 @@ class StatusPage:
             others: what else is answered over HTTP, for `/openapi.json`.
             metrics_path: where metrics are; empty: nowhere.
             by_token: whether callers need a token.
+            transport: what serves gRPC; empty where nothing does.
         """
         self._manager = manager
         self._services = services
@@ -76,6 +78,7 @@ class StatusPage:
         self._others = tuple(others)
         self._metrics_path = metrics_path
         self._by_token = by_token
+        self._transport = transport
         self._started = time.monotonic()
 
     @property
@@ -104,6 +107,7 @@ class StatusPage:
         server = {
             "ready": self._is_ready(),
             "version": _version(),
+            "transport": self._transport,
             "uptime_s": time.monotonic() - self._started,
             "metrics_path": self._metrics_path,
         }

@@ -11,6 +11,7 @@ import grpc
 
 from ladle.server.call import Gate, Methods
 from ladle.server.core.errors import Unavailable
+from ladle.server.core.machine.scheduling import starting_such_as_yield
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport.addresses import AddressInUse, check_address, make_way
 from ladle.server.transport.grpcio import completion
@@ -143,7 +144,8 @@ class GrpcioTransport:
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
-        self._server.start()
+        with starting_such_as_yield():  # the thread that polls
+            self._server.start()
         threading.Thread(target=self._end_silent, name="grpc silence", daemon=True).start()
 
     def _end_silent(self) -> None:

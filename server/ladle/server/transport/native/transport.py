@@ -152,6 +152,8 @@ class NativeTransport:
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
+        # Neither these threads nor the next one yield when they are woken: on a busy machine a lone
+        # caller would wait 2 ms instead of 0.2, and many callers are answered as fast either way.
         self._network.start()
         thread = threading.Thread(target=self._take, name="take", daemon=True)
         self._threads.append(thread)

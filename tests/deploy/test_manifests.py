@@ -147,6 +147,12 @@ def test_the_runtime_listens_where_kserve_calls(runtime: Any) -> None:
     assert config.drain_grace_seconds < 29
 
 
+def test_the_runtime_announces_the_protocols_that_are_served(runtime: Any) -> None:
+    assert runtime["spec"]["protocolVersions"] == ["v1", "v2", "grpc-v1", "grpc-v2"]
+    (container,) = runtime["spec"]["containers"]
+    assert config_of(*container["args"]).enable_open_inference
+
+
 def test_a_pod_is_given_the_time_that_its_server_takes_to_drain(deployment: Any) -> None:
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]

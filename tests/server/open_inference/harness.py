@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import grpc
 import httpx
 import numpy as np
+import orjson
 import pytest
 from fakes import TIMEOUT_S, FakeServable, refusal, spec
 from numpy.typing import NDArray
@@ -83,6 +85,11 @@ _IMAGES = {"images": spec(-1, 8, 8, data_type=UINT8)}
 _TEXT = {"text": spec(-1, data_type=BYTES)}
 
 
+def _same(data_type: int) -> FakeServable:
+    tensor = {"x": spec(-1, 2, data_type=data_type)}
+    return FakeServable(same, (_signature(_MAIN, tensor, tensor),))
+
+
 def servables() -> dict[str, FakeServable]:
     """Return what each model of the table runs."""
     probabilities = {"probabilities": spec(-1, 10)}
@@ -115,6 +122,7 @@ def servables() -> dict[str, FakeServable]:
                 _signature("b", {"x": spec(-1)}, {"y": spec(-1)}),
             ),
         ),
+        **{f"same_{name}": _same(d.data_type) for name, d in BY_NAME.items()},
         "wide": FakeServable(
             half,
             (
@@ -165,12 +173,74 @@ class Served:
             self.ask(method, request, ModelInferResponse)
         return refusal(caught.value)
 
+    def infer_over_rest(self, message: ModelInferRequest, **more: Any) -> httpx.Response:
+        """Send the same request as a body of JSON and binary tensors."""
+        path, text, raw = rest_form(message, **more)
+        return self.post(path, text + raw, inference_header_content_length=str(len(text)))
+
+    def refused_everywhere(self, message: ModelInferRequest) -> tuple[str, str]:
+        """Return the status with which a request is refused over gRPC, and hold REST to it."""
+        code, text = self.refused(message)
+        response = self.infer_over_rest(message)
+        assert response.status_code == STATUS[code]
+        assert response.headers["content-type"] == "application/json"
+        assert response.json() == {"error": text}
+        return code, text
+
     def post(self, path: str, content: Any = b"", **headers: str) -> httpx.Response:
         """Send JSON, or bytes as they are."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(content, bytes):
             return self.http.post(path, content=content, headers=given)
         return self.http.post(path, json=content, headers=given)
+
+
+STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "DEADLINE_EXCEEDED": 504,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "PERMISSION_DENIED": 403,
+}
+"""The HTTP status of each code."""
+
+
+def rest_form(message: ModelInferRequest, **more: Any) -> tuple[str, bytes, bytes]:
+    """Return the path, the JSON and the binary tensors of a request in raw form."""
+    version = f"/versions/{message.model_version}" if message.model_version else ""
+    inputs: list[dict[str, Any]] = [
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+            "parameters": {
+                **parameters(tensor.parameters),
+                "binary_data_size": len(message.raw_input_contents[at]),
+            },
+        }
+        for at, tensor in enumerate(message.inputs)
+    ]
+    outputs = [
+        {"name": wanted.name, "parameters": parameters(wanted.parameters)}
+        for wanted in message.outputs
+    ]
+    body: dict[str, Any] = {
+        "id": message.id,
+        "parameters": parameters(message.parameters),
+        "inputs": inputs,
+        **({"outputs": outputs} if outputs else {}),
+        **more,
+    }
+    path = f"/v2/models/{quote(message.model_name, safe='')}{version}/infer"
+    return path, orjson.dumps(body), b"".join(message.raw_input_contents)
+
+
+def parameters(given: Any) -> dict[str, Any]:
+    """Return a message's parameters as JSON has them."""
+    return {
+        key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in given.items()
+    }
 
 
 def request(model: str, **inputs: NDArray[Any]) -> ModelInferRequest:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
-from fakes import TIMEOUT_S, refusal
+from fakes import TIMEOUT_S, FakeServable, refusal, until
 from server.open_inference.harness import SERVICE, Served, X, request, row, serving
 
+from ladle.protos.datatypes import BY_NAME
 from ladle.protos.health_pb import HealthCheckRequest, HealthCheckResponse
 from ladle.protos.inference_pb import (
     ModelConfigRequest,
     ModelConfigResponse,
     ModelInput,
     ModelInstanceGroup,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
     ModelStatisticsRequest,
     ModelStatisticsResponse,
     RepositoryIndexRequest,
@@ -25,8 +32,17 @@ from ladle.protos.inference_pb import (
     RepositoryModelLoadResponse,
     RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse,
+    ServerLiveRequest,
+    ServerLiveResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
+    ServerReadyRequest,
+    ServerReadyResponse,
     Unread,
 )
+from ladle.server import Config, Server
+from ladle.server.core.servable_id import ServableId
+from ladle.server.rest.open_inference.messages import as_json
 from ladle.server.rpc.open_inference.refused import REFUSALS
 
 ALIAS = "/inference.model_repository.ModelRepositoryService"
@@ -40,6 +56,15 @@ STATISTICS = (
     "cache_hit",
     "cache_miss",
 )
+
+
+def get(served: Served, path: str, status: int = 200) -> Any:
+    """Return what a small endpoint answers."""
+    response = served.http.get(f"/v2{path}")
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    assert int(response.headers["content-length"]) == len(response.content)
+    return response.json()
 
 
 def config_of(served: Served, name: str, version: str = "") -> Any:
@@ -197,3 +222,203 @@ def health(served: Served) -> int:
     call: Any = served.channel.unary_unary("/grpc.health.v1.Health/Check")
     asked = HealthCheckRequest(service=SERVICE.removeprefix("/")).SerializeToString()
     return HealthCheckResponse.FromString(call(asked, timeout=TIMEOUT_S)).status
+
+
+@row(1, 2, 8)
+def test_the_server_tells_that_it_lives_and_what_it_is(served: Served) -> None:
+    assert served.ask("ServerLive", ServerLiveRequest(), ServerLiveResponse).live
+    assert served.ask("ServerReady", ServerReadyRequest(), ServerReadyResponse).ready
+    assert get(served, "/health/live") == {"live": True}
+    assert get(served, "/health/ready") == {"ready": True, "live": True}
+    metadata = served.ask("ServerMetadata", ServerMetadataRequest(), ServerMetadataResponse)
+    told = get(served, "")
+    assert told == {
+        "name": "ladle",
+        "version": metadata.version,
+        "extensions": list(metadata.extensions),
+    }
+    assert {"statistics", "model_configuration", "classification"} <= set(told["extensions"])
+    assert "sequence" not in told["extensions"]
+
+
+@row(3)
+def test_a_server_whose_models_are_on_their_way_is_not_ready(tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def load(servable_id: ServableId, path: Path) -> FakeServable:
+        began.set()
+        assert go_on.wait(TIMEOUT_S)
+        return FakeServable()
+
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    config = Config(
+        port=None, rest_api_port=None, model_name="m", model_base_path=str(tmp_path / "m")
+    )
+    server = Server(config, load=load)
+    server.open()
+    try:
+        assert began.wait(TIMEOUT_S)
+        base = f"http://127.0.0.1:{server.addresses[-1].rpartition(':')[2]}/v2"
+        for path, told in (
+            ("/health/live", {"live": True}),
+            ("/health/ready", {"ready": False, "live": False}),
+            ("/models/m/ready", {"name": "m", "ready": False, "error": "Model 'm' is not ready"}),
+        ):
+            response = httpx.get(base + path)
+            assert response.status_code == (200 if path == "/health/live" else 503)
+            assert response.json() == told
+        go_on.set()
+        until(lambda: httpx.get(f"{base}/health/ready").status_code == 200)
+    finally:
+        go_on.set()
+        server.stop(lame_duck=False)
+
+
+@row(4, 5, 6, 7)
+@pytest.mark.parametrize(
+    ("name", "version", "ready", "status"),
+    [
+        ("half", "", True, 200),
+        ("half", "1", True, 200),
+        ("two", "stable", True, 200),
+        ("digits:other", "", True, 200),
+        ("nope", "", None, 404),
+        ("broken", "", False, 503),
+        ("half", "9", None, 404),
+        ("half", "x", None, 400),
+    ],
+)
+def test_a_model_is_ready_or_not_or_unknown(
+    served: Served, name: str, version: str, ready: bool | None, status: int
+) -> None:
+    asked = ModelReadyRequest(name=name, version=version)
+    told = get(served, f"/models/{name}{f'/versions/{version}' if version else ''}/ready", status)
+    if ready is None:
+        code, text = served.refusal_of("ModelReady", asked)
+        assert code == {404: "NOT_FOUND", 400: "INVALID_ARGUMENT"}[status]
+        assert told == {"error": text}
+    else:
+        assert served.ask("ModelReady", asked, ModelReadyResponse).ready is ready
+        assert (told["name"], told["ready"]) == (name, ready)
+
+
+@row(9, 10, 11, 12)
+@pytest.mark.parametrize(
+    ("name", "version", "versions"),
+    [
+        ("half", "", ["1"]),
+        ("two", "", ["1", "2"]),
+        ("two", "1", ["1"]),
+        ("two", "stable", ["1"]),
+        ("all", "", ["1"]),
+        ("odd", "", ["1"]),
+        ("scalar", "", ["1"]),
+    ],
+)
+def test_metadata_is_the_same_over_both(
+    served: Served, name: str, version: str, versions: list[str]
+) -> None:
+    asked = ModelMetadataRequest(name=name, version=version)
+    metadata = served.ask("ModelMetadata", asked, ModelMetadataResponse)
+    told = get(served, f"/models/{name}{f'/versions/{version}' if version else ''}")
+    assert told == as_json(metadata)
+    assert told["platform"] == "tensorflow_savedmodel"
+    assert told["versions"] == versions
+    signature = served.models[name].signatures["serving_default"]
+    wanted = {alias: list(spec.shape or ()) for alias, spec in signature.inputs.items()}
+    assert {tensor["name"]: tensor["shape"] for tensor in told["inputs"]} == wanted
+    if name == "all":
+        assert [tensor["datatype"] for tensor in told["inputs"]] == list(BY_NAME)
+    if name == "odd":
+        assert [tensor["name"] for tensor in told["outputs"]] == ["y"]
+
+
+@row(13)
+def test_the_metadata_of_an_unknown_model_is_refused(served: Served) -> None:
+    code, text = served.refusal_of("ModelMetadata", ModelMetadataRequest(name="wrong"))
+    assert (code, text) == ("NOT_FOUND", "Request for unknown model: 'wrong' is not found")
+    assert get(served, "/models/wrong", 404) == {"error": text}
+
+
+@row(16, 17, 18)
+@pytest.mark.parametrize("name", ["half", "digits", "fixed"])
+def test_a_configuration_in_json_has_its_default_values(served: Served, name: str) -> None:
+    told = get(served, f"/models/{name}/config")
+    assert told == as_json(config_of(served, name))
+    assert told["max_batch_size"] == (0 if name == "fixed" else 1000)
+    assert told["model_transaction_policy"] == {"decoupled": False}
+    assert ("dynamic_batching" in told) == (name != "fixed")
+    assert all(type(size) is int for tensor in told["input"] for size in tensor["dims"])
+
+
+@row(19, 20)
+def test_statistics_in_json_have_every_duration(served: Served) -> None:
+    served.infer(request("two", x=X))
+    for path, versions in (("/models/two/stats", 2), ("/models/two/versions/1/stats", 1)):
+        told = get(served, path)["model_stats"]
+        assert len(told) == versions
+        for of_version in told:
+            assert type(of_version["version"]) is str
+            assert list(of_version["inference_stats"]) == list(STATISTICS)
+    everything = get(served, "/models/stats")["model_stats"]
+    assert len(everything) == len(statistics_of(served))
+    assert get(served, "/models/nope/stats", 404)["error"].startswith("Request for unknown model")
+
+
+@row(21)
+def test_the_index_lists_every_version_in_any_state(served: Served) -> None:
+    for ready in (False, True):
+        asked = RepositoryIndexRequest(ready=ready)
+        index = served.ask("RepositoryIndex", asked, RepositoryIndexResponse)
+        response = served.post("/v2/repository/index", {"ready": True} if ready else b"")
+        assert response.json() == [as_json(model) for model in index.models]
+        states = {(m.name, m.version): (m.state, m.reason) for m in index.models}
+        assert states["two", "1"] == states["two", "2"] == ("READY", "")
+        assert (("broken", "1") in states) != ready
+    asked = RepositoryIndexRequest(repository_name="mine")
+    assert served.refusal_of("RepositoryIndex", asked)[0] == "UNIMPLEMENTED"
+    assert sorted(get(served, "/models")["models"]) == sorted({*served.models, "broken"})
+
+
+@row(22, 23)
+def test_a_model_is_unloaded_and_loaded_again_over_http(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        post = served.post
+        path = "/v2/repository/models/half"
+        unloaded = post(f"{path}/unload", {"parameters": {"unload_dependents": False}})
+        assert (unloaded.status_code, unloaded.json()) == (200, {"name": "half", "unload": True})
+        assert served.refused_everywhere(request("half", x=X)) == (
+            "NOT_FOUND",
+            "Request for unknown model: 'half' is not found",
+        )
+        assert post(f"{path}/unload").status_code == 404
+        loaded = post(f"{path}/load", {})
+        assert (loaded.status_code, loaded.json()) == (200, {"name": "half", "load": True})
+        assert served.infer_over_rest(request("half", x=X)).status_code == 200
+
+
+@row(24, 25)
+def test_a_load_of_what_is_not_configured_and_of_files_is_refused(served: Served) -> None:
+    response = served.post("/v2/repository/models/wrong/load", {})
+    assert response.status_code == 404
+    assert response.json() == {
+        "error": "failed to load 'wrong', failed to poll from model repository"
+    }
+    broken = served.post("/v2/repository/models/broken/load", {})
+    assert broken.json()["error"].startswith("failed to load 'broken', ")
+    for key in ("config", "file:1/saved_model.pb"):
+        response = served.post("/v2/repository/models/half/load", {"parameters": {key: "e30="}})
+        assert response.status_code == 501
+        asked = RepositoryModelLoadRequest(model_name="half")
+        asked.parameters[key].string_param = "e30="
+        assert served.refusal_of("RepositoryModelLoad", asked) == (
+            "UNIMPLEMENTED",
+            response.json()["error"],
+        )
+
+
+@row(26)
+def test_kserves_stub_names_the_model_in_the_field_of_the_repository(served: Served) -> None:
+    asked = RepositoryModelLoadRequest(repository_name="half")
+    answer = served.ask("RepositoryModelLoad", asked, RepositoryModelLoadResponse)
+    assert (answer.model_name, answer.isLoaded) == ("half", True)

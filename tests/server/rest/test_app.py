@@ -24,6 +24,7 @@ from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import http_status, json_response
 
+LENGTH = "Inference-Header-Content-Length"
 NEVER: list[dict[str, Any]] = []
 
 
@@ -295,7 +296,7 @@ def test_cors_headers_come_only_when_asked_for(pools: Pools) -> None:
     crossing = app(pools, options=AppOptions(cors=True))
     for method, path in (("POST", "/echo"), ("GET", "/nothing")):
         headers = ask(crossing, method, path)[1]
-        assert [headers[name] for name in names] == ["*", "POST, GET", "Content-Type"]
+        assert [headers[name] for name in names] == ["*", "POST, GET", f"Content-Type, {LENGTH}"]
     origin = {"origin": "https://example.org"}
     assert ask(crossing, "OPTIONS", "/echo", headers=origin)[0] == 200
     assert ask(crossing, "OPTIONS", "/echo", headers={"origin": "example.org"})[0] == 400
@@ -307,7 +308,7 @@ def test_pages_of_other_origins_may_send_the_token_that_they_need(pools: Pools) 
     origin = {"origin": "https://example.org"}
     status, headers, _ = ask(guarded, "OPTIONS", "/echo", headers=origin)
     assert status == 200
-    assert headers["access-control-allow-headers"] == "Content-Type, Authorization"
+    assert headers["access-control-allow-headers"] == f"Content-Type, {LENGTH}, Authorization"
 
 
 def test_a_dot_in_a_route_is_a_dot(pools: Pools) -> None:

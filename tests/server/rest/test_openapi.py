@@ -179,6 +179,8 @@ def test_all_that_is_answered_is_in_the_document(labelled: Harness) -> None:
     for route in labelled.server.http.app.routes.routes:
         if route.path in pages or re.search(r"\.(css|js)$", route.path):
             continue
+        if route.path.startswith("/v2"):  # that protocol has a document of its own
+            continue
         assert route.summary, route.path
         if route.api in ("classify", "regress"):
             continue  # the fake model has no such signature

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -19,6 +17,13 @@ from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.limits import Limits
 from ladle.server.rest import bodies
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
+from ladle.server.rest.encodings import (
+    Encodings,
+    compress,
+    content_encoding,
+    is_worthwhile,
+    never,
+)
 from ladle.server.rest.hosts import only_host, require_allowed
 from ladle.server.rest.request import Request
 from ladle.server.rest.routes import Match, Route, Routes
@@ -26,8 +31,8 @@ from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
 from ladle.server.transport.peer import is_loopback
 
-# Smaller answers fit into a packet or three as they are.
-_LEAST_COMPRESSED_BYTES = 4 << 10
+# How many bytes of a body are JSON, where tensors come after it.
+_JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,8 @@ class App:
         self._access = access or Access()
         self._observer = observer or Unobserved()
         # Without it pages of other origins could send no token.
-        self._allowed_headers = "Content-Type" + ", Authorization" * self._access.by_token
+        self._allowed_headers = f"Content-Type, {_JSON_LENGTH}"
+        self._allowed_headers += ", Authorization" * self._access.by_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
@@ -100,6 +106,7 @@ class App:
             response.headers["access-control-allow-origin"] = "*"
             response.headers["access-control-allow-methods"] = "POST, GET"
             response.headers["access-control-allow-headers"] = self._allowed_headers
+            response.headers["access-control-expose-headers"] = _JSON_LENGTH
         if self.closing:
             response.headers["connection"] = "close"
         await response(scope, receive, send)
@@ -115,7 +122,7 @@ class App:
         match = self._admit(method, path, headers, observation, local=local)
         deadline = time.monotonic() + self._options.timeout_s
         with bodies.Reservation(self._limits) as reservation:
-            body = await self._body(headers, receive, reservation, deadline)
+            body = await self._body(headers, receive, reservation, deadline, match.route.encodings)
             observation.request_bytes = len(body)
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
@@ -132,7 +139,7 @@ class App:
                 )
             finally:
                 gone.cancel()
-        return await self._compressed(response, headers)
+        return await self._compressed(response, headers, match.route.encodings)
 
     def _admit(
         self,
@@ -156,37 +163,50 @@ class App:
         grant = self._access.admit(kind, authorization, local=local)
         if kind is not Kind.OPEN:
             require_allowed(host, self._options.allowed_hosts)
-            model = match.names.get("model")
-            grant.require_models(None if model is None else [model])
+            grant.require_models(match.route.about(match.names))
         return match
 
     async def _body(
-        self, headers: Headers, receive: Receive, reservation: bodies.Reservation, deadline: float
+        self,
+        headers: Headers,
+        receive: Receive,
+        reservation: bodies.Reservation,
+        deadline: float,
+        encodings: Encodings,
     ) -> bytes:
         try:
-            body = await bodies.read(receive, headers, reservation, deadline)
+            body = await bodies.read(receive, headers, reservation, deadline, encodings)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 "the request did not come in time (--rest_api_timeout_in_ms)"
             ) from None
         if body is None:
             raise Cancelled("the caller went away")
-        if bodies.is_gzip(headers):
-            return await self._services.work(bodies.inflate, body, reservation)
-        reservation.take_for_parsing(len(body))
+        encoding = content_encoding(headers, encodings.known)
+        if encoding:
+            body = await self._services.work(bodies.inflate, body, encoding, reservation)
+        reservation.take_for_parsing(encodings.parsed_bytes(headers, len(body)))
         return body
 
-    async def _compressed(self, response: Response, headers: Headers) -> Response:
+    async def _compressed(
+        self, response: Response, headers: Headers, encodings: Encodings
+    ) -> Response:
         body = bytes(response.body)
+        if encodings.choose is never:
+            return response
         response.headers.setdefault("vary", "Accept-Encoding")
-        if (
-            len(body) >= _LEAST_COMPRESSED_BYTES
-            and "content-encoding" not in response.headers
-            and _accepts_gzip(headers.get("accept-encoding", ""))
-        ):
+        if not is_worthwhile(len(body)) or "content-encoding" in response.headers:
+            return response
+        accepted = headers.get("accept-encoding", "")
+        encoding = encodings.choose(accepted, response.headers.get("content-type", ""))
+        if encoding:
             large = len(body) > MAX_INLINE_BYTES
-            response.body = await self._services.work(_gzip, body) if large else _gzip(body)
-            response.headers["content-encoding"] = "gzip"
+            response.body = (
+                await self._services.work(compress, body, encoding)
+                if large
+                else compress(body, encoding)
+            )
+            response.headers["content-encoding"] = encoding
             response.headers["content-length"] = str(len(response.body))
         return response
 
@@ -196,21 +216,6 @@ def _preflight(headers: Headers) -> Response:
     if "http://" not in origin and "https://" not in origin:
         raise HttpError(400, "OPTIONS: expected a header Origin with http:// or https://")
     return Response()
-
-
-def _accepts_gzip(accepted: str) -> bool:
-    for part in accepted.split(","):
-        name, _, parameters = part.partition(";")
-        if name.strip().lower() in ("gzip", "*"):
-            quality = parameters.strip().lower().removeprefix("q=")
-            with suppress(ValueError):
-                return not parameters or float(quality) > 0
-    return False
-
-
-def _gzip(body: bytes) -> bytes:
-    # Level 1: the caller waits for it.
-    return gzip.compress(body, compresslevel=1, mtime=0)
 
 
 async def _until_gone(receive: Receive) -> None:

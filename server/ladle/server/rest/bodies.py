@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from ladle.server.limits import Limits
+from ladle.server.rest.encodings import Encodings, content_encoding, window_of
 from ladle.server.rest.status_codes import HttpError
 
 T = TypeVar("T")
 
 # JSON grows when it is parsed: a number of four bytes becomes an object of 24 and pointers to it,
 # an empty object of two bytes one of 64.
-_PARSED_BYTES_PER_BYTE = 16
+PARSED_BYTES_PER_BYTE = 16
+"""How much place each byte of JSON needs while it is parsed, with the byte itself."""
 # A caller who sends less holds place for nothing.
 _WINDOW_S = 10.0
 _LEAST_BYTES = 4096
@@ -24,7 +26,6 @@ _LEAST_BYTES = 4096
 _MOST_DIGITS = 18
 _DEFLATED_AT_ONCE = 64 << 10
 _INFLATED_AT_ONCE = 1 << 20
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 class Reservation:
@@ -49,7 +50,7 @@ class Reservation:
         Raises:
             ResourceExhausted: There is none beside other requests.
         """
-        self.take((_PARSED_BYTES_PER_BYTE - 1) * nbytes)
+        self.take((PARSED_BYTES_PER_BYTE - 1) * nbytes)
 
     def check(self, nbytes: int) -> None:
         """Refuse a body of so many bytes in all, if it is too large.
@@ -75,6 +76,7 @@ async def read(
     headers: Mapping[str, str],
     reservation: Reservation,
     deadline: float,
+    encodings: Encodings | None = None,
 ) -> bytes | None:
     """Return the body as it was sent; None if the caller went away before its end.
 
@@ -86,6 +88,7 @@ async def read(
         headers: of the request.
         reservation: the request's.
         deadline: the monotonic time, as the event loop has it, at which the body comes too late.
+        encodings: what the route takes.
 
     Raises:
         HttpError: It is too large, it stopped coming, or it is encoded in an unknown way.
@@ -95,7 +98,7 @@ async def read(
     announced = headers.get("content-length", "")
     if announced.isdecimal():
         reservation.check(int(announced.lstrip("0")[:_MOST_DIGITS] or "0"))
-    is_gzip(headers)
+    content_encoding(headers, (encodings or Encodings()).known)
     pieces: list[bytes] = []
     size = 0
     progress = _Progress(time.monotonic())
@@ -154,28 +157,19 @@ async def by(deadline: float, awaitable: Awaitable[T]) -> T:
         return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
-def is_gzip(headers: Mapping[str, str]) -> bool:
-    """Return whether the body is compressed.
+def inflate(body: bytes, encoding: str, reservation: Reservation) -> bytes:
+    """Return the content of a compressed body: one gzip member, or one deflate stream.
+
+    Args:
+        body: as it was sent.
+        encoding: what it is compressed to.
+        reservation: the request's; takes place for the content while it comes.
 
     Raises:
-        HttpError: It is encoded in another way.
-    """
-    name = headers.get("content-encoding", "").strip().lower()
-    if name in ("gzip", "x-gzip"):
-        return True
-    if name in ("", "identity"):
-        return False
-    raise HttpError(415, f"Content-Encoding: expected gzip or identity, got {name!r}")
-
-
-def inflate(body: bytes, reservation: Reservation) -> bytes:
-    """Return the content of a gzip file of one member.
-
-    Raises:
-        HttpError: The content is too large, or the body is no such file.
+        HttpError: The content is too large, or the body is not compressed like that.
         ResourceExhausted: There is no room for the content beside other requests.
     """
-    member = zlib.decompressobj(_GZIP)
+    member = zlib.decompressobj(window_of(encoding, body))
     pieces: list[bytes] = []
     size = 0
 
@@ -183,16 +177,16 @@ def inflate(body: bytes, reservation: Reservation) -> bytes:
         """Inflate some of `data`; return what is left of it."""
         nonlocal size
         if member.eof:
-            raise HttpError(400, "the body is not valid gzip: there is more after its end")
+            raise HttpError(400, f"the body is not valid {encoding}: there is more after its end")
         try:
             piece = member.decompress(data, _INFLATED_AT_ONCE)
         except zlib.error as error:
-            raise HttpError(400, f"the body is not valid gzip: {error}") from None
+            raise HttpError(400, f"the body is not valid {encoding}: {error}") from None
         if not data and not piece and not member.eof:
-            raise HttpError(400, "the body is not valid gzip: it ends too early")
+            raise HttpError(400, f"the body is not valid {encoding}: it ends too early")
         size += len(piece)
         reservation.check(size)
-        reservation.take(_PARSED_BYTES_PER_BYTE * len(piece))
+        reservation.take(len(piece))
         pieces.append(piece)
         return member.unused_data if member.eof else member.unconsumed_tail
 

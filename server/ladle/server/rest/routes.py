@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from ladle.server.core.access import Kind
+from ladle.server.rest.encodings import Encodings
 from ladle.server.rest.request import Endpoint
 from ladle.server.rest.status_codes import HttpError
 
@@ -34,6 +35,8 @@ class Route:
     endpoint: Endpoint
     summary: str = ""
     """What it does, for `/openapi.json`; empty for the files of pages."""
+    encodings: Encodings = field(default_factory=Encodings)
+    """How its bodies may be compressed."""
 
     @cached_property
     def api(self) -> str:
@@ -42,6 +45,11 @@ class Route:
             return ""
         _, _, verb = self.path.partition(":")
         return verb or ("metadata" if self.path.endswith("/metadata") else "status")
+
+    def about(self, names: Mapping[str, str]) -> Collection[str] | None:
+        """Return the models that a request with these names in its URL is about; None for all."""
+        model = names.get("model")
+        return None if model is None else [model]
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -93,6 +101,12 @@ class Routes:
         if path[:4].lower() == "/v1/":
             # Upstream has no 404 and no 405 here.
             raise HttpError(400, f"Malformed request: {method} {path}")
+        if path == "/v2" or path.startswith("/v2/"):
+            # Triton's words, which its callers know.
+            if allowed:
+                headers = {"allow": ", ".join(allowed)}
+                raise HttpError(405, "Method Not Allowed", headers)
+            raise HttpError(404, f"Not Found: {path}")
         if allowed:
             raise HttpError(405, f"{path} takes {allowed[0]}", {"allow": ", ".join(allowed)})
         raise HttpError(404, f"there is nothing at {path}")

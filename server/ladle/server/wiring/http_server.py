@@ -16,6 +16,7 @@ from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
 from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.models import Models
+from ladle.server.rest.open_inference.routes import open_inference_routes
 from ladle.server.rest.page.overview import Figures
 from ladle.server.rest.page.status_page import StatusPage
 from ladle.server.rest.probes import probes
@@ -44,6 +45,7 @@ class HttpServer:
         max_waiting: int = 256,
         options: AppOptions | None = None,
         metrics: Route | None = None,
+        open_inference: bool = False,
         access: Access | None = None,
         observer: Observer | None = None,
         tls: ssl.SSLContext | None = None,
@@ -64,6 +66,7 @@ class HttpServer:
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
             metrics: the route of the metrics, at a path of its own; None: there is none.
+            open_inference: whether the URLs of the Open Inference Protocol are there.
             access: who may call what; by default what Access says without tokens.
             observer: gets each request.
             tls: put the port behind TLS.
@@ -77,6 +80,7 @@ class HttpServer:
         self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
         self._processes = JsonProcesses(cpus())
         services = Services(methods, Pools(self._working, self._waiting, self._processes))
+        always = [route.path for route in probes(is_ready)]
         routes = [*Models(manager, services).routes, *probes(is_ready)]
         if metrics is not None:
             routes.append(metrics)
@@ -95,13 +99,16 @@ class HttpServer:
         if metrics is not None and taken(metrics, others):
             raise PathTaken(f"something else answers at {metrics.path}")
         routes += page.routes
+        if open_inference:
+            routes += open_inference_routes(manager, services, names, is_ready)
+            always += ["/v2/health/live", "/v2/health/ready"]
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(
             self.app,
             tls=tls,
             max_connections=max_connections,
-            always=[route.path for route in probes(is_ready)],
+            always=always,
             reuse_port=reuse_port,
         )
         self._scheme = "https" if tls else "http"

@@ -155,6 +155,7 @@ def http_server(
             methods,
             limits=limits,
             metrics=metrics_route(metrics_path, exposition) if metrics_path else None,
+            open_inference=config.enable_open_inference,
             access=access,
             observer=observer,
             names=names,

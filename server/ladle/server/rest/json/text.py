@@ -34,18 +34,43 @@ def parse(text: bytes) -> Any:
         return _parse_generously(text, error)
 
 
+def parse_whole(text: bytes) -> Any:
+    """Return the value that a JSON text is, as `parse` does, but nothing may come after it.
+
+    Raises:
+        InvalidArgument: There is no such value, or a number is too large for a float64.
+        Trailing: More comes after the value.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        value, rest = _read_generously(text, error)
+        if rest.strip(" \t\r\n"):
+            raise Trailing(f"JSON Parse error: {error}") from None
+        return value
+
+
+class Trailing(InvalidArgument):
+    """A JSON text goes on after its value."""
+
+
 def _parse_generously(text: bytes, error: orjson.JSONDecodeError) -> Any:
+    return _read_generously(text, error)[0]
+
+
+def _read_generously(text: bytes, error: orjson.JSONDecodeError) -> tuple[Any, str]:
+    """Return the value, and what comes after it."""
     if not text.strip():
         raise InvalidArgument("JSON Parse error: The document is empty") from None
     decoded = _with_infinity_in_full(text).decode(errors="surrogateescape")
     try:
         space = _SPACE.match(decoded)
-        value, _ = _DECODER.raw_decode(decoded, space.end() if space else 0)
+        value, end = _DECODER.raw_decode(decoded, space.end() if space else 0)
     except RecursionError:
         raise InvalidArgument("JSON Parse error: it is nested too deep") from None
     except ValueError:
         raise InvalidArgument(f"JSON Parse error: {error}") from None
-    return value
+    return value, decoded[end:]
 
 
 def _with_infinity_in_full(text: bytes) -> bytes:

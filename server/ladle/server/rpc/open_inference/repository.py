@@ -28,7 +28,8 @@ _STATES = {
 }
 # Parameters that would bring a model's files or its configuration over the wire.
 _CODE = ("config", "file:")
-_NO_REPOSITORIES = "'repository_name' specification is not supported"
+NO_REPOSITORIES = "'repository_name' specification is not supported"
+"""What a caller is told who names a repository."""
 
 
 class Repository:
@@ -57,7 +58,7 @@ class Repository:
         """
         request = parse(RepositoryIndexRequest, call.request)
         if request.repository_name:
-            raise Unimplemented(_NO_REPOSITORIES)
+            raise Unimplemented(NO_REPOSITORIES)
         response = RepositoryIndexResponse()
         for name in sorted({*self._models.models, *self._manager.names()}):
             statuses = sorted(self._manager.status(name), key=lambda status: status.version)
@@ -122,5 +123,5 @@ class Repository:
 
 def _name(repository: str, model: str) -> str:
     if repository and model:
-        raise Unimplemented(_NO_REPOSITORIES)
+        raise Unimplemented(NO_REPOSITORIES)
     return model or repository

@@ -109,7 +109,6 @@ class Observation:
         """Why it was refused; None if it was answered."""
         self.span: object = None
         """Whatever an observer keeps with the request."""
-        self._request_id = ""
         self._open = True  # whoever deletes it, which only one can, ends the request
 
     @property
@@ -120,11 +119,13 @@ class Observation:
     @property
     def request_id(self) -> str:
         """The caller's `x-request-id`, if that is one short word, and else one made here."""
-        if not self._request_id:
+        try:
+            return self._request_id
+        except AttributeError:  # nobody has asked yet
             given = self.metadata("x-request-id") if self.metadata else None
             is_safe = given and _REQUEST_ID.fullmatch(given)
-            self._request_id = given if given and is_safe else _new_request_id()
-        return self._request_id
+            self._request_id: str = given if given and is_safe else _new_request_id()
+            return self._request_id
 
     def served_by(self, servable_id: ServableId) -> None:
         """Note which version the request goes to."""

@@ -137,15 +137,14 @@ class QueuedRequest(Generic[R, A]):
         if request is None:  # the caller has gone
             handle.release()
             return
+        observation, servable = self._observation, handle.servable
         try:
-            self._observation.served_by(handle.id)
-            handle.servable.admit(self._nbytes)
-            invocation, self._encode = self._method.plan(handle.servable, request)
-            self._observation.signatures = invocation.signature.names
+            observation.served_by(handle.id)
+            servable.admit(self._nbytes)
+            invocation, self._encode = self._method.plan(servable, request)
+            observation.signatures = invocation.signature.names
             self._handle = handle
-            pending = handle.servable.submit(
-                *invocation, self._ran, self._deadline, self._observation
-            )
+            pending = servable.submit(*invocation, self._ran, self._deadline, observation)
         except BaseException:
             handle.release()
             raise

@@ -136,33 +136,37 @@ class BatchingServable:
             InvalidArgument: More rows than a batch may have, where that is to be refused.
             Unavailable: The queue is full.
         """
-        options = self._scheduler.options
+        scheduler = self._scheduler
+        options = scheduler.options
         standing = Standing.ALONE
         rows: int | None = None
         if options is not None:
             standing = self._trust.standing(signature, outputs)
             if standing is not Standing.ALONE:
                 rows = shared_rows(signature, inputs)
-                if rows is not None and rows > options.max_batch_size and options.refuse_larger:
-                    raise InvalidArgument(
-                        f"Task size {rows} is larger than maximum input batch size "
-                        f"{options.max_batch_size}"
-                    )
-        size = lone_rows(signature, inputs) if rows is None else rows
-        on_trial = rows is not None and standing is Standing.ON_TRIAL
-        alone = rows is None or on_trial
-        cancel = self._scheduler.cancel
-        task = Task(inputs, 1 if alone else size, deadline, done, cancel, seen, size)
-        if rows is None and standing in (Standing.ON_TRIAL, Standing.BATCHED):
-            task.uneven = uneven_rows(signature, inputs)
-        pads = False
-        shapes: Hashable = None
-        if rows is not None and not signature.has_fixed_rows:
-            if options is not None and options.pad_variable_length_inputs:
-                pads = self._padding.fits(signature, inputs)
-            shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
-        key = QueueKey(signature.name, outputs, alone, on_trial, pads, shapes)
-        self._scheduler.enqueue(task, key, signature)
+        if rows is None or options is None:
+            size = lone_rows(signature, inputs)
+            task = Task(inputs, 1, deadline, done, scheduler.cancel, seen, size)
+            if standing in (Standing.ON_TRIAL, Standing.BATCHED):
+                task.uneven = uneven_rows(signature, inputs)
+            key = QueueKey(signature.name, outputs, True, False, False, None)
+        else:
+            if rows > options.max_batch_size and options.refuse_larger:
+                raise InvalidArgument(
+                    f"Task size {rows} is larger than maximum input batch size "
+                    f"{options.max_batch_size}"
+                )
+            on_trial = standing is Standing.ON_TRIAL
+            places = 1 if on_trial else rows
+            task = Task(inputs, places, deadline, done, scheduler.cancel, seen, rows)
+            pads = False
+            shapes: Hashable = None
+            if not signature.has_fixed_rows:
+                if options.pad_variable_length_inputs:
+                    pads = self._padding.fits(signature, inputs)
+                shapes = tuple([x.ndim if pads else x.shape[1:] for x in inputs.values()])
+            key = QueueKey(signature.name, outputs, on_trial, on_trial, pads, shapes)
+        scheduler.enqueue(task, key, signature)
         return task
 
     def admit(self, nbytes: int) -> None:

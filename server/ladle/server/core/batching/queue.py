@@ -236,17 +236,19 @@ class Queue:
         self.waiting[task] = None
         if task.deadline is not None and task.deadline < self._earliest:
             self._earliest = task.deadline
-        self._depth.requests += 1
-        self._depth.rows += task.rows
-        self._depth.nbytes += task.nbytes
+        depth = self._depth
+        depth.requests += 1
+        depth.rows += task.rows
+        depth.nbytes += task.nbytes
 
     def remove(self, task: Task) -> None:
         """Take a task out of those that wait, if it is there."""
         if task in self.waiting:
             del self.waiting[task]
-            self._depth.requests -= 1
-            self._depth.rows -= task.rows
-            self._depth.nbytes -= task.nbytes
+            depth = self._depth
+            depth.requests -= 1
+            depth.rows -= task.rows
+            depth.nbytes -= task.nbytes
 
     def expired(self, now: float) -> list[Task]:
         """Return the tasks whose deadline has passed."""

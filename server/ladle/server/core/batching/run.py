@@ -195,10 +195,8 @@ def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Excepti
     return done, unwanted
 
 
-def reassemble(task: Task, outcome: Outputs | Exception) -> Outputs | Exception:
-    """Return the outcome of a complete task: of all its parts if it was cut, else `outcome`."""
-    if not task.finished:
-        return outcome
+def _reassemble(task: Task) -> Outputs | Exception:
+    """Return the outcome of a task that was cut: its parts as one, or why they are none."""
     parts, task.finished = sorted(task.finished, key=_start), []
     try:
         return concat_outputs([outputs for _, outputs in parts])
@@ -215,6 +213,8 @@ def deliver(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[
     callbacks: dict[Callable[[], object], None] = {}
     for task, outcome in ended:
         try:
+            if task.finished:
+                outcome = _reassemble(task)
             if afterwards := task.done(outcome):
                 callbacks.update(dict.fromkeys(afterwards))
         except Exception:

@@ -26,7 +26,6 @@ from ladle.server.core.batching.run import (
     BatchRun,
     complete,
     deliver,
-    reassemble,
     run_callbacks,
 )
 from ladle.server.core.batching.trial import Trials
@@ -80,11 +79,11 @@ class BatchScheduler:
         self.options: BatchOptions | None = None
         """How batches form; None = every request runs alone."""
         self._trials: Trials | None = None
-        # The lock of both conditions guards all that follows, and what is in the queues.
-        lock = threading.Lock()
-        self._changed = threading.Condition(lock)
+        self._lock = threading.Lock()
+        """Guards all that follows, and what is in the queues."""
+        self._changed = threading.Condition(self._lock)
         """Notified when there is work, and when options change."""
-        self._idle = threading.Condition(lock)
+        self._idle = threading.Condition(self._lock)
         """Notified when no queue is left."""
         self._queues: dict[QueueKey, Queue] = {}
         self._callbacks: list[Callable[[], object]] = []
@@ -110,7 +109,7 @@ class BatchScheduler:
         Raises:
             Unavailable: The queue is full, or no thread can be had.
         """
-        with self._changed:
+        with self._lock:
             self._capacity.check(task.rows, task.nbytes, self.options)
             queue = self._queues.get(key)
             if queue is None:
@@ -130,7 +129,7 @@ class BatchScheduler:
         """End a task whose caller has gone; without effect once it is over. Never blocks."""
         if task.over:  # as nearly always: the call ended because it was answered
             return
-        with self._changed:
+        with self._lock:
             queue = task.end()
             if queue is None:
                 return
@@ -139,7 +138,7 @@ class BatchScheduler:
         error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
         if callbacks := deliver([(task, error)]):
             # Not here: this may be the thread that reads from the network.
-            with self._changed, contextlib.suppress(RuntimeError):
+            with self._lock, contextlib.suppress(RuntimeError):
                 self._callbacks += callbacks
                 self._wake_a_thread()
 
@@ -150,13 +149,13 @@ class BatchScheduler:
             options: how batches form; None, as before the first call: every request runs alone.
             trials: compares batches with lone runs; None if nothing is compared.
         """
-        with self._changed:
+        with self._lock:
             self.options, self._trials = options, trials
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Block until nothing waits or runs; False if so many real seconds are over before that."""
-        with self._idle:
+        with self._lock:
             return self._idle.wait_for(lambda: not self._queues, timeout_s)
 
     @property
@@ -167,12 +166,12 @@ class BatchScheduler:
     @property
     def depth(self) -> QueueDepth:
         """What waits and runs at this moment."""
-        with self._changed:
+        with self._lock:
             return dataclasses.replace(self._depth)
 
     def close(self) -> None:
         """Run what still waits, and end the threads; blocks."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:  # and those that are started meanwhile
@@ -213,7 +212,7 @@ class BatchScheduler:
 
     def _work_once(self) -> bool:
         """Do one thing; a call of its own, so that nothing of it is held on to while waiting."""
-        with self._changed:
+        with self._lock:
             work = self._wait_for_work()
         if work is None:
             return False
@@ -276,7 +275,7 @@ class BatchScheduler:
         self._capacity.batch_took(self._clock.now() - started)
         # Now: the requests' inputs go when they are over.
         samples = [] if trials is None else trials.samples(queue, ended)
-        with self._changed:
+        with self._lock:
             done, unwanted = complete(ended)
             self.unwanted_rows += unwanted
             queue.batch_ended()
@@ -284,6 +283,6 @@ class BatchScheduler:
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        run_callbacks(deliver([(task, reassemble(task, outcome)) for task, outcome in done]))
+        run_callbacks(deliver(done))
         if samples and trials is not None and options is not None:
             trials.compare(queue, samples, options)

@@ -158,9 +158,11 @@ class Entry:
         self.error: ServingError | None = None
         self.servable: Servable | None = None
         self._began = False
-        self._idle = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # guards the two below
         self._handles = 0
         self._quiesced = False
+        self._idle = threading.Condition(self._lock)
+        """Notified when the last handle is released."""
 
     @property
     def handles(self) -> int:
@@ -195,7 +197,7 @@ class Entry:
 
     def retain(self) -> bool:
         """Count one more handle; False if none are given out any more."""
-        with self._idle:
+        with self._lock:
             if self._quiesced:
                 return False
             self._handles += 1
@@ -203,14 +205,14 @@ class Entry:
 
     def release(self) -> None:
         """Count one handle less."""
-        with self._idle:
+        with self._lock:
             self._handles -= 1
             if self._quiesced and not self._handles:
                 self._idle.notify_all()
 
     def quiesce(self) -> Servable:
         """Hand out no more handles, wait for the last one, and return what is to be closed."""
-        with self._idle:
+        with self._lock:
             self._quiesced = True
             while self._handles:
                 self._idle.wait()

@@ -133,7 +133,7 @@ class PredictInChunks:
         Raises:
             ServingError: The request does not fit the model.
         """
-        invocation = self._predict.invocation(model, request)
+        invocation, _ = self._predict.plan(model, request)
         signature, typed = invocation.signature.name, request.typed
 
         def encode(outputs: Outputs, servable_id: ServableId) -> Iterator[Chunk]:

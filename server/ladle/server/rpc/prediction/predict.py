@@ -105,19 +105,15 @@ class Predict:
         Raises:
             ServingError: The request does not fit the model.
         """
-        invocation = self.invocation(model, request)
+        invocation = plan(
+            model, request.message, strict=self._check_method_names, contents=request.contents
+        )
         signature, typed = invocation.signature.name, request.typed
 
         def encode(outputs: Outputs, servable_id: ServableId) -> bytes:
             return encode_response(outputs, servable_id, signature, typed=typed)
 
         return invocation, encode
-
-    def invocation(self, model: Model, request: ParsedPredict) -> Invocation:
-        """Return what to run; checks come in upstream's order: signature, inputs, outputs."""
-        return plan(
-            model, request.message, strict=self._check_method_names, contents=request.contents
-        )
 
 
 def plan(

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from grpc import _common, _cython
 from grpc import _server as _typed_server
 
-from ladle.server.call import Call, Handler, NonBlocking
+from ladle.server.call import Call, Handler
 from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable, Unimplemented
 from ladle.server.core.observation import Observation
 from ladle.server.limits import Limits
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 RECEIVE = "ladle receive"
 _STATUS = "ladle status"
 
-# Larger messages are decoded by a thread of the pool, so that they hold up nobody.
-_MAX_INLINE_BYTES = 256 << 10
+MAX_INLINE_BYTES = 256 << 10
+"""Larger messages are decoded by a thread of the pool, so that they hold up nobody."""
 
 
 @cache
@@ -170,9 +170,9 @@ class CompletionRpc:
 
 
 class CompletionCall(CompletionRpc):
-    """A Call that holds no thread."""
+    """A Call that holds no thread while it waits."""
 
-    __slots__ = ("_handler", "_limits", "_nbytes", "_pools", "request")
+    __slots__ = ("_handler", "_limits", "_max_inline_bytes", "_nbytes", "_pools", "request")
 
     shared_observation: Observation | None = None
     """Nothing: the call stands by itself."""
@@ -182,12 +182,26 @@ class CompletionCall(CompletionRpc):
         event: Any,
         state: Any,
         places: Places,
-        handler: NonBlocking | Handler,
+        handler: Callable[[Call], Handler | None],
+        max_inline_bytes: int,
         pools: Pools,
         limits: Limits,
     ) -> None:
+        """Make the call, which has not begun yet.
+
+        Args:
+            event: grpcio's.
+            state: grpcio's.
+            places: who counts the call.
+            handler: handles the call; what it returns takes the call over in a thread that waits.
+            max_inline_bytes: up to this size of the message the handler is called in the polling
+                thread; with -1 never.
+            pools: whose threads handle calls otherwise.
+            limits: what requests may take.
+        """
         super().__init__(event, state, places)
         self._handler = handler
+        self._max_inline_bytes = max_inline_bytes
         self._limits = limits
         self._nbytes = 0
         self._pools = pools
@@ -237,7 +251,7 @@ class CompletionCall(CompletionRpc):
             return
         self.request = message
         self._nbytes = len(message)
-        if isinstance(self._handler, NonBlocking) and len(message) <= _MAX_INLINE_BYTES:
+        if len(message) <= self._max_inline_bytes:
             self._begin_handling()
         else:
             self._in_thread(self._pools.working, self._begin_late)
@@ -252,10 +266,7 @@ class CompletionCall(CompletionRpc):
             self._limits.refused(Cancelled("the caller went away"))
 
     def _begin_handling(self) -> None:
-        if not isinstance(self._handler, NonBlocking):
-            self._handle(self._handler)
-            return
-        blocking = self._handle(self._handler.handle)
+        blocking = self._handle(self._handler)
         if blocking is not None:
             self._in_thread(self._pools.waiting, self._handle, blocking)
 

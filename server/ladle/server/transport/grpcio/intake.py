@@ -16,11 +16,16 @@ from typing import Any, Protocol
 
 import grpc
 
-from ladle.server.call import Handler, Methods, NonBlocking, Streaming
+from ladle.server.call import Call, Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Code, DeadlineExceeded, ServingError, Unavailable
 from ladle.server.limits import Limits
 from ladle.server.transport.grpcio import completion
-from ladle.server.transport.grpcio.completion import CompletionCall, CompletionRpc, Pools
+from ladle.server.transport.grpcio.completion import (
+    MAX_INLINE_BYTES,
+    CompletionCall,
+    CompletionRpc,
+    Pools,
+)
 from ladle.server.transport.grpcio.completion_stream import CompletionStream, Streams
 from ladle.server.transport.grpcio.thread_call import STATUS, serving
 
@@ -106,12 +111,17 @@ def _rpc_handler(
 ) -> grpc.RpcMethodHandler[Any, Any]:
     if isinstance(method, Streaming):
         return _streaming(_streams_intake(method, pools, limits, admission, streams))
-    blocking = method.handle_blocking if isinstance(method, NonBlocking) else method
-    behaviour = serving(blocking, limits)
+    handle: Callable[[Call], Handler | None]
+    if isinstance(method, NonBlocking):
+        handle, inline_bytes = method.handle, MAX_INLINE_BYTES
+        behaviour = serving(method.handle_blocking, limits)
+    else:
+        handle, inline_bytes = method, -1
+        behaviour = serving(method, limits)
     if completion.supported():
 
         def begin(event: Any, state: Any) -> CompletionRpc:
-            call = CompletionCall(event, state, admission, method, pools, limits)
+            call = CompletionCall(event, state, admission, handle, inline_bytes, pools, limits)
             if admission.admit(call):
                 call.begin()
             return call
@@ -222,17 +232,18 @@ class Admission:
         now = self._clock()
         silent: Admitted | None = None
         with self._lock:
-            if len(self._calls) >= self._most:
+            is_full = len(self._calls) >= self._most
+            if is_full:
                 silent = self._pop_silent(now - _LEAST_S)
-            taken = len(self._calls) < self._most or silent is not None
-            if taken:
+            is_taken = silent is not None or not is_full
+            if is_taken:
                 self._calls.add(call)
                 self._silent[call] = now
         if silent is not None:
             self._end(silent, _late(_LEAST_S))
-        if not taken:
+        elif is_full:
             self._end(call, self._no_place())
-        return taken
+        return is_taken
 
     def received(self, call: Admitted) -> None:
         """Note that a call has sent its first message."""

@@ -37,7 +37,7 @@ def test_the_command_publishes_and_says_how_to_serve(tmp_path: Path, npz: Path) 
     assert serve == f"Serve it: ladle serve '{base_path}'"
     before, progress, *warned = finished.stderr.splitlines()  # not a word of TensorFlow's own
     assert before.startswith("Before training: loss ")
-    assert "and guessing gives ln(3) = 1.0986; probabilities of the first example: 0." in before
+    assert "and guessing gives -ln(1/3) = 1.0986; probabilities of the first example: 0." in before
     assert "1/1" in progress
     assert all(line.startswith("ladle export: warning: small.npz: ") for line in warned)
     plots = sorted(path.name for path in (tmp_path / "plots").iterdir())

@@ -234,7 +234,9 @@ def test_a_base_path_that_cannot_be_written_is_told_before_training(
 
 
 def test_an_unknown_recipe_is_refused_by_name(tmp_path: Path, small: Dataset) -> None:
-    with pytest.raises(ValueError, match="recipe: expected mlp, mlp-plain, lenet, got vgg"):
+    with pytest.raises(
+        ValueError, match="recipe: expected mlp, mlp-plain, lenet, bag-of-words, got vgg"
+    ):
         export_model(tmp_path, small, recipe="vgg")
 
 

@@ -110,13 +110,17 @@ def _make_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="DATA",
         help="digits; mnist or fashion_mnist (Keras's copies, downloaded where missing); or a path:"
-        " a folder with a folder of images for each class; a .csv with a header and a column label;"
-        " a .tfrecord of tf.Examples with image/encoded and image/class/label; or an .npz"
-        " with x_train, y_train, x_test and y_test: uint8 images, integer labels from 0",
+        " a folder with a folder of images, or of .txt files, for each class; a .csv with a header"
+        " and a column label, of numbers or with one column of texts; a .tfrecord of tf.Examples"
+        " with image/encoded and image/class/label; or an .npz with x_train, y_train, x_test and"
+        " y_test: uint8 images, float32 numbers or texts, and integer labels from 0, or a row of"
+        " 0s and 1s for each example, which may have several labels",
     )
     recipes = "; ".join(f"{name}: {recipe.SUMMARY}" for name, recipe in RECIPES.items())
     parser.add_argument(
-        "--recipe", choices=RECIPES, default="mlp", help=f"what to train (default: mlp). {recipes}"
+        "--recipe",
+        choices=RECIPES,
+        help=f"what to train (default: mlp; for texts bag-of-words). {recipes}",
     )
     parser.add_argument(
         "--model",
@@ -143,6 +147,13 @@ def _make_parser() -> argparse.ArgumentParser:
         type=_size,
         metavar="HxW",
         help="resize images to this height and width, in training and in what is served",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="GROUP",
+        help="never split a group: examples of one are all trained on or all held out. Of a .csv"
+        " the column that names the group, which the model does not see; of a folder a regular"
+        " expression that finds the group in a file's path below it, such as '([^/]+)-[0-9]+'",
     )
     parser.add_argument(
         "--normalization",
@@ -237,7 +248,12 @@ def _export(
         if args.data in KERAS_SOURCES or Path(args.data).suffix.lower() in TFRECORDS:
             with quietly():
                 importlib.import_module("keras")
-        dataset = load_data(args.data, regression=options.is_regression, size=args.resize)
+        dataset = load_data(
+            args.data,
+            regression=options.is_regression,
+            size=args.resize,
+            group_by=args.group_by,
+        )
         if args.resize is not None:
             dataset = dataset.resized(*args.resize)
         prepare_base_path(args.base_path)
@@ -287,10 +303,13 @@ def _serve_command(exported: Exported) -> str:
     return shlex.join(["ladle", "serve", str(exported.path.parent)])
 
 
+_MEASURES = {"exact_match": "All labels of an example right"}
+
+
 def _as_text(exported: Exported) -> str:
     held_out = exported.card.provenance["data"]["held_out_examples"]
     measured = "\n".join(
-        f"{name.capitalize()}: {value:.4f} on {held_out} held-out examples"
+        f"{_MEASURES.get(name, name.capitalize())}: {value:.4f} on {held_out} held-out examples"
         for name, value in sorted(exported.card.metrics.items())
     )
     return (

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,19 @@ from ladle.export.data.duplicates import duplicates_note
 from ladle.export.data.normalization import normalized_as
 from ladle.export.errors import CheckError
 from ladle.export.publishing.card import provenance, write_card
-from ladle.export.publishing.checks import check_accuracy, check_answers, check_regression
+from ladle.export.publishing.checks import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    check_accuracy,
+    check_answers,
+    check_regression,
+)
 from ladle.export.publishing.history import now_serving
 from ladle.export.publishing.publish import check_free, prepare_base_path, publish, staging_folder
 from ladle.export.publishing.requirements import Requirements
 from ladle.export.publishing.versions import size_bytes
 from ladle.export.report.evaluation import Evaluation, evaluate, recorded_history, write_evaluation
+from ladle.export.report.multi_label import by_label
 from ladle.export.report.plots import prepare_plots, write_plots
 from ladle.export.report.suspicions import suspicions
 from ladle.export.saved_model.custom_signatures import (
@@ -37,16 +45,22 @@ from ladle.export.saved_model.operations import check_operations
 from ladle.export.saved_model.row_independence import is_row_independent, requests_to_compare
 from ladle.export.saved_model.samples import Sample, make_samples
 from ladle.export.saved_model.signatures import (
+    LABEL_THRESHOLD,
     declared_signatures,
     make_endpoints,
     write_saved_model,
 )
 from ladle.export.saved_model.subprocess_check import Answer, Request, run_in_subprocess
 from ladle.export.saved_model.warmup import write_warmup
-from ladle.export.training.custom_model import as_classes, load_model
-from ladle.export.training.fitting import Trained, Verbosity, check_backend, has_softmax, train
+from ladle.export.training.custom_model import load_model
+from ladle.export.training.fitting import Trained, Verbosity, check_backend, train
 from ladle.export.training.options import TrainingOptions
-from ladle.export.training.own_preparation import better_normalization, first_layer_that_prepares
+from ladle.export.training.outputs import as_served, computes_in_half, output_kind
+from ladle.export.training.own_preparation import (
+    better_normalization,
+    first_layer_that_prepares,
+    losses_by_normalization,
+)
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.files.versions import MAX_VERSION
 from ladle.protos.model_card import Column, ModelCard
@@ -72,6 +86,10 @@ class Exported:
     def accuracy(self) -> float:
         """Share of the held-out examples that a classifier classifies rightly, 0 to 1.
 
+        Where an example may have several labels, the share of all labels of all held-out examples
+        that are rightly given or left out; `card.metrics["exact_match"]` is the share of examples
+        with all labels right.
+
         Raises:
             KeyError: It is a regression.
         """
@@ -82,7 +100,7 @@ def export_model(
     base_path: str | os.PathLike[str],
     dataset: Dataset,
     *,
-    recipe: str = "mlp",
+    recipe: str | None = None,
     model: str | None = None,
     fit: bool = True,
     allow_unsafe_model: bool = False,
@@ -103,7 +121,8 @@ def export_model(
     Args:
         base_path: The model's folder, made where it is missing; versions are its subfolders.
         dataset: What to train on, and what to measure with.
-        recipe: A name in `ladle.export.training.recipes.RECIPES`.
+        recipe: A name in `ladle.export.training.recipes.RECIPES`; None for the one that suits the
+            data.
         model: In a recipe's place a model of one's own, see `load_model`.
         fit: Whether that is trained on the data, or exported as it is.
         allow_unsafe_model: Load a model's file although it may run code.
@@ -129,6 +148,7 @@ def export_model(
     base_path = Path(os.path.abspath(base_path))
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
+    recipe = recipe or ("bag-of-words" if dataset.preparation.are_texts else "mlp")
     _check_request(dataset, recipe, model, requirements)
     number = _number(version)
     _prepare_destinations(base_path, number, plots)
@@ -136,7 +156,13 @@ def export_model(
     if model is not None:
         check_backend()
         custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
-    dataset = _with_notes(_normalized(dataset, normalization, custom, is_trained=not fit))
+    dataset = _normalized(dataset, normalization, custom)
+    losses = (
+        {}
+        if fit or custom is None
+        else losses_by_normalization(_as_it_is(custom, dataset), dataset)
+    )
+    dataset = _with_notes(dataset, losses)
     trained, epochs = _trained_model(dataset, recipe, custom, options, fit=fit, verbose=verbose)
     customs = custom_endpoints(signatures, trained.model if custom is None else custom)
     measured = _measure(trained, dataset)
@@ -149,12 +175,17 @@ def export_model(
         card = ModelCard(
             labels=dataset.labels,
             normalization=dataset.normalization if dataset.preparation.are_images else None,
-            columns=tuple(Column(name=name) for name in dataset.columns),
+            columns=tuple(
+                Column(name=name, dtype=dataset.preparation.raw_dtype) for name in dataset.columns
+            ),
             signatures=declared_signatures(folder),
             row_independent_signatures=checked.row_independent,
             metrics=measured.metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
+                "task": _task(dataset),
+                "by_label": measured.by_label,
+                "loss_by_normalization": losses,
                 "warnings": measured.suspicions,
                 "history": measured.history,
                 "parameters": trained.model.count_params(),
@@ -188,6 +219,8 @@ class _Measured:
     evaluation: Evaluation
     history: Mapping[str, Any]
     suspicions: list[str]
+    by_label: dict[str, dict[str, float]]
+    """For each label that an example may have beside others; empty for other tasks."""
 
 
 def _check_request(
@@ -204,6 +237,13 @@ def _check_request(
         raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
     if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
         raise ValueError("min accuracy, max regression: a regression has no accuracy")
+    given = "texts" if dataset.preparation.are_texts else "numbers"
+    if model is None and given != RECIPES[recipe].TAKES:
+        fitting = ", ".join(name for name, made in RECIPES.items() if given == made.TAKES)
+        raise ValueError(
+            f"recipe: {recipe} takes {RECIPES[recipe].TAKES}, and {dataset.name} has {given}:"
+            f" {fitting}, or a model of your own"
+        )
 
 
 def _prepare_destinations(
@@ -217,33 +257,27 @@ def _prepare_destinations(
         check_free(base_path, number)
 
 
-def _normalized(
-    dataset: Dataset, normalization: str | None, custom: Any | None, *, is_trained: bool
-) -> Dataset:
+def _normalized(dataset: Dataset, normalization: str | None, custom: Any | None) -> Dataset:
     """Return the data normalised as asked for, or as the model needs them."""
     if normalization is not None:
-        dataset = normalized_as(dataset, normalization)
-    elif custom is not None and (layer := first_layer_that_prepares(custom)) is not None:
-        note = f"the model begins with a layer {layer}, so it gets the data as they are"
-        return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
-    if custom is None or not is_trained:
+        return normalized_as(dataset, normalization)
+    if custom is None or (layer := first_layer_that_prepares(custom)) is None:
         return dataset
-    better = better_normalization(as_classes(custom, dataset), dataset)
-    if better is None:
-        return dataset
-    name, loss, here = better
-    note = (
-        f"the model's held-out loss is {here:.4f}, and {loss:.4f} with --normalization {name}:"
-        " it was probably trained on data that are prepared so"
-    )
-    return replace(dataset, notes=(*dataset.notes, note))
+    note = f"the model begins with a layer {layer}, so it gets the data as they are"
+    return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
 
 
-def _with_notes(dataset: Dataset) -> Dataset:
-    """Warn of what is strange about the data, and keep it with them."""
-    duplicates = duplicates_note(dataset)
-    if duplicates is not None:
-        dataset = replace(dataset, notes=(*dataset.notes, duplicates))
+def _with_notes(dataset: Dataset, losses: Mapping[str, float]) -> Dataset:
+    """Warn of what is strange about the data and their normalisation, and keep it with them."""
+    better = better_normalization(losses)
+    found = duplicates_note(dataset)
+    notes = [] if found is None else [found]
+    if better is not None:
+        notes.append(
+            f"the model's held-out loss is {losses['this']:.4f}, and {losses[better]:.4f} with"
+            f" --normalization {better}: it was probably trained on data that are prepared so"
+        )
+    dataset = replace(dataset, notes=(*dataset.notes, *notes))
     for note in dataset.notes:
         logger.warning("%s: %s", dataset.name, note)
     return dataset
@@ -259,14 +293,18 @@ def _trained_model(
     verbose: Verbosity,
 ) -> tuple[Trained, int]:
     """Return the model to publish, and how many epochs it was trained here."""
-    model = None if custom is None else as_classes(custom, dataset)
-    if fit or model is None:
+    if fit or custom is None:
+        model = None if custom is None else as_served(custom, dataset)
         trained = train(dataset, RECIPES[recipe], options, model=model, verbose=verbose)
         return trained, options.epochs_for(len(dataset.x_train), RECIPES[recipe].EPOCHS)
-    trained = Trained(
-        model, is_regression=dataset.is_regression, has_softmax=has_softmax(model, dataset)
-    )
-    return trained, 0
+    return _as_it_is(custom, dataset), 0
+
+
+def _as_it_is(custom: Any, dataset: Dataset) -> Trained:
+    """Return a model of one's own as it would be served without being trained here."""
+    model = as_served(custom, dataset)
+    gives = output_kind(model, dataset)
+    return Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
 
 
 def _measure(trained: Trained, dataset: Dataset) -> _Measured:
@@ -287,6 +325,7 @@ def _measure(trained: Trained, dataset: Dataset) -> _Measured:
     return _Measured(
         suspicions=found,
         metrics=_metrics(answers, dataset),
+        by_label=by_label(answers, dataset) if dataset.is_multi_label else {},
         evaluation=evaluate(dataset, answers),
         history=recorded_history(trained.history, trained.first_epoch),
     )
@@ -313,7 +352,7 @@ def _write_checked(
         endpoints[name] = as_endpoint(name, signature)
     write_saved_model(endpoints, folder)
     check_operations(folder, requirements.allow_op)
-    checked = _check_signatures(folder, samples, customs.keys())
+    checked = _check_signatures(folder, samples, customs.keys(), trained)
     write_warmup(samples, model_name, folder)
     return checked
 
@@ -332,7 +371,16 @@ def _metrics(answers: NDArray[np.float32], dataset: Dataset) -> dict[str, float]
     if dataset.is_regression:
         off = answers - dataset.y_test
         return {"mae": float(np.mean(np.abs(off))), "mse": float(np.mean(off**2))}
+    if dataset.is_multi_label:
+        right = (answers > LABEL_THRESHOLD) == dataset.y_test.astype(bool)
+        return {"accuracy": float(right.mean()), "exact_match": float(right.all(axis=1).mean())}
     return {"accuracy": float(np.mean(answers.argmax(axis=1) == dataset.y_test))}
+
+
+def _task(dataset: Dataset) -> str:
+    if dataset.is_regression:
+        return "regression"
+    return "several labels an example" if dataset.is_multi_label else "one class an example"
 
 
 def _check_metrics(
@@ -358,7 +406,7 @@ class _Checked:
 
 
 def _check_signatures(
-    folder: Path, samples: Mapping[str, Sample], customs: Container[str]
+    folder: Path, samples: Mapping[str, Sample], customs: Container[str], trained: Trained
 ) -> _Checked:
     """Run every signature in a process of its own: all its examples at once, and in parts.
 
@@ -376,13 +424,18 @@ def _check_signatures(
         answers[request.signature].append(answer)
     latency_ms: dict[str, float] = {}
     independent = []
+    in_half = computes_in_half(trained.model)
+    tolerance = HALF_TOLERANCE if in_half else TOLERANCE
+    check = partial(check_answers, sums_to_1=trained.sums_to_1, tolerance=tolerance)
     for name, (together, first, *compared) in answers.items():
-        check_answers(name, together.outputs, samples[name].outputs, custom=name in customs)
+        check(name, together.outputs, samples[name].outputs, custom=name in customs)
         if name not in customs:
-            check_answers(name, first.outputs, samples[name].first().outputs)
+            check(name, first.outputs, samples[name].first().outputs)
         if first.latency_ms is not None:
             latency_ms[name] = first.latency_ms
-        if is_row_independent(together.outputs, [answer.outputs for answer in compared]):
+        if is_row_independent(
+            together.outputs, [answer.outputs for answer in compared], computed_in_half=in_half
+        ):
             independent.append(name)
         elif compared:
             logger.warning(

@@ -57,7 +57,9 @@ def test_labels_may_be_any_integers(arrays: Arrays, dtype: str) -> None:
         ("y_train", np.zeros(12), "y_train: expected integer labels, got float64"),
         ("y_train", np.array(["cat", "dog"] * 6), "y_train: expected integer labels, got <U3"),
         ("y_train", np.zeros(12, bool), "y_train: expected integer labels, got bool"),
-        ("y_train", np.zeros((12, 2), int), "shape [images], got [12, 2]"),
+        ("y_train", np.full((12, 2), 3), "y_train: expected 0s and 1s, got 3 at [0, 0]"),
+        ("y_train", np.zeros((12, 2), int), "y_test: expected a row of 0s and 1s"),
+        ("y_train", np.full((12, 2), 0.5), "y_train: expected 0s and 1s, got float64"),
         ("y_train", np.int64(3) * np.ones((), int), "shape [images], got []"),
         ("y_train", np.arange(11) % 3, "y_train: expected 12 labels, one an image, got 11"),
         ("y_train", np.zeros(12, int), "expected at least 2 classes, got 1"),
@@ -84,7 +86,7 @@ def test_the_fingerprint_is_that_of_the_content(
     same = {name: np.asfortranarray(array.copy()) for name, array in arrays.items()}
     assert re.fullmatch("sha256:[0-9a-f]{64}", original)
     assert Dataset.from_arrays("renamed", same).fingerprint == original
-    monkeypatch.setattr("ladle.export.data.dataset._ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr("ladle.export.data.dataset.ROWS_AT_A_TIME", 5)
     assert Dataset.from_arrays("in pieces", same).fingerprint == original
     same["x_test"][5, 3, 3] ^= 1
     assert Dataset.from_arrays("small", same).fingerprint != original

@@ -235,7 +235,7 @@ def test_a_table_that_changes_while_it_is_read_is_one_line(
         table(path, "a,label", "1,0")
         return held_out(targets)
 
-    monkeypatch.setattr("ladle.export.data.tables.stratified_holdout", change)
+    monkeypatch.setattr("ladle.export.data.holdout.stratified_holdout", change)
     with pytest.raises(DataError, match="was changed while it was read"):
         load_data(path)
 

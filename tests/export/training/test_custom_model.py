@@ -57,6 +57,15 @@ def logits(shape, classes):
     return keras.Sequential([keras.Input(shape), keras.layers.Flatten(),
                              keras.layers.Dense(classes, activation="relu")])
 
+def sigmoids(shape, classes):
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(),
+                             keras.layers.Dense(classes), keras.layers.Activation("sigmoid")])
+
+def sigmoid_by_an_operation(shape, classes):
+    given = keras.Input(shape)
+    return keras.Model(given, keras.ops.sigmoid(keras.layers.Dense(classes)(
+        keras.layers.Flatten()(given))))
+
 def nothing():
     return 3
 """
@@ -125,19 +134,21 @@ def test_a_model_that_ends_in_softmax_is_not_given_another(
 @pytest.mark.parametrize(
     ("factory", "expected"),
     [
-        ("fitting", True),
-        ("subclass", True),
-        ("nested", True),
-        ("by_an_operation", True),
-        ("logits", False),
+        ("fitting", "softmax"),
+        ("subclass", "softmax"),
+        ("nested", "softmax"),
+        ("by_an_operation", "softmax"),
+        ("logits", "logits"),
+        ("sigmoids", "sigmoid"),
+        ("sigmoid_by_an_operation", "sigmoid"),
     ],
 )
-def test_a_softmax_is_found_wherever_it_is(
-    factories: str, small: Dataset, factory: str, expected: bool
+def test_what_a_model_ends_with_is_found_wherever_it_is(
+    factories: str, small: Dataset, factory: str, expected: str
 ) -> None:
-    from ladle.export.training.fitting import has_softmax
+    from ladle.export.training.outputs import output_kind
 
-    assert has_softmax(load_model(f"{factories}:{factory}", small), small) == expected
+    assert output_kind(load_model(f"{factories}:{factory}", small), small) == expected
 
 
 def test_a_subclass_of_keras_model_is_exported(

@@ -10,7 +10,7 @@ import pytest
 from exporting import ONE_EPOCH
 from numpy.typing import NDArray
 
-from ladle.export import Dataset, ExportError, TrainingOptions, export_model
+from ladle.export import Dataset, ExportError, TrainingOptions, export_model, load_data
 
 pytestmark = [
     pytest.mark.usefixtures("checked_here"),
@@ -90,6 +90,62 @@ def test_one_output_for_two_classes_is_the_second_ones(tmp_path: Path, activatio
     expected = 1 / (1 + np.exp(-logits))
     np.testing.assert_allclose(served["probabilities"][:, 1], expected, atol=1e-5)
     assert "classify" in exported.card.signatures
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_model_of_raw_numbers_is_found_by_its_loss_on_a_table(
+    tmp_path: Path, regression: bool
+) -> None:
+    import keras
+
+    ages = RNG.integers(1, 100, 100)
+    lines = [f"{age},{age * 2 if regression else int(age > 50)}" for age in ages]
+    (tmp_path / "t.csv").write_text("\n".join(["age,label", *lines]))
+    dense = keras.layers.Dense(1, activation="linear" if regression else "sigmoid")
+    model = keras.Sequential([keras.Input((1,)), dense])
+    bias = 0 if regression else -100.5
+    dense.set_weights([np.array([[2.0]], np.float32), np.array([bias], np.float32)])
+    model.save(tmp_path / "m.keras")
+    dataset = load_data(tmp_path / "t.csv", regression=regression)
+    exported = export_model(tmp_path / "m", dataset, model=str(tmp_path / "m.keras"), fit=False)
+    notes = exported.card.provenance["data"]["notes"]
+    assert any("with --normalization none: it was probably trained" in note for note in notes)
+    losses = exported.card.provenance["loss_by_normalization"]
+    assert losses["none"] < losses["this"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_logits_in_half_precision_are_cast(tmp_path: Path, policy: str) -> None:
+    import keras
+    import tensorflow as tf
+
+    dtype = keras.DTypePolicy(policy)
+    dense = keras.layers.Dense(2, dtype=dtype)
+    knows = keras.Sequential([keras.Input((4, 4)), keras.layers.Flatten(), dense])
+    slope = np.full((16, 1), 0.01 * 255 / 2, np.float32)
+    dense.set_weights([np.hstack([-slope, slope]), np.array([9.6, -9.6], np.float32)])
+    knows.save(tmp_path / "m.keras")
+    dataset = bright_and_dark()
+    model = str(tmp_path / "m.keras")
+    options = TrainingOptions(epochs=1, learning_rate=1e-6, run_eagerly=True)
+    exported = export_model(tmp_path / "m", dataset, model=model, options=options)
+    assert exported.accuracy == 1
+    signature = tf.saved_model.load(str(exported.path)).signatures["serving_uint8"]
+    told = signature(images=tf.constant(dataset.x_test))["probabilities"]
+    assert told.dtype == tf.float32
+    np.testing.assert_allclose(told.numpy().sum(axis=1), 1, atol=1e-6)
+    assert "serving_uint8" in exported.card.row_independent_signatures
+
+
+def test_probabilities_in_half_precision_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    import keras
+
+    dtype = keras.DTypePolicy("mixed_float16")
+    dense = keras.layers.Dense(2, activation="softmax", dtype=dtype)
+    layers = [keras.Input((4, 4)), keras.layers.Flatten(), dense]
+    keras.Sequential(layers).save(tmp_path / "m.keras")
+    with pytest.raises(ExportError, match=r'float16.*make that layer float32.*dtype="float32"'):
+        export_model(tmp_path / "m", bright_and_dark(), model=str(tmp_path / "m.keras"))
 
 
 def test_it_trains_too(tmp_path: Path) -> None:

@@ -85,9 +85,13 @@ def stack_columns(
 ) -> dict[str, NDArray[Any]]:
     """Return the input `name`, `[rows, columns]`, made of columns of numbers, `[rows]` each.
 
+    A single column of texts is the input as it is, `[rows]`.
+
     Raises:
         InvalidInput: A column holds no numbers, or is not as long as the others.
     """
+    if len(names) == 1 and columns[names[0]].dtype.kind in "OSU":
+        return {name: columns[names[0]]}
     flat = []
     n_rows = len(columns[names[0]])
     for column in names:

@@ -212,7 +212,8 @@ def _columns(metadata: ModelMetadata, declared: Signature, inputs: Arrays) -> tu
         return ()
     names = tuple(column.name for column in card.columns)
     shapes = [spec.shape for spec in declared.inputs.values()]
-    if inputs.keys() == declared.inputs.keys() or shapes != [(-1, len(names))]:
+    is_text = len(names) == 1 and card.columns[0].dtype == "string" and shapes == [(-1,)]
+    if inputs.keys() == declared.inputs.keys() or not (is_text or shapes == [(-1, len(names))]):
         return ()
     missing, unknown = set(names) - inputs.keys(), inputs.keys() - set(names)
     if missing or unknown:

@@ -6,11 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.export.data.checks import (
+    ROWS_AT_A_TIME,
+    check_classes,
+    check_examples,
+    check_indicators,
+    check_integers,
+    check_numbers,
+    check_weights,
+)
 from ladle.export.data.preparation import Preparation
 from ladle.export.errors import DataError
 from ladle.protos.model_card import Normalization
@@ -21,9 +30,13 @@ Targets = NDArray[Any]
 # The layout of keras.datasets, in memory and as the arrays of an .npz file.
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 WEIGHTS_NAME = "sample_weight"
+_RAW_DTYPES: Mapping[str, Literal["uint8", "float32", "string"]] = {
+    "u": "uint8",
+    "f": "float32",
+    "O": "string",
+}
 BYTE_PIXELS = Normalization(divisor=255.0)
 AS_IT_IS = Normalization()
-_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,8 +45,8 @@ class Dataset:
 
     Examples are images, raw uint8 pixels [examples, height, width] or [examples, height, width,
     channels], or features, finite float32 [examples, ...]: of a table, a sequence [examples, steps,
-    features], or images of numbers that are no bytes. The arrays are kept as they are
-    given, not copied; they may be memory maps.
+    features], or images of numbers that are no bytes; or texts, str or UTF-8 bytes in an array of
+    objects [examples]. The arrays are kept as they are given, not copied; they may be memory maps.
 
     Raises:
         DataError: An array is not of the form given here; the message says which, what was
@@ -44,21 +57,25 @@ class Dataset:
     """What messages and the model card call it."""
     x_train: Examples
     y_train: Targets
-    """For each example the index of its class in `labels`, any integer type; or, where there are
-    no labels, the number to predict, finite; [examples]."""
+    """For each example the index of its class in `labels`, any integer type, [examples]; or, where
+    an example may have several labels or none, 0 or 1 for each label, [examples, labels]; or, where
+    there are no labels, the number to predict, finite, [examples]."""
     x_test: Examples
     """Held-out examples, of the same type and shape."""
     y_test: Targets
-    """The targets of the held-out examples, [examples]."""
+    """The targets of the held-out examples, of the same form."""
     labels: tuple[str, ...]
-    """Class names, in the order of the classifier's outputs, at least two; or none, for a
-    regression."""
+    """Names of the classes or labels, in the order of the classifier's outputs, at least two; or
+    none, for a regression."""
     normalization: Normalization = BYTE_PIXELS
     """What training does to raw data, and serving must do too."""
     resize: tuple[int, int] | None = None
     """Height and width that images are brought to before normalisation; None leaves them be."""
     sample_weight: NDArray[np.float32] | None = None
     """How much each training example counts, not negative, [examples]; None for all alike."""
+    groups: NDArray[np.int64] | None = None
+    """For each training example the number of its group, [examples]: examples of one group, such as
+    photos of one thing, are trained on together or kept aside together. None without groups."""
     columns: tuple[str, ...] = ()
     """The names of the features, in their order; empty where they have none."""
     notes: tuple[str, ...] = ()
@@ -70,11 +87,13 @@ class Dataset:
             raise DataError(f"{self.name}: expected at least 2 classes, got 1")
         for part in ("train", "test"):
             examples, targets = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _check_examples(f"{self.name}: x_{part}", examples)
+            check_examples(f"{self.name}: x_{part}", examples)
             if self.is_regression:
-                _check_numbers(f"{self.name}: y_{part}", targets, len(examples))
+                check_numbers(f"{self.name}: y_{part}", targets, len(examples))
+            elif self.is_multi_label:
+                check_indicators(f"{self.name}: y_{part}", targets, len(examples), len(self.labels))
             else:
-                _check_targets(f"{self.name}: y_{part}", targets, len(examples), len(self.labels))
+                check_classes(f"{self.name}: y_{part}", targets, len(examples), len(self.labels))
         if self.x_test.shape[1:] != self.x_train.shape[1:]:
             raise DataError(
                 f"{self.name}: x_test: expected {self.what} of {list(self.x_train.shape[1:])}"
@@ -86,14 +105,15 @@ class Dataset:
                 f" got {self.x_test.dtype}"
             )
         if self.resize is not None and self.x_train.dtype != np.uint8:
-            raise DataError(f"{self.name}: resize: expected images, got features")
-        if self.columns and self.x_train.shape[1:] != (len(self.columns),):
+            raise DataError(f"{self.name}: resize: expected images, got {self.what}")
+        shape = (1,) if self.preparation.are_texts else self.x_train.shape[1:]
+        if self.columns and shape != (len(self.columns),):
             raise DataError(
                 f"{self.name}: columns: expected a name for each of {list(self.image_shape)}"
                 f" features, got {len(self.columns)}"
             )
         if self.sample_weight is not None:
-            _check_weights(f"{self.name}: {WEIGHTS_NAME}", self.sample_weight, len(self.x_train))
+            check_weights(f"{self.name}: {WEIGHTS_NAME}", self.sample_weight, len(self.x_train))
 
     @classmethod
     def from_arrays(
@@ -108,7 +128,8 @@ class Dataset:
 
         Targets are classes, named by their numbers, 0 to n-1; every class has to occur in
         `y_train`: a gap is far more often a wrong label than a class that nothing can be learnt
-        about. In a regression they are any numbers.
+        about. Rows of 0s and 1s are labels that an example has or lacks; where each row has one 1,
+        they are classes. In a regression targets are any numbers.
 
         Args:
             name: What messages and the model card call it.
@@ -124,11 +145,17 @@ class Dataset:
         for part in ("y_train", "y_test"):
             if parts[part].ndim == 2 and parts[part].shape[1] == 1:  # as keras.datasets has some
                 parts[part] = parts[part][:, 0]
+        for part in ("x_train", "x_test"):
+            parts[part] = as_texts(parts[part])
         labels: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         if regression:
             parts |= {part: _as_numbers(parts[part]) for part in ("y_train", "y_test")}
+        elif parts["y_train"].ndim == 2:
+            targets, labels, notes = _of_rows(name, parts["y_train"], parts["y_test"])
+            parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
         else:
-            _check_integers(f"{name}: y_train", parts["y_train"])
+            check_integers(f"{name}: y_train", parts["y_train"])
             labels = _numbered_labels(name, parts["y_train"])
         if normalization is None:
             pixels = arrays["x_train"].dtype == np.uint8
@@ -138,6 +165,7 @@ class Dataset:
             labels=labels,
             normalization=normalization,
             sample_weight=arrays.get(WEIGHTS_NAME),
+            notes=notes,
             **parts,
         )
 
@@ -147,8 +175,13 @@ class Dataset:
         return not self.labels
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an example may have several of the labels, or none."""
+        return bool(self.labels) and self.y_train.ndim == 2
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
-        """Height, width and, where there are any, channels; or how many features."""
+        """Height, width and maybe channels; or how many features; nothing for a text."""
         return self.x_train.shape[1:]
 
     @property
@@ -161,7 +194,7 @@ class Dataset:
         """What has to be done to an example before a model sees it."""
         return Preparation(
             raw_shape=self.x_train.shape[1:],
-            raw_dtype="uint8" if self.x_train.dtype == np.uint8 else "float32",
+            raw_dtype=_RAW_DTYPES[self.x_train.dtype.kind],
             normalization=self.normalization,
             resize=self.resize,
             columns=self.columns,
@@ -179,10 +212,41 @@ class Dataset:
             array = getattr(self, name)
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             # Some rows at a time: not all of the array has to fit in memory, in another order.
-            for start in range(0, len(array), _ROWS_AT_A_TIME):
-                rows = np.ascontiguousarray(array[start : start + _ROWS_AT_A_TIME])
-                digest.update(rows.reshape(-1).view(np.uint8).data)
+            for start in range(0, len(array), ROWS_AT_A_TIME):
+                digest.update(row_bytes(array[start : start + ROWS_AT_A_TIME]))
         return f"sha256:{digest.hexdigest()}"
+
+
+def as_texts(array: NDArray[Any]) -> NDArray[Any]:
+    """Return texts of a fixed width, as files have them, as objects; anything else as it is."""
+    return array.astype(object) if array.dtype.kind in "US" else array
+
+
+def row_bytes(rows: NDArray[Any]) -> bytes:
+    """Return the bytes of some rows, for a hash; of texts each with its length."""
+    if rows.dtype != object:
+        return np.ascontiguousarray(rows).tobytes()
+    encoded = (text.encode() if isinstance(text, str) else text for text in rows)
+    return b"".join(len(text).to_bytes(8, "little") + text for text in encoded)
+
+
+def _of_rows(
+    name: str, y_train: Targets, y_test: Targets
+) -> tuple[tuple[Targets, Targets], tuple[str, ...], tuple[str, ...]]:
+    """Return targets, labels and notes for targets that are rows of 0s and 1s."""
+    n_labels = y_train.shape[1]
+    parts = []
+    for part, targets in (("y_train", y_train), ("y_test", y_test)):
+        if targets.dtype.kind == "f" and np.isin(targets, (0, 1)).all():
+            targets = targets.astype(np.uint8)
+        check_indicators(f"{name}: {part}", targets, len(targets), n_labels)
+        parts.append(targets)
+    labels = tuple(str(number) for number in range(n_labels))
+    if any((targets.astype(np.int64).sum(axis=1) != 1).any() for targets in parts):
+        return (parts[0], parts[1]), labels, ()
+    note = "each row of y_train and y_test has one 1: they are taken as classes, one an example"
+    classes = (parts[0].argmax(axis=1), parts[1].argmax(axis=1))
+    return classes, _numbered_labels(name, classes[0]), (note,)
 
 
 def _numbered_labels(name: str, targets: Targets) -> tuple[str, ...]:
@@ -198,71 +262,3 @@ def _numbered_labels(name: str, targets: Targets) -> tuple[str, ...]:
 
 def _as_numbers(targets: Targets) -> Targets:
     return targets.astype(np.float32) if targets.dtype.kind in "iuf" else targets
-
-
-def _check_examples(what: str, examples: Examples) -> None:
-    if examples.dtype == np.uint8:
-        if examples.ndim not in (3, 4):
-            raise DataError(
-                f"{what}: expected [images, height, width] or [images, height, width, channels],"
-                f" got {list(examples.shape)}"
-            )
-    elif examples.dtype != np.float32:
-        raise DataError(
-            f"{what}: expected raw uint8 pixels (training normalises them) or float32 features,"
-            f" got {examples.dtype}"
-        )
-    elif examples.ndim < 2:
-        raise DataError(
-            f"{what}: expected raw uint8 pixels (training normalises them) or float32 features"
-            f" [examples, features, ...], got float32 {list(examples.shape)}"
-        )
-    if 0 in examples.shape:
-        one = "image and pixel" if examples.dtype == np.uint8 else "example and feature"
-        raise DataError(f"{what}: expected at least one {one}, got {list(examples.shape)}")
-    if examples.dtype == np.float32:
-        _check_finite(what, examples)
-
-
-def _check_finite(what: str, array: NDArray[Any]) -> None:
-    # Some rows at a time: the array may be mapped, and larger than memory.
-    for start in range(0, len(array), _ROWS_AT_A_TIME):
-        strange = np.argwhere(~np.isfinite(array[start : start + _ROWS_AT_A_TIME]))
-        if len(strange):
-            row, *rest = (int(index) for index in strange[0])
-            where = (start + row, *rest)
-            raise DataError(f"{what}: expected finite numbers, got {array[where]} at {list(where)}")
-
-
-def _check_numbers(what: str, targets: Targets, n_examples: int) -> None:
-    if targets.dtype.kind != "f":
-        raise DataError(f"{what}: expected numbers, got {targets.dtype}")
-    if targets.shape != (n_examples,):
-        raise DataError(f"{what}: expected {[n_examples]}, got {list(targets.shape)}")
-    _check_finite(what, targets)
-
-
-def _check_weights(what: str, weights: NDArray[Any], n_examples: int) -> None:
-    _check_numbers(what, weights, n_examples)
-    if weights.min() < 0:
-        raise DataError(f"{what}: expected weights from 0, got {weights.min():g}")
-    if not weights.any():
-        raise DataError(f"{what}: expected a weight above 0, or nothing is learnt; all are 0")
-
-
-def _check_targets(what: str, targets: Targets, n_examples: int, n_classes: int) -> None:
-    _check_integers(what, targets)
-    if len(targets) != n_examples:
-        raise DataError(f"{what}: expected {n_examples} labels, one an image, got {len(targets)}")
-    for extreme in (targets.min(), targets.max()):
-        if not 0 <= extreme < n_classes:
-            raise DataError(f"{what}: expected labels 0 to {n_classes - 1}, got {extreme}")
-
-
-def _check_integers(what: str, targets: Targets) -> None:
-    if targets.dtype.kind not in "iu":
-        raise DataError(f"{what}: expected integer labels, got {targets.dtype}")
-    if targets.ndim != 1:
-        raise DataError(
-            f"{what}: expected one label for each image, shape [images], got {list(targets.shape)}"
-        )

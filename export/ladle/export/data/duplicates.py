@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.export.data.dataset import Dataset, Examples
+from ladle.export.data.dataset import Dataset, Examples, row_bytes
 
 _ROWS_AT_A_TIME = 4096
 
@@ -34,8 +34,9 @@ def duplicates_note(dataset: Dataset) -> str | None:
 def _hashes(examples: Examples) -> NDArray[np.uint64]:
     hashes = np.empty(len(examples), np.uint64)
     for start in range(0, len(examples), _ROWS_AT_A_TIME):
-        rows = np.ascontiguousarray(examples[start : start + _ROWS_AT_A_TIME])
-        for offset, row in enumerate(rows):
-            digest = hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+        rows = examples[start : start + _ROWS_AT_A_TIME]
+        for offset in range(len(rows)):
+            content = row_bytes(rows[offset : offset + 1])
+            digest = hashlib.blake2b(content, digest_size=8).digest()
             hashes[start + offset] = int.from_bytes(digest, "little")
     return hashes

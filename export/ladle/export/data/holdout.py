@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
+from ladle.export.data.groups import check_groups, grouped_holdout
 from ladle.export.errors import DataError
 from ladle.protos.model_card import Normalization
 
@@ -58,6 +59,7 @@ class TrainTestSplit:
         normalization: Normalization,
         weights: NDArray[np.float32] | None = None,
         columns: tuple[str, ...] = (),
+        groups: NDArray[np.int64] | None = None,
     ) -> Dataset:
         """Return the data set of these examples, whose `targets` are in their order.
 
@@ -75,6 +77,7 @@ class TrainTestSplit:
             normalization=normalization,
             sample_weight=None if weights is None else weights[train],
             columns=columns,
+            groups=None if groups is None else groups[train],
             notes=self._notes,
         )
 
@@ -95,6 +98,29 @@ def stratified_holdout(targets: NDArray[Any]) -> NDArray[np.bool_]:
     for of_class in np.split(in_order, ends):
         held_out[of_class[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]] = True
     return held_out
+
+
+def split(
+    name: str, targets: NDArray[Any], groups: NDArray[np.int64] | None, *, regression: bool
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Return which examples are held out, and what is strange about that.
+
+    That is every fifth example, of each class unless it is a regression; or, with `groups`, whole
+    groups that hold about a fifth of them.
+
+    Raises:
+        DataError: There is nothing to train on, or nothing to measure with.
+    """
+    notes: tuple[str, ...] = ()
+    if groups is not None:
+        share = 1 / HELD_OUT_EVERY
+        classes = np.zeros(len(targets), np.int64) if regression else targets
+        held_out = grouped_holdout(groups, classes, share)
+        notes = check_groups(name, groups, held_out, share)
+    else:
+        held_out = holdout(len(targets)) if regression else stratified_holdout(targets)
+    check_split(name, held_out)
+    return held_out, notes
 
 
 def check_split(name: str, held_out: NDArray[np.bool_]) -> None:

@@ -34,6 +34,10 @@ def normalized_as(dataset: Dataset, text: str) -> Dataset:
     Raises:
         ValueError: There is no such name, or the numbers do not fit the data.
     """
+    if dataset.preparation.are_texts:
+        if text != "none":
+            raise ValueError(f"normalization: {text} is for numbers, and the data are texts")
+        return dataset
     if text == "standard":
         return replace(dataset, normalization=_measured(dataset))
     normalization = _FIXED.get(text) or _parsed(text)

@@ -59,22 +59,24 @@ def decode(
     sources: Callable[[], Iterable[Source]],
     held_out: NDArray[np.bool_],
     size: tuple[int, int] | None,
+    notes: tuple[str, ...] = (),
 ) -> TrainTestSplit:
     """Return all pictures, as many as `held_out`, in two mapped arrays of one format.
 
-    The sources are gone through twice: for the headers, then for the pixels.
+    The sources are gone through twice: for the headers, then for the pixels. `notes` are kept with
+    the data, before those about the pictures.
 
     Raises:
         DataError: One cannot be read, or there are more or fewer.
     """
     check_split(name, held_out)
     headers = [_read(source, read_header) for source in _counted(name, sources(), len(held_out))]
-    height, width, channels, notes = common_format(headers, size)
+    height, width, channels, found = common_format(headers, size)
 
     def pixels(encoded: bytes | Path) -> NDArray[np.uint8]:
         return read_pixels(encoded, (height, width), channels)
 
-    parts = TrainTestSplit(held_out, (height, width, channels), np.uint8, notes)
+    parts = TrainTestSplit(held_out, (height, width, channels), np.uint8, (*notes, *found))
     for source in _counted(name, sources(), len(held_out)):
         parts.add(_read(source, pixels))
     return parts

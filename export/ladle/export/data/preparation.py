@@ -21,9 +21,9 @@ class Preparation:
     """From raw data to a model's input: resized where asked for, then normalised."""
 
     raw_shape: tuple[int, ...]
-    """Of one example: [height, width], [height, width, channels], or [features]."""
-    raw_dtype: Literal["uint8", "float32"]
-    """uint8 for pixels, float32 for features."""
+    """Of one example: [height, width], [height, width, channels], [features], or [] for a text."""
+    raw_dtype: Literal["uint8", "float32", "string"]
+    """uint8 for pixels, float32 for features, string for texts."""
     normalization: Normalization
     resize: tuple[int, int] | None = None
     """Height and width that every image is brought to, bilinearly; None leaves them be."""
@@ -36,14 +36,21 @@ class Preparation:
         return self.raw_dtype == "uint8"
 
     @property
+    def are_texts(self) -> bool:
+        """Whether the raw data are texts, which a model takes as they are."""
+        return self.raw_dtype == "string"
+
+    @property
     def input_name(self) -> str:
         """What signatures call the data."""
-        return "images" if self.are_images else "features"
+        return {"uint8": "images", "float32": "features", "string": "text"}[self.raw_dtype]
 
     @property
     def input_columns(self) -> tuple[str, ...]:
         """The columns where each can be an input of a signature of its own: all are identifiers."""
-        can_be = all(name.isidentifier() and not iskeyword(name) for name in self.columns)
+        can_be = not self.are_texts and all(
+            name.isidentifier() and not iskeyword(name) for name in self.columns
+        )
         return self.columns if can_be and len(self.columns) <= _MOST_INPUTS else ()
 
     @property
@@ -68,8 +75,10 @@ class Preparation:
             return (None, *self.raw_shape)
         return (None, None, None, *self.raw_shape[2:])
 
-    def apply(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the batch `raw` as the model takes it, in a new array."""
+    def apply(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return the batch `raw` as the model takes it, in a new array; texts as they are."""
+        if self.are_texts:
+            return raw
         if self.resize is None:
             return self.normalization.apply(raw)
         prepared: NDArray[np.float32] = self.in_graph(raw).numpy()
@@ -79,6 +88,8 @@ class Preparation:
         """Do the same to a batch of tensors."""
         import tensorflow as tf
 
+        if self.are_texts:
+            return raw
         return self.normalized(self.resized(tf.cast(raw, tf.float32)))
 
     def resized(self, batch: Any, size: tuple[int, int] | None = None) -> Any:
@@ -97,6 +108,9 @@ class Preparation:
     def normalized(self, batch: Any) -> Any:
         """Do in the graph what `Normalization.apply` does in NumPy."""
         import tensorflow as tf
+
+        if self.are_texts:
+            return batch
 
         if np.any(self.normalization.offset):
             batch -= tf.constant(self.normalization.offset, tf.float32)

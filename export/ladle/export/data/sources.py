@@ -45,7 +45,11 @@ _FASHION_LABELS = (
 
 
 def load_data(
-    source: str | os.PathLike[str], *, regression: bool = False, size: tuple[int, int] | None = None
+    source: str | os.PathLike[str],
+    *,
+    regression: bool = False,
+    size: tuple[int, int] | None = None,
+    group_by: str | None = None,
 ) -> Dataset:
     """Return a data set: "digits", "mnist", "fashion_mnist", or what is at a path.
 
@@ -53,33 +57,40 @@ def load_data(
     (`read_tfrecords`) or an .npz file. An .npz file holds the arrays x_train, y_train, x_test and
     y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
     height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
-    [examples, features], or sequences and other numbers [examples, ...]. It may hold
-    `sample_weight` too. Pixels are divided by 255.
+    [examples, features], or sequences and other numbers [examples, ...]; or texts [examples].
+    Labels may also be rows of 0s and 1s [examples, labels], of which an example may have several.
+    It may hold `sample_weight` too. Pixels are divided by 255.
 
     Args:
         source: A name or a path.
         regression: Whether the targets are numbers to predict.
         size: Height and width to bring the images of a folder or a .tfrecord to, as these may
             differ; None for those of most.
+        group_by: What keeps groups of examples on one side of the split: a column of a .csv, or
+            for a folder a regular expression, see `read_folder`.
 
     Raises:
         DataError: There is no such data, it cannot be read, or it is not of that form.
     """
     named = NAMED_SOURCES.get(str(source))
-    if named is not None:
-        return named(regression)
     path = Path(source)
     if not str(source):
         raise DataError("data: expected a name or a path, got nothing")
+    if group_by is not None and path.suffix.lower() != ".csv" and not path.is_dir():
+        raise DataError(f"group by: expected a .csv or a folder of files, got {source}")
+    if named is not None:
+        return named(regression)
     match path.suffix.lower():
         case ".npz":
             return _npz(path, regression)
         case ".csv":
-            return read_csv(path, regression=regression)
+            return read_csv(path, regression=regression, group_by=group_by)
     if path.is_dir() or path.suffix.lower() in TFRECORDS:
         if regression:
             raise DataError(f"{path}: expected .npz or .csv data for a regression")
-        return read_folder(path, size) if path.is_dir() else read_tfrecords(path, size)
+        if path.is_dir():
+            return read_folder(path, size, group_by=group_by)
+        return read_tfrecords(path, size)
     names = ", ".join(NAMED_SOURCES)
     raise DataError(
         f"data: expected {names} or the path of a folder, an .npz, a .csv or a .tfrecord file,"

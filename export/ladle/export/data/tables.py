@@ -7,19 +7,14 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
-from ladle.export.data.holdout import (
-    Labels,
-    TrainTestSplit,
-    check_split,
-    holdout,
-    stratified_holdout,
-)
+from ladle.export.data.holdout import Labels, TrainTestSplit, split
+from ladle.export.data.texts import are_texts, text_dataset
 from ladle.export.errors import DataError
 from ladle.protos.model_card import Normalization
 
@@ -30,72 +25,119 @@ _ROWS_AT_A_TIME = 4096
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def read_csv(path: Path, *, regression: bool = False) -> Dataset:
+class Table(NamedTuple):
+    """Where the columns of a table are, by the places in its header."""
+
+    path: Path
+    header: list[str]
+    target: int
+    weight: int | None
+    group: int | None
+    features: list[int]
+    """All others, at least one."""
+
+
+def read_csv(path: Path, *, regression: bool = False, group_by: str | None = None) -> Dataset:
     """Read a table with a header: numbers, and a column `label` or `target`.
 
     Labels may be texts. Spaces around labels and around the names of columns do not count. A column
     `sample_weight` says how much a row counts. Columns are brought to mean 0 and deviation 1, as
-    measured on the training rows and recorded as normalisation.
+    measured on the training rows and recorded as normalisation. A table with one column beside
+    these holds texts, where that is called `text` or no value in it is a number.
+
+    Args:
+        path: The file, UTF-8.
+        regression: Whether the targets are numbers to predict.
+        group_by: The column that says to which group a row belongs; all rows of a group are
+            trained on, or all are held out. The model does not see it.
 
     Raises:
         DataError: There is no such column, or a value is no finite number.
     """
     lines = _lines(path)
-    _, header = next(lines, (0, []))
-    header = [name.strip() for name in header]
-    target = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None)
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(
-            f"{path}: expected each column once, got {', '.join(repeated)[:200]} several times"
-        )
-    if target is None and header:
-        raise DataError(f"{path}: expected a column label or target, got {', '.join(header)[:200]}")
-    weight = header.index(_WEIGHT_COLUMN) if _WEIGHT_COLUMN in header else None
-    columns = [n for n in range(len(header)) if n not in (target, weight)]
-    labels, numbers, weights = Labels(), array("f"), array("f")
+    table = _table(path, next(lines, (0, []))[1], group_by)
+    header, target = table.header, table.target
+    labels, groups, texts = Labels(), Labels(), list[str]()
+    numbers, weights = array("f"), array("f")
     n_rows = 0
     for line, row in lines:
         n_rows += 1
         if len(row) != len(header):
             raise DataError(f"{path}: line {line}: expected {len(header)} values, got {len(row)}")
-        assert target is not None
         if regression:
             numbers.append(_number(path, line, header[target], row[target]))
         else:
-            labels.add(_label(path, line, row[target]))
-        if weight is not None:
-            weights.append(_number(path, line, header[weight], row[weight]))
+            labels.add(_not_empty(path, line, "label", row[target]))
+        if table.weight is not None:
+            weights.append(_number(path, line, header[table.weight], row[table.weight]))
+        if table.group is not None:
+            groups.add(_not_empty(path, line, header[table.group], row[table.group]))
+        if len(table.features) == 1:
+            texts.append(row[table.features[0]])
     if not n_rows:
-        raise DataError(f"{path}: expected a header and rows, got {int(bool(header))} lines")
-    if not columns:
-        raise DataError(f"{path}: expected columns of numbers beside {header[target or 0]}")
-    names: tuple[str, ...] = ()
-    if regression:
-        targets: NDArray[Any] = np.frombuffer(numbers, np.float32)
-        held_out = holdout(n_rows)
-    else:
-        names, targets = labels.result()
-        held_out = stratified_holdout(targets)
-    check_split(str(path), held_out)
-    parts = TrainTestSplit(held_out, (len(columns),), np.float32)
+        raise DataError(f"{path}: expected a header and rows, got 1 lines")
+    names, targets = ((), np.frombuffer(numbers, np.float32)) if regression else labels.result()
+    numbered = groups.result()[1] if table.group is not None else None
+    held_out, notes = split(str(path), targets, numbered, regression=regression)
+    weighted = None if table.weight is None else np.frombuffer(weights, np.float32)
+    if texts and are_texts(header[table.features[0]], texts):
+        return text_dataset(
+            path.name,
+            texts,
+            held_out,
+            targets,
+            names,
+            column=header[table.features[0]],
+            weights=weighted,
+            groups=numbered,
+            notes=notes,
+        )
+    parts = TrainTestSplit(held_out, (len(table.features),), np.float32, notes)
     for (line, row), _ in zip(_rows_again(path, n_rows), held_out, strict=True):
-        parts.add([_number(path, line, header[column], row[column]) for column in columns])
+        parts.add([_number(path, line, header[column], row[column]) for column in table.features])
     return parts.dataset(
         path.name,
         targets,
         names,
         _standardization(parts.train),
-        None if weight is None else np.frombuffer(weights, np.float32),
-        tuple(header[column] for column in columns),
+        weighted,
+        tuple(header[column] for column in table.features),
+        numbered,
     )
 
 
-def _label(path: Path, line: int, text: str) -> str:
-    label = text.strip()
-    if not label:
-        raise DataError(f"{path}: line {line}: expected a label, got an empty one")
-    return label
+def _table(path: Path, header: list[str], group_by: str | None) -> Table:
+    if not header:
+        raise DataError(f"{path}: expected a header and rows, got 0 lines")
+    header = [name.strip() for name in header]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{path}: expected each column once, got {', '.join(repeated)[:200]} several times"
+        )
+    target = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None)
+    if target is None:
+        raise DataError(f"{path}: expected a column label or target, got {', '.join(header)[:200]}")
+    weight = header.index(_WEIGHT_COLUMN) if _WEIGHT_COLUMN in header else None
+    group = None
+    if group_by is not None:
+        if group_by not in header or header.index(group_by) in (target, weight):
+            raise DataError(
+                f"{path}: group by: expected a column beside {header[target]},"
+                f" got {group_by!r}; the columns are {', '.join(header)[:200]}"
+            )
+        group = header.index(group_by)
+    features = [n for n in range(len(header)) if n not in (target, weight, group)]
+    if not features:
+        raise DataError(f"{path}: expected columns of numbers beside {header[target]}")
+    return Table(path, header, target, weight, group, features)
+
+
+def _not_empty(path: Path, line: int, what: str, text: str) -> str:
+    value = text.strip()
+    if not value:
+        raise DataError(f"{path}: line {line}: expected a {what}, got an empty one")
+    return value
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

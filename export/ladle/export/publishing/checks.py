@@ -12,10 +12,20 @@ from ladle.export.publishing.requirements import Requirements
 from ladle.export.saved_model.subprocess_check import Arrays
 
 TOLERANCE = 1e-5
+HALF_TOLERANCE = 0.02
+"""Where a model computes in half precision: another batch size rounds otherwise."""
 _SUMS_TO_1 = ("probabilities", "scores")
 
 
-def check_answers(name: str, answers: Arrays, expected: Arrays, *, custom: bool = False) -> None:
+def check_answers(
+    name: str,
+    answers: Arrays,
+    expected: Arrays,
+    *,
+    custom: bool = False,
+    sums_to_1: bool = True,
+    tolerance: float = TOLERANCE,
+) -> None:
     """See that the signature `name` answers as the trained model does.
 
     Args:
@@ -25,11 +35,13 @@ def check_answers(name: str, answers: Arrays, expected: Arrays, *, custom: bool 
             caller.
         custom: Whether the signature is the user's: what its outputs mean is not known, so numbers
             that are not floats have to be the same, and none have to sum to 1.
+        sums_to_1: Whether probabilities have to sum to 1, as those of classes do and those of
+            labels do not.
+        tolerance: How far a number may be off, relative to those beyond 1.
 
     Raises:
         CheckError: An output is missing, is of another shape, differs (numbers by more than
-            1e-5, relative to those beyond 1), or gives rows of probabilities that do not sum to 1
-            within 1e-5.
+            the tolerance), or gives rows of probabilities that do not sum to 1 within 1e-5.
     """
     for output, values in expected.items():
         where = f'signature "{name}": output "{output}"'
@@ -42,12 +54,14 @@ def check_answers(name: str, answers: Arrays, expected: Arrays, *, custom: bool 
                 f"{where}: expected shape {list(values.shape)}, got {list(answer.shape)}",
             )
         if values.dtype.kind == "f":
-            _check_close(where, answer, values)
+            _check_close(where, answer, values, tolerance)
         elif output == "class_id" and not custom:
-            _check_best(where, answer, expected["probabilities"])
+            _check_best(where, answer, expected["probabilities"], tolerance)
+        elif output == "indicators" and not custom:
+            _check_indicators(where, answer, expected["probabilities"], tolerance)
         elif not np.array_equal(answer, values):
             raise CheckError("signatures", f"{where}: differs from the trained model's")
-        if output in _SUMS_TO_1 and not custom:
+        if output in _SUMS_TO_1 and sums_to_1 and not custom:
             _check_sums(where, answer)
 
 
@@ -88,25 +102,36 @@ def check_regression(
         )
 
 
-def _check_close(where: str, answer: NDArray[Any], values: NDArray[Any]) -> None:
+def _check_close(where: str, answer: NDArray[Any], values: NDArray[Any], tolerance: float) -> None:
     # Written so that NaN, which no comparison holds for, fails.
     off = float(np.max(np.abs(answer - values) / np.maximum(1, np.abs(values)), initial=0))
-    if not off <= TOLERANCE:
+    if not off <= tolerance:
         raise CheckError(
             "signatures",
-            f"{where}: expected the trained model's within {TOLERANCE:g},"
+            f"{where}: expected the trained model's within {tolerance:g},"
             f" got a difference of {off:g}",
         )
 
 
-def _check_best(where: str, answer: NDArray[Any], probabilities: NDArray[Any]) -> None:
+def _check_best(
+    where: str, answer: NDArray[Any], probabilities: NDArray[Any], tolerance: float
+) -> None:
     """Where two classes are as likely, either may be the best."""
     rows = np.arange(len(answer))
     if not np.all((answer >= 0) & (answer < probabilities.shape[1])):
         raise CheckError("signatures", f"{where}: expected 0 to {probabilities.shape[1] - 1}")
     off = float(np.max(probabilities.max(axis=1) - probabilities[rows, answer], initial=0))
-    if not off <= TOLERANCE:
+    if not off <= tolerance:
         raise CheckError("signatures", f"{where}: expected the class of highest probability")
+
+
+def _check_indicators(
+    where: str, answer: NDArray[Any], probabilities: NDArray[Any], tolerance: float
+) -> None:
+    """See that each label with a probability above 1/2 is 1; one of about that may be either."""
+    decided = np.abs(probabilities - 0.5) > tolerance
+    if not np.all(np.isin(answer, (0, 1))) or np.any((answer != (probabilities > 0.5)) & decided):
+        raise CheckError("signatures", f"{where}: expected 1 for probabilities above 0.5, else 0")
 
 
 def _check_sums(where: str, answer: NDArray[Any]) -> None:

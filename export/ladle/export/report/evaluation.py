@@ -128,7 +128,8 @@ def evaluate(dataset: Dataset, outputs: NDArray[np.float32]) -> Evaluation:
     Args:
         dataset: What the model was trained on.
         outputs: For each held-out example its probabilities [examples, classes], or a
-            regression's value [examples].
+            regression's value [examples]. Of examples with several labels the number alone is
+            recorded; see `by_label`.
     """
     n_examples = len(dataset.x_test)
     if dataset.is_regression:
@@ -136,6 +137,8 @@ def evaluate(dataset: Dataset, outputs: NDArray[np.float32]) -> Evaluation:
         pairs = zip(targets, outputs[:_MAX_PAIRS].tolist(), strict=True)
         finite = tuple((a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b))
         return Evaluation(n_examples=n_examples, pairs=finite)
+    if dataset.is_multi_label:
+        return Evaluation(n_examples=n_examples)
     predicted = outputs.argmax(axis=1)
     of_classes = _of_each_class(dataset.y_test)
     shown = [*of_classes, *_worst(dataset.y_test, outputs, predicted, set(of_classes))]

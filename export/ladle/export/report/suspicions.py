@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
+from ladle.export.report.multi_label import suspicions_of_labels
 
 _SAME = 1e-6
 _SEEN_OFTEN = 5
@@ -30,6 +31,8 @@ def suspicions(answers: NDArray[np.float32], dataset: Dataset) -> list[str]:
         return [f"the model gives the same answer for every held-out example; {_CAUSES}"]
     if dataset.is_regression:
         return _of_regression(answers, dataset.y_test)
+    if dataset.is_multi_label:
+        return suspicions_of_labels(answers, dataset, _CAUSES)
     return [*_chance(answers, dataset), *_never_predicted(answers, dataset)]
 
 

@@ -16,7 +16,7 @@ CHECKPOINT_OPS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
 
 # TensorFlow's loader runs what these collections name.
 _RUN_ON_LOADING = ("saved_model_main_op", "legacy_init_op")
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def unexpected_checkpoint_ops(meta_graph: Any) -> set[str]:
@@ -56,20 +56,20 @@ def _unexpected_on_restore(
     """Return the savers that restoring runs and that don't read from the path that it is given."""
     saver = meta_graph.saver_def
     main, functions = _reached(nodes, bodies, [saver.restore_op_name])
-    path = {_node_name(saver.filename_tensor_name)}
+    path = {node_name(saver.filename_tensor_name)}
     unexpected = _not_reading(main, nodes, path)
     # A function may read from those of its arguments that are the path wherever it is called;
     # TensorFlow writes restoring as one function, which calls no other to read.
     of_functions: dict[str, set[str]] = {}
     for node in main:
-        for name in _functions_of(node, bodies):
+        for name in functions_of(node, bodies):
             given = zip(bodies[name].signature.input_arg, node.input, strict=False)
-            called = node.op == name or node.op in _CALLS
+            called = node.op == name or node.op in CALLS
             paths = {a.name for a, tensor in given if called and _is_path(tensor, nodes, path)}
             of_functions[name] = of_functions.get(name, paths) & paths
     for name in functions:
         for node in bodies[name].node_def:
-            of_functions.update((inner, set()) for inner in _functions_of(node, bodies))
+            of_functions.update((inner, set()) for inner in functions_of(node, bodies))
     for name in functions:
         body = bodies[name].node_def
         inside = {node.name: node for node in body}
@@ -88,14 +88,14 @@ def _not_reading(ran: Iterable[Any], nodes: Mapping[str, Any], paths: Collection
 
 
 def _is_path(tensor: str, nodes: Mapping[str, Any], paths: Collection[str]) -> bool:
-    name = _node_name(tensor)
+    name = node_name(tensor)
     seen = set[str]()
     while name not in paths and name not in seen and name in nodes:
         seen.add(name)
         node = nodes[name]
         if node.op != "Identity" or not node.input:
             break
-        name = _node_name(node.input[0])
+        name = node_name(node.input[0])
     return name in paths
 
 
@@ -103,13 +103,13 @@ def _reached(
     nodes: Mapping[str, Any], bodies: Mapping[str, Any], asked_for: Iterable[str]
 ) -> tuple[list[Any], set[str]]:
     """Return the nodes of the graph that run when `asked_for` is, and the functions they call."""
-    waiting = {_node_name(tensor) for tensor in asked_for} & nodes.keys()
+    waiting = {node_name(tensor) for tensor in asked_for} & nodes.keys()
     reached = set(waiting)
     functions = set[str]()
     while waiting:
         node = nodes[waiting.pop()]
-        functions.update(_functions_of(node, bodies))
-        named = map(_node_name, node.input)
+        functions.update(functions_of(node, bodies))
+        named = map(node_name, node.input)
         inputs = {name for name in named if name in nodes and name not in reached}
         reached |= inputs
         waiting |= inputs
@@ -122,13 +122,13 @@ def _called(functions: Iterable[str], bodies: Mapping[str, Any]) -> set[str]:
     called = set(waiting)
     while waiting:
         for node in bodies[waiting.pop()].node_def:
-            following = set(_functions_of(node, bodies)) - called
+            following = set(functions_of(node, bodies)) - called
             called |= following
             waiting |= following
     return called
 
 
-def _functions_of(node: Any, bodies: Mapping[str, Any]) -> Iterator[str]:
+def functions_of(node: Any, bodies: Mapping[str, Any]) -> Iterator[str]:
     """Yield the functions that `node` names: as its operation, or in an attribute."""
     if node.op in bodies:
         yield node.op
@@ -138,5 +138,6 @@ def _functions_of(node: Any, bodies: Mapping[str, Any]) -> Iterator[str]:
                 yield function.name
 
 
-def _node_name(tensor: str) -> str:
+def node_name(tensor: str) -> str:
+    """Return the node that a tensor's name, or that of a control input, is of."""
     return tensor.removeprefix("^").partition(":")[0]

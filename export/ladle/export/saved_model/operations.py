@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.export.errors import CheckError
+from ladle.export.saved_model.asset_ops import TABLE_FROM_FILE, reads_assets_alone
 from ladle.export.saved_model.checkpoint_ops import CHECKPOINT_OPS, unexpected_checkpoint_ops
 from ladle.export.saved_model.reading import read_saved_model
 
@@ -68,6 +69,8 @@ def reaching_out(meta_graph: Any) -> set[str]:
         for node in nodes
         if _REACHES_OUT.fullmatch(node.op) or _is_told_to(node)
     }
+    if TABLE_FROM_FILE in everywhere and reads_assets_alone(meta_graph):
+        everywhere.discard(TABLE_FROM_FILE)
     if not everywhere & CHECKPOINT_OPS:
         return everywhere
     return everywhere - CHECKPOINT_OPS | unexpected_checkpoint_ops(meta_graph)

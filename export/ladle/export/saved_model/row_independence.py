@@ -61,20 +61,24 @@ def requests_to_compare(signature: str, inputs: Arrays) -> list[Request]:
     ]
 
 
-def is_row_independent(together: Arrays, compared: Sequence[Arrays]) -> bool:
+def is_row_independent(
+    together: Arrays, compared: Sequence[Arrays], *, computed_in_half: bool = False
+) -> bool:
     """Return whether each row had the same answer in every batch.
 
     Args:
         together: The outputs for the whole sample at once, [rows, ...] each.
         compared: The outputs for `requests_to_compare`, in their order; empty for a request that
             failed.
+        computed_in_half: Whether the model computes in half precision, whatever its outputs are.
     """
+    least = _COARSEST if computed_in_half else 0.0
     if not compared or not together:
         return False
     n_rows = len(next(iter(together.values())))
     return all(
         outputs.keys() == together.keys()
-        and all(_is_same(name, outputs, together, rows) for name in together)
+        and all(_is_same(name, outputs, together, rows, least) for name in together)
         for rows, outputs in zip(batches_to_compare(n_rows), compared, strict=True)
     )
 
@@ -83,18 +87,40 @@ def _has_different_rows(inputs: Arrays) -> bool:
     return any(not np.array_equal(row, array[0]) for array in inputs.values() for row in array[1:])
 
 
-def _is_same(name: str, outputs: Arrays, together: Arrays, rows: NDArray[np.intp]) -> bool:
+def _is_same(
+    name: str, outputs: Arrays, together: Arrays, rows: NDArray[np.intp], least: float
+) -> bool:
     answer, expected = outputs[name], together[name][rows]
     if answer.shape != expected.shape:
         return False
     if answer.dtype.kind not in "fcV":  # V: bfloat16 and the like, which NumPy has no kind for
-        return np.array_equal(answer, expected) or _is_tie(name, answer, together, rows)
+        if np.array_equal(answer, expected):
+            return True
+        return _is_tie(name, answer, together, rows, least) or _is_near_threshold(
+            name, answer, together, rows, least
+        )
     off = np.abs(answer.astype(np.complex128) - expected.astype(np.complex128))
     scale = float(np.max(np.abs(expected.astype(np.complex128)), initial=0))
-    return bool(np.all(off <= _tolerance(answer.dtype) * scale))
+    return bool(np.all(off <= max(least, _tolerance(answer.dtype)) * scale))
 
 
-def _is_tie(name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp]) -> bool:
+def _is_near_threshold(
+    name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp], least: float
+) -> bool:
+    """Return whether `indicators` differ only where the probability is about 1/2."""
+    probabilities = together.get("probabilities")
+    if name != "indicators" or probabilities is None:
+        return False
+    given = probabilities[rows]
+    if answer.shape != given.shape:
+        return False
+    decided = np.abs(given - 0.5) > max(least, _tolerance(given.dtype))
+    return not np.any((answer != (given > 0.5)) & decided)
+
+
+def _is_tie(
+    name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp], least: float
+) -> bool:
     """Return whether each `class_id` has the highest probability, which several may share."""
     probabilities = together.get("probabilities")
     if name != "class_id" or probabilities is None or probabilities.ndim != 2:
@@ -102,7 +128,9 @@ def _is_tie(name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArra
     if answer.ndim != 1 or np.any(answer < 0) or np.any(answer >= probabilities.shape[1]):
         return False
     chosen = probabilities[rows, answer]
-    return bool(np.all(probabilities[rows].max(axis=1) - chosen <= _tolerance(chosen.dtype)))
+    return bool(
+        np.all(probabilities[rows].max(axis=1) - chosen <= max(least, _tolerance(chosen.dtype)))
+    )
 
 
 def _tolerance(dtype: np.dtype[Any]) -> float:

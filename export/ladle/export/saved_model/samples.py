@@ -18,6 +18,7 @@ from ladle.export.saved_model.signatures import (
     ENCODED,
     ENCODED_FEATURE,
     EXAMPLES_INPUT,
+    LABEL_THRESHOLD,
     LOGITS,
     REGRESS,
 )
@@ -53,7 +54,7 @@ def make_samples(
     The outputs are Keras's own, which runs another graph than the SavedModel does.
     """
     # What is resized in the graph is resized for Keras beforehand, and sent as it is.
-    normalized = preparation.normalization.apply(raw)
+    normalized = preparation.normalization.apply(raw) if preparation.are_images else raw
     model_outputs = trained.raw_outputs(preparation.apply(raw))
     samples = {}
     for name in signatures:
@@ -89,6 +90,9 @@ def _examples(raw: NDArray[Any], preparation: Preparation) -> NDArray[np.object_
         example = Example()
         if encoded is not None and index % 2:
             example.features.feature[ENCODED_FEATURE].bytes_list.value.append(encoded[index])
+        elif preparation.are_texts:
+            text = row.encode() if isinstance(row, str) else row
+            example.features.feature[preparation.input_name].bytes_list.value.append(text)
         elif preparation.are_images:
             pixels = example.features.feature[preparation.input_name].int64_list
             pixels.value.extend(row.ravel().tolist())
@@ -106,10 +110,11 @@ def _outputs(
         return {"outputs" if name == REGRESS else "values": model_outputs.reshape(-1)}
     if name == LOGITS:
         return {"logits": model_outputs}
-    probabilities = model_outputs
-    if trained.has_logits:
-        probabilities = tf.nn.softmax(model_outputs).numpy()
+    probabilities = np.asarray(trained.activated(model_outputs))
     if name == CLASSIFY:
         names = np.array([label.encode() for label in labels], np.object_)
         return {"classes": np.tile(names, (len(model_outputs), 1)), "scores": probabilities}
+    if trained.is_multi_label:
+        indicators = (probabilities > LABEL_THRESHOLD).astype(np.int64)
+        return {"probabilities": probabilities, "indicators": indicators}
     return {"probabilities": probabilities, "class_id": probabilities.argmax(axis=1)}

@@ -16,11 +16,12 @@ from ladle.export.data.preparation import Preparation
 from ladle.export.errors import ExportError
 from ladle.export.publishing.disk import as_os_errors
 from ladle.export.saved_model.reading import read_saved_model
+from ladle.export.saved_model.tables import captured_tables
 from ladle.export.training.fitting import Trained
 from ladle.protos import dtypes
 
 DEFAULT = "serving_default"
-"""Takes normalised float32 images; of a table the numbers as they are in it."""
+"""Takes normalised float32 images; of a table the numbers as they are in it; or texts."""
 RAW = "serving_uint8"
 """Takes raw uint8 pixels and normalises them in the graph."""
 RAW_FEATURES = "serving_raw"
@@ -46,6 +47,9 @@ METHODS = {
 ENCODED_FEATURE = "image/encoded"
 """The feature of a tf.Example that holds an encoded image."""
 
+LABEL_THRESHOLD = 0.5
+"""An example has each label whose probability is above this, where it may have several."""
+
 BUILT_IN = frozenset({DEFAULT, RAW, RAW_FEATURES, COLUMNS, ENCODED, LOGITS, CLASSIFY, REGRESS})
 """The names of all these."""
 
@@ -65,8 +69,9 @@ def make_endpoints(
 ) -> dict[str, Endpoint]:
     """Return the signatures that serve `trained`, by name; all with an open batch dimension.
 
-    A classifier gives `probabilities` float32 [-1, classes] and `class_id` int64 [-1]; a
-    regression gives `values` float32 [-1].
+    A classifier gives `probabilities` float32 [-1, classes] and `class_id` int64 [-1]; or, where
+    an example may have several labels, `indicators` int64 [-1, labels] in place of the latter,
+    1 for each label whose probability is above 1/2. A regression gives `values` float32 [-1].
     """
     answer, outputs = _answers(trained)
     name = preparation.input_name
@@ -108,10 +113,11 @@ def make_endpoints(
         return Endpoint(function=function, inputs=(tf.TensorSpec(shape, dtype, input_name),))
 
     shape = preparation.open_shape
-    endpoints = {DEFAULT: takes(from_default, tf.float32, shape)}
+    dtype = tf.string if preparation.are_texts else tf.float32
+    endpoints = {DEFAULT: takes(from_default, dtype, shape)}
     if preparation.are_images:
         endpoints[RAW] = takes(from_raw, tf.uint8, shape)
-    else:
+    elif not preparation.are_texts:
         endpoints[RAW_FEATURES] = takes(from_raw, tf.float32, shape)
         if preparation.input_columns:
             columns = [tf.TensorSpec([None], tf.float32, c) for c in preparation.input_columns]
@@ -119,7 +125,7 @@ def make_endpoints(
     if preparation.decodable:
         endpoints[ENCODED] = takes(from_encoded, tf.string, [None])
     if trained.has_logits:
-        endpoints[LOGITS] = takes(logits, tf.float32, shape)
+        endpoints[LOGITS] = takes(logits, dtype, shape)
     if trained.is_regression:
         endpoints[REGRESS] = takes(regress, tf.string, [None], EXAMPLES_INPUT)
     else:
@@ -130,7 +136,8 @@ def make_endpoints(
 def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
     """Write `endpoints` as a SavedModel into the existing `folder`.
 
-    Only what they compute with is written: no dropout, optimizer or random state.
+    Only what they compute with is written: no dropout, optimizer or random state. Lookup tables
+    are written with it; the files that they are read from become its assets.
 
     Raises:
         OSError: The folder cannot be written.
@@ -138,13 +145,20 @@ def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
     """
     # The model is not track()ed: that would write every variable a second time, and dropout's.
     archive = keras.export.ExportArchive()
-    for name, endpoint in endpoints.items():
+    functions = [
         archive.add_endpoint(name, endpoint.function, list(endpoint.inputs))
+        for name, endpoint in endpoints.items()
+    ]
+    for table in captured_tables(functions):
+        archive.track(table)
     try:
         with as_os_errors():
             archive.write_out(str(folder), verbose=False)
-    except AssertionError as error:  # TensorFlow's, of what is not a variable: a table, say
-        raise ExportError(f"a signature uses a resource that can't be written: {error}") from error
+    except AssertionError as error:  # TensorFlow's, of what is no variable and no table
+        raise ExportError(
+            "a signature uses a resource that a SavedModel can't hold: only variables and tables"
+            f" of tf.lookup can be written, no datasets, iterators or queues: {error}"
+        ) from error
     _set_method_names(folder)
 
 
@@ -167,6 +181,11 @@ def declared_signatures(folder: Path) -> dict[str, Any]:
 def _answers(trained: Trained) -> tuple[Callable[[Any], Any], Function]:
     if trained.is_regression:
         return trained.values, lambda values: {"values": values}
+    if trained.is_multi_label:
+        return trained.probabilities_of, lambda probabilities: {
+            "probabilities": probabilities,
+            "indicators": tf.cast(probabilities > LABEL_THRESHOLD, tf.int64),
+        }
     return trained.probabilities_of, lambda probabilities: {
         "probabilities": probabilities,
         "class_id": tf.argmax(probabilities, axis=1, output_type=tf.int64),
@@ -179,10 +198,11 @@ def _decode(batch: Any, preparation: Preparation) -> Any:
 
 
 def _parse(examples: Any, preparation: Preparation) -> Any:
-    """Turn serialised tf.Examples into a raw float32 batch of the size that the model takes."""
+    """Turn serialised tf.Examples into a raw batch of the size that the model takes."""
     name = preparation.input_name
     if not preparation.are_images:
-        feature = tf.io.FixedLenFeature(preparation.raw_shape, tf.float32)
+        dtype = tf.string if preparation.are_texts else tf.float32
+        feature = tf.io.FixedLenFeature(preparation.raw_shape, dtype)
         return tf.io.parse_example(examples, {name: feature})[name]
     if not preparation.decodable:
         feature = tf.io.FixedLenFeature(preparation.raw_shape, tf.int64)

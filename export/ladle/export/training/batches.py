@@ -15,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
+from ladle.export.data.groups import grouped_holdout
 from ladle.export.data.preparation import Preparation
 from ladle.export.training.options import TrainingOptions
 
@@ -81,6 +82,8 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
     Raises:
         ValueError: The validation split leaves none.
     """
+    if dataset.groups is not None and options.kept_aside:
+        return int((~_groups_aside(dataset, options)).sum())
     # A float's rounding takes no example away: of 10, a split of 0.9 leaves one.
     n_examples = math.floor(len(dataset.x_train) * (1 - options.kept_aside) + 1e-9)
     if not n_examples:
@@ -94,9 +97,15 @@ def n_training(dataset: Dataset, options: TrainingOptions) -> int:
 def aside_last(dataset: Dataset, options: TrainingOptions) -> NDArray[np.int64] | None:
     """Return the training examples' numbers, those to measure on last; None for their own order.
 
-    The last ones of each class are kept aside: data often come class by class.
+    The last ones of each class are kept aside: data often come class by class. Of data in groups,
+    whole groups are.
     """
-    if not options.kept_aside or dataset.is_regression:
+    if not options.kept_aside:
+        return None
+    if dataset.groups is not None:
+        aside = _groups_aside(dataset, options)
+        return np.concatenate([np.flatnonzero(~aside), np.flatnonzero(aside)])
+    if dataset.is_regression or dataset.is_multi_label:
         return None
     n_trained = n_training(dataset, options)
     _, classes, counts = np.unique(dataset.y_train, return_inverse=True, return_counts=True)
@@ -107,6 +116,24 @@ def aside_last(dataset: Dataset, options: TrainingOptions) -> NDArray[np.int64] 
     # Where in its class an example stands, 0 to 1.
     order = np.argsort((places + 0.5) / counts[classes], kind="stable")
     return np.concatenate([np.sort(order[:n_trained]), np.sort(order[n_trained:])])
+
+
+def _groups_aside(dataset: Dataset, options: TrainingOptions) -> NDArray[np.bool_]:
+    """Return which training examples are kept aside: whole groups of them.
+
+    Raises:
+        ValueError: There are too few groups.
+    """
+    assert dataset.groups is not None
+    numbers = dataset.is_regression or dataset.is_multi_label
+    classes = np.zeros(len(dataset.groups)) if numbers else dataset.y_train
+    aside = grouped_holdout(dataset.groups, classes.astype(np.int64), options.kept_aside)
+    if not aside.any():
+        raise ValueError(
+            f"validation split: the training examples of {dataset.name} have too few groups to"
+            " keep one aside"
+        )
+    return aside
 
 
 def _in_order(batches: Any, dataset: Dataset, options: TrainingOptions) -> Any:
@@ -149,7 +176,8 @@ def _gathered(
     one_hot: bool,
 ) -> Any:
     examples, targets = arrays
-    target_type = np.float32 if dataset.is_regression else np.int64
+    has_numbers = dataset.is_regression or dataset.is_multi_label
+    target_type = np.float32 if has_numbers else np.int64
     read_types = [tf.as_dtype(examples.dtype), tf.as_dtype(target_type), tf.float32]
 
     def read(chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
@@ -159,7 +187,7 @@ def _gathered(
     def gather(chosen: Any) -> tuple[Any, ...]:
         batch, classes, counts = tf.numpy_function(read, [chosen], read_types, stateful=False)
         batch.set_shape([None, *examples.shape[1:]])
-        classes.set_shape([None])
+        classes.set_shape([None, *targets.shape[1:]])
         counts.set_shape([None])
         prepared = dataset.preparation.in_graph(batch)
         wanted = tf.one_hot(classes, len(dataset.labels)) if one_hot else classes

@@ -49,24 +49,50 @@ def make_optimizer(options: TrainingOptions, steps: int) -> Any:
         ) from None
 
 
-def make_loss(options: TrainingOptions, *, is_regression: bool, from_logits: bool) -> Any:
+def make_loss(options: TrainingOptions, dataset: Dataset, *, from_logits: bool) -> Any:
     """Return the loss asked for, or the one that suits the task.
 
     Raises:
-        ValueError: Keras has none of that name.
+        ValueError: Keras has none of that name, or it is for one class an example where there
+            may be several labels.
     """
-    usual = "mean_squared_error" if is_regression else "sparse_categorical_crossentropy"
-    name = options.loss or usual
+    name = options.loss or _usual_loss(dataset)
     made = _class_named(_SHORT_NAMES.get(plain(name), name), keras.losses, keras.losses.Loss)
     if made is None:
         raise ValueError(f"loss: expected one of Keras's, got {name}")
+    if dataset.is_multi_label and not made.__name__.startswith("Binary"):
+        raise ValueError(
+            f"loss: {name} is for one class an example, and examples of {dataset.name} may have"
+            " several labels: binary_crossentropy or binary_focal_crossentropy"
+        )
     takes_logits = "from_logits" in inspect.signature(made).parameters
     return made(from_logits=from_logits) if takes_logits else made()
 
 
-def takes_one_hot(loss: Any, *, is_regression: bool) -> bool:
+def takes_one_hot(loss: Any, dataset: Dataset) -> bool:
     """Return whether `loss` wants a class as a row of zeros and a one."""
-    return not is_regression and not type(loss).__name__.startswith("Sparse")
+    if dataset.is_regression or dataset.is_multi_label:
+        return False
+    return not type(loss).__name__.startswith("Sparse")
+
+
+def usual_metric(dataset: Dataset, *, from_logits: bool) -> Any:
+    """Return what is measured in every training: the accuracy, or a regression's absolute error.
+
+    With several labels an example the accuracy is the share of all labels that are rightly given
+    or left out.
+    """
+    if dataset.is_regression:
+        return "mae"
+    if not dataset.is_multi_label:
+        return "accuracy"
+    return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if from_logits else 0.5)
+
+
+def _usual_loss(dataset: Dataset) -> str:
+    if dataset.is_regression:
+        return "mean_squared_error"
+    return "binary_crossentropy" if dataset.is_multi_label else "sparse_categorical_crossentropy"
 
 
 def check_metrics(names: tuple[str, ...]) -> None:
@@ -101,6 +127,11 @@ def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.fl
         return of_examples
     if dataset.is_regression:
         raise ValueError("class weights: a regression has no classes")
+    if dataset.is_multi_label:
+        raise ValueError(
+            "class weights: an example may have several labels; weigh examples instead, with an"
+            " array sample_weight"
+        )
     by_class = _class_weights(options.class_weights, dataset)
     weights = by_class[dataset.y_train.astype(np.int64)]
     return weights if of_examples is None else weights * of_examples

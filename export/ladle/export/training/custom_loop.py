@@ -123,6 +123,11 @@ class _Best:
 def _check(options: TrainingOptions, dataset: Dataset) -> None:
     if dataset.is_regression:
         raise ValueError("recipe: one with a training loop of its own takes classes, not numbers")
+    if dataset.is_multi_label:
+        raise ValueError(
+            "recipe: one with a training loop of its own takes one class an example, not several"
+            " labels"
+        )
     usual = TrainingOptions()
     for name in _NOT_TAKEN:
         if getattr(options, name) != getattr(usual, name):

@@ -8,13 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ladle.export.data.dataset import Dataset
 from ladle.export.errors import ExportError
 
 _SAVED = (".keras", ".h5")
-_FEW = 64
 
 
 def load_model(spec: str, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
@@ -97,18 +94,21 @@ def _call_factory(spec: str, dataset: Dataset) -> Any:
 def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
     import keras
 
+    from ladle.export.training.outputs import model_input
+
     if not isinstance(model, keras.Model):
         raise ExportError(f"model: expected {spec} to give a keras.Model, got {type(model)}")
     expected = dataset.preparation.model_shape
     outputs = len(dataset.labels) or 1
     takes = getattr(model, "input_shape", (None, *expected))  # a subclass doesn't tell
-    if not _matches(takes, (None, *expected)):
+    is_column = dataset.preparation.are_texts and _matches(takes, (None, 1))
+    if not _matches(takes, (None, *expected)) and not is_column:
         raise ExportError(
             f"model: {spec} takes {_shown(takes)}, and prepared examples of"
             f" {dataset.name} are {list(expected)}"
         )
     try:
-        given = model(keras.Input(expected))
+        given = model(model_input(model, dataset))
     except Exception as error:  # whatever the user's code or Keras raises
         raise ExportError(
             f"model: {spec} fails on prepared examples of {dataset.name}, {list(expected)}:"
@@ -116,45 +116,12 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
         ) from error
     gives = getattr(given, "shape", given)
     if outputs == 2 and _matches(gives, (None, 1)):
-        return  # the second class alone; as_classes adds the first
+        return  # the second class alone; as_served adds the first
     if not _matches(gives, (None, outputs)):
         raise ExportError(
             f"model: {spec} gives {_shown(gives)}, expected"
             f" {_shown((None, outputs))} for {dataset.name}"
         )
-
-
-def as_classes(model: Any, dataset: Dataset) -> Any:
-    """Return a classifier with an output for each class.
-
-    A model with one output for two classes, as for binary cross-entropy, gives the probability of
-    the second, after a sigmoid, or its logit. Around it comes a model that shares its layers and
-    gives both: [1-p, p], or the logits [0, z], whose softmax is the same.
-    """
-    import keras
-
-    if len(dataset.labels) != 2:
-        return model
-    inputs = keras.Input(dataset.preparation.model_shape)
-    second = model(inputs)
-    if second.shape[-1] != 1:
-        return model
-    first = 1 - second if _ends_with_sigmoid(model, dataset) else keras.ops.zeros_like(second)
-    return keras.Model(inputs, keras.ops.concatenate([first, second], axis=-1))
-
-
-def _ends_with_sigmoid(model: Any, dataset: Dataset) -> bool:
-    layers = getattr(model, "layers", None)
-    if layers and isinstance(layers[-1], type(model)):
-        return _ends_with_sigmoid(layers[-1], dataset)
-    activation = getattr(layers[-1], "activation", None) if layers else None
-    name = getattr(activation, "__name__", "")
-    if name in ("sigmoid", "linear"):
-        return name == "sigmoid"
-    # Whose last step is in code: probabilities are between 0 and 1, and logits seldom all are.
-    few = dataset.preparation.apply(dataset.x_train[:_FEW])
-    answers = np.asarray(model(few, training=False), np.float64)
-    return bool(np.all((answers >= 0) & (answers <= 1)))
 
 
 def _reason(error: Exception) -> str:

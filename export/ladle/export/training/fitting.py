@@ -23,7 +23,9 @@ from ladle.export.training.batches import (
 )
 from ladle.export.training.checkpoints import Checkpoints
 from ladle.export.training.options import TrainingOptions
+from ladle.export.training.outputs import OutputKind, cross_entropy, output_kind
 from ladle.export.training.recipes import Recipe
+from ladle.export.training.vocabularies import learn_vocabularies
 
 Verbosity = Literal[0, 1, 2]
 """What Keras prints to stdout: nothing, a progress bar, or a line for each epoch."""
@@ -32,32 +34,34 @@ History = Mapping[str, Sequence[float]]
 """Loss and metrics, one number for each epoch that was trained."""
 
 _PREDICT_BATCH_SIZE = 1024
-_FEW = 16
 _UNTRAINED_EXAMPLES = 256
 _SHOWN_CLASSES = 10
-# Half precision adds up the probabilities of many classes no better.
-_OFF_BY = 0.01
 
 
 class Trained:
     """A trained Keras model, from prepared examples [-1, ...] to what its task asks for.
 
-    A classifier gives logits [-1, classes], or probabilities where it has a softmax of its own. A
-    regression gives values [-1, 1].
+    A classifier gives logits [-1, classes], or probabilities where it has a softmax or sigmoids of
+    its own. A regression gives values [-1, 1].
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        is_regression: bool = False,
-        has_softmax: bool = False,
+        gives: OutputKind = "logits",
+        is_multi_label: bool = False,
         history: History | None = None,
         first_epoch: int = 1,
     ) -> None:
         self.model = model
-        self.is_regression = is_regression
-        self.has_logits = not is_regression and not has_softmax
+        self.gives = gives
+        self.is_multi_label = is_multi_label
+        """Whether an example may have several labels: each has a probability by itself."""
+        self.is_regression = gives == "values"
+        self.has_logits = gives == "logits"
+        self.sums_to_1 = gives in ("logits", "softmax") and not is_multi_label
+        """Whether the probabilities of an example do."""
         self.history: History = history or {}
         self.first_epoch = first_epoch
         """The number of the first epoch in the history: a training may go on from another."""
@@ -68,7 +72,13 @@ class Trained:
 
     def probabilities_of(self, batch: Any) -> Any:
         """Return a classifier's probabilities for a batch of tensors, [examples, classes]."""
-        return tf.nn.softmax(self.logits(batch)) if self.has_logits else self.logits(batch)
+        return self.activated(self.logits(batch))
+
+    def activated(self, outputs: Any) -> Any:
+        """Return the probabilities that the outputs of a classifier stand for."""
+        if not self.has_logits:
+            return outputs
+        return tf.nn.sigmoid(outputs) if self.is_multi_label else tf.nn.softmax(outputs)
 
     def values(self, batch: Any) -> Any:
         """Return a regression's values for a batch of tensors, [examples]."""
@@ -90,10 +100,10 @@ class Trained:
         outputs: NDArray[np.float32] = self.model.predict(batches, verbose=0)
         if self.is_regression:
             return outputs.reshape(-1)
-        if self.has_logits:
-            softmax: NDArray[np.float32] = keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
-            return softmax
-        return outputs
+        if not self.has_logits:
+            return outputs
+        probabilities: NDArray[np.float32] = self.activated(outputs).numpy()
+        return probabilities
 
 
 def train(
@@ -127,54 +137,42 @@ def train(
         if model is None:
             preparation = dataset.preparation
             model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
-            softmax = False
+            gives: OutputKind = "values" if dataset.is_regression else "logits"
+            learn_vocabularies(model, dataset)
         else:
-            softmax = has_softmax(model, dataset)
+            learn_vocabularies(model, dataset)
+            gives = output_kind(model, dataset)
+        trained = Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
         if verbose and not dataset.is_regression:
-            _print_untrained(model, dataset, has_softmax=softmax)
-        history, first_epoch = _fit(
-            model, dataset, recipe, options, checkpoints, from_logits=not softmax, verbose=verbose
+            _print_untrained(trained, dataset)
+        trained.history, trained.first_epoch = _fit(
+            model,
+            dataset,
+            recipe,
+            options,
+            checkpoints,
+            from_logits=trained.has_logits,
+            verbose=verbose,
         )
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(
             f"{dataset.name}: no room to train on {len(dataset.x_train)} {dataset.what}"
             f" of {list(dataset.image_shape)}"
         ) from error
-    return Trained(
-        model,
-        is_regression=dataset.is_regression,
-        has_softmax=softmax,
-        history=history,
-        first_epoch=first_epoch,
-    )
+    return trained
 
 
-def has_softmax(model: Any, dataset: Dataset) -> bool:
-    """Return whether a classifier's answers to some examples are probabilities for each class.
-
-    Wherever its softmax is: in a layer, in a model inside it, or in code. Logits are that by
-    chance at no time.
-    """
-    if dataset.is_regression:
-        return False
-    few = dataset.preparation.apply(dataset.x_train[:_FEW])
-    answers = np.asarray(model(few, training=False), np.float64)
-    return bool(np.all(answers >= 0) and np.all(np.abs(answers.sum(axis=-1) - 1) < _OFF_BY))
-
-
-def _print_untrained(model: Any, dataset: Dataset, *, has_softmax: bool) -> None:
+def _print_untrained(trained: Trained, dataset: Dataset) -> None:
     """Print what the model says before its training, beside what guessing would give."""
     few = dataset.preparation.apply(dataset.x_train[:_UNTRAINED_EXAMPLES])
-    targets = dataset.y_train[:_UNTRAINED_EXAMPLES].astype(np.int64)
-    outputs = keras.ops.cast(model(few, training=False), "float32")
-    probabilities = outputs if has_softmax else keras.ops.softmax(outputs)
-    losses = keras.losses.sparse_categorical_crossentropy(targets, probabilities)
-    loss, n_classes = float(np.mean(losses)), len(dataset.labels)
-    first = ", ".join(f"{p:.3f}" for p in np.asarray(probabilities)[0, :_SHOWN_CLASSES])
-    more = ", ..." if n_classes > _SHOWN_CLASSES else ""
+    probabilities = np.asarray(trained.probabilities_of(tf.constant(few)))
+    loss = cross_entropy(probabilities, dataset.y_train[:_UNTRAINED_EXAMPLES])
+    guesses = 2 if dataset.is_multi_label else len(dataset.labels)
+    first = ", ".join(f"{p:.3f}" for p in probabilities[0, :_SHOWN_CLASSES])
+    more = ", ..." if len(dataset.labels) > _SHOWN_CLASSES else ""
     print(
-        f"Before training: loss {loss:.4f}, and guessing gives ln({n_classes}) ="
-        f" {math.log(n_classes):.4f}; probabilities of the first example: {first}{more}",
+        f"Before training: loss {loss:.4f}, and guessing gives -ln(1/{guesses}) ="
+        f" {math.log(guesses):.4f}; probabilities of the first example: {first}{more}",
         flush=True,
     )
 
@@ -225,15 +223,14 @@ def _fit(
             steps=steps,
             verbose=verbose,
         )
-    is_regression = dataset.is_regression
-    loss = compilation.make_loss(options, is_regression=is_regression, from_logits=from_logits)
-    one_hot = compilation.takes_one_hot(loss, is_regression=is_regression)
+    loss = compilation.make_loss(options, dataset, from_logits=from_logits)
+    one_hot = compilation.takes_one_hot(loss, dataset)
     compilation.check_metrics((*options.metrics, *options.weighted_metrics))
     model.compile(
         optimizer=optimizer,
         loss=loss,
         loss_weights=None if options.loss_weight is None else [options.loss_weight],
-        metrics=["mae" if is_regression else "accuracy", *options.metrics],
+        metrics=[compilation.usual_metric(dataset, from_logits=from_logits), *options.metrics],
         weighted_metrics=list(options.weighted_metrics),
         run_eagerly=options.run_eagerly,
         steps_per_execution=options.steps_per_execution,

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.normalization import normalized_as
+from ladle.export.training.fitting import Trained
+from ladle.export.training.outputs import cross_entropy
 
-_PREPARES = ("Rescaling", "Normalization")
+_PREPARES = (
+    "Rescaling",
+    "Normalization",
+    "IntegerLookup",
+    "Discretization",
+    "Hashing",
+    "CategoryEncoding",
+    "Embedding",
+)
 # What may stand before them, and changes no value's scale.
 _PASSED_OVER = ("InputLayer", "Reshape", "Flatten", "Resizing", "CenterCrop", "ZeroPadding2D")
 _FEW = 512
-_CANDIDATES = ("none", "unit", "symmetric")
+_OF_IMAGES: tuple[str, ...] = ("none", "unit", "symmetric")
+_OF_FEATURES: tuple[str, ...] = ("none", "standard")
 # Another normalisation has to be this much better to be worth a warning.
 _CLEARLY = 0.8
 
 
 def first_layer_that_prepares(model: Any) -> str | None:
-    """Return the class of the layer that normalises the model's inputs; None without one."""
+    """Return the class of the layer that takes the model's inputs raw; None without one.
+
+    It normalises them itself, or they are numbers of something: categories, words.
+    """
     for layer in getattr(model, "layers", ()):
         kind = type(layer).__name__
         if kind in _PREPARES:
@@ -33,30 +48,39 @@ def first_layer_that_prepares(model: Any) -> str | None:
     return None
 
 
-def better_normalization(model: Any, dataset: Dataset) -> tuple[str, float, float] | None:
-    """Return a normalisation that clearly suits a trained classifier better than the data's.
+def losses_by_normalization(trained: Trained, dataset: Dataset) -> dict[str, float]:
+    """Return the held-out loss of a trained model with each way to normalise that it may expect.
 
-    With it the held-out loss, of some hundred examples, for both: its own and the data's. None
-    where there is no better one, or nothing to choose from.
+    Under "this" with that of the data, which is what will be published, and under "none" of Keras's
+    own answers to raw data; of some hundred examples each. Losses are cross-entropies, or a
+    regression's mean squared error. Empty for texts, which are not normalised.
     """
-    if dataset.is_regression or not dataset.preparation.are_images:
+    preparation = dataset.preparation
+    if preparation.are_texts:
+        return {}
+    names = _OF_IMAGES if preparation.are_images else _OF_FEATURES
+    if preparation.are_images and preparation.channels == 3:
+        names = (*names, "imagenet")
+    ways = {"this": dataset} | {name: normalized_as(dataset, name) for name in names}
+    return {name: _loss(trained, way) for name, way in ways.items()}
+
+
+def better_normalization(losses: Mapping[str, float]) -> str | None:
+    """Return the normalisation that clearly suits a model better than "this" does; None without.
+
+    Args:
+        losses: As `losses_by_normalization` returns them.
+    """
+    if not losses:
         return None
-    here = _loss(model, dataset)
-    losses = {name: _loss(model, normalized_as(dataset, name)) for name in _CANDIDATES}
-    best = min(losses, key=losses.__getitem__)
-    return (best, losses[best], here) if losses[best] < _CLEARLY * here else None
+    # A loss that is no number is no better.
+    best = min(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
+    return best if losses[best] < _CLEARLY * losses["this"] else None
 
 
-def _loss(model: Any, dataset: Dataset) -> float:
-    examples = dataset.preparation.apply(dataset.x_test[:_FEW])
-    outputs = np.asarray(model.predict(examples, verbose=0), np.float64)
-    return _cross_entropy(outputs, dataset.y_test[:_FEW].astype(np.int64))
-
-
-def _cross_entropy(outputs: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=1), 1, atol=0.01):
-        chosen = outputs[np.arange(len(targets)), targets]
-        return float(-np.log(np.maximum(chosen, 1e-7)).mean())
-    shifted = outputs - outputs.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_sum - shifted[np.arange(len(targets)), targets]).mean())
+def _loss(trained: Trained, dataset: Dataset) -> float:
+    answers = trained.answers(dataset.x_test[:_FEW], dataset.preparation).astype(np.float64)
+    targets = dataset.y_test[: len(answers)]
+    if dataset.is_regression:
+        return float(((answers - targets) ** 2).mean())
+    return cross_entropy(answers, targets)

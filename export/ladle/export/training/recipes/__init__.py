@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ladle.export.training.recipes import lenet, mlp, mlp_plain
+from ladle.export.training.recipes import bag_of_words, lenet, mlp, mlp_plain
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -19,6 +19,8 @@ class Recipe(Protocol):
     """How long to train it on data that are not small."""
     CUSTOM_LOOP: bool
     """Whether it is trained by `ladle.export.training.custom_loop`, not by Keras's fit."""
+    TAKES: str
+    """numbers, such as images, or texts."""
 
     def build(self, image_shape: tuple[int, ...], n_classes: int) -> Any:
         """Return a new keras.Model from prepared examples [-1, *image_shape] to logits [-1, n].
@@ -28,4 +30,9 @@ class Recipe(Protocol):
         """
 
 
-RECIPES: Mapping[str, Recipe] = {"mlp": mlp, "mlp-plain": mlp_plain, "lenet": lenet}
+RECIPES: Mapping[str, Recipe] = {
+    "mlp": mlp,
+    "mlp-plain": mlp_plain,
+    "lenet": lenet,
+    "bag-of-words": bag_of_words,
+}

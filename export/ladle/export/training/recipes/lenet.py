@@ -12,6 +12,7 @@ SUMMARY = (
 )
 EPOCHS = 10
 CUSTOM_LOOP = True
+TAKES = "numbers"
 
 # Smaller ones leave nothing after two convolutions and two poolings.
 _MIN_SIZE = 10

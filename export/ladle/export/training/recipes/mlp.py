@@ -7,6 +7,7 @@ from typing import Any
 SUMMARY = "Flatten, Dense 128 relu, Dropout 0.2, Dense: the quickstart classifier"
 EPOCHS = 5
 CUSTOM_LOOP = False
+TAKES = "numbers"
 
 
 def build(image_shape: tuple[int, ...], n_classes: int) -> Any:

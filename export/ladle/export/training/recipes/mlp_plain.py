@@ -7,6 +7,7 @@ from typing import Any
 SUMMARY = "mlp without Dropout, 10 epochs: the Fashion-MNIST classifier"
 EPOCHS = 10
 CUSTOM_LOOP = False
+TAKES = "numbers"
 
 
 def build(image_shape: tuple[int, ...], n_classes: int) -> Any:

@@ -33,6 +33,7 @@ ALLOWED = {
         "ladle.server.wiring.choice",
         "ladle.cli.arguments",
     },
+    "ladle.server.triton_cli": {"ladle.server", "ladle.cli.arguments"},
     "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},

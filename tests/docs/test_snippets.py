@@ -37,7 +37,7 @@ from pyarrow import parquet
 from ladle import cli
 from ladle.client import Client
 from ladle.client import errors as client_errors
-from ladle.server import Config, Server
+from ladle.server import Config, Server, triton_cli
 from ladle.server.core.errors import Code
 from ladle.server.flags import settings
 from ladle.server.rest.status_codes import _HTTP_STATUS
@@ -215,13 +215,19 @@ def run(command: str, setting: Harness, block: Block) -> None:
 def ladle(arguments: list[str]) -> None:
     if arguments[0] == "serve":
         serve(arguments[1:])
+    elif arguments[0] == "triton":
+        serve_as(triton_cli.settings(arguments[1:]))
     else:
         assert cli.main(arguments) == 0, arguments
 
 
 def serve(arguments: list[str]) -> None:
     """Serve by these flags, on free ports, until the models are there."""
-    given = settings(arguments) | {"port": None, "drain_grace_seconds": 0}
+    serve_as(settings(arguments))
+
+
+def serve_as(given: dict[str, Any]) -> None:
+    given = given | {"port": None, "drain_grace_seconds": 0}
     if given.get("rest_api_port"):
         given["rest_api_port"] = None
     server = Server(Config(**given))
@@ -380,6 +386,7 @@ def test_every_flag_that_is_named_is_one(capsys: pytest.CaptureFixture[str]) -> 
         ["health"],
         ["predict"],
         ["bench"],
+        ["triton"],
         *(["models", c] for c in MODELS_COMMANDS),
     ]
     for command in helps:

@@ -24,6 +24,7 @@ commands:
   models     list, show, compare, check, warm up, label, roll back, prune and report on versions
   serve      serve the newest version of a model over gRPC and HTTP
   predict    have a server predict the rows of files of any size, or print one prediction
+  triton     serve a folder of models as tritonserver does: its flags, ports and config.pbtxt
 
 The whole way, from nothing to a prediction:
 
@@ -59,6 +60,7 @@ COMMANDS = {
     "models": _Command("ladle.export.models.cli", "export"),
     "serve": _Command("ladle.server.cli", "server"),
     "predict": _Command("ladle.batch.cli", "batch"),
+    "triton": _Command("ladle.server.triton_cli", "server"),
 }
 
 

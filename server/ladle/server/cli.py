@@ -6,10 +6,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ladle.server.config import Config
 from ladle.server.flags import settings
@@ -27,7 +27,11 @@ _FLUSH_S = 2.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C, and end the process; return only the code of bad settings."""
     console.open_standard_streams()
-    given = settings(argv)
+    return serve(settings(argv))
+
+
+def serve(given: Mapping[str, Any]) -> int:
+    """Serve what `given`, arguments of Config, asks for; as `main`."""
     try:
         config = Config(**given)
     except ValueError as error:

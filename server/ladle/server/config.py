@@ -172,6 +172,20 @@ class Config:
     model_config_file: str = flag(
         "", "ModelServerConfig in text format: many models, instead of --model_name and its path"
     )
+    model_repository: str = flag(
+        "",
+        "a folder of models in Triton's layout, each a folder with numbered versions and perhaps "
+        "a config.pbtxt, instead of --model_name and its path; see ladle triton --help",
+    )
+    model_control_mode: str = flag(
+        "none",
+        "which models of --model_repository are served: none, all that there are at the start; "
+        "poll, also later ones; explicit, those of --load_model, and what callers load",
+        choices=("none", "poll", "explicit"),
+    )
+    load_model: str = flag(
+        "", "comma-separated models that --model_control_mode=explicit loads at the start; * is all"
+    )
     model_config_file_poll_wait_seconds: float = flag(
         0.0, "seconds between looks at --model_config_file; 0 reads it once", least=0
     )
@@ -267,6 +281,11 @@ class Config:
     )
 
     # How it starts and stops
+    strict_readiness: bool | None = flag(
+        None,
+        "true: the server is ready while every model has a version that answers; false: as soon as "
+        "it takes requests; without the flag once every model is up or has failed, and one is up",
+    )
     wait_for_models: bool = flag(
         False, "open the port only once every model is available or has failed"
     )
@@ -298,11 +317,19 @@ class Config:
             raise ValueError(f"--rest_api_port: expected another port than --port, got {self.port}")
         if self.port == 0 and not self.grpc_socket_path:
             raise ValueError("--port=0 switches TCP off: expected --grpc_socket_path beside it")
-        if not self.model_base_path and not self.model_config_file:
+        if not self.model_base_path and not self.model_config_file and not self.model_repository:
             raise ValueError(
                 "--model_base_path: expected the folder of a model's versions, "
                 "or --model_config_file instead"
             )
+        if self.model_repository and (self.model_base_path or self.model_config_file):
+            raise ValueError(
+                "--model_repository: expected it without --model_base_path and --model_config_file"
+            )
+        if not self.model_repository and self.model_control_mode != "none":
+            raise ValueError("--model_control_mode needs --model_repository")
+        if self.load_model and self.model_control_mode != "explicit":
+            raise ValueError("--load_model needs --model_control_mode=explicit")
         if "://" in self.model_base_path:
             raise ValueError(
                 "--model_base_path: expected a folder that is mounted here, "
@@ -328,6 +355,12 @@ class Config:
     def base_path(self) -> Path:
         """The base path, absolute."""
         return Path(self.model_base_path).absolute()
+
+    @property
+    def loaded_models(self) -> frozenset[str] | None:
+        """The models of the repository that are served from the start; None for all."""
+        names = frozenset(n.strip() for n in self.load_model.split(",") if n.strip())
+        return None if self.model_control_mode != "explicit" or "*" in names else names
 
     @property
     def unbatched(self) -> frozenset[str]:

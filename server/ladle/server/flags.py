@@ -66,7 +66,7 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
     folder = given.pop("folder")
     if folder is None:
         return given
-    for name in ("model_base_path", "model_config_file"):
+    for name in ("model_base_path", "model_config_file", "model_repository"):
         if name in given:
             parser.error(f"expected a folder or --{name}, got both: {folder} and {given[name]}")
     if problem := _problem(folder):
@@ -100,7 +100,7 @@ def _problem(given: str) -> str:
     more = f" and {len(models) - _MOST_NAMED} more" if len(models) > _MOST_NAMED else ""
     return (
         f"{folder} holds models, and no versions: expected one of {shown}{more}; "
-        "--model_config_file serves several"
+        "--model_config_file serves several, --model_repository all of a folder"
     )
 
 
@@ -187,13 +187,14 @@ def _options(field: dataclasses.Field[Any]) -> dict[str, Any]:
         + (f" (default {shown})" if default not in ("", None) else ""),
     }
     if field.name in ("port", "rest_api_port"):
-        return options | {"type": _port, "metavar": "PORT"}
+        return options | {"type": port, "metavar": "PORT"}
     if isinstance(default, bool) or field.type == "bool | None":
-        return options | {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        return options | {"type": boolean, "nargs": "?", "const": True, "metavar": "true|false"}
     return options | {"type": type(default), "metavar": type(default).__name__.upper()}
 
 
-def _port(text: str) -> int | None:
+def port(text: str) -> int | None:
+    """Return the port that an argument names; None for a free one."""
     if text == "auto":
         return None
     try:
@@ -202,7 +203,8 @@ def _port(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from None
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """Return what an argument of a switch says."""
     if text.lower() in ("true", "1"):
         return True
     if text.lower() in ("false", "0"):

@@ -100,11 +100,15 @@ class Server:
             poll_wait_s=config.file_system_poll_wait_seconds,
             check=check,
         )
+        self._repository = startup.model_repository(
+            config, lambda models: self._models.replace(models)
+        )
         self._models = ModelSet(
             self.manager,
             self._source,
             configured=configured,
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
+            find=self._repository.find if config.model_repository else lambda name: None,
         )
         self._config_file = ConfigFile(
             Path(config.model_config_file),
@@ -154,13 +158,14 @@ class Server:
             config, transport, self.methods, limits, access=self.access, observer=observer, tls=tls
         )
         self._ports = Ports(config, grpc, self.http)
-        readiness = Readiness(
+        self._readiness = Readiness(
             self.manager,
             configured.names,
             self._health.set,
             open_inference=config.enable_open_inference,
+            strict=config.strict_readiness,
         )
-        self.manager.add_listener(readiness.model_changed)
+        self.manager.add_listener(self._readiness.model_changed)
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,
         `http://0.0.0.0:8501`."""
@@ -202,18 +207,22 @@ class Server:
             raise
 
     def _open(self) -> None:
-        models = startup.first_models(self._config, self._config_file)
+        models = startup.first_models(self._config, self._config_file, self._repository)
         try:
             self._batching.start()
         except InvalidArgument as error:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._ports.check()
         self._models.apply_first(models)
+        if self._config.strict_readiness is not None:
+            self._readiness.model_changed("")  # there may be no models whose changes would say it
         if not self._config.wait_for_models:
             self.addresses = self._ports.open()
         self._source.start()
         if self._config.model_config_file:
             self._config_file.start()
+        if self._config.model_repository:
+            self._repository.start()
         if self.access.by_token:
             self._tokens_file.start()
         if self._config.wait_for_models:
@@ -231,7 +240,9 @@ class Server:
             return  # nothing is loaded before somebody asks for a re-scan
         self.manager.wait_until_settled(self._models.models, timeout_s=None)
         name = self._config.model_name
-        if self._config.model_config_file or self.manager.is_available(name):
+        if not self._config.model_base_path or self._config.model_config_file:
+            return
+        if self.manager.is_available(name):
             return
         problem = self.manager.problem(name)
         if problem is not None:
@@ -253,6 +264,7 @@ class Server:
         self._health.enter_lame_duck()  # last: who has seen it finds all else as it should be
         self._source.stop()
         self._config_file.stop()
+        self._repository.stop()
         if lame_duck and self.addresses:
             lame_duck_s = min(_LONGEST_LAME_DUCK_S, self._config.drain_grace_seconds / 3)
             self._ports.wait_until_quiet(lame_duck_s)
@@ -263,6 +275,7 @@ class Server:
             started = time.monotonic()
             self._source.stop()
             self._config_file.stop()
+            self._repository.stop()
             self._tokens_file.stop()
             self._batching.stop()
             self._ports.stop(grace_s)

@@ -46,6 +46,20 @@ class _UnknownFormatError(Exception):
     """It can't be told; TensorFlow may."""
 
 
+def model_folder(folder: Path) -> Path:
+    """Return where the model of a version lies: its folder, or the `.savedmodel` in that.
+
+    Triton keeps a SavedModel in a folder of its own, `1/model.savedmodel`.
+    """
+    if any((folder / name).is_file() for name in ("saved_model.pb", *_UNCHECKED)):
+        return folder
+    try:
+        inner = [child for child in folder.iterdir() if child.suffix == ".savedmodel"]
+    except OSError:
+        return folder
+    return inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
+
+
 def find_missing(folder: Path) -> str | None:
     """Return what a version's folder lacks to be a whole SavedModel, or None if nothing.
 
@@ -58,6 +72,7 @@ def find_missing(folder: Path) -> str | None:
     try:
         if not folder.is_dir():
             return "it is not a folder"
+        folder = model_folder(folder)
         graph = folder / "saved_model.pb"
         if graph.is_file():
             needs_variables = _check_graph(graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,14 @@ class LoadOptions:
     config: ConfigProto = field(default_factory=ConfigProto)
 
 
-def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
+def load_saved_model(
+    servable_id: ServableId, path: Path, options: LoadOptions, labels: Sequence[str] = ()
+) -> Model:
     """Return the SavedModel in `path`, restored and initialised; blocks.
 
-    It runs in a session. Where a session restores less than the signatures read, it runs as
-    TensorFlow's object loader restores it.
+    `labels` are the names of its classes, where it brings no model card. It runs in a session.
+    Where a session restores less than the signatures read, it runs as TensorFlow's object loader
+    restores it.
 
     Raises:
         ServingError: It is not a whole SavedModel, or TensorFlow can't load it.
@@ -55,7 +58,7 @@ def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) 
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb")
     try:
-        return _load(servable_id, path, options)
+        return _load(servable_id, path, options, labels)
     except Exception as error:
         failure = load_error(error)
         reason = advice(failure.message) or failure.message
@@ -64,8 +67,12 @@ def load_saved_model(servable_id: ServableId, path: Path, options: LoadOptions) 
         ) from error
 
 
-def _load(servable_id: ServableId, path: Path, options: LoadOptions) -> Model:
+def _load(
+    servable_id: ServableId, path: Path, options: LoadOptions, labels: Sequence[str]
+) -> Model:
     card_json = read_card(path)
+    if card_json is None and labels:
+        card_json = ModelCard(labels=tuple(labels)).to_json()
     tf1 = tensorflow().compat.v1
     graph = tf1.Graph()
     config = tf1.ConfigProto.FromString(options.config.SerializeToString())

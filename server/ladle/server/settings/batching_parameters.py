@@ -25,6 +25,7 @@ from ladle.server.core.observation import Observer
 from ladle.server.core.polling import Poller
 from ladle.server.core.servable import Model, Servable
 from ladle.server.core.servable_id import ServableId
+from ladle.server.settings import triton_model
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,16 @@ class BatchingLoader:
         if common:
             source = "--batching_parameters_file" if config.file else "--platform_config_file"
             return Decision(common, source)
-        return Decision(BatchOptions(), "--enable_batching" if config.enabled else "")
+        said_by = "--enable_batching" if config.enabled else ""
+        described = triton_model.read(path.parent)
+        if described is None:
+            return Decision(BatchOptions(), said_by)
+        options = described.batch_options()
+        if options is None:
+            return Decision(None, f"max_batch_size: 0 in {triton_model.CONFIG_FILE}")
+        if described.has_dynamic_batching:
+            said_by = said_by or f"dynamic_batching in {triton_model.CONFIG_FILE}"
+        return Decision(options, said_by)
 
     def start(self) -> None:
         """Look for changes from now on, in a thread.

@@ -14,9 +14,11 @@ from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.profiler import Recorder
+from ladle.server.saved_model.integrity import model_folder
 from ladle.server.settings.batching_parameters import BatchingLoader
 from ladle.server.settings.platform_config import PlatformConfig
 from ladle.server.warmup.replay import WarmupOptions, warm_up
+from ladle.server.wiring import triton
 from ladle.server.wiring.startup import StartupError, batching_config
 
 ModelLoader: TypeAlias = "Callable[[ServableId, Path], Model]"
@@ -73,11 +75,12 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
     interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
 
     def load(servable_id: ServableId, path: Path) -> Model:
+        labels = triton.labels(path.parent)
         if config.prefer_tflite_model and (path / MODEL_FILE).is_file():
             return load_tflite(
                 servable_id, path, interpreters=interpreters, threads=session.intra_op_threads
             )
-        return load_saved_model(servable_id, path, options)
+        return load_saved_model(servable_id, model_folder(path), options, labels)
 
     return load
 
@@ -122,7 +125,8 @@ def _warmed(
         )
         servable = load(servable_id, path)
         try:
-            warm_up(servable_id, path, servable, options, observer)
+            warm_up(servable_id, model_folder(path), servable, options, observer)
+            triton.warm_up(servable_id, path, servable, observer)
         except BaseException:
             servable.close()
             raise

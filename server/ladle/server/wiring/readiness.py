@@ -38,6 +38,7 @@ class Readiness:
         say: Say,
         *,
         open_inference: bool = True,
+        strict: bool | None = None,
     ) -> None:
         """Say that nothing serves yet.
 
@@ -46,6 +47,8 @@ class Readiness:
             configured: returns the names of the models that there should be.
             say: what is told how things stand.
             open_inference: whether the Open Inference Protocol is served.
+            strict: True: the whole serves while every configured model does; False: always; None:
+                as the class says.
         """
         self._manager = manager
         self._configured = configured
@@ -53,6 +56,7 @@ class Readiness:
         self._lock = threading.Lock()
         self._stated: set[str] = set()
         self._begun = False
+        self._strict = strict
         self._running = (*_PREDICTION, *([_OPEN_INFERENCE] if open_inference else []))
         for name in _ADMIN:
             say(name, True)
@@ -72,10 +76,15 @@ class Readiness:
                 self._say_of_model(name, self._manager.is_available(name))
             if not self._begun:
                 self._begun = all(map(self._manager.is_settled, configured))
-            whole = self._begun and any(map(self._manager.is_available, configured))
+            whole = self._serves(configured)
             # The whole comes last: a caller who hears of it finds all else up to date.
             for service in (*self._running, ""):
                 self._say(service, whole)
+
+    def _serves(self, configured: Collection[str]) -> bool:
+        if self._strict is None:
+            return self._begun and any(map(self._manager.is_available, configured))
+        return not self._strict or all(map(self._manager.is_available, configured))
 
     def _say_of_model(self, name: str, serving: bool | None) -> None:
         if name not in self._running and name not in _ADMIN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -19,11 +20,14 @@ from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.sources.base_path import without_versions
+from ladle.server.core.sources.version_policy import Latest
 from ladle.server.monitoring.config import read_path
+from ladle.server.settings import triton_model
 from ladle.server.settings.batching_parameters import BatchingConfig
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.settings.platform_config import PlatformConfig, read_platform_config
 from ladle.server.settings.tokens_file import TokensFile
+from ladle.server.settings.triton_repository import ModelRepository
 from ladle.server.transport.credentials import (
     CredentialsError,
     Pem,
@@ -103,19 +107,45 @@ def metrics_path(config: Config) -> str | None:
         raise StartupError(f"--monitoring_config_file: {error.message}") from None
 
 
-def first_models(config: Config, config_file: ConfigFile) -> tuple[ModelConfig, ...]:
+def first_models(
+    config: Config, config_file: ConfigFile, repository: ModelRepository
+) -> tuple[ModelConfig, ...]:
     """Return what is to be served.
 
     Raises:
-        StartupError: The single model has no versions, or the model config file is of no use.
+        StartupError: The single model has no versions, or the model config file or the model
+            repository is of no use.
     """
+    if config.model_repository:
+        try:
+            return repository.read()
+        except InvalidArgument as error:
+            raise StartupError(f"--model_repository: {error.message}") from None
     if not config.model_config_file:
         _check_base_path(config.base_path)
-        return (ModelConfig(config.model_name, config.base_path),)
+        try:
+            described = triton_model.read(config.base_path)
+        except InvalidArgument as error:
+            raise StartupError(f"--model_base_path: {error.message}") from None
+        policy = described.policy if described is not None else None
+        return (ModelConfig(config.model_name, config.base_path, policy or Latest()),)
     try:
         return config_file.read()
     except InvalidArgument as error:
         raise StartupError(f"--model_config_file: {error.message}") from None
+
+
+def model_repository(
+    config: Config, replace_models: Callable[[tuple[ModelConfig, ...]], object]
+) -> ModelRepository:
+    """Return what looks for the models of `--model_repository`, and puts them in place."""
+    is_polled = config.model_control_mode == "poll"
+    return ModelRepository(
+        Path(config.model_repository),
+        replace_models,
+        poll_wait_s=config.file_system_poll_wait_seconds if is_polled else 0.0,
+        only=config.loaded_models,
+    )
 
 
 def manager_options(config: Config) -> ManagerOptions:

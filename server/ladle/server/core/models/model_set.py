@@ -65,11 +65,14 @@ class ModelSet:
         *,
         configured: Configured | None = None,
         allow_unavailable_labels: bool = False,
+        find: Callable[[str], ModelConfig | None] = lambda name: None,
         clock: Clock | None = None,
     ) -> None:
+        """`find` looks for a model that `bring_back` is asked for; it may block."""
         self._manager = manager
         self._source = source
         self._allow_unavailable_labels = allow_unavailable_labels
+        self._find = find
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()  # held around each change of what is configured
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
@@ -136,12 +139,20 @@ class ModelSet:
             self._set_aside[name] = model
 
     def bring_back(self, name: str) -> bool:
-        """Put a model in place again that was set aside; whether there is one."""
+        """Put a model in place that was set aside, or that `find` finds; whether there is one.
+
+        A model that is in place already is left.
+        """
+        if name in self.models:
+            return False
+        found = self._find(name)
         with self._lock:
-            model = self._set_aside.pop(name, None)
-            if model is not None:
-                self._replace({**self.models, name: model})
-            return model is not None
+            model = found or self._set_aside.get(name)
+            if model is None or name in self.models:
+                return False
+            self._set_aside.pop(name, None)
+            self._replace({**self.models, name: model})
+            return True
 
     def rescan(self, name: str) -> None:
         """Scan one model's base path now, and try its failed versions again.

@@ -1,0 +1,100 @@
+"""A folder of models, looked at again and again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.sources.version_policy import All, Latest
+from ladle.server.settings.triton_repository import ModelRepository
+
+
+class Looked:
+    """A repository, and the names that it put in place."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.replaced: list[list[str]] = []
+        self.repository = ModelRepository(
+            folder,
+            lambda models: self.replaced.append([model.name for model in models]),
+            poll_wait_s=1.0,
+            **settings,  # type: ignore[arg-type]
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for path in ("half/1/model.savedmodel", "simple/2", "notes", "later"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "half" / "config.pbtxt").write_text("version_policy { all { } }")
+    (tmp_path / "later" / "config.pbtxt").write_text("")
+    (tmp_path / "README").write_text("")
+    return tmp_path
+
+
+def test_every_folder_with_versions_or_a_config_is_a_model(folder: Path) -> None:
+    assert Looked(folder).repository.read() == (
+        ModelConfig("half", folder / "half", All()),
+        ModelConfig("later", folder / "later", Latest()),
+        ModelConfig("simple", folder / "simple", Latest()),
+    )
+
+
+def test_only_those_that_are_asked_for_are_read(folder: Path) -> None:
+    asked = Looked(folder, only={"simple"}).repository
+    assert [model.name for model in asked.read()] == ["simple"]
+    found = asked.find("half")
+    assert found is not None
+    assert found.policy == All()
+    assert asked.find("nope") is asked.find("notes") is asked.find("../x") is None
+    with pytest.raises(InvalidArgument, match=r"a folder for each .*, found none for nope"):
+        Looked(folder, only={"simple", "nope"}).repository.read()
+
+
+def test_a_model_that_can_not_be_served_is_left_out_and_told_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "simple" / "config.pbtxt").write_text('backend: "onnxruntime"')
+    looked = Looked(folder)
+    assert [model.name for model in looked.repository.read()] == ["half", "later"]
+    looked.repository.step()
+    told = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(told) == 1
+    assert 'backend: expected "tensorflow", got "onnxruntime"' in told[0]
+    (folder / "simple" / "config.pbtxt").write_text("")
+    looked.repository.step()
+    assert looked.replaced == [["half", "later", "simple"]]
+
+
+def test_later_looks_find_what_has_changed(folder: Path) -> None:
+    looked = Looked(folder)
+    looked.repository.read()
+    looked.repository.step()
+    assert looked.replaced == []
+    (folder / "new" / "1").mkdir(parents=True)
+    shutil.rmtree(folder / "half")
+    looked.repository.step()
+    assert looked.replaced == [["later", "new", "simple"]]
+    (folder / "new" / "config.pbtxt").write_text("version_policy { all { } }")
+    looked.repository.step()
+    assert len(looked.replaced) == 2
+
+
+def test_a_folder_that_is_gone_changes_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    looked = Looked(folder)
+    looked.repository.read()
+    shutil.rmtree(folder)
+    looked.repository.step()
+    looked.repository.step()
+    assert looked.replaced == []
+    assert looked.repository.find("half") is None
+    assert len([r for r in caplog.records if "can't be read" in r.message]) == 1
+    with pytest.raises(InvalidArgument, match="can't be read: No such file"):
+        looked.repository.read()

@@ -412,6 +412,7 @@ MODELS_COMMANDS = (
 # Of docker, gunicorn, nginx and systemctl, and curl's.
 OTHERS_FLAGS = {
     "--build-arg",
+    "--data-binary",
     "--health-cmd",
     "--http",
     "--now",

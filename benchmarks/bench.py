@@ -21,7 +21,7 @@ from ladle.protos import tensors
 from ladle.protos.ladle_pb import PredictStreamRequest, PredictStreamResponse
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _STREAM = "/ladle.v1.StreamingPrediction/PredictStream"
 _SWAPS = 20
 
@@ -99,9 +99,9 @@ def measure(
     row: Row, server: ServerProcess, answer_file: Path, runs: int, transport: str
 ) -> list[Figures]:
     """Return the figures of each run; between runs the echo and the model take their turns."""
-    request = _request(row)
-    answer = _checked_answer(server.port, request, row)
-    method, echo_method, messages = _PREDICT, "/echo/Unary", [request]
+    request = request_of(row)
+    answer = checked_answer(server.port, request, row)
+    method, echo_method, messages = PREDICT, "/echo/Unary", [request]
     if row.messages:
         method, echo_method = _STREAM, "/echo/Stream"
         message = PredictStreamRequest(id=1, request=PredictRequest.FromString(request))
@@ -136,10 +136,10 @@ def measure(
 
 def beside_a_slow_model(server: ServerProcess) -> None:
     """Print the latency of a fast model, alone and while a slow one is flooded."""
-    fast, slow = _request(ROWS[0]), _request(ROWS[0], "slow")
-    alone = load.send(server.port, _PREDICT, [fast], 4000, 4)
-    with load.Sending(server.port, _PREDICT, [slow], 256, seconds=30):
-        beside = load.send(server.port, _PREDICT, [fast], 4000, 4)
+    fast, slow = request_of(ROWS[0]), request_of(ROWS[0], "slow")
+    alone = load.send(server.port, PREDICT, [fast], 4000, 4)
+    with load.Sending(server.port, PREDICT, [slow], 256, seconds=30):
+        beside = load.send(server.port, PREDICT, [fast], 4000, 4)
     for name, result in (("alone", alone), ("slow model flooded", beside)):
         print(
             f"fast model, 4 in flight, {name}: p50 {result.percentile_ms(50):.2f} ms, "
@@ -149,10 +149,10 @@ def beside_a_slow_model(server: ServerProcess) -> None:
 
 def through_swaps(server: ServerProcess, base_path: Path) -> None:
     """Print the latency while new versions take over, one after the other."""
-    request = _request(ROWS[0])
-    load.send(server.port, _PREDICT, [request], 2000, 4)
+    request = request_of(ROWS[0])
+    load.send(server.port, PREDICT, [request], 2000, 4)
     swapped = 0
-    with load.Sending(server.port, _PREDICT, [request], 4, seconds=60) as sending:
+    with load.Sending(server.port, PREDICT, [request], 4, seconds=60) as sending:
         for version in range(2, 2 + _SWAPS):
             hidden = base_path / f"{version}.new"
             shutil.copytree(base_path / "1", hidden)
@@ -170,11 +170,12 @@ def through_swaps(server: ServerProcess, base_path: Path) -> None:
 
 def _version(port: int, request: bytes) -> int:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_PREDICT, None, None)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT, None, None)
         return PredictResponse.FromString(call(request, timeout=60)).model_spec.version.value
 
 
-def _request(row: Row, name: str = "bench") -> bytes:
+def request_of(row: Row, name: str = "bench") -> bytes:
+    """Return the serialized PredictRequest of a kind of traffic, for the model of that name."""
     images = np.zeros((row.rows, 28, 28), row.dtype)
     request = PredictRequest()
     request.model_spec.name = name
@@ -183,10 +184,10 @@ def _request(row: Row, name: str = "bench") -> bytes:
     return request.SerializeToString()
 
 
-def _checked_answer(port: int, request: bytes, row: Row) -> bytes:
+def checked_answer(port: int, request: bytes, row: Row) -> bytes:
     """Return the server's answer, once a real client has found it right."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_PREDICT, None, None)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PREDICT, None, None)
         answer = call(request, timeout=60)
     outputs = PredictResponse.FromString(answer).outputs
     probabilities = tensors.to_array(outputs["probabilities"])

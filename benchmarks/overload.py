@@ -78,7 +78,7 @@ class _Probe:
 
 def _measure(server: ServerProcess, rows: int, seconds: int, times: float) -> None:
     row = bench.Row("", "serving_default", np.float32, rows, 1, 1)
-    request = bench._request(row, "slow")
+    request = bench.request_of(row, "slow")
     in_flight = 2 * _BATCH // rows  # one batch runs while the next one gathers
     load.send(server.port, _PREDICT, [request], 10 * in_flight, in_flight)
 

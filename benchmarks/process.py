@@ -1,4 +1,4 @@
-"""A server in a process of its own, pinned to one core, that tells what it has used.
+"""A server in a process of its own, pinned to one core or more, that tells what it has used.
 
 Run as a script it is that process: `process.py ladle BASE_PATH [FLAGS]` or
 `process.py echo FILE TRANSPORT`. It prints its port, and then answers each line on
@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,33 @@ class Used:
     """What a server process has used since it started."""
 
     cpu_s: float
+    python_s: float
+    """The CPU of the threads that run Python; all of it but the model's is under Python's lock."""
     batches: Counter[int]
     """How many batches of each number of rows have run."""
 
     def since(self, before: Used) -> Used:
         """Return what was used from `before` to this."""
-        return Used(self.cpu_s - before.cpu_s, self.batches - before.batches)
+        return Used(
+            self.cpu_s - before.cpu_s,
+            self.python_s - before.python_s,
+            self.batches - before.batches,
+        )
 
 
 class ServerProcess:
     """Starts the process, asks it, and ends it; a context manager."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        program: Sequence[str] = (sys.executable, __file__),
+        cpus: Collection[int] = (SERVER_CPU,),
+    ) -> None:
+        """Start it on these CPUs; another `program` has to speak as this script does."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *arguments],
+            [*program, *arguments],
+            preexec_fn=lambda: _pin(cpus),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -68,7 +82,11 @@ class ServerProcess:
     def used(self) -> Used:
         """Return what it has used so far."""
         told = self._ask({})
-        return Used(told["cpu_s"], Counter({int(n): k for n, k in told["batches"].items()}))
+        return Used(
+            told["cpu_s"],
+            told["python_s"],
+            Counter({int(n): k for n, k in told["batches"].items()}),
+        )
 
     def model_cpu_s(self, signature: str, batches: Mapping[int, int]) -> float:
         """Return the CPU that the model alone takes for these batches, called in that process."""
@@ -82,6 +100,21 @@ class ServerProcess:
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
+
+
+def _pin(cpus: Collection[int]) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def _cpu() -> dict[str, float]:
+    """Return what the process and its threads that run Python have used, in seconds."""
+    python_s = 0.0
+    if hasattr(time, "pthread_getcpuclockid"):
+        for thread in threading.enumerate():
+            if thread.ident is not None and thread.is_alive():
+                python_s += time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    return {"cpu_s": time.process_time(), "python_s": python_s}
 
 
 def _serve_echo(answer: bytes, name: str) -> None:
@@ -113,7 +146,7 @@ def _serve_echo(answer: bytes, name: str) -> None:
     print(transport.listen("127.0.0.1:0"), flush=True)
     transport.start()
     for _ in sys.stdin:
-        print(json.dumps({"cpu_s": time.process_time(), "batches": {}}), flush=True)
+        print(json.dumps({**_cpu(), "batches": {}}), flush=True)
 
 
 def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
@@ -166,7 +199,7 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         started = time.process_time()
-        told: dict[str, Any] = {"cpu_s": started, "batches": dict(batches)}
+        told: dict[str, Any] = {**_cpu(), "batches": dict(batches)}
         if question:
             signature = model.signatures[question["signature"]]
             for rows, count in question["batches"].items():
@@ -181,8 +214,6 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {SERVER_CPU})
     if sys.argv[1] == "echo":
         _serve_echo(Path(sys.argv[2]).read_bytes(), sys.argv[3])
     else:

@@ -48,15 +48,19 @@ def send(
     in_flight: int,
     *,
     per_s: float | None = None,
+    threads: int | None = None,
 ) -> Load:
     """Send requests, so many at a time, each holding these messages; blocks until all are done.
 
-    `per_s` is how many begin in a second; by default the next begins when one ends.
+    `per_s` is how many begin in a second; by default the next begins when one ends. `threads`: let
+    so many send, on any core, and not one that keeps off the server's.
 
     Raises:
         Failed: h2load is missing, or a request failed.
     """
-    with Sending(port, method, messages, in_flight, requests=requests, per_s=per_s) as sending:
+    with Sending(
+        port, method, messages, in_flight, requests=requests, per_s=per_s, threads=threads
+    ) as sending:
         return sending.result()
 
 
@@ -74,6 +78,7 @@ class Sending:
         seconds: int = 0,
         http1: bool = False,
         per_s: float | None = None,
+        threads: int | None = None,
     ) -> None:
         """Start it: for so many `requests`, or for `seconds`; `per_s` begin in each of them.
 
@@ -81,7 +86,7 @@ class Sending:
         """
         if shutil.which("h2load") is None:
             raise Failed("benchmarks need h2load: apt-get install nghttp2-client")
-        connections = in_flight if http1 else min(in_flight, _MAX_CONNECTIONS)
+        connections = in_flight if http1 else min(in_flight, _MAX_CONNECTIONS * (threads or 1))
         self._folder = tempfile.TemporaryDirectory()
         body = Path(self._folder.name, "body")
         self._log = Path(self._folder.name, "log")
@@ -91,6 +96,7 @@ class Sending:
             [
                 *("h2load", *much, "-c", str(connections)),
                 *("-m", str(in_flight // connections), "-d", str(body)),
+                *([] if threads is None else ["-t", str(threads)]),
                 *([] if per_s is None else [f"--rps={max(1, round(per_s / connections))}"]),
                 *("-w", "24", "-W", "24"),
                 *(_HTTP1 if http1 else _GRPC),
@@ -100,7 +106,7 @@ class Sending:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_off_the_servers_cpu,
+            preexec_fn=_off_the_servers_cpu if threads is None else None,
         )
 
     def __enter__(self) -> Sending:

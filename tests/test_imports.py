@@ -17,6 +17,7 @@ PORTIONS = ("protos/python", "client", "server", "export")
 # beside itself, and what else it must not import even lazily.
 ALLOWED = {
     "ladle.protos": set[str](),
+    "ladle.store": set[str](),
     "ladle.cli": set[str](),  # names its commands as text, and imports the one that is asked for
     "ladle.client": {"ladle.protos"},
     "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
@@ -24,17 +25,17 @@ ALLOWED = {
     "ladle.batch": {"ladle.protos", "ladle.client", "ladle.cli.arguments"},
     "ladle.export": {"ladle.protos"},
     "ladle.export.models.remote": {"ladle.protos", "ladle.client", "ladle.export"},
-    "ladle.server.core": {"ladle.protos"},
+    "ladle.server.core": {"ladle.protos", "ladle.store"},
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
-    "ladle.server.config": {"ladle.server.core.machine.cpus"},
+    "ladle.server.config": {"ladle.server.core.machine.cpus", "ladle.store.url"},
     "ladle.server.flags": {
         "ladle.server.config",
         "ladle.server.wiring.choice",
         "ladle.cli.arguments",
     },
     "ladle.server.triton_cli": {"ladle.server", "ladle.cli.arguments"},
-    "ladle.server.settings": {"ladle.protos", "ladle.server.core"},
+    "ladle.server.settings": {"ladle.protos", "ladle.store", "ladle.server.core"},
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
     "ladle.server.rest": {
@@ -60,10 +61,11 @@ ALLOWED = {
         "ladle.server.call",
         "ladle.server.limits",
     },
-    "ladle.server": {"ladle.protos", "ladle.server"},
+    "ladle.server": {"ladle.protos", "ladle.store", "ladle.server"},
 }
 FORBIDDEN = {
     "ladle.protos": {"tensorflow", "keras", "grpc"},
+    "ladle.store": {"tensorflow", "keras", "grpc", "google", "numpy"},
     "ladle.cli": {"tensorflow", "keras", "grpc", "numpy", "google"},
     "ladle.client": {"tensorflow", "keras"},
     "ladle.batch": {"tensorflow", "keras"},

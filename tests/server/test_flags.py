@@ -146,8 +146,9 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
             "--model_config_file_poll_wait_seconds: expected a number up to 31536000, got 1",
         ),
         (
-            {"model_base_path": "gs://bucket/m"},
-            "--model_base_path: expected a folder that is mounted here, got gs://bucket/m",
+            {"model_base_path": "hdfs://bucket/m"},
+            "--model_base_path: expected s3://BUCKET/PATH, gs://BUCKET/PATH or "
+            "az://CONTAINER/PATH, got hdfs://",
         ),
         ({"grpc_channel_arguments": "a"}, "expected name=value, got 'a'"),
         (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ladle.server.core.machine.cpus import cpus
+from ladle.store.url import StoreUrl, is_url, parse_url
 
 # A year: a wait without end is none that a system has.
 _MOST_SECONDS = 365 * 86400
@@ -168,9 +170,13 @@ class Config:
 
     # What to serve
     model_name: str = flag("default", "the name that requests ask for")
-    model_base_path: str = flag("", "the folder that holds the numbered versions")
+    model_base_path: str = flag(
+        "", "the folder that holds the numbered versions, or its URL: s3://, gs:// or az://"
+    )
     model_config_file: str = flag(
-        "", "ModelServerConfig in text format: many models, instead of --model_name and its path"
+        "",
+        "ModelServerConfig in text format, a file or a URL: many models, instead of --model_name "
+        "and its path",
     )
     model_repository: str = flag(
         "",
@@ -191,6 +197,28 @@ class Config:
     )
     file_system_poll_wait_seconds: float = flag(
         1.0, "seconds between looks for new versions; 0 looks once, less than 0 never"
+    )
+    remote_poll_wait_seconds: float = flag(
+        15.0, "seconds between looks at a base path in a store, a fifth more or less", least=1
+    )
+    remote_settle_seconds: float = flag(
+        30.0,
+        "seconds for which a version in a store has to stay the same if it has no manifest",
+        least=0,
+    )
+    require_remote: bool = flag(
+        False, "refuse to serve what the cache has if a store can't be asked at the start"
+    )
+    model_cache_dir: str = flag(
+        "",
+        "the folder that keeps versions of stores; servers may share it. Without it "
+        "$XDG_CACHE_HOME/ladle or ~/.cache/ladle",
+    )
+    model_cache_bytes: int = flag(
+        0, "how much may lie there; 0 is half of the disk's free space at the start", least=0
+    )
+    num_download_threads: int = flag(
+        4, "parts of 16 MiB that are fetched at a time, of each version", least=1
     )
     allow_version_labels_for_unavailable_models: bool = flag(
         False, "let a reload put a new label on a version that is not available yet"
@@ -330,11 +358,12 @@ class Config:
             raise ValueError("--model_control_mode needs --model_repository")
         if self.load_model and self.model_control_mode != "explicit":
             raise ValueError("--load_model needs --model_control_mode=explicit")
-        if "://" in self.model_base_path:
-            raise ValueError(
-                "--model_base_path: expected a folder that is mounted here, "
-                f"got {self.model_base_path}"
-            )
+        for name in ("model_base_path", "model_config_file"):
+            if is_url(getattr(self, name)):
+                try:
+                    parse_url(getattr(self, name))
+                except ValueError as error:
+                    raise ValueError(f"--{name}: {error}") from None
         for name in self.modules:
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"--import_modules: expected module names, got {name!r}")
@@ -352,8 +381,10 @@ class Config:
         _ = self.channel_arguments
 
     @property
-    def base_path(self) -> Path:
-        """The base path, absolute."""
+    def base_path(self) -> Path | StoreUrl:
+        """The base path: a folder, absolute, or a place in a store."""
+        if is_url(self.model_base_path):
+            return parse_url(self.model_base_path)
         return Path(self.model_base_path).absolute()
 
     @property
@@ -361,6 +392,23 @@ class Config:
         """The models of the repository that are served from the start; None for all."""
         names = frozenset(n.strip() for n in self.load_model.split(",") if n.strip())
         return None if self.model_control_mode != "explicit" or "*" in names else names
+
+    @property
+    def config_file(self) -> Path | StoreUrl:
+        """The model config file: a file, or an object in a store."""
+        if is_url(self.model_config_file):
+            return parse_url(self.model_config_file)
+        return Path(self.model_config_file)
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder that keeps versions of stores, absolute."""
+        if self.model_cache_dir:
+            return Path(self.model_cache_dir).absolute()
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if home.startswith("~"):  # nobody knows where this user is at home
+            home = "/var/cache"
+        return Path(home).absolute() / "ladle"
 
     @property
     def unbatched(self) -> frozenset[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from ladle.server.config import Config
 from ladle.server.core.errors import InvalidArgument
@@ -35,7 +35,11 @@ from ladle.server.wiring.loading import (
 from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.ports import Ports
 from ladle.server.wiring.readiness import Readiness
+from ladle.server.wiring.remote import RemoteModels
 from ladle.server.wiring.startup import StartupError
+from ladle.store.opening import open_store
+from ladle.store.store import Store
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Server:
         load: ModelLoader | None = None,
         check: Check | None = None,
         observer: Observer | None = None,
+        open_store: Callable[[StoreUrl], Store] = open_store,
     ) -> None:
         """Take how to make a servable of a version's folder; by default TensorFlow does.
 
@@ -67,6 +72,7 @@ class Server:
             load: loads a version.
             check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
             observer: hears of requests, runs and loads.
+            open_store: returns the bucket of a URL, in which models lie.
 
         Raises:
             StartupError: A file that the config names is of no use.
@@ -92,6 +98,8 @@ class Server:
         self.metrics = self._observers.metrics
         """Everything counted."""
         observer = self._observers.all
+        self._remote = RemoteModels(config, check, self.metrics.stores, open_store=open_store)
+        load = self._remote.cache.holding(load)
         self._batching = batching_loader(config, platform, load, observer)
         self.manager = Manager(self._batching, startup.manager_options(config), serving=serving)
         """Every version of every model."""
@@ -99,6 +107,7 @@ class Server:
             self.manager,
             poll_wait_s=config.file_system_poll_wait_seconds,
             check=check,
+            remote=self._remote.base,
         )
         self._repository = startup.model_repository(
             config, lambda models: self._models.replace(models)
@@ -111,9 +120,10 @@ class Server:
             find=self._repository.find if config.model_repository else lambda name: None,
         )
         self._config_file = ConfigFile(
-            Path(config.model_config_file),
+            config.config_file,
             self._models.replace,
             poll_wait_s=config.model_config_file_poll_wait_seconds,
+            open_store=open_store,
         )
         self._health = Health()
         self.methods = methods(
@@ -274,6 +284,7 @@ class Server:
         with self._halting:
             started = time.monotonic()
             self._source.stop()
+            self._remote.stop()
             self._config_file.stop()
             self._repository.stop()
             self._tokens_file.stop()

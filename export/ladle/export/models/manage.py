@@ -20,10 +20,10 @@ from pathlib import Path
 
 from ladle.export.errors import PublishError
 from ladle.export.publishing.card import read_card
-from ladle.export.publishing.history import HIDDEN_PREFIX, hidden_versions, published_versions
+from ladle.export.publishing.history import hidden_versions, published_versions
 from ladle.export.publishing.publish import STAGING_PREFIX
 from ladle.export.publishing.versions import size_bytes
-from ladle.protos.files.versions import LABELS_NAME
+from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
 

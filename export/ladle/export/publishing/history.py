@@ -6,11 +6,8 @@ from pathlib import Path
 
 from ladle.export.errors import PublishError
 from ladle.export.publishing.card import read_card
-from ladle.protos.files.versions import version_of
+from ladle.protos.files.versions import HIDDEN_PREFIX, version_of
 from ladle.protos.model_card import ModelCard
-
-HIDDEN_PREFIX = ".ladle-hidden-"
-"""Before the number of a version that servers shall pass over for a while."""
 
 
 def published_versions(base_path: Path) -> dict[int, Path]:

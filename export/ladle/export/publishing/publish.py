@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladle.export.errors import PublishError
-from ladle.export.publishing.history import HIDDEN_PREFIX
 from ladle.export.publishing.versions import next_version
-from ladle.protos.files.versions import version_of
+from ladle.protos.files.versions import HIDDEN_PREFIX, version_of
 
 logger = logging.getLogger(__name__)
 

@@ -221,6 +221,28 @@ class LadleMetrics:
             *("model", "code"),
             about="What warm-up has taken.",
         )
+        self.downloads = Counters(
+            "ladle_downloads_total",
+            *("model", "outcome"),
+            about="Versions that were brought into the cache: downloaded, cached already, failed.",
+        )
+        self.download_bytes = Counters(
+            "ladle_download_bytes_total", "model", about="Bytes of versions that stores have sent."
+        )
+        self.download_seconds = Histograms(
+            "ladle_download_seconds",
+            _LOAD_SECONDS,
+            *("model", "outcome"),
+            about="What bringing a version into the cache has taken, checksums included.",
+        )
+        self.failed_looks = Counters(
+            "ladle_store_failures_total", "model", about="Looks at a store that have failed."
+        )
+        self.changed_versions = Counters(
+            "ladle_version_changed_total",
+            "model",
+            about="Versions in a store that were overwritten while they were served.",
+        )
         self.dropped_logs = Counters(
             "ladle_dropped_log_records_total",
             *("log", "reason"),

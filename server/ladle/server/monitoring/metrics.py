@@ -23,6 +23,7 @@ from ladle.server.monitoring.catalogue import (
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
 from ladle.server.monitoring.statistics import StatisticsByVersion
+from ladle.server.monitoring.store_metrics import StoreMetrics
 
 T = TypeVar("T")
 
@@ -67,6 +68,8 @@ class Metrics:
         self.recent: dict[str, Recent] = {}
         """What has happened to each model of late; hold `lock` to read it."""
         self.lock = threading.Lock()
+        self.stores = StoreMetrics(self.own, self.lock)
+        """Counts what comes from stores."""
         self._configured = configured
         self._is_served = is_served
         self._at_once = _COUNTED_AT_ONCE

@@ -10,6 +10,9 @@ from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.models.config import ModelConfig, read_text
 from ladle.server.settings.polled_file import PolledFile
+from ladle.store.opening import open_store
+from ladle.store.store import Store
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +24,12 @@ class ConfigFile(PolledFile[tuple[ModelConfig, ...]]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | StoreUrl,
         replace: Callable[[tuple[ModelConfig, ...]], object],
         *,
         poll_wait_s: float,
         clock: Clock | None = None,
+        open_store: Callable[[StoreUrl], Store] = open_store,
     ) -> None:
         """Take `replace`, which puts models in place or raises ServingError; 0 never polls."""
         super().__init__(
@@ -36,6 +40,7 @@ class ConfigFile(PolledFile[tuple[ModelConfig, ...]]):
             max_bytes=_MAX_BYTES,
             poll_wait_s=poll_wait_s,
             clock=clock,
+            open_store=open_store,
         )
 
     def read(self) -> tuple[ModelConfig, ...]:

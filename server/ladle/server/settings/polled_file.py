@@ -11,6 +11,10 @@ from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument, ServingError
 from ladle.server.core.polling import Poller
 from ladle.server.core.regular_file import read_text
+from ladle.store.errors import StoreError
+from ladle.store.opening import open_store
+from ladle.store.store import Store, read_small
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ class PolledFile(Generic[T]):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | StoreUrl,
         parse: Callable[[str], T],
         replace: Callable[[T], object],
         *,
@@ -33,19 +37,22 @@ class PolledFile(Generic[T]):
         max_bytes: int,
         poll_wait_s: float,
         clock: Clock | None = None,
+        open_store: Callable[[StoreUrl], Store] = open_store,
     ) -> None:
         """Take what to do with the text.
 
         Args:
-            path: the file.
+            path: the file, or the place of an object in a store.
             parse: makes of the text what it says, or raises InvalidArgument.
             replace: puts that in place, or raises ServingError.
             name: what the file holds, for the log.
             max_bytes: a larger file is refused.
             poll_wait_s: between looks; 0 never polls.
             clock: the time.
+            open_store: returns the bucket of a URL.
         """
         self._path = path
+        self._open_store = open_store
         self._parse = parse
         self._replace = replace
         self._name = name
@@ -101,7 +108,20 @@ class PolledFile(Generic[T]):
             raise InvalidArgument(f"{self._path}: {error.message}") from None
 
     def _text(self) -> str:
+        if isinstance(self._path, StoreUrl):
+            return self._object_text(self._path)
         try:
             return read_text(self._path, self._max_bytes)
         except InvalidArgument as error:
             raise InvalidArgument(f"{self._path}: {error.message}") from None
+
+    def _object_text(self, url: StoreUrl) -> str:
+        try:
+            _, data = read_small(self._open_store(url), url.path, most=self._max_bytes)
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
+        except StoreError as error:
+            raise InvalidArgument(str(error)) from None
+        except UnicodeDecodeError:
+            raise InvalidArgument(f"{url}: can't be read: it is no text in UTF-8") from None
+        except ValueError as error:
+            raise InvalidArgument(f"{url}: {error}") from None

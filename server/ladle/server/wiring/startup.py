@@ -35,6 +35,7 @@ from ladle.server.transport.credentials import (
     read_credentials,
     read_pem,
 )
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +123,16 @@ def first_models(
         except InvalidArgument as error:
             raise StartupError(f"--model_repository: {error.message}") from None
     if not config.model_config_file:
-        _check_base_path(config.base_path)
+        base_path = config.base_path
+        if isinstance(base_path, StoreUrl):
+            return (ModelConfig(config.model_name, base_path),)
+        _check_base_path(base_path)
         try:
-            described = triton_model.read(config.base_path)
+            described = triton_model.read(base_path)
         except InvalidArgument as error:
             raise StartupError(f"--model_base_path: {error.message}") from None
         policy = described.policy if described is not None else None
-        return (ModelConfig(config.model_name, config.base_path, policy or Latest()),)
+        return (ModelConfig(config.model_name, base_path, policy or Latest()),)
     try:
         return config_file.read()
     except InvalidArgument as error:

@@ -15,6 +15,7 @@ from ladle.server.core.models.config import (
     to_proto,
 )
 from ladle.server.core.sources.version_policy import All, Latest, Specific, VersionPolicy
+from ladle.store.url import StoreUrl
 
 
 def listed(*models: str) -> str:
@@ -70,7 +71,7 @@ def test_policies_and_the_way_back(text: str, policy: VersionPolicy) -> None:
         (listed(model(name="")), "expected a model with a name"),
         (listed('name: "m" base_path: "here" model_platform: "tensorflow"'), "an absolute path"),
         (listed('name: "m" model_platform: "tensorflow"'), "an absolute path or URI; got"),
-        (listed('name: "m" base_path: "gs://b/m" model_platform: "tensorflow"'), "mounted here"),
+        (listed('name: "m" base_path: "hdfs://b/m" model_platform: "tensorflow"'), "s3://BUCKET"),
         (listed('name: "m" base_path: "/m"'), 'expected model_platform "tensorflow", got none'),
         (listed('name: "m" base_path: "/m" model_platform: "x"'), '"tensorflow", got x'),
         (listed(model("model_type: TENSORFLOW")), "Illegal setting both"),
@@ -118,3 +119,9 @@ def test_labels_may_not_point_nowhere(
     else:
         with pytest.raises(FailedPrecondition, match=f"assign label to version {version} of model"):
             check()
+
+
+def test_a_base_path_may_be_in_a_store() -> None:
+    (read,) = read_text(listed('name: "m" base_path: "s3://b/m/" model_platform: "tensorflow"'))
+    assert read.base_path == StoreUrl("s3", "b", "m")
+    assert to_proto(read).base_path == "s3://b/m"

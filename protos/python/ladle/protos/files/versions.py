@@ -14,6 +14,8 @@ MAX_VERSION = 2**63 - 1
 LABELS_NAME = ".ladle-labels.json"
 """The file of labels in a model's base path. `ladle models label` writes it, servers read it.
 Since its name is no number, it is no version."""
+HIDDEN_PREFIX = ".ladle-hidden-"
+"""Before the number of a version that servers shall pass over for a while."""
 _MAX_LABELS_BYTES = 1 << 16
 
 # absl::SimpleAtoi, which upstream's file_system_storage_path_source.cc uses: ASCII digits, with a
@@ -49,6 +51,15 @@ def read_labels(base_path: Path) -> dict[str, int]:
             text = file.read(_MAX_LABELS_BYTES + 1)
     except FileNotFoundError:
         return {}
+    return parse_labels(text)
+
+
+def parse_labels(text: bytes) -> dict[str, int]:
+    """Return the version of each label that a file of labels holds.
+
+    Raises:
+        ValueError: It is not a JSON object of labels and version numbers, or is too large.
+    """
     if len(text) > _MAX_LABELS_BYTES:
         raise ValueError(f"expected at most {_MAX_LABELS_BYTES} bytes")
     try:

@@ -14,6 +14,7 @@ from ladle.protos.serving_pb import ModelServerConfig
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument
 from ladle.server.core.sources.source import MonitoredModel
 from ladle.server.core.sources.version_policy import All, Latest, Specific, VersionPolicy
+from ladle.store.url import StoreUrl, is_url, parse_url
 
 _TENSORFLOW = 1  # ModelType
 _COLLECTOR = "file"  # upstream has no log collector of its own, and so no name for one
@@ -34,7 +35,7 @@ class ModelConfig:
     """One model: its name, where its versions lie, which are wanted, their labels, its log."""
 
     name: str
-    base_path: Path
+    base_path: Path | StoreUrl
     policy: VersionPolicy = field(default_factory=Latest)
     labels: Mapping[str, int] = field(default_factory=dict)
     logging: RequestLogging | None = None
@@ -95,15 +96,7 @@ def model_from_proto(proto: ModelConfigProto) -> ModelConfig:
     name = proto.name
     if not name:
         raise InvalidArgument("expected a model with a name, got one without")
-    if "://" in proto.base_path:
-        raise InvalidArgument(
-            f"model {name}: expected a folder that is mounted here, got base_path={proto.base_path}"
-        )
-    if not Path(proto.base_path).is_absolute() or "\0" in proto.base_path:
-        raise InvalidArgument(
-            f"Expected model {name} to have an absolute path or URI; "
-            f"got base_path()={proto.base_path}"
-        )
+    base_path = _base_path(name, proto.base_path)
     if proto.model_type and proto.model_platform:
         raise InvalidArgument(
             f"Illegal setting both ModelServerConfig::model_type(deprecated) and "
@@ -116,7 +109,7 @@ def model_from_proto(proto: ModelConfigProto) -> ModelConfig:
         raise InvalidArgument(f"model {name}: label {negative[0]} has a negative version")
     return ModelConfig(
         name,
-        Path(proto.base_path),
+        base_path,
         _policy(proto),
         dict(proto.version_labels),
         _logging(proto) if proto.HasField("logging_config") else None,
@@ -206,6 +199,19 @@ def _logging(proto: ModelConfigProto) -> RequestLogging:
             f"{where}: per_task_sampling_configs: expected none, as a server here knows of no tasks"
         )
     return RequestLogging(rate, prefix)
+
+
+def _base_path(name: str, given: str) -> Path | StoreUrl:
+    if is_url(given):
+        try:
+            return parse_url(given)
+        except ValueError as error:
+            raise InvalidArgument(f"model {name}: base_path: {error}") from None
+    if not Path(given).is_absolute() or "\0" in given:
+        raise InvalidArgument(
+            f"Expected model {name} to have an absolute path or URI; got base_path()={given}"
+        )
+    return Path(given)
 
 
 def _policy(proto: ModelConfigProto) -> VersionPolicy:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ladle.protos.files.versions import LABELS_NAME, read_labels, version_of
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.sources.stability import Stability, is_stable, observe, scan_folder
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired, next_aspired, numbered
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,31 @@ class ScanResult(NamedTuple):
     """Why each version that is wanted may not be loaded yet."""
 
 
+class Base(Protocol):
+    """Where a model's versions lie, and what was seen there. One scan at a time."""
+
+    may_hang: bool
+    """Whether `scan` may block for ever."""
+
+    def is_due(self) -> bool:
+        """Whether a scan may find something new."""
+
+    def refresh(self) -> None:
+        """Have the next scan show what is there now; may block."""
+
+    def scan(
+        self,
+        policy: VersionPolicy,
+        failed: Collection[int] = (),
+        *,
+        keeps_labelled: bool = False,
+    ) -> ScanResult:
+        """Return what there is."""
+
+    def close(self) -> None:
+        """Give up what is held; no scan comes after it."""
+
+
 class _Incomplete(NamedTuple):
     reason: str
     fingerprint: int
@@ -49,6 +75,8 @@ class _Incomplete(NamedTuple):
 
 class BasePath:
     """A model's base path, and what was seen there. One scan at a time."""
+
+    may_hang = True
 
     def __init__(
         self,
@@ -81,6 +109,16 @@ class BasePath:
         self._accepted: dict[int, tuple[str, int]] = {}
         self._stability: dict[int, Stability] = {}
         self._incomplete: dict[int, _Incomplete] = {}
+
+    def is_due(self) -> bool:
+        """Return True: a folder is cheap to list."""
+        return True
+
+    def refresh(self) -> None:
+        """Do nothing: each scan lists the folder."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
 
     def scan(
         self,
@@ -216,11 +254,11 @@ class BasePath:
         return None, True
 
 
-def without_versions(base_path: Path, names: Collection[str]) -> str:
+def without_versions(base_path: Path | StoreUrl, names: Collection[str]) -> str:
     """Return what is wrong with a base path that holds no version.
 
     Args:
-        base_path: the folder.
+        base_path: the folder, or the place in a store.
         names: what lies in it.
     """
     if not _MODEL_FILES.intersection(names):

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeAlias
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Unavailable
-from ladle.server.core.sources.base_path import BasePath, Check, ScanResult
+from ladle.server.core.sources.base_path import Base, BasePath, Check, ScanResult
 from ladle.server.core.sources.scan_threads import ScanThreads
 from ladle.server.core.sources.source import AspiredVersions, MonitoredModel
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,15 @@ _ROUND_PATIENCE_S = 2.0
 _LEAST_PATIENCE_S = 0.1
 # A file system that has not answered for so long may never do.
 _HANGS_AFTER_S = 30.0
+# A scan that can't hang takes microseconds; another one of the same model may be under way.
+_SHORT_PATIENCE_S = 1.0
 # How long a rescan waits for the scan under way, and for its own.
 _RESCAN_PATIENCE_S = 5.0
+
+
+RemoteBases: TypeAlias = "Callable[[StoreUrl, str, Callable[[], None]], Base]"
+"""Makes the base of a model in a store; takes the model's name, and what to call when a scan would
+show something new."""
 
 
 class _Watched:
@@ -34,7 +43,7 @@ class _Watched:
     FileSystemSource._changed guards it.
     """
 
-    def __init__(self, model: MonitoredModel, base: BasePath) -> None:
+    def __init__(self, model: MonitoredModel, base: Base) -> None:
         self.model = model
         self.base = base
         self.scanned = False
@@ -56,6 +65,7 @@ class FileSystemSource:
         *,
         poll_wait_s: float,
         check: Check = lambda _: None,
+        remote: RemoteBases | None = None,
         clock: Clock | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -66,6 +76,7 @@ class FileSystemSource:
             poll_wait_s: seconds between polls; 0 scans each model once, without waiting until
                 files are stable; less scans only by `rescan`.
             check: says what a folder lacks.
+            remote: makes the bases of models that lie in stores; None where none may.
             clock: for tests.
             wall: seconds since 1970, for tests.
         """
@@ -73,6 +84,7 @@ class FileSystemSource:
         self._poll_wait_s = poll_wait_s
         self._stable_for_s = min(max(poll_wait_s, 0.0), _LONGEST_STABLE_FOR_S)
         self._check = check
+        self._remote = remote
         self._clock = clock or MonotonicClock()
         self._wall = wall
         self._scan_threads = ScanThreads(self._clock)
@@ -92,11 +104,13 @@ class FileSystemSource:
         wanted = {model.name: model for model in models}
         with self._changed:
             for name in self._watched.keys() - wanted.keys():
-                del self._watched[name]
+                self._watched.pop(name).base.close()
                 self._manager.withdraw(name)
             for name, model in wanted.items():
                 known = self._watched.get(name)
                 if known is None or known.model.base_path != model.base_path:
+                    if known is not None:
+                        known.base.close()
                     self._watched[name] = _Watched(model, self._base(model))
                     if self._poll_wait_s < 0:
                         unseen = "its base path is not scanned before RescanModel asks for it"
@@ -123,6 +137,10 @@ class FileSystemSource:
         if self._thread is not None:
             self._thread.join(timeout=1.0)
         self._scan_threads.close()
+        with self._changed:
+            bases = [watched.base for watched in self._watched.values()]
+        for base in bases:
+            base.close()
         self._manager.source_stopped()
 
     def step(self, *, only_new: bool = False) -> None:
@@ -134,12 +152,16 @@ class FileSystemSource:
         with self._changed:
             self._due = False
             watched = [w for w in self._watched.values() if not (only_new and w.scanned)]
+            watched = [w for w in watched if not w.scanned or w.base.is_due()]
         until = self._clock.now() + _ROUND_PATIENCE_S
         for one in watched:
             if self._stopped:
                 return
             patience_s = max(_LEAST_PATIENCE_S, until - self._clock.now())
-            if not (self._claim(one, 0.0) and self._scan(one, patience_s)):
+            if not one.base.may_hang:
+                if self._claim(one, _SHORT_PATIENCE_S):
+                    self._scan_and_report(one)
+            elif not (self._claim(one, 0.0) and self._scan(one, patience_s)):
                 self._report_hanging(one)
 
     def rescan(self, name: str) -> bool:
@@ -155,14 +177,20 @@ class FileSystemSource:
         if watched is None:
             return False
         if not (
-            self._claim(watched, _RESCAN_PATIENCE_S) and self._scan(watched, _RESCAN_PATIENCE_S)
+            self._refresh(watched)
+            and self._claim(watched, _RESCAN_PATIENCE_S)
+            and self._scan(watched, _RESCAN_PATIENCE_S)
         ):
             raise Unavailable(f"model {name}: {_no_answer(watched)}; try again later")
         for version in self._manager.failed(name):
             self._manager.retry(name, version)
         return True
 
-    def _base(self, model: MonitoredModel) -> BasePath:
+    def _base(self, model: MonitoredModel) -> Base:
+        if isinstance(model.base_path, StoreUrl):
+            if self._remote is None:
+                raise ValueError(f"no store can be read here: {model.base_path}")
+            return self._remote(model.base_path, model.name, partial(self._came, model.name))
         return BasePath(
             model.base_path,
             self._check,
@@ -171,9 +199,22 @@ class FileSystemSource:
             wall=self._wall,
         )
 
+    def _refresh(self, watched: _Watched) -> bool:
+        """Have the next scan show what is there now; False if that takes too long."""
+        return watched.base.may_hang or self._scan_threads.run(
+            watched.base.refresh, _RESCAN_PATIENCE_S
+        )
+
+    def _came(self, name: str) -> None:
+        """Scan a model of which something has come, in the caller's time."""
+        with self._changed:
+            watched = self._watched.get(name)
+        if watched is not None and self._claim(watched, _RESCAN_PATIENCE_S):
+            self._scan_and_report(watched)
+
     def _claim(self, watched: _Watched, wait_s: float) -> bool:
         """Be the one to scan; False if another scan goes on for longer than that."""
-        if self._scan_threads.are_all_hanging:
+        if watched.base.may_hang and self._scan_threads.are_all_hanging:
             return False
         until = self._clock.now() + wait_s
         with self._changed:

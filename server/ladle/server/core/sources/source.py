@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ladle.server.core.sources.version_policy import Latest, VersionPolicy
+from ladle.store.url import StoreUrl
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class MonitoredModel:
     """A model's name, where its versions lie, and which of them are wanted."""
 
     name: str
-    base_path: Path
+    base_path: Path | StoreUrl
     policy: VersionPolicy = field(default_factory=Latest)
     keeps_labelled: bool = True
     """Whether versions that have a label beside them are wanted too."""

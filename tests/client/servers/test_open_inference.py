@@ -385,6 +385,12 @@ class TestWrongProtocol:
         ):
             client.predict("m", {"x": X})
         with (
+            listening(FakeOpenInference()) as address,
+            make(address) as client,
+            pytest.raises(InvalidInput, match=r"needs its name: .*Triton, KServe .*protocol="),
+        ):
+            client.predict("m", X)
+        with (
             serving(FakeServing({1: Version()})) as address,
             make(address, protocol="v2") as client,
             pytest.raises(Unimplemented, match="Serving takes a client without protocol="),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,52 @@ def test_later_looks_find_what_has_changed(folder: Path) -> None:
     (folder / "new" / "config.pbtxt").write_text("version_policy { all { } }")
     looked.repository.step()
     assert len(looked.replaced) == 2
+
+
+def test_a_config_that_turns_wrong_leaves_the_model_as_it_was(folder: Path) -> None:
+    looked = Looked(folder)
+    before = looked.repository.read()
+    (folder / "half" / "config.pbtxt").write_text("version_policy: {")
+    looked.repository.step()
+    assert looked.replaced == []
+    assert looked.repository.read() == before
+
+
+def test_a_repository_that_turns_empty_leaves_the_models(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a volume is not mounted any more."""
+    looked = Looked(folder)
+    looked.repository.read()
+    for child in folder.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child)
+    looked.repository.step()
+    looked.repository.step()
+    assert looked.replaced == []
+    assert len([r for r in caplog.records if "holds no models" in r.message]) == 1
+    (folder / "new" / "1").mkdir(parents=True)
+    looked.repository.step()
+    assert looked.replaced == [["new"]]
+
+
+def test_a_model_whose_folder_can_not_be_read_leaves_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Looked(folder)
+    before = looked.repository.read()
+    real = os.listdir
+
+    def listdir(path: Path) -> list[str]:
+        if path.name == "half":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    looked.repository.step()
+    assert looked.replaced == []
+    assert looked.repository.read() == before
+    assert [model.name for model in Looked(folder).repository.read()] == ["later", "simple"]
 
 
 def test_a_folder_that_is_gone_changes_nothing(

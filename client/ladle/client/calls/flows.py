@@ -62,7 +62,12 @@ class PredictCall:
     def plan(self, metadata: ModelMetadata) -> planning.Plan:
         """Check the call against a version's metadata; return how its inputs are prepared."""
         self.protocol.check_signature(self.signature)
-        plan = planning.plan(metadata, self.signature, self.inputs, self.normalize)
+        try:
+            plan = planning.plan(metadata, self.signature, self.inputs, self.normalize)
+        except InvalidInput as error:
+            if metadata.signatures or not self.protocol.always_has_metadata:
+                raise
+            raise InvalidInput(f"{error}; {self.protocol.other}") from None
         planning.check_outputs(metadata, plan.signature, self.outputs)
         return plan
 

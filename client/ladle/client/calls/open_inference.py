@@ -27,6 +27,7 @@ class OpenInference:
     streams: StreamMessages = MODEL_STREAM_INFER_MESSAGES
     has_chunks = False
     other = 'TensorFlow Serving takes a client without protocol="v2"'
+    always_has_metadata = False
 
     def check_examples(self, what: str) -> None:
         """Refuse requests of tf.Examples.

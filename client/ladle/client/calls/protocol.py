@@ -30,6 +30,8 @@ class Protocol(typing.Protocol):
     """Whether servers may send an answer in several messages."""
     other: str
     """What to do where a server has none of these methods: it may speak the other protocol."""
+    always_has_metadata: bool
+    """Whether a server without metadata probably speaks the other protocol."""
 
     def check_examples(self, what: str) -> None:
         """Check that the protocol has requests of tf.Examples; `what` is the caller's method.

@@ -26,6 +26,7 @@ class TensorFlowServing:
     streams: StreamMessages = PREDICT_STREAM_MESSAGES
     has_chunks = True
     other = 'a server of Triton, KServe or MLServer takes a client with protocol="v2"'
+    always_has_metadata = True
 
     def check_examples(self, what: str) -> None:
         """Accept requests of tf.Examples."""

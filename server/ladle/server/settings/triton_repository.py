@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 class ModelRepository:
     """Looks for models in a folder, and hands them on when there are others.
 
-    A model that can't be served is left out, and the log says why, once. Order of calls: `read`,
-    then `start` and `stop`; `find` at any time. `step` is what the thread does at each poll.
+    A model that can't be served is left out, and the log says why, once. What can't be read any
+    more, or has turned wrong, changes nothing: a model goes when its folder does. Order of calls:
+    `read`, then `start` and `stop`; `find` at any time. `step` is what the thread does at each
+    poll.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class ModelRepository:
                     f"found none for {', '.join(missing)}"
                 )
             names = sorted(self._only)
-        found = (self._model(name) for name in names)
+        before = {model.name: model for model in self._applied}
+        found = (self._model(name) or before.get(name) for name in names)
         self._applied = tuple(model for model in found if model is not None)
         return self._applied
 
@@ -95,6 +98,10 @@ class ModelRepository:
         except InvalidArgument as error:
             self._note("", error.message)
             return
+        if before and not models:  # as of a volume that is not mounted any more
+            self._applied = before
+            self._note("", f"{self._folder} holds no models: those that there were are left")
+            return
         self._noted.pop("", None)
         if models != before:
             self._replace(models)
@@ -105,10 +112,21 @@ class ModelRepository:
         try:
             with os.scandir(self._folder) as children:
                 folders = [child for child in children if child.is_dir()]
-            return sorted(child.name for child in folders if _is_model(Path(child.path)))
+            return sorted(child.name for child in folders if self._is_model(child.name))
         except OSError as error:
             reason = error.strerror or str(error)
             raise InvalidArgument(f"{self._folder}: can't be read: {reason}") from None
+
+    def _is_model(self, name: str) -> bool:
+        """Tell whether a folder holds versions or a config.pbtxt, or did before it was unreadable."""
+        try:
+            children = os.listdir(self._folder / name)
+        except OSError as error:
+            self._note(name, f"{self._folder / name}: can't be read: {error.strerror or error}")
+            return any(model.name == name for model in self._applied)
+        return triton_model.CONFIG_FILE in children or any(
+            version_of(child) is not None for child in children
+        )
 
     def _model(self, name: str) -> ModelConfig | None:
         folder = self._folder / name
@@ -125,11 +143,3 @@ class ModelRepository:
         if self._noted.get(name) != problem:
             self._noted[name] = problem
             logger.error("model left out: %s" if name else "model repository: %s", problem)
-
-
-def _is_model(folder: Path) -> bool:
-    with os.scandir(folder) as children:
-        return any(
-            child.name == triton_model.CONFIG_FILE or version_of(child.name) is not None
-            for child in children
-        )

@@ -53,7 +53,7 @@ def test_flags_of_ladle_serve_may_follow() -> None:
 @pytest.mark.parametrize("name", [*WITHOUT_EFFECT])
 def test_what_does_nothing_says_why(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config(f"--{name}=1")
-    assert f"--{name} does nothing: {WITHOUT_EFFECT[name]}" in capsys.readouterr().err
+    assert f"--{name} does nothing: {WITHOUT_EFFECT[name]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class Server:
             self._source,
             configured=configured,
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
-            find=self._repository.find if config.model_repository else lambda name: None,
+            catalogue=self._repository if config.model_repository else None,
         )
         self._config_file = ConfigFile(
             config.config_file,

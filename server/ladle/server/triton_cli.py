@@ -68,7 +68,7 @@ def settings(argv: Sequence[str] | None) -> dict[str, Any]:
             )
     for name, reason in WITHOUT_EFFECT.items():
         if getattr(given, name.replace("-", "_")) is not None:
-            console.complain(f"--{name} does nothing: {reason}")
+            console.say(f"--{name} does nothing: {reason}")
     is_polled = given.model_control_mode == "poll"
     own = {
         "port": given.grpc_port,

@@ -53,6 +53,7 @@ def test_only_those_that_are_asked_for_are_read(folder: Path) -> None:
     assert found is not None
     assert found.policy == All()
     assert asked.find("nope") is asked.find("notes") is asked.find("../x") is None
+    assert asked.names() == ["half", "later", "simple"]
     with pytest.raises(InvalidArgument, match=r"a folder for each .*, found none for nope"):
         Looked(folder, only={"simple", "nope"}).repository.read()
 
@@ -67,6 +68,8 @@ def test_a_model_that_can_not_be_served_is_left_out_and_told_once(
     told = [r.message for r in caplog.records if r.levelno == logging.ERROR]
     assert len(told) == 1
     assert 'backend: expected "tensorflow", got "onnxruntime"' in told[0]
+    with pytest.raises(InvalidArgument, match="backend: expected"):
+        looked.repository.find("simple")
     (folder / "simple" / "config.pbtxt").write_text("")
     looked.repository.step()
     assert looked.replaced == [["half", "later", "simple"]]
@@ -142,6 +145,7 @@ def test_a_folder_that_is_gone_changes_nothing(
     looked.repository.step()
     assert looked.replaced == []
     assert looked.repository.find("half") is None
+    assert looked.repository.names() == ()
     assert len([r for r in caplog.records if "can't be read" in r.message]) == 1
     with pytest.raises(InvalidArgument, match="can't be read: No such file"):
         looked.repository.read()

@@ -69,6 +69,8 @@ def test_explicitly_loaded_models_come_and_go(repository: Path) -> None:
     settings: dict[str, Any] = {"model_control_mode": "explicit", "load_model": "plain"}
     with serving(repository, file_system_poll_wait_seconds=0.0, **settings) as (_, client):
         assert names(client) == ["plain"]
+        (unloaded,) = client.models("several")
+        assert (unloaded.is_available, unloaded.problem) == (False, "unloaded")
         client.load("several")
         assert names(client) == ["plain", "several"]
         client.unload("plain")
@@ -78,6 +80,10 @@ def test_explicitly_loaded_models_come_and_go(repository: Path) -> None:
         client.wait_until_ready("several", version=3)
         (repository / "new" / "7").mkdir(parents=True)
         assert client.load("new").versions[0].version == 7
+        (repository / "onnx").mkdir()
+        (repository / "onnx" / "config.pbtxt").write_text('backend: "onnxruntime"')
+        with pytest.raises(InvalidInput, match=r"failed to load 'onnx', .*backend: expected"):
+            client.load("onnx")
         with pytest.raises(NotFound, match="failed to load 'nope', failed to poll from model repo"):
             client.load("nope")
 

@@ -73,13 +73,23 @@ class ModelRepository:
         self._applied = tuple(model for model in found if model is not None)
         return self._applied
 
-    def find(self, name: str) -> ModelConfig | None:
-        """Return the model of that name; None if the folder has none that can be served."""
+    def names(self) -> Collection[str]:
+        """Return the names of all models that there are, served or not; none if it can't be read.
+
+        Blocks for as long as the file system does.
+        """
         try:
-            names = self._names()
+            return self._names()
         except InvalidArgument:
-            return None
-        return self._model(name) if name in names else None
+            return ()
+
+    def find(self, name: str) -> ModelConfig | None:
+        """Return the model of that name; None if the folder has none. Blocks as `names` does.
+
+        Raises:
+            InvalidArgument: It can't be served; the message says why.
+        """
+        return self._described(name) if name in self.names() else None
 
     def start(self) -> None:
         """Look again from now on, in a thread."""
@@ -118,7 +128,7 @@ class ModelRepository:
             raise InvalidArgument(f"{self._folder}: can't be read: {reason}") from None
 
     def _is_model(self, name: str) -> bool:
-        """Tell whether a folder holds versions or a config.pbtxt, or did before it was unreadable."""
+        """Whether a folder holds versions or a config.pbtxt, or did before it was unreadable."""
         try:
             children = os.listdir(self._folder / name)
         except OSError as error:
@@ -129,13 +139,17 @@ class ModelRepository:
         )
 
     def _model(self, name: str) -> ModelConfig | None:
-        folder = self._folder / name
         try:
-            described = triton_model.read(folder)
+            model = self._described(name)
         except InvalidArgument as error:
             self._note(name, error.message)
             return None
         self._noted.pop(name, None)
+        return model
+
+    def _described(self, name: str) -> ModelConfig:
+        folder = self._folder / name
+        described = triton_model.read(folder)
         policy = described.policy if described is not None else None
         return ModelConfig(name, folder.absolute(), policy or Latest())
 

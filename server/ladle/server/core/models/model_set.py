@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import NotFound, ServingError, Unavailable
@@ -51,6 +52,20 @@ class Configured:
             listener()
 
 
+class Catalogue(Protocol):
+    """Models that could be served. Thread-safe."""
+
+    def names(self) -> Collection[str]:
+        """Return the names of all of them."""
+
+    def find(self, name: str) -> ModelConfig | None:
+        """Return the model of that name; None if there is none.
+
+        Raises:
+            ServingError: It can't be served.
+        """
+
+
 class ModelSet:
     """Changes which models are configured. Thread-safe.
 
@@ -65,14 +80,14 @@ class ModelSet:
         *,
         configured: Configured | None = None,
         allow_unavailable_labels: bool = False,
-        find: Callable[[str], ModelConfig | None] = lambda name: None,
+        catalogue: Catalogue | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`find` looks for a model that `bring_back` is asked for; it may block."""
+        """`catalogue` has models that are not configured, for `bring_back`."""
         self._manager = manager
         self._source = source
         self._allow_unavailable_labels = allow_unavailable_labels
-        self._find = find
+        self._catalogue = catalogue
         self._clock = clock or MonotonicClock()
         self._lock = threading.Lock()  # held around each change of what is configured
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
@@ -139,13 +154,16 @@ class ModelSet:
             self._set_aside[name] = model
 
     def bring_back(self, name: str) -> bool:
-        """Put a model in place that was set aside, or that `find` finds; whether there is one.
+        """Put a model in place that was set aside or is in the catalogue; whether there is one.
 
-        A model that is in place already is left.
+        A model that is in place already is left. May block, as the catalogue does.
+
+        Raises:
+            ServingError: The catalogue has it, and it can't be served.
         """
         if name in self.models:
             return False
-        found = self._find(name)
+        found = self._catalogue.find(name) if self._catalogue is not None else None
         with self._lock:
             model = found or self._set_aside.get(name)
             if model is None or name in self.models:
@@ -153,6 +171,14 @@ class ModelSet:
             self._set_aside.pop(name, None)
             self._replace({**self.models, name: model})
             return True
+
+    def absent(self) -> Collection[str]:
+        """Return the names of the models that `bring_back` would bring; may block."""
+        with self._lock:
+            names = {*self._set_aside}
+        if self._catalogue is not None:
+            names.update(self._catalogue.names())
+        return names - self.models.keys()
 
     def rescan(self, name: str) -> None:
         """Scan one model's base path now, and try its failed versions again.

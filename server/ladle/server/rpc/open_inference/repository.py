@@ -51,7 +51,8 @@ class Repository:
     def index(self, call: ObservedCall) -> bytes:
         """Return one entry for each version of each model, in whatever state it is.
 
-        A model without versions has one entry, with an empty version.
+        A model without versions has one entry, with an empty version; so has one that could be
+        loaded. May block, as the catalogue of such models does.
 
         Raises:
             Unimplemented: The caller names a repository.
@@ -60,7 +61,8 @@ class Repository:
         if request.repository_name:
             raise Unimplemented(NO_REPOSITORIES)
         response = RepositoryIndexResponse()
-        for name in sorted({*self._models.models, *self._manager.names()}):
+        absent = self._models.absent()
+        for name in sorted({*self._models.models, *self._manager.names(), *absent}):
             statuses = sorted(self._manager.status(name), key=lambda status: status.version)
             for status in statuses:
                 state = _STATES[status.state]
@@ -73,7 +75,7 @@ class Repository:
                     name=name, version=str(status.version), state=state, reason=reason
                 )
             if not statuses and not request.ready:
-                reason = self._manager.problem(name) or ""
+                reason = "unloaded" if name in absent else self._manager.problem(name) or ""
                 response.models.add(name=name, state="UNAVAILABLE", reason=reason)
         return response.SerializeToString()
 
@@ -90,13 +92,15 @@ class Repository:
         call.observation.model = name
         if any(key.startswith(_CODE) for key in request.parameters):
             raise Unimplemented("models and their configuration can't be sent to this server")
-        if not self._models.bring_back(name):
-            try:
+        try:
+            if not self._models.bring_back(name):
                 self._models.rescan(name)
-            except NotFound:
-                raise NotFound(
-                    f"failed to load '{name}', failed to poll from model repository"
-                ) from None
+        except NotFound:
+            raise NotFound(
+                f"failed to load '{name}', failed to poll from model repository"
+            ) from None
+        except ServingError as error:
+            raise ServingError(f"failed to load '{name}', {error.message}", error.code) from None
         try:
             self._models.wait_for([name], call.deadline)
         except ServingError as error:

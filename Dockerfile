@@ -5,6 +5,10 @@
 #   docker run -p 8500:8500 -p 8501:8501 -v "$PWD/models:/models:ro" -e MODEL_NAME=digits ladle
 #
 # For GPUs: docker build --build-arg VARIANT=gpu --tag ladle:gpu .
+# For models with operations of other packages, name those here, and their modules at the start:
+#   docker build --build-arg OPERATIONS="PACKAGE ANOTHER" --tag ladle:mine .
+#   docker run ... ladle:mine --import_modules=MODULE
+# docs/operations.md has those of TensorFlow Text.
 # To fix the base: --build-arg BASE=python:3.12-slim@sha256:...
 ARG BASE=python:3.12-slim
 
@@ -19,6 +23,14 @@ RUN python -m venv --without-pip /opt/ladle \
       --only-binary=:all: --requirement requirements.txt
 COPY deploy/docker/prune.py .
 RUN /opt/ladle/bin/python prune.py
+# Packages that register operations, as they are: what they depend on would put another TensorFlow
+# over the one that is there, so whatever else they need is named too.
+ARG OPERATIONS=""
+RUN if [ -n "${OPERATIONS}" ]; then \
+      printf '%s\n' ${OPERATIONS} > operations.txt \
+      && pip --python /opt/ladle/bin/python install --no-cache-dir --no-deps \
+        --only-binary=:all: --requirement operations.txt; \
+    fi
 
 # The native transport, which is all that is compiled.
 FROM ${BASE} AS native

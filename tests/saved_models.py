@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def write_half_plus_two_tf2(path: Path) -> None:
         {"serving_default": model.predict, "classify": model.classify, "regress": model.regress},
     )
     _add_default(path, "serving_default_of_x", "x", tf.constant([[8.0]]))
+
+
+def write_functions(path: Path, signatures: Mapping[str, tuple[Any, Any]]) -> Path:
+    """Write functions, each with the TensorSpec of its input, as signatures; return the path."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    made = {name: tf.function(f, input_signature=[spec]) for name, (f, spec) in signatures.items()}
+    for name, function in made.items():
+        setattr(module, name, function)
+    tf.saved_model.save(module, str(path), signatures=made)
+    return path
 
 
 def write_tflite(path: Path, saved_model: Path) -> None:

@@ -181,6 +181,11 @@ def test_a_circle_of_imports_would_be_found() -> None:
         ("import ladle.server; ladle.server.Config", {"tensorflow", "grpc", "numpy"}),
         ("import ladle.server.server", {"tensorflow", "starlette", "uvicorn"}),
         ("import ladle.export", {"tensorflow", "keras"}),
+        # Who exports needs no packages of the extra `server`.
+        (
+            "import ladle.server.wiring.checking.program",
+            {"tensorflow", "prometheus_client", "orjson", "uvicorn", "starlette"},
+        ),
     ],
 )
 def test_importing_loads_no_more_than_it_must(statement: str, absent: set[str]) -> None:

@@ -78,8 +78,9 @@ class Harness(NamedTuple):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    from checking import run_in_this_process
+
     from ladle.export import pipeline
-    from ladle.export.saved_model.subprocess_check import run_in_this_process
 
     folder = tmp_path_factory.mktemp("docs")
     made: list[Any] = []

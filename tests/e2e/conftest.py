@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from checking import run_in_this_process
 from e2e.serving import ServerProcess
 from transports import TRANSPORTS, require
 
 from ladle.export import TrainingOptions, export_model, load_data
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 

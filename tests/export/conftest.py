@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from checking import run_in_this_process
 from exporting import TF1Session
 from numpy.typing import NDArray
 
 from ladle.export import Dataset, load_data
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 if TYPE_CHECKING:
     from ladle.export import Exported  # brings TensorFlow, which few tests here need

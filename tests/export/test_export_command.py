@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checking import run_in_this_process
 
 from ladle.export.cli import main
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 pytestmark = pytest.mark.e2e
 

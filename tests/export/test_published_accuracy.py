@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checking import run_in_this_process
 from fakes import TIMEOUT_S
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,7 +21,6 @@ from PIL import Image
 from ladle.batch.cli import main as ladle_predict
 from ladle.client import Client
 from ladle.export import TrainingOptions, export_model, load_data
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 from ladle.server import Config, Server
 
 pytestmark = pytest.mark.e2e

@@ -1,8 +1,8 @@
 """Make command-line options of a dataclass's fields, so that each is written once.
 
 A field's metadata tells: `help`; `type`, from text to its value, int unless given; `metavar`,
-`choices`. A bool becomes `--name` or `--no-name`, whichever changes it; a tuple's option may be
-given again and again.
+`choices`; `flag`, where it is not `--name`. A bool becomes `--name` or `--no-name`, whichever
+changes it; a tuple's option may be given again and again.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _title(options: type[Any]) -> str:
 
 
 def _flag(field: Field[Any]) -> str:
+    if "flag" in field.metadata:
+        return str(field.metadata["flag"])
     name = field.name.replace("_", "-")
     return f"--no-{name}" if field.default is True else f"--{name}"
 
@@ -53,11 +55,12 @@ def _flag(field: Field[Any]) -> str:
 def _kind(field: Field[Any]) -> dict[str, Any]:
     told = dict(field.metadata)
     shown = told.pop("help")
+    told.pop("flag", None)
     if isinstance(field.default, bool):
         return {"action": "store_false" if field.default else "store_true", "help": shown}
     if isinstance(field.default, tuple):
         return {"action": _Append, "type": str, "help": shown} | told
-    if field.default is not None:
+    if field.default not in (None, ""):
         shown += f" (default: {field.default})"
     return {"type": int, "help": shown} | ({} if "choices" in told else {"metavar": "N"}) | told
 

@@ -50,7 +50,12 @@ from ladle.export.saved_model.signatures import (
     make_endpoints,
     write_saved_model,
 )
-from ladle.export.saved_model.subprocess_check import Answer, Request, run_in_subprocess
+from ladle.export.saved_model.subprocess_check import (
+    Answer,
+    Loading,
+    Request,
+    run_in_subprocess,
+)
 from ladle.export.saved_model.warmup import write_warmup
 from ladle.export.training.custom_model import load_model
 from ladle.export.training.fitting import Trained, Verbosity, check_backend, train
@@ -180,6 +185,7 @@ def export_model(
             ),
             signatures=declared_signatures(folder),
             row_independent_signatures=checked.row_independent,
+            import_modules=requirements.modules,
             metrics=measured.metrics,
             provenance={
                 **provenance(model or recipe, options, dataset, epochs=epochs),
@@ -235,7 +241,7 @@ def _check_request(
         raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
     if model is not None and RECIPES[recipe].CUSTOM_LOOP:
         raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
-    if dataset.is_regression and requirements != Requirements(allow_op=requirements.allow_op):
+    if dataset.is_regression and requirements.of_accuracy:
         raise ValueError("min accuracy, max regression: a regression has no accuracy")
     given = "texts" if dataset.preparation.are_texts else "numbers"
     if model is None and given != RECIPES[recipe].TAKES:
@@ -352,7 +358,8 @@ def _write_checked(
         endpoints[name] = as_endpoint(name, signature)
     write_saved_model(endpoints, folder)
     check_operations(folder, requirements.allow_op)
-    checked = _check_signatures(folder, samples, customs.keys(), trained)
+    loading = Loading(import_modules=requirements.import_modules)
+    checked = _check_signatures(folder, samples, customs.keys(), trained, loading)
     write_warmup(samples, model_name, folder)
     return checked
 
@@ -406,7 +413,11 @@ class _Checked:
 
 
 def _check_signatures(
-    folder: Path, samples: Mapping[str, Sample], customs: Container[str], trained: Trained
+    folder: Path,
+    samples: Mapping[str, Sample],
+    customs: Container[str],
+    trained: Trained,
+    loading: Loading,
 ) -> _Checked:
     """Run every signature in a process of its own: all its examples at once, and in parts.
 
@@ -420,7 +431,8 @@ def _check_signatures(
         requests.append(Request(signature=name, inputs=sample.first().inputs, timed=True))
         requests += requests_to_compare(name, sample.inputs)
     answers: dict[str, list[Answer]] = {name: [] for name in samples}
-    for request, answer in zip(requests, run_in_subprocess(folder, requests), strict=True):
+    given = run_in_subprocess(folder, requests, loading)
+    for request, answer in zip(requests, given, strict=True):
         answers[request.signature].append(answer)
     latency_ms: dict[str, float] = {}
     independent = []

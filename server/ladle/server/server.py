@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
+from ladle.protos.files.integrity import find_missing
 from ladle.server.config import Config
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import Manager
@@ -23,7 +24,6 @@ from ladle.server.monitoring.exposition import Exposition
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.services import methods
-from ladle.server.saved_model.integrity import find_missing
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.wiring import startup, transports
 from ladle.server.wiring.loading import (

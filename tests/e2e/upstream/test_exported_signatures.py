@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checking import run_in_this_process
 from e2e.serving import ServerProcess
 from e2e.upstream.official import told_by
 from exporting import ONE_EPOCH
 
 from ladle.export import Dataset, export_model, load_data
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 
 pytestmark = pytest.mark.conformance
 

@@ -32,7 +32,7 @@ def base_path(tmp_path: Path) -> Path:
     for number in range(1, 5):
         version = folder / str(number)
         version.mkdir(parents=True)
-        (version / "saved_model.pb").write_bytes(b"graph")
+        (version / "saved_model.pb").write_bytes(b"\x12\x00")  # a graph with nothing in it
         card = ModelCard(
             metrics={"accuracy": number / 10},
             provenance={
@@ -179,7 +179,9 @@ def test_show_takes_a_base_path_or_a_version(
     assert rows["card.metrics.accuracy"] == "0.2"
     assert not any("history" in key for key in rows)
     (base_path.parent / "empty").mkdir()
-    assert "expected a version, found none" in refused(capsys, "show", base_path.parent / "empty")
+    assert "expected a version that is whole, found none" in refused(
+        capsys, "show", base_path.parent / "empty"
+    )
 
 
 def test_show_says_what_a_server_will_batch_and_why(
@@ -278,3 +280,20 @@ def test_a_version_out_of_sight_is_found_by_its_number(
     assert (told["version"], told["hidden"]) == (4, True)
     line = refused(capsys, "show", base_path / "9")
     assert line.endswith("digits: expected version 9, found 1, 2, 3, 4\n")
+
+
+def test_only_what_is_whole_serves(base_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server passes over what is still being copied."""
+    (base_path / "4" / "saved_model.pb").unlink()
+    listed = {row["version"]: row for row in run(capsys, "list", base_path)}
+    assert [listed[n]["serves"] for n in (3, 4)] == [True, False]
+    assert listed[4]["problem"] == "there is no saved_model.pb"
+    assert run(capsys, "show", base_path)["version"] == 3
+    assert main(["list", str(base_path)]) == 0
+    assert "not whole" in capsys.readouterr().out.splitlines()[-1]
+    for number in (1, 2):
+        (base_path / str(number) / "saved_model.pb").write_bytes(b"\x12")
+    told = refused(capsys, "rollback", base_path)
+    assert "version 3 is the only one in sight that is whole" in told
+    (base_path / "3" / "saved_model.pb").unlink()
+    assert "expected a version that is whole, found 1 (" in refused(capsys, "show", base_path)

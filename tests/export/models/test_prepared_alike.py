@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checking import run_in_this_process
 from exporting import ONE_EPOCH
 
 from ladle.export import CheckError, Dataset, export_model
 from ladle.export.data import picture_graph
 from ladle.export.models.prepared_alike import check_alike, requests_to_compare
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 from ladle.protos.model_card import ModelCard, Normalization
 
 

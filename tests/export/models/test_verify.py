@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from checking import check_in_this_process
 
 from ladle.export import CheckError
 from ladle.export.models.cli import main
 from ladle.export.models.verify import check_version
-from ladle.export.saved_model.subprocess_check import run_in_this_process
+from ladle.export.publishing.card import write_card
 from ladle.export.saved_model.warmup import WARMUP_PATH
+from ladle.protos.model_card import ModelCard
 from ladle.protos.serving_pb import Input, PredictionLog
 from ladle.protos.tensorflow_pb import Example
 from ladle.protos.tensors import to_proto
@@ -49,7 +53,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladle.export.models.verify.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.models.verify.check", check_in_this_process)
 
 
 def add(delta: float, signature: str = "") -> PredictionLog:
@@ -80,12 +84,12 @@ def write(version: Path, logs: Iterable[PredictionLog]) -> None:
 
 def test_a_request_that_names_no_signature_is_to_the_default_one(version: Path) -> None:
     write(version, [add(1)])
-    assert check_version(version) == ["serving_default"]
+    assert check_version(version).warmed_up == ["serving_default"]
 
 
 def test_inputs_without_rows_are_sent_as_they_are(version: Path) -> None:
     write(version, [add(1, "serving_default")])
-    assert check_version(version) == ["serving_default"]
+    assert check_version(version).warmed_up == ["serving_default"]
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
@@ -96,35 +100,40 @@ def test_every_request_of_a_signature_runs(version: Path, bad: int) -> None:
 
 
 def test_a_context_goes_with_each_of_its_examples(version: Path) -> None:
-    import tensorflow as tf
-
     given = Input()
     given.example_list_with_context.context.CopyFrom(example(x=1))
     given.example_list_with_context.examples.extend([example(y=2), example(y=3)])
     write(version, [regress(given)])
-    assert check_version(version) == ["regress"]
+    assert check_version(version).warmed_up == ["regress"]
     plain = Input()
     plain.example_list.examples.append(example(y=2))
     write(version, [regress(plain)])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="x"):
+    with pytest.raises(CheckError, match=r"check warm-up failed: .*\bx\b"):
         check_version(version)
 
 
-def test_what_asks_for_nothing_or_for_several_signatures_is_passed_over(version: Path) -> None:
+def test_what_asks_for_nothing_is_passed_over(version: Path) -> None:
+    write(version, [PredictionLog()])
+    checked = check_version(version)
+    assert (checked.warmed_up, set(checked.made)) == ([], {"serving_default", "regress"})
+
+
+def test_a_request_for_several_signatures_runs_as_in_a_server(version: Path) -> None:
     several = PredictionLog()
     several.multi_inference_log.request.tasks.add()
-    write(version, [PredictionLog(), several])
-    assert check_version(version) == []
+    write(version, [several])
+    with pytest.raises(CheckError, match=r"check warm-up failed: .*Found empty model_spec name"):
+        check_version(version)
 
 
 def test_what_a_server_refuses_is_refused(version: Path) -> None:
     session = PredictionLog()
     session.session_run_log.SetInParent()
     write(version, [session])
-    with pytest.raises(CheckError, match="check warm-up failed: a session_run_log can't be"):
+    with pytest.raises(CheckError, match=r"check warm-up failed: .*a session_run_log can't be"):
         check_version(version)
     write(version, [add(0)] * 1001)
-    with pytest.raises(CheckError, match="expected at most 1000 records"):
+    with pytest.raises(CheckError, match="expected at most 1000 warm-up records"):
         check_version(version)
 
 
@@ -143,8 +152,6 @@ def test_a_damaged_model_is_one_line(
 
 
 def test_a_model_in_text_is_checked(version: Path, tmp_path: Path) -> None:
-    import shutil
-
     from google.protobuf import text_format
 
     from ladle.export.saved_model.reading import read_saved_model
@@ -154,4 +161,31 @@ def test_a_model_in_text_is_checked(version: Path, tmp_path: Path) -> None:
     (copy / "saved_model.pbtxt").write_text(text_format.MessageToString(read_saved_model(version)))
     (copy / "saved_model.pb").unlink()
     write(copy, [add(1)])
-    assert check_version(copy) == ["serving_default"]
+    assert check_version(copy).warmed_up == ["serving_default"]
+
+
+def test_modules_that_the_card_names_are_imported_only_if_allowed(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "1"
+    shutil.copytree(version, copy)
+    write(copy, [])
+    write_card(ModelCard(import_modules=("named_by_a_card",)), copy)
+    (tmp_path / "named_by_a_card.py").write_text("from pathlib import Path; Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    allowed = "--import_modules=named_by_a_card"
+    with pytest.raises(CheckError, match=f"it needs named_by_a_card: importing .*{allowed}"):
+        check_version(copy)
+    assert not Path("ran").exists()
+    assert main(["check", str(copy), allowed]) == 0
+    assert Path("ran").exists()
+
+
+def test_what_ran_on_made_inputs_is_told(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(version, [])
+    assert main(["check", str(version), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["made_inputs"]) == {"serving_default", "regress"}
+    assert main(["check", str(version)]) == 0
+    assert f"Ran on made inputs: {', '.join(told['made_inputs'])}" in capsys.readouterr().out

@@ -31,7 +31,7 @@ STAGES = (
 )
 KILLED = (
     "import os, signal, sys; from ladle.cli import main; import ladle.export.pipeline as pipeline\n"
-    "from ladle.export.saved_model.subprocess_check import run_in_this_process\n"
+    "from checking import run_in_this_process\n"
     "pipeline.run_in_subprocess = run_in_this_process\n"
     "pipeline.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     "main(['export', *sys.argv[1:]])"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ladle.export.saved_model.operations import reaching_out
+from ladle.protos.graphs.operations import reaching_out
 
 Node = tuple[str, str, list[str]]
 """Its name, operation and inputs."""

@@ -53,7 +53,7 @@ def signatures_of(model: Any) -> dict[str, Any]:
 def test_own_signatures_are_checked_published_and_warmed_up(
     tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ladle.export.saved_model.subprocess_check import run_in_this_process
+    from checking import check_in_this_process
 
     exported = export_model(tmp_path, small, signatures=signatures_of, options=ONE_EPOCH)
     own = {"best", "brightness", "scaled"}
@@ -70,8 +70,8 @@ def test_own_signatures_are_checked_published_and_warmed_up(
     np.testing.assert_allclose(bright, small.x_test.mean(axis=(1, 2)), rtol=1e-6)
     session.close()
     # Checking again runs the requests of the warm-up file.
-    monkeypatch.setattr("ladle.export.models.verify.run_in_subprocess", run_in_this_process)
-    assert set(check_version(exported.path)) == CLASSIFIER_SIGNATURES | own
+    monkeypatch.setattr("ladle.export.models.verify.check", check_in_this_process)
+    assert set(check_version(exported.path).warmed_up) == CLASSIFIER_SIGNATURES | own
 
 
 @pytest.mark.e2e

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checking import run_in_this_process
 
 from ladle.export import CheckError, ExportError
 from ladle.export.saved_model.operations import check_operations
-from ladle.export.saved_model.subprocess_check import Request, run_in_this_process
+from ladle.export.saved_model.subprocess_check import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # Keras's
 

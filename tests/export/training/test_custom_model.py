@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checking import run_in_this_process
 from exporting import ONE_EPOCH
 from numpy.typing import NDArray
 
 from ladle.export import Dataset, ExportError, export_model
-from ladle.export.saved_model.subprocess_check import run_in_this_process
 from ladle.export.training.custom_model import load_model
 
 FACTORIES = """

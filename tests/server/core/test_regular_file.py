@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from ladle.protos.files.regular_file import (
+    NotRegularError,
+    open_regular,
+    read_bytes,
+)
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.regular_file import NotRegularError, open_regular, read_bytes, read_text
+from ladle.server.core.regular_file import read_text
 
 
 @pytest.mark.parametrize(

@@ -380,6 +380,33 @@ def test_without_tokens_only_admin_is_refused_to_other_machines(path: str) -> No
     cast(Any, method)(near)
 
 
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "via", "x-real-ip"])
+def test_who_comes_through_a_proxy_on_this_machine_is_not_local(
+    tmp_path: Path, header: str
+) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    config = Config(
+        port=None, model_name="a", model_base_path=str(tmp_path / "a"), drain_grace_seconds=0
+    )
+    server = Server(config, load=FakeLoader())
+    server.start()
+    address = server.addresses[0].removeprefix("grpc://")
+    with grpc.insecure_channel(address) as channel:
+        path = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+        call: Any = channel.unary_unary(path)
+        request = ReloadConfigRequest()
+        model = request.config.model_config_list.config.add(name="a", model_platform="tensorflow")
+        model.base_path = str(tmp_path / "a")
+        data = request.SerializeToString()
+        with pytest.raises(grpc.RpcError) as raised:
+            call(data, timeout=TIMEOUT_S, metadata=[(header, "203.0.113.9")])
+        call(data, timeout=TIMEOUT_S)
+    server.stop(lame_duck=False)
+    code, details = refusal(raised.value)
+    assert code == "PERMISSION_DENIED"
+    assert "through no proxy" in details
+
+
 def own_address() -> str | None:
     """This machine's address on a network, where it is on one; nothing is sent to find out."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -253,3 +253,34 @@ def test_state_is_found_when_a_version_loads(tmp_path: Path, kind: str, says: st
     assert says in loaded.signatures["serving_default"].stateful
     assert bool(says) == bool(loaded.signatures["serving_default"].stateful)
     loaded.close()
+
+
+@pytest.mark.parametrize("as_custom", [True, False])
+def test_an_operation_that_the_interpreter_lacks_fails_the_load(
+    tmp_path: Path, as_custom: bool
+) -> None:
+    """It would otherwise be available, and fail each request."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])  # type: ignore[untyped-decorator]
+    def parse(inputs: Any) -> Any:
+        parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+        return {"y": parsed["x"] / 2 + 2}
+
+    kept_by = parse.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([kept_by])
+    converter.allow_custom_ops = as_custom
+    if not as_custom:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.SELECT_TF_OPS]
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    failure: ServingError | None = None
+    try:
+        load_tflite(ID, tmp_path, interpreters=1).close()
+    except ServingError as error:
+        failure = error
+    if failure is None:
+        pytest.skip("this interpreter has it")
+    assert failure.code is Code.FAILED_PRECONDITION
+    assert "needs the operation '" in failure.message
+    assert "ParseExample" in failure.message
+    assert "without --prefer_tflite_model" in failure.message

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladle.protos.files.integrity import find_missing, model_folder
 from ladle.protos.model_card import ModelCard
 from ladle.server.config import Config
 from ladle.server.core.servable_id import ServableId
-from ladle.server.saved_model.integrity import find_missing, model_folder
 from ladle.server.settings.platform_config import PlatformConfig
 from ladle.server.wiring.loading import saved_model_loader
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,9 @@ def test_tensorflow_reads_and_writes_the_same(tmp_path: Path) -> None:
         writer.write(b"")
     assert path.read_bytes() == frame(b"abc") + frame(b"")
     assert list(read_records(path)) == [b"abc", b""]
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "records")
+    with pytest.raises(OSError, match="expected a regular file, got a FIFO"):
+        list(read_records(tmp_path / "records"))

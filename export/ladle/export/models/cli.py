@@ -24,6 +24,7 @@ from ladle.export.models.text import (
     state_of,
     table,
     told_in_rows,
+    told_of_check,
 )
 from ladle.export.quiet import quiet_import
 from ladle.export.report.evaluation import EVALUATION_PATH, read_evaluation
@@ -38,7 +39,7 @@ BASE_PATH/N is one of them.
   ladle models show models/digits/3         the card of a version; of the one that serves without /3
   ladle models compare models/digits 2 3    what changed
   ladle models report models/digits/3       a page to look at: curves, confusion matrix, examples
-  ladle models check models/digits          load it again, and run its warm-up requests
+  ladle models check models/digits          load it as a server does, and run every signature
   ladle models warmup models/digits --from /logs/digits   its warm-up requests, of a request log
   ladle models label models/digits stable 3
   ladle models rollback models/digits       take the newest version out of servers' sight
@@ -104,8 +105,33 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the page, replaced where there is one (default: MODEL-N.html, here)",
     )
-    check = add("check", _check, "load a version again and run its requests", "BASE_PATH[/N]")
-    check.add_argument("--allow-op", action="append", default=[], metavar="NAME")
+    check = add(
+        "check", _check, "load a version as a server does, and run its signatures", "BASE_PATH[/N]"
+    )
+    check.add_argument(
+        "--allow-op",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an operation that may read or write files or run Python; may be given again",
+    )
+    check.add_argument(
+        "--import_modules",
+        default="",
+        metavar="NAMES",
+        help="comma-separated Python modules to import first, as `ladle serve` has it",
+    )
+    check.add_argument(
+        "--prefer_tflite_model",
+        action="store_true",
+        help="load model.tflite where there is one, as `ladle serve` has it",
+    )
+    check.add_argument(
+        "--saved_model_tags",
+        default="serve",
+        metavar="TAGS",
+        help="comma-separated tags of the graph to load, as `ladle serve` has it",
+    )
     warmup = add(
         "warmup", _warmup, "make a version's warm-up file of a request log", "BASE_PATH[/N]"
     )
@@ -252,12 +278,24 @@ def _report(args: argparse.Namespace) -> tuple[Any, str]:
 def _check(args: argparse.Namespace) -> tuple[Any, str]:
     with quiet_import():
         from ladle.export.models.verify import check_version
+        from ladle.export.saved_model.subprocess_check import Loading
 
     version = _find(args.path)
-    signatures = check_version(version.path, args.allow_op)
-    told = {"version": version.version, "path": str(version.path), "signatures": signatures}
-    ran = ", ".join(signatures) or "no warm-up file, none"
-    return told, f"Version {version.version} loads; signatures that ran: {ran}"
+    loading = Loading(
+        import_modules=args.import_modules,
+        prefer_tflite_model=args.prefer_tflite_model,
+        saved_model_tags=args.saved_model_tags,
+    )
+    checked = check_version(version.path, args.allow_op, loading)
+    told = {
+        "version": version.version,
+        "path": str(version.path),
+        "signatures": [*checked.warmed_up, *checked.made],
+        "made_inputs": checked.made,
+        "refused_made_inputs": dict(checked.refused),
+        "warnings": list(checked.warnings),
+    }
+    return told, "\n".join(told_of_check(version.version, checked))
 
 
 def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
@@ -294,10 +332,11 @@ def _label(args: argparse.Namespace) -> tuple[Any, str]:
 def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
     change = manage.restore if args.restore else manage.hide
     changed = change(args.path, args.version)
-    serves = manage.find_version(args.path)
-    told = {"version": changed.version, "hidden": not args.restore, "serves": serves.version}
+    serves = next((v.version for v in manage.list_versions(args.path) if v.serves), None)
+    told = {"version": changed.version, "hidden": not args.restore, "serves": serves}
     done = "is back in sight" if args.restore else "is out of sight"
-    return told, f"Version {changed.version} {done}; version {serves.version} serves"
+    now = "no version is whole" if serves is None else f"version {serves} serves"
+    return told, f"Version {changed.version} {done}; {now}"
 
 
 def _prune(args: argparse.Namespace) -> tuple[Any, str]:

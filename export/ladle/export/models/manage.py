@@ -23,6 +23,7 @@ from ladle.export.publishing.card import read_card
 from ladle.export.publishing.history import hidden_versions, published_versions
 from ladle.export.publishing.publish import STAGING_PREFIX
 from ladle.export.publishing.versions import size_bytes
+from ladle.protos.files.integrity import find_missing
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
@@ -39,7 +40,9 @@ class Version:
     path: Path
     card: ModelCard | None
     serves: bool
-    """Whether a server that serves the latest version serves this one."""
+    """Whether a server that serves the latest version serves this one: the latest that is whole."""
+    problem: str
+    """What it lacks to be whole, so that no server loads it; empty if nothing."""
     hidden: bool
     labels: tuple[str, ...]
     size_bytes: int
@@ -48,10 +51,14 @@ class Version:
 def list_versions(base_path: Path) -> list[Version]:
     """Return all versions under `base_path`, the lowest first, those out of sight too.
 
+    What is not whole is told as a server tells it: by the files, which nothing loads.
+
     Raises:
         PublishError: It cannot be read.
     """
     visible, hidden = published_versions(base_path), hidden_versions(base_path)
+    problems = {path: _problem(path) for path in (*visible.values(), *hidden.values())}
+    latest = max((n for n, path in visible.items() if not problems[path]), default=None)
     labels = read_labels(base_path)
     named = {n: tuple(sorted(k for k, v in labels.items() if v == n)) for n in labels.values()}
     return [
@@ -60,7 +67,8 @@ def list_versions(base_path: Path) -> list[Version]:
             version=number,
             path=path,
             card=read_card(path),
-            serves=not out_of_sight and number == max(visible),
+            serves=not out_of_sight and number == latest,
+            problem=problems[path],
             hidden=out_of_sight,
             labels=named.get(number, ()),
             size_bytes=size_bytes(path),
@@ -93,8 +101,8 @@ def find_version(base_path: Path, number: int | None = None) -> Version:
     for version in versions:
         if version.serves if number is None else version.version == number:
             return version
-    there = ", ".join(str(version.version) for version in versions) or "none"
-    wanted = "a version" if number is None else f"version {number}"
+    there = ", ".join(map(_told, versions)) or "none"
+    wanted = "a version that is whole" if number is None else f"version {number}"
     raise PublishError(f"{base_path}: expected {wanted}, found {there}")
 
 
@@ -142,7 +150,7 @@ def hide(base_path: Path, number: int | None = None) -> Version:
     It stays on disk, and keeps its number.
 
     Raises:
-        PublishError: There is no such version, it is labelled, or it is the only one.
+        PublishError: There is no such version, it is labelled, or no other is in sight and whole.
     """
     version = find_version(base_path, number)
     if version.hidden:
@@ -152,8 +160,12 @@ def hide(base_path: Path, number: int | None = None) -> Version:
             f"{base_path}: version {version.version} is labelled {', '.join(version.labels)};"
             " move the label first"
         )
-    if len(published_versions(base_path)) == 1:
-        raise PublishError(f"{base_path}: version {version.version} is the only one in sight")
+    others = [v for v in list_versions(base_path) if not v.hidden and v.path != version.path]
+    if all(other.problem for other in others):
+        whole = " that is whole" if others else ""
+        raise PublishError(
+            f"{base_path}: version {version.version} is the only one in sight{whole}"
+        )
     _rename(version.path, base_path / f"{HIDDEN_PREFIX}{version.version}")
     return version
 
@@ -207,6 +219,17 @@ def remove(version: Version) -> None:
 def metrics_of(version: Version) -> Mapping[str, float]:
     """Return what was measured of a version before it was published; nothing without a card."""
     return {} if version.card is None else version.card.metrics
+
+
+def _told(version: Version) -> str:
+    return f"{version.version} ({version.problem})" if version.problem else str(version.version)
+
+
+def _problem(path: Path) -> str:
+    try:
+        return find_missing(path) or ""
+    except OSError as error:
+        return f"it can't be read: {error.strerror or error}"
 
 
 def _has_versions(path: Path) -> bool:

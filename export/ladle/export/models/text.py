@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ladle.export.models import manage
 from ladle.export.models.manage import Version
+
+if TYPE_CHECKING:
+    from ladle.export.saved_model.subprocess_check import Checked
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -32,6 +35,18 @@ def told_in_rows(told: dict[str, Any]) -> str:
     return table(("", told["model"]), rows)
 
 
+def told_of_check(version: int, checked: Checked) -> Iterator[str]:
+    """Yield the lines that say how a check went that did not fail."""
+    ran = ", ".join(checked.warmed_up) or "none"
+    yield f"Version {version} loads; signatures that its warm-up requests ran: {ran}"
+    if checked.made:
+        yield f"Ran on made inputs: {', '.join(checked.made)}"
+    for name, reason in checked.refused.items():
+        yield f"Not run: {name} takes none of the made inputs; a warm-up request can show that it"
+        yield f"  runs. The model says: {reason}"
+    yield from (f"Warning: {warning}" for warning in checked.warnings)
+
+
 def as_dict(version: Version) -> dict[str, Any]:
     """Return what `ladle models` says of a version, for JSON."""
     return {
@@ -39,6 +54,7 @@ def as_dict(version: Version) -> dict[str, Any]:
         "version": version.version,
         "path": str(version.path),
         "serves": version.serves,
+        "problem": version.problem,
         "hidden": version.hidden,
         "labels": list(version.labels),
         "size_bytes": version.size_bytes,
@@ -51,6 +67,8 @@ def state_of(version: Version) -> str:
     """Return what a table says of a version's part in serving."""
     if version.hidden:
         return "hidden"
+    if version.problem:
+        return "not whole"
     return "serves" if version.serves else ""
 
 

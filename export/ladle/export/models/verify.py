@@ -1,112 +1,62 @@
-"""Check a version that is published already: its graph, and its own warm-up requests."""
+"""Check a version that is published already: its graph, and what a server would do with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from ladle.export.errors import CheckError, DataError
 from ladle.export.models.prepared_alike import check_alike, requests_to_compare
 from ladle.export.publishing.card import read_card
 from ladle.export.saved_model.operations import check_operations
-from ladle.export.saved_model.signatures import EXAMPLES_INPUT
-from ladle.export.saved_model.subprocess_check import Request, run_in_subprocess
-from ladle.export.saved_model.warmup import WARMUP_PATH
-from ladle.export.saved_model.warmup_from_log import MAX_RECORDS, signature_of
-from ladle.protos.serving_pb import (
-    ClassificationRequest,
-    Input,
-    PredictionLog,
-    RegressionRequest,
-)
-from ladle.protos.tensors import to_array
+from ladle.export.saved_model.reading import has_saved_model
+from ladle.export.saved_model.subprocess_check import Checked, Loading, check
+from ladle.protos.files.integrity import model_folder
+from ladle.protos.model_card import ModelCard
 
-# A context is copied for each of its Examples, and two bytes make one.
-_MAX_REPEATED_BYTES = 64 << 20
+_TFLITE_MODEL = "model.tflite"
 
 
-def check_version(folder: Path, allowed_operations: Iterable[str] = ()) -> list[str]:
-    """See that the version in `folder` loads and answers, and return the signatures that ran.
+def check_version(
+    folder: Path, allowed_operations: Iterable[str] = (), loading: Loading | None = None
+) -> Checked:
+    """See that the version in `folder` loads and answers as in a server; blocks.
+
+    Its warm-up requests run, and every signature that they leave out runs on made inputs.
+
+    Args:
+        folder: the version's.
+        allowed_operations: operations that reach out of the graph, and may.
+        loading: how it is loaded. Modules that the version's card says it needs are imported only
+            if they are named here too.
 
     Raises:
         CheckError: It does not load, its graph holds an operation that reaches out, or a request
             fails or gives numbers that are not finite.
     """
-    try:
-        check_operations(folder, allowed_operations)
-    except DataError as error:
-        raise CheckError("load", str(error)) from error
-    requests = _read_warmup(folder)
-    compared = requests_to_compare(read_card(folder))
-    answers = run_in_subprocess(folder, [*requests, *compared])
+    loading = loading or Loading()
+    card = read_card(folder)
+    _check_modules(card, loading)
+    runs_as_tflite = loading.prefer_tflite_model and (folder / _TFLITE_MODEL).is_file()
+    model = model_folder(folder)
+    if has_saved_model(model) and not runs_as_tflite:
+        try:
+            check_operations(model, allowed_operations)
+        except DataError as error:
+            raise CheckError("load", str(error)) from error
+    compared = requests_to_compare(card)
+    checked = check(folder, compared, loading, every_signature=True)
     if compared:
-        *answers, in_graph, by_client = answers
-        check_alike(in_graph, by_client)
-    for request, answer in zip(requests, answers, strict=True):
-        for output, array in answer.outputs.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                where = f'signature "{request.signature}": output "{output}"'
-                raise CheckError("signatures", f"{where}: not finite")
-    return list(dict.fromkeys(request.signature for request in requests))
+        check_alike(*checked.answers)
+    return checked
 
 
-def _read_warmup(folder: Path) -> list[Request]:
-    import tensorflow as tf
-
-    path = folder / WARMUP_PATH
-    requests: list[Request] = []
-    if not path.exists():
-        return requests
-    count = 0
-    try:
-        for text in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            count += 1
-            if count > MAX_RECORDS:
-                raise CheckError("warm-up", f"{path}: expected at most {MAX_RECORDS} records")
-            request = _request(PredictionLog.FromString(text))
-            if request is not None:
-                requests.append(request)
-    except CheckError:
-        raise
-    except Exception as error:  # TensorFlow's, protobuf's and ours share no base
-        raise CheckError("warm-up", f"{path}: cannot be read") from error
-    if not count and path.stat().st_size:  # too short for a record's header
-        raise CheckError("warm-up", f"{path}: cannot be read")
-    return requests
-
-
-def _request(log: PredictionLog) -> Request | None:
-    """Return what a record asks for; None for what asks for nothing that runs here."""
-    match log.WhichOneof("log_type"):
-        case "predict_log":
-            asked = log.predict_log.request
-            inputs = {key: to_array(tensor) for key, tensor in asked.inputs.items()}
-            return Request(signature=signature_of(asked.model_spec), inputs=inputs)
-        case "classify_log":
-            return _of_examples(log.classify_log.request)
-        case "regress_log":
-            return _of_examples(log.regress_log.request)
-        case "multi_inference_log" | None:
-            return None  # the one runs several signatures at once, as only a server does
-        case kind:
-            raise CheckError("warm-up", f"a {kind} can't be replayed")
-
-
-def _of_examples(asked: ClassificationRequest | RegressionRequest) -> Request:
-    return Request(
-        signature=signature_of(asked.model_spec),
-        inputs={EXAMPLES_INPUT: np.array(_examples(asked.input), np.object_)},
-    )
-
-
-def _examples(given: Input) -> list[bytes]:
-    """Return the Examples, serialised; a context's features come before each one's own."""
-    if given.WhichOneof("kind") != "example_list_with_context":
-        return [example.SerializeToString() for example in given.example_list.examples]
-    context = given.example_list_with_context.context.SerializeToString()
-    examples = given.example_list_with_context.examples
-    if len(context) * len(examples) > _MAX_REPEATED_BYTES:
-        raise CheckError("warm-up", f"expected contexts of {_MAX_REPEATED_BYTES} bytes in all")
-    return [context + example.SerializeToString() for example in examples]
+def _check_modules(card: ModelCard | None, loading: Loading) -> None:
+    allowed = {name.strip() for name in loading.import_modules.split(",")}
+    needed = () if card is None else card.import_modules
+    if not set(needed) <= allowed:
+        raise CheckError(
+            "load",
+            f"its model card says that it needs {', '.join(needed)}: importing runs what is in"
+            f" them; allow it with --import_modules={','.join(needed)}",
+        )

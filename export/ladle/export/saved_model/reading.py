@@ -8,6 +8,11 @@ from typing import Any
 from ladle.export.errors import DataError
 
 
+def has_saved_model(folder: Path) -> bool:
+    """Return whether a SavedModel lies in `folder`, in whichever of its forms, damaged or not."""
+    return any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt"))
+
+
 def read_saved_model(folder: Path) -> Any:
     """Return the SavedModel message of the version in `folder`, of its binary file or its text.
 

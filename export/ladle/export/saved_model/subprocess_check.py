@@ -1,21 +1,19 @@
 """Load a written version in a process of its own, and run samples through its signatures.
 
-What a server will do, without anything that the training has left in this process: a custom
-layer, an open variable, a setting. That process runs `main(FOLDER, REQUESTS, ANSWERS)`; both files
-are PredictResponses, which hold tensors by name, each after its length.
+What a server will do, by the server's own loader, without anything that the training has left in
+this process: a custom layer, an open variable, a setting. That process runs
+`ladle.server.wiring.checking.program`: it takes an order and gives a report, both as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +21,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.errors import CheckError
-from ladle.protos.serving_pb import PredictResponse
+from ladle.protos.files.records import frame, read_records
+from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.protos.tensors import to_array, to_proto
 
 Arrays = Mapping[str, NDArray[Any]]
 
 LOAD_TIMEOUT_S = 600
-_TIMED_RUNS = 20
-_MAX_REASON_LENGTH = 1000
-_LENGTH = struct.Struct("<Q")
 # Python begins its path with the working folder here, which may be anybody's: a file that is named
 # as one of Python's modules would run.
 _PROGRAM = """
 import sys
 sys.path[:] = filter(None, sys.path)
-from ladle.export.saved_model.subprocess_check import main
-main(*sys.argv[1:])
+from ladle.server.wiring.checking.program import main
+main()
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How a version is loaded: flags of `ladle serve`, under its names."""
+
+    import_modules: str = ""
+    """Comma-separated Python modules that register operations, imported before it loads."""
+    prefer_tflite_model: bool = False
+    """Whether model.tflite is loaded where the version brings one."""
+    saved_model_tags: str = "serve"
+    """Comma-separated tags of the graph to load."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +72,29 @@ class Answer:
     """The median over 20 runs; None unless it was asked for."""
 
 
-def run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer]:
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What the process found out about a version that loads."""
+
+    answers: list[Answer]
+    """To the requests, in their order."""
+    warmed_up: list[str]
+    """Signatures that the version's own warm-up requests ran."""
+    made: list[str] = field(default_factory=list)
+    """Signatures that ran on made inputs."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Signatures that took none of the made inputs, and why."""
+    warnings: Sequence[str] = ()
+    """What a server's log would say of the version."""
+
+
+Program = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Takes an order and returns the report; blocks."""
+
+
+def run_in_subprocess(
+    folder: Path, requests: Sequence[Request], loading: Loading | None = None
+) -> list[Answer]:
     """Load the version in `folder` in a new process, and return its answer to each request.
 
     Blocks for as long as TensorFlow's import takes, seconds, and at most for ten minutes.
@@ -73,115 +103,95 @@ def run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer]
         CheckError: It does not load, or a signature is missing or fails; or there is no room for
             temporary files.
     """
+    return check(folder, requests, loading).answers
+
+
+def check(
+    folder: Path,
+    requests: Sequence[Request] = (),
+    loading: Loading | None = None,
+    *,
+    every_signature: bool = False,
+    program: Program | None = None,
+) -> Checked:
+    """Do the same, and return all that was found out.
+
+    Args:
+        folder: the version's.
+        requests: run after the version's own warm-up requests.
+        loading: how it is loaded.
+        every_signature: whether signatures that no warm-up request has run, run on made inputs.
+        program: what does the work; a new process unless given.
+
+    Raises:
+        CheckError: As `run_in_subprocess`; or the warm-up fails, gives numbers that are not finite,
+            or a signature fails on made inputs.
+    """
     try:
-        return _run_in_subprocess(folder, requests)
+        with tempfile.TemporaryDirectory(prefix="ladle-check-") as scratch:
+            asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
+            _write(asked, requests)
+            order = {
+                "folder": str(folder),
+                "flags": asdict(loading or Loading()),
+                "requests": str(asked),
+                "answers": str(answered),
+                "timed": [index for index, request in enumerate(requests) if request.timed],
+                "every_signature": every_signature,
+            }
+            report = (program or _run_program)(order)
+            if report["stage"]:
+                raise CheckError(report["stage"], report["reason"])
+            outputs = [_read(data) for data in read_records(answered)]
     except OSError as error:
         reason = f"{tempfile.gettempdir()}: {error.strerror or error}"
         raise CheckError("load", f"for a process of its own: {reason}") from error
+    for request, failure in zip(requests, report["errors"], strict=True):
+        if failure and not request.may_fail:
+            raise CheckError("signatures", failure)
+    return Checked(
+        answers=[
+            Answer(outputs=arrays, latency_ms=latency)
+            for arrays, latency in zip(outputs, report["latencies_ms"], strict=True)
+        ],
+        warmed_up=report["warmed_up"],
+        made=report["made"],
+        refused=report["refused"],
+        warnings=report["warnings"],
+    )
 
 
-def _run_in_subprocess(folder: Path, requests: Sequence[Request]) -> list[Answer]:
-    with tempfile.TemporaryDirectory(prefix="ladle-check-") as scratch:
-        asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
-        _write(asked, requests)
-        files = [str(folder), str(asked), str(answered)]
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, *files],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-                timeout=LOAD_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CheckError("load", f"took longer than {LOAD_TIMEOUT_S} s") from error
-        if ended.returncode:
-            said = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
-            raise CheckError("load", f"in a process of its own: {said[-1]}")
-        latencies = json.loads(ended.stdout.splitlines()[-1])
-        answers = [answer.inputs for answer in _read(answered)]
-    return [
-        Answer(outputs=outputs, latency_ms=latency)
-        for outputs, latency in zip(answers, latencies, strict=True)
-    ]
-
-
-def run_in_this_process(folder: Path, requests: Iterable[Request]) -> list[Answer]:
-    """Do the same in this process.
-
-    Raises:
-        CheckError: A signature is missing.
-    """
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(folder)).signatures
-    answers = []
-    for request in requests:
-        if request.signature not in signatures:
-            there = ", ".join(signatures)
-            raise CheckError(
-                "signatures", f'signature "{request.signature}": missing, the model has {there}'
-            )
-        answers.append(_answer(signatures[request.signature], request))
-    return answers
-
-
-def _answer(function: Any, request: Request) -> Answer:
-    import tensorflow as tf
-
-    given = {key: tf.constant(array) for key, array in request.inputs.items()}
+def _run_program(order: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        outputs = {key: value.numpy() for key, value in function(**given).items()}
-    except (tf.errors.OpError, ValueError, TypeError):
-        if not request.may_fail:
-            raise
-        return Answer(outputs={}, latency_ms=None)
-    times = []
-    for _ in range(_TIMED_RUNS if request.timed else 0):
-        start = time.perf_counter()
-        function(**given)
-        times.append(time.perf_counter() - start)
-    latency_ms = round(float(np.median(times)) * 1000, 4) if times else None
-    return Answer(outputs=outputs, latency_ms=latency_ms)
+        ended = subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            timeout=LOAD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckError("load", f"took longer than {LOAD_TIMEOUT_S} s") from error
+    if ended.returncode or not ended.stdout:
+        said = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
+        raise CheckError("load", f"in a process of its own: {said[-1]}")
+    report: Mapping[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return report
 
 
 def _write(path: Path, requests: Iterable[Request]) -> None:
     with path.open("wb") as file:
         for request in requests:
-            record = PredictResponse()
-            record.model_spec.signature_name = request.signature
-            record.model_spec.version.value = request.timed + 2 * request.may_fail
+            message = PredictRequest()
+            message.model_spec.signature_name = request.signature
             for key, array in request.inputs.items():
-                record.outputs[key].CopyFrom(to_proto(array))
-            content = record.SerializeToString()
-            file.write(_LENGTH.pack(len(content)))
-            file.write(content)
+                message.inputs[key].CopyFrom(to_proto(np.asarray(array)))
+            file.write(frame(message.SerializeToString()))
 
 
-def _read(path: Path) -> Iterator[Request]:
-    with path.open("rb") as file:
-        while length := file.read(_LENGTH.size):
-            record = PredictResponse.FromString(file.read(_LENGTH.unpack(length)[0]))
-            arrays = {key: to_array(tensor) for key, tensor in record.outputs.items()}
-            spec = record.model_spec
-            yield Request(
-                signature=spec.signature_name,
-                inputs=arrays,
-                timed=bool(spec.version.value & 1),
-                may_fail=bool(spec.version.value & 2),
-            )
-
-
-def main(folder: str, asked: str, answered: str) -> None:
-    """Answer the requests in the file `asked` into the file `answered`; print the latencies."""
-    # As in a server, which has no Keras; half of the time that TensorFlow's import takes goes
-    # to Keras, unless that can't be imported.
-    sys.modules["keras"] = None  # type: ignore[assignment]
-    try:
-        answers = run_in_this_process(Path(folder), _read(Path(asked)))
-        _write(Path(answered), (Request(signature="", inputs=a.outputs) for a in answers))
-    except Exception as error:
-        raise SystemExit(" ".join(str(error).split())[:_MAX_REASON_LENGTH]) from None
-    print(json.dumps([answer.latency_ms for answer in answers]))
+def _read(data: bytes) -> Arrays:
+    outputs = PredictResponse.FromString(data).outputs
+    return {key: to_array(tensor) for key, tensor in outputs.items()}

@@ -86,6 +86,10 @@ class ModelCard:
     """Signatures that answer each row by that row alone, as the exporter found: a server may put
     their requests into one batch. Of all others nothing is known."""
 
+    import_modules: tuple[str, ...] = ()
+    """Python modules that register operations of the graph, for a server's `--import_modules`.
+    Nothing is imported because a card says so."""
+
     def to_json(self) -> str:
         """Return the card as the text of `ladle.json`."""
         import json  # here, for who imports the client and never meets a card
@@ -118,7 +122,8 @@ class ModelCard:
                 signatures=dict(card.get("signatures", {})),
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
                 provenance=dict(card.get("provenance", {})),
-                row_independent_signatures=_names(card.get("row_independent_signatures", [])),
+                row_independent_signatures=_names(card, "row_independent_signatures"),
+                import_modules=_names(card, "import_modules"),
             )
         except KeyError as error:
             raise ValueError(f"model card: a field has no {error}") from None
@@ -132,9 +137,10 @@ def _labels(value: Any) -> tuple[str, ...]:
     return tuple(str(label) for label in value)
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(card: Mapping[str, Any], field_name: str) -> tuple[str, ...]:
+    value = card.get(field_name, [])
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"row_independent_signatures: expected a list of names, got {value!r}")
+        raise ValueError(f"{field_name}: expected a list of names, got {value!r}")
     return tuple(value)
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from ladle.server.core.errors import PermissionDenied, Unauthenticated
+
+# What proxies and sidecars add to the requests that they pass on: the caller may be anywhere.
+_FORWARDING_HEADERS = (
+    "x-forwarded-for",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+)
+
+
+def is_forwarded(metadata: Callable[[str], str | None]) -> bool:
+    """Whether a proxy has passed the call on; `metadata` returns a header's value by its name."""
+    return any(metadata(name) is not None for name in _FORWARDING_HEADERS)
 
 
 class Kind(Enum):
@@ -124,7 +141,7 @@ class Access:
         Args:
             kind: the method's; None where there is no such method, which any token may learn.
             authorization: the header of that name, `Bearer TOKEN`.
-            local: whether the caller is on this machine.
+            local: whether the caller is on this machine, and no proxy between.
 
         Raises:
             Unauthenticated: A token is needed, and there is none that is known.
@@ -142,8 +159,8 @@ class Access:
         if kind is Kind.ADMIN and not local and not self._allow_remote_admin:
             raise PermissionDenied(
                 "what is served can be changed from the server's own machine only: through its "
-                "Unix socket or a loopback address. --auth_tokens_file lets holders of a token do "
-                "it from elsewhere, --allow_remote_admin everybody"
+                "Unix socket or a loopback address, and through no proxy. --auth_tokens_file lets "
+                "holders of a token do it from elsewhere, --allow_remote_admin everybody"
             )
         return ANYBODY
 

@@ -18,7 +18,7 @@ from ladle.protos.ladle_pb import (
     UnloadModelRequest,
 )
 from ladle.server.call import Call, Gate, Handler, Methods, NonBlocking, Stream, Streaming
-from ladle.server.core.access import Access, Kind
+from ladle.server.core.access import Access, Kind, is_forwarded
 from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.rpc.request import parse
@@ -200,7 +200,8 @@ def _guarded(
     def refusal(call: Call | Stream, request: bytes) -> ServingError | None:
         try:
             authorization = call.metadata("authorization")
-            grant = access.admit(rule.kind, authorization, local=call.local)
+            local = call.local and not is_forwarded(call.metadata)
+            grant = access.admit(rule.kind, authorization, local=local)
             if not grant.every_model:
                 grant.require_models(rule.models(request))
         except Exception as error:

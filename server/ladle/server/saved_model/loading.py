@@ -11,22 +11,26 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
+from ladle.protos.files.regular_file import open_regular
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError
-from ladle.server.core.regular_file import open_regular
 from ladle.server.core.servable import Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.custom_operations import advice
 from ladle.server.saved_model.errors import load_error
 from ladle.server.saved_model.object_servable import ObjectServable, load_objects
 from ladle.server.saved_model.ranks import needs_all_dimensions
+from ladle.server.saved_model.reaching_out import warn_of_reaching_out, without_python
 from ladle.server.saved_model.runtime import find_op_def, tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
 from ladle.server.saved_model.state import with_state
 from ladle.server.saved_model.variables import without_value
 
 logger = logging.getLogger(__name__)
+
+TFLITE_FILE = "model.tflite"
+"""A model in TensorFlow Lite's form, in a version's folder."""
 
 # How TF2 marks the operation that initialises a model: as a signature, which it is not.
 _INIT_OP = "__saved_model_init_op"
@@ -56,7 +60,10 @@ def load_saved_model(
         ServingError: It is not a whole SavedModel, or TensorFlow can't load it.
     """
     if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb")
+        other = ""
+        if (path / TFLITE_FILE).is_file():
+            other = f"; {TFLITE_FILE} is there: --prefer_tflite_model serves it"
+        raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb{other}")
     try:
         return _load(servable_id, path, options, labels)
     except Exception as error:
@@ -84,13 +91,13 @@ def _load(
             name: definition.SerializeToString()
             for name, definition in meta_graph.signature_def.items()
         }
-        signatures = with_state(
-            callable_signatures(servable_id, definitions, graph),
-            meta_graph.graph_def,
-            find_op_def,
-        )
+        warn_of_reaching_out(servable_id, meta_graph)
+        graph_def = meta_graph.graph_def
+        signatures = callable_signatures(servable_id, definitions, graph)
+        signatures = without_python(servable_id, signatures, graph_def)
+        signatures = with_state(signatures, graph_def, find_op_def)
         missing = without_value(session, signatures.values())
-        all_dimensions = needs_all_dimensions(meta_graph.graph_def)
+        all_dimensions = needs_all_dimensions(graph_def)
         if not missing:
             return SavedModelServable(
                 session,

@@ -7,11 +7,12 @@ TensorFlow marks operations that have state. The marked operations below only re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from ladle.server.core.servable import Signature
+from ladle.server.saved_model.graph_walk import GraphWalk
 
 OpDef: TypeAlias = Any
 """A `tensorflow.OpDef`."""
@@ -52,69 +53,31 @@ def with_state(
         graph_def: that graph, a `tensorflow.GraphDef`.
         find_op_def: returns what TensorFlow knows of an operation.
     """
-    walk = _Walk(graph_def, find_op_def)
+    verdicts = _Verdicts(GraphWalk(graph_def), find_op_def)
     return {
-        name: replace(signature, stateful=walk.reason(signature))
+        name: replace(signature, stateful=verdicts.reason(signature))
         for name, signature in signatures.items()
     }
 
 
-class _Walk:
-    def __init__(self, graph_def: Any, find_op_def: FindOpDef) -> None:
+class _Verdicts:
+    def __init__(self, walk: GraphWalk, find_op_def: FindOpDef) -> None:
+        self._walk = walk
         self._find_op_def = find_op_def
-        self._nodes = {node.name: node for node in graph_def.node}
-        self._functions = {f.signature.name: f for f in graph_def.library.function}
         self._verdicts: dict[str, bool] = {}
 
     def reason(self, signature: Signature) -> str:
         """Return why requests to a signature must run once; empty if they need not."""
-        fed = {_tensor(spec.feed_name) for spec in signature.inputs.values()}
-        waiting = [_tensor(spec.feed_name) for spec in signature.outputs.values()]
-        seen: set[str] = set()
-        called: set[str] = set()
-        while waiting:
-            tensor = waiting.pop()
-            name = tensor.partition(":")[0]
-            if tensor in fed or name in seen or name not in self._nodes:
-                continue
-            seen.add(name)
-            node = self._nodes[name]
+        for node in self._walk.nodes(signature):
             if self._is_stateful(node.op):
                 return _because(node)
-            called.update(self._called(node))
-            waiting += [_tensor(i) for i in node.input]
-        return self._of_functions(called)
-
-    def _of_functions(self, called: Iterable[str]) -> str:
-        waiting = list(called)
-        seen = set(waiting)
-        while waiting:
-            for node in self._functions[waiting.pop()].node_def:
-                if self._is_stateful(node.op):
-                    return _because(node)
-                for function in self._called(node):
-                    if function not in seen:
-                        seen.add(function)
-                        waiting.append(function)
         return ""
-
-    def _called(self, node: Any) -> Iterator[str]:
-        if node.op in self._functions:
-            yield node.op
-        for value in node.attr.values():
-            if value.HasField("func"):
-                names = [value.func.name]
-            elif value.HasField("list"):
-                names = [function.name for function in value.list.func]
-            else:
-                continue
-            yield from (name for name in names if name in self._functions)
 
     def _is_stateful(self, op: str) -> bool:
         if op not in self._verdicts:
             self._verdicts[op] = (
                 not _HARMLESS.fullmatch(op)
-                and op not in self._functions
+                and op not in self._walk.functions
                 and (op in _HARMFUL or _has_state(self._find_op_def(op)))
             )
         return self._verdicts[op]
@@ -130,10 +93,3 @@ def _has_state(definition: OpDef | None) -> bool:
 
 def _because(node: Any) -> str:
     return f"the graph has state that each run may change or use: operation {node.op} {node.name!r}"
-
-
-def _tensor(name: str) -> str:
-    """Return a tensor's name in full, as `node:0`; of a control input, the node's name."""
-    if name.startswith("^"):
-        return name[1:]
-    return name if ":" in name else f"{name}:0"

@@ -7,6 +7,7 @@ hands its own over, or else the one that TensorFlow still brings.
 from __future__ import annotations
 
 import queue
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,11 +28,13 @@ from ladle.server.core.errors import (
 from ladle.server.core.servable import Arrays, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.errors import one_line
-from ladle.server.saved_model.loading import read_card
+from ladle.server.saved_model.loading import TFLITE_FILE, read_card
 from ladle.server.saved_model.runtime import tensorflow
 from ladle.server.saved_model.tflite_signatures import TFLiteFunction, definition, functions
 
-MODEL_FILE = "model.tflite"
+# How an interpreter names a custom operation that it lacks, and one of TensorFlow's own.
+_UNRESOLVED = re.compile(r"unresolved custom op: ([\w>]{1,100})")
+_UNRESOLVED_OF_TENSORFLOW = re.compile(r"Select TensorFlow op.{1,400}Node number \d+ \((\w+)\)")
 
 
 def load_tflite(
@@ -46,20 +49,22 @@ def load_tflite(
         threads: of each interpreter.
 
     Raises:
-        ServingError: There is no interpreter, or the file is no model.
+        ServingError: There is no interpreter, the file is no model, or the interpreter lacks one
+            of its operations.
     """
     interpreter_class = _interpreter_class()
     try:
-        content = (path / MODEL_FILE).read_bytes()
+        content = (path / TFLITE_FILE).read_bytes()
         made = [
             _make(interpreter_class, content, max(1, threads)) for _ in range(max(1, interpreters))
         ]
     except OSError as error:
-        raise ServingError(f"{servable_id}: {path / MODEL_FILE} can't be read: {error}") from error
+        raise ServingError(f"{servable_id}: {path / TFLITE_FILE} can't be read: {error}") from error
     except (ValueError, RuntimeError) as error:
         raise InvalidArgument(
-            f"{servable_id}: {path / MODEL_FILE} can't be loaded: {one_line(str(error))}"
+            f"{servable_id}: {path / TFLITE_FILE} can't be loaded: {one_line(str(error))}"
         ) from error
+    _require_operations(servable_id, made[0])
     remake = partial(_make, interpreter_class, content, max(1, threads))
     return TFLiteServable(made, functions(made[0], content), remake, read_card(path))
 
@@ -142,6 +147,31 @@ def _make(interpreter_class: Any, content: bytes, threads: int) -> Any:
         # TensorFlow's announces that it will move to ai-edge-litert.
         warnings.simplefilter("ignore", UserWarning)
         return interpreter_class(model_content=content, num_threads=threads)
+
+
+def _require_operations(servable_id: ServableId, interpreter: Any) -> None:
+    """Refuse a model that the interpreter can't run.
+
+    It finds out about an operation that it lacks once it makes room for tensors; it would with the
+    first request.
+    """
+    try:
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        operation = _lacking(str(error))
+        if operation:  # whatever else is wrong may be right with the shapes of a request
+            raise FailedPrecondition(
+                f"{servable_id}: the model needs the operation {operation!r}, which the installed "
+                "TensorFlow Lite interpreter does not have: convert the model with built-in "
+                "operations alone (for ParseExample: with the features as inputs), or serve the "
+                "SavedModel without --prefer_tflite_model"
+            ) from error
+
+
+def _lacking(message: str) -> str:
+    """Return the operation that an interpreter says it lacks; empty if it says something else."""
+    found = _UNRESOLVED.search(message) or _UNRESOLVED_OF_TENSORFLOW.search(message)
+    return found[1] if found else ""
 
 
 def _run_error(error: Exception) -> ServingError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import stat
 import threading
 import weakref
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observer
 from ladle.server.core.polling import Poller
+from ladle.server.core.regular_file import read_text
 from ladle.server.core.servable import Model, Servable
 from ladle.server.core.servable_id import ServableId
 from ladle.server.settings import triton_model
@@ -250,14 +250,8 @@ def _parse_file(file: Path, text: str) -> BatchOptions:
 def _text(file: Path) -> str | None:
     """Return what a file says; None where there is none."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # opening a FIFO would block
-            raise InvalidArgument(f"{file}: expected a regular file")
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise InvalidArgument(f"{file}: expected at most {_MAX_BYTES} bytes")
-        return data.decode("utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{file}: can't be read: {error}") from None
+        return read_text(file, _MAX_BYTES)
+    except InvalidArgument as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise InvalidArgument(f"{file}: {error.message}") from None

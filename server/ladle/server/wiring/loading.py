@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from ladle.protos.files.integrity import model_folder
 from ladle.server.config import Config
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument
@@ -14,7 +15,6 @@ from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.profiler import Recorder
-from ladle.server.saved_model.integrity import model_folder
 from ladle.server.settings.batching_parameters import BatchingLoader
 from ladle.server.settings.platform_config import PlatformConfig
 from ladle.server.warmup.replay import WarmupOptions, warm_up
@@ -48,9 +48,9 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
             `--import_modules` can't be imported.
     """
     from ladle.server.saved_model.custom_operations import import_modules
-    from ladle.server.saved_model.loading import LoadOptions, load_saved_model
+    from ladle.server.saved_model.loading import TFLITE_FILE, LoadOptions, load_saved_model
     from ladle.server.saved_model.session_config import SessionOptions, session_config
-    from ladle.server.saved_model.tflite import MODEL_FILE, load_tflite
+    from ladle.server.saved_model.tflite import load_tflite
 
     try:
         import_modules(config.modules)
@@ -76,7 +76,7 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
 
     def load(servable_id: ServableId, path: Path) -> Model:
         labels = triton.labels(path.parent)
-        if config.prefer_tflite_model and (path / MODEL_FILE).is_file():
+        if config.prefer_tflite_model and (path / TFLITE_FILE).is_file():
             return load_tflite(
                 servable_id, path, interpreters=interpreters, threads=session.intra_op_threads
             )

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
+from ladle.protos.files.regular_file import TooLargeError, read_bytes
 from ladle.server.core.errors import InvalidArgument, ServingError
 from ladle.server.core.observation import Loading, Observer
-from ladle.server.core.regular_file import read_bytes, read_text
+from ladle.server.core.regular_file import read_text
 from ladle.server.core.servable import Arrays, Model, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.open_inference.tensors import Tensor, from_raw
@@ -123,6 +124,8 @@ def _array(given: WarmupInput, model: str, folder: Path) -> NDArray[Any]:
         file = folder / given.source
         try:
             raw = read_bytes(file, _MOST_WARMUP_BYTES)
+        except TooLargeError as error:
+            raise InvalidArgument(f"{file}: {error}") from None
         except OSError as error:
             raise InvalidArgument(f"{file}: can't be read: {error.strerror or error}") from None
         return from_raw(given.datatype, given.shape, raw, Tensor(given.name, model))

@@ -7,12 +7,15 @@ checksums stays a good one. Needs google-crc32c, which nothing else of this pack
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
+
+from ladle.protos.files.regular_file import open_regular
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -28,11 +31,11 @@ def read_records(path: Path) -> Iterator[bytes]:
     """Yield the records of a file, one at a time; reads no more than the file holds.
 
     Raises:
-        OSError: The file can't be read.
+        OSError: The file can't be read, or is no regular file.
         RecordError: At the first record that is cut off or altered.
     """
-    with path.open("rb") as file:
-        yield from read_stream(file, path, path.stat().st_size)
+    with open_regular(path) as file:
+        yield from read_stream(file, path, os.fstat(file.fileno()).st_size)
 
 
 def read_stream(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
-import stat
 from pathlib import Path
+
+from ladle.protos.files.regular_file import read_bytes
 
 MAX_VERSION = 2**63 - 1
 
@@ -44,11 +44,7 @@ def read_labels(base_path: Path) -> dict[str, int]:
         OSError: The file can't be read.
     """
     try:
-        # Not waiting for a writer, in case that it is a FIFO.
-        with open(base_path / LABELS_NAME, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("expected a regular file")
-            text = file.read(_MAX_LABELS_BYTES + 1)
+        text = read_bytes(base_path / LABELS_NAME, _MAX_LABELS_BYTES)
     except FileNotFoundError:
         return {}
     return parse_labels(text)
@@ -71,7 +67,3 @@ def parse_labels(text: bytes) -> dict[str, int]:
     ):
         raise ValueError("expected labels and version numbers")
     return labels
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)

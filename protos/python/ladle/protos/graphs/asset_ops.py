@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ladle.export.saved_model.checkpoint_ops import CALLS, functions_of, node_name
+from ladle.protos.graphs.checkpoint_ops import CALLS, functions_of, node_name
 
 TABLE_FROM_FILE = "InitializeTableFromTextFileV2"
 """The operation in question: inputs are the table and the file's path."""

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from steps import lines_run
 
-from ladle.server.saved_model.integrity import find_missing
+from ladle.protos.files.integrity import find_missing
 
 ONE_COPY: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture],

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from ladle.server.core.errors import InvalidArgument
-from ladle.server.core.regular_file import open_regular, read_bytes
+from ladle.protos.files.regular_file import TooLargeError, open_regular, read_bytes
 
 _META_GRAPHS = 2  # field of SavedModel
 _SAVER_DEF = 3  # field of MetaGraphDef
@@ -153,7 +152,7 @@ def _check_variables(folder: Path, needed: bool) -> None:
         raise _UnknownFormatError
     try:
         shards, ends = _read_index(read_bytes(index, _MAX_INDEX_BYTES))
-    except InvalidArgument:
+    except TooLargeError:
         raise _UnknownFormatError from None  # it has grown just now
     for shard in range(shards):
         name = f"variables.data-{shard:05d}-of-{shards:05d}"

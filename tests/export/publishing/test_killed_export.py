@@ -107,9 +107,9 @@ def killed(tmp_path: Path, npz: Path) -> Path:
     base_path = tmp_path / "model"
     earlier_version(base_path)
     arguments = [str(base_path), "--data", str(npz), "--epochs=1", "--run-eagerly", "--quiet"]
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=240, check=False
-    )
+    command = [sys.executable, "-c", KILLED, *arguments]
+    path = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # of what tests share
+    ended = subprocess.run(command, env=path, capture_output=True, timeout=240, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     return base_path
 

@@ -431,8 +431,10 @@ MODELS_COMMANDS = (
 OTHERS_FLAGS = {
     "--build-arg",
     "--data-binary",
+    "--entrypoint",
     "--health-cmd",
     "--http",
+    "--init",
     "--now",
     "--preload",
     "--stop-timeout",

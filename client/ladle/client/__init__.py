@@ -6,7 +6,8 @@
         prediction = client.predict("digits", images)
         print(prediction.version, prediction.top(1))
 
-`AsyncClient` has the same methods, to be awaited.
+`AsyncClient` has the same methods, to be awaited. `Client(address, protocol="v2")` calls Triton,
+KServe and MLServer.
 Everything here is importable from this package; the modules behind it are not a promise.
 """
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 class Client(IODriver):
     """Calls models on ladle's servers or TensorFlow Serving's; closed by `with` or `close()`.
 
+    With `protocol="v2"` it calls servers of the Open Inference Protocol, such as Triton, KServe and
+    MLServer. There a model has one signature and no card, a `label` is sent as the text of the
+    version, and methods that the protocol has no request for raise Unimplemented.
+
     Thread-safe: one client is enough for a process. Its calls share its connections. The first call
     opens them, and broken connections are opened again. Every method blocks until the answer has
     come or its `timeout`, in seconds, has passed.
@@ -276,7 +280,8 @@ class Client(IODriver):
         Of several servers one answers; `models_everywhere` lists those of all.
 
         Raises:
-            Unimplemented: The server is not ladle's; `status` works there, for one model.
+            Unimplemented: The server is not ladle's, and has no model repository of the Open
+                Inference Protocol; `status` works on TensorFlow Serving, for one model.
             LadleError: Another cause; see `ladle.client.errors`.
         """
         return self._run(self._protocol.models(name or ""), timeout)

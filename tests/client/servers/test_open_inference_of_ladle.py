@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ladle.client import (
 )
 from ladle.protos.datatypes import BY_NAME
 from ladle.server import Config, Server
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.core.servable_id import ServableId
 
@@ -43,6 +46,8 @@ def load(servable_id: ServableId, path: Path) -> FakeServable:
         return FakeServable(lambda inputs: dict(inputs), (EVERY,))
 
     def run(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        if inputs["x"].min() < 0:
+            raise InvalidArgument("no negative numbers")
         return {"y": inputs["x"] * servable_id.version}
 
     served = FakeServable(run, (MAIN, OTHER))
@@ -53,8 +58,23 @@ def load(servable_id: ServableId, path: Path) -> FakeServable:
     return served
 
 
+class Methods(Unobserved):
+    """Counts requests by their methods."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def request_ended(self, request: Observation) -> None:
+        self.counts[request.api] += 1
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def methods() -> Methods:
+    return Methods()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, methods: Methods) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     for path in ("scaled/1", "scaled/2", "every/1"):
         (folder / path).mkdir(parents=True)
@@ -71,7 +91,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         allow_version_labels_for_unavailable_models=True,
         file_system_poll_wait_seconds=0.01,
     )
-    server = Server(config, load=load)
+    server = Server(config, load=load, observer=methods)
     server.start()
     address = f"127.0.0.1:{server.addresses[0].rpartition(':')[2]}"
     with Client(address) as client:
@@ -134,7 +154,8 @@ def test_what_is_wrong_is_one_line(address: str) -> None:
             client.predict("scaled", ROWS[:, :2])
 
 
-def test_a_stream_gives_all_answers(address: str) -> None:
+def test_a_stream_gives_all_answers_of_one_call(address: str, methods: Methods) -> None:
+    unary = methods.counts["ModelInfer"]
     inputs = [ROWS + i for i in range(50)]
 
     async def awaited() -> list[Prediction]:
@@ -145,3 +166,16 @@ def test_a_stream_gives_all_answers(address: str) -> None:
         blocking = [*client.stream("scaled", inputs)]
     for predictions in (blocking, asyncio.run(awaited())):
         assert [p["y"].tolist() for p in predictions] == [(x * 2).tolist() for x in inputs]
+    assert methods.counts["ModelInfer"] == unary
+    assert methods.counts["ModelStreamInfer"] >= 100
+
+
+def test_an_input_that_fails_in_a_stream_has_its_own_status(address: str) -> None:
+    failed: list[tuple[int, Exception]] = []
+    inputs = [-ROWS if i == 3 else ROWS for i in range(8)]
+    with Client(address, protocol="v2") as client:
+        stream = client.stream("scaled", inputs, on_error=lambda i, e: failed.append((i, e)))
+        assert [p.index for p in stream] == [0, 1, 2, 4, 5, 6, 7]
+    ((index, error),) = failed
+    assert (index, type(error)) == (3, InvalidInput)
+    assert "no negative numbers" in str(error)

@@ -235,3 +235,26 @@ def test_what_the_image_runs_is_the_package_in_it(image: Image, tmp_path: Path) 
     )
     shown = run([sys.executable, "-c", program], env=environment)
     assert Path(shown.strip()).is_relative_to(image.site)
+
+
+def test_the_base_can_be_fixed_by_its_digest(tmp_path: Path) -> None:
+    script = tmp_path / "deploy" / "docker" / "base"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "deploy" / "docker" / "base", script)
+    shutil.copy(ROOT / "Dockerfile", tmp_path)
+    registry = tmp_path / "bin" / "skopeo"
+    registry.parent.mkdir()
+    path = f"{registry.parent}{os.pathsep}{os.environ['PATH']}"
+    before = (tmp_path / "Dockerfile").read_text()
+    for answer, digest in (("sha256:" + "0f" * 32, "0f" * 32), ("not found", None)):
+        (tmp_path / "Dockerfile").write_text(before)
+        registry.write_text(f"#!/bin/sh\necho {answer}\n")
+        registry.chmod(0o755)
+        done = subprocess.run(
+            [script], env={"PATH": path}, capture_output=True, text=True, check=False
+        )
+        fixed = before.replace(
+            "ARG BASE=python:3.12-slim\n", f"ARG BASE=python:3.12-slim@sha256:{digest}\n"
+        )
+        assert (tmp_path / "Dockerfile").read_text() == (fixed if digest else before)
+        assert (done.returncode == 0) == bool(digest), done.stderr

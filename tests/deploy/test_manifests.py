@@ -166,6 +166,23 @@ def test_a_pod_is_given_the_time_that_its_server_takes_to_drain(deployment: Any)
     assert readiness["periodSeconds"] * readiness["failureThreshold"] <= min(5, drain_s / 3)
 
 
+def test_connections_end_in_time_for_callers_to_see_new_pods(deployment: Any, runtime: Any) -> None:
+    """A gRPC client keeps its connection, and would never learn of pods that came later."""
+    for manifest in deployment["spec"]["template"]["spec"], runtime["spec"]:
+        (container,) = manifest["containers"]
+        arguments = dict(
+            config_of(*(a.replace("{{.Name}}", "m") for a in container["args"])).channel_arguments
+        )
+        assert arguments["grpc.max_connection_age_ms"] == 30 * 60 * 1000
+        # What is under way when a connection ends has this time.
+        assert arguments["grpc.max_connection_age_grace_ms"] == 5 * 60 * 1000
+
+
+def test_one_slow_answer_takes_no_pod_out(deployment: Any) -> None:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["failureThreshold"] > 1
+
+
 def test_probes_ask_what_the_server_answers(deployment: Any) -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -224,7 +241,7 @@ def test_alerts_ask_for_metrics_that_the_server_has() -> None:
 def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("no promtool: apt-get install prometheus")
+        pytest.skip("no promtool; `.ci/debian-packages` installs it")
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(loaded(MONITORING / "rules.yaml")["spec"]))
     done = subprocess.run(

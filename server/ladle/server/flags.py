@@ -78,7 +78,7 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
 
 
 def _problem(given: str) -> str:
-    """Say why no model can be served from a folder; empty if one can, now or later."""
+    """Say why a folder is no base path of one model; empty if it may be one."""
     if "://" in given:
         return f"expected a folder that is mounted here, got {given}"
     folder = Path(given)
@@ -95,7 +95,7 @@ def _problem(given: str) -> str:
     except OSError as error:
         return f"expected a folder that can be read, got {folder}: {error.strerror}"
     if not models:
-        return ""  # the first version may come later
+        return ""  # the server says what it expects there
     shown = ", ".join(map(str, models[:_MOST_NAMED]))
     more = f" and {len(models) - _MOST_NAMED} more" if len(models) > _MOST_NAMED else ""
     return (

@@ -54,7 +54,7 @@ DATA = {"", "text", "json", "yaml", "toml"}
 # Run by a shell, as they stand.
 PROGRAMS = {"curl", "echo", "openssl", "python", ".venv/bin/python", "printf"}
 MOST_NOT_RUN = 3
-FRAMEWORKS = {"celery", "fastapi", "flask"}
+FRAMEWORKS = {"celery", "fastapi", "flask", "gunicorn", "httpx", "uvicorn"}
 
 
 class Harness(NamedTuple):
@@ -261,7 +261,7 @@ def pip(arguments: list[str]) -> None:
     assert arguments[0] == "install"
     for wanted in arguments[1:]:
         name, _, extras = wanted.removesuffix("]").partition("[")
-        assert name in ("ladle", ".")
+        assert name in ("ladle", ".", *FRAMEWORKS)
         assert set(filter(None, extras.split(","))) <= set(known)
 
 

@@ -251,6 +251,55 @@ def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     assert "6 rules found" in done.stdout
 
 
+# A version that fails to load, as the server's metrics have it, minute by minute.
+ALERT_TEST = """\
+rule_files: [rules.yaml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: ladle_version_problem{model="m",version="2",code="NOT_FOUND",instance="a"}
+        values: 0 0 1x5
+    alert_rule_test:
+      - {eval_time: 1m, alertname: LadleVersionProblem}
+      - eval_time: 5m
+        alertname: LadleVersionProblem
+        exp_alerts:
+          - exp_labels: {severity: critical, model: m, version: "2", code: NOT_FOUND}
+            exp_annotations: {summary: "Version 2 of m can't be loaded: NOT_FOUND"}
+"""
+
+
+def test_a_version_that_can_not_be_loaded_fires_its_alert(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool; `.ci/debian-packages` installs it")
+    rules = loaded(MONITORING / "rules.yaml")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    (tmp_path / "test.yaml").write_text(ALERT_TEST)
+    done = subprocess.run(
+        [promtool, "test", "rules", "test.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("folder", [DEPLOY / "kubernetes", MONITORING], ids=lambda f: f.name)
+def test_kustomize_builds_what_is_applied(folder: Path) -> None:
+    kustomize = shutil.which("kustomize")
+    if kustomize is None:
+        pytest.skip("no kustomize on the path")
+    done = subprocess.run(
+        [kustomize, "build", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    built = {(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(done.stdout)}
+    assert len(built) >= len(loaded(folder / "kustomization.yaml")["resources"])
+
+
 def test_the_dashboard_is_made_of_the_metrics_that_the_server_has() -> None:
     assert dashboard.FILE.read_text() == dashboard.text(), f"run {dashboard.__file__}"
     documented = (ROOT / "docs" / "metrics.md").read_text()

@@ -269,7 +269,8 @@ class Server:
 
         Returns False if something was still running when the time was over.
         """
-        deadline = time.monotonic() + self._config.drain_grace_seconds
+        began = time.monotonic()
+        deadline = began + self._config.drain_grace_seconds
         self._ports.enter_lame_duck()
         self._health.enter_lame_duck()  # last: who has seen it finds all else as it should be
         self._source.stop()
@@ -278,7 +279,14 @@ class Server:
         if lame_duck and self.addresses:
             lame_duck_s = min(_LONGEST_LAME_DUCK_S, self._config.drain_grace_seconds / 3)
             self._ports.wait_until_quiet(lame_duck_s)
-        return self._halt(max(0.0, deadline - time.monotonic()))
+        unloaded = self._halt(max(0.0, deadline - time.monotonic()))
+        if not unloaded:
+            logger.warning(
+                "something still runs %.1f s after the stop began, with --drain_grace_seconds=%g",
+                time.monotonic() - began,
+                self._config.drain_grace_seconds,
+            )
+        return unloaded
 
     def _halt(self, grace_s: float = 0.0) -> bool:
         with self._halting:
@@ -293,9 +301,4 @@ class Server:
             remaining_s = grace_s - (time.monotonic() - started)
             unloaded = self.manager.stop(max(_UNLOAD_S, remaining_s))
             self._observers.stop(_UNLOAD_S)
-        if not unloaded:
-            logger.warning(
-                "something still runs after the %g s of --drain_grace_seconds",
-                self._config.drain_grace_seconds,
-            )
         return unloaded

@@ -78,7 +78,6 @@ class QueuedRequest(Generic[R, A]):
         "_deliver",
         "_encode",
         "_handle",
-        "_is_over",
         "_method",
         "_nbytes",
         "_observation",
@@ -117,7 +116,6 @@ class QueuedRequest(Generic[R, A]):
         self._deliver: Callable[[A | Exception], Afterwards] | None = deliver
         self._encode: Callable[[Outputs, ServableId], A] | None = None
         self._pending: Pending | None = None
-        self._is_over = False
         self._cancelled = False
         self._nbytes = nbytes
         self.is_large = nbytes >= malloc.LARGE_BYTES
@@ -150,7 +148,7 @@ class QueuedRequest(Generic[R, A]):
             raise
         self.is_submitted = True
         self._pending = pending
-        if self._is_over:  # meanwhile, in a thread of the batch
+        if self._deliver is None:  # the answer is there: a thread of the batch was quicker
             self._pending = None
         elif self._cancelled:  # meanwhile, before there was anything to cancel
             pending.cancel()
@@ -181,7 +179,6 @@ class QueuedRequest(Generic[R, A]):
             afterwards = deliver(answer)
         finally:
             self._handle.release()
-            self._is_over = True
             self._pending = self._encode = self._deliver = None
         # The next large request should find the heap as this one found it.
         return (*(afterwards or ()), malloc.trim) if self.is_large else afterwards

@@ -79,7 +79,7 @@ class SavedModelServable:
             call = self._callables.get((signature.name, outputs))
             if call is None:
                 call = self._make_callable(signature, outputs)
-            results = call(*(inputs[alias] for alias in signature.inputs))
+            results = call(*[inputs[alias] for alias in signature.inputs])
         except Exception as error:
             raise explained(serving_error(error), signature, inputs) from error
         return {alias: _array(result) for alias, result in zip(outputs, results, strict=True)}

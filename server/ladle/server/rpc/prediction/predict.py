@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -155,14 +155,8 @@ def read_inputs(
         InvalidArgument: Names, a dtype or a tensor are not as the signature wants them.
     """
     declared = signature.inputs
-    missing = [a for a in declared if a not in given and a not in signature.defaults]
-    extra = [alias for alias in given if alias not in declared]
-    if missing or extra:
-        raise InvalidArgument(
-            f"input size does not match signature {signature.name!r}: "
-            f"{len(given)}!={len(declared)} len({listed(given)}) != len({listed(declared)}). "
-            f"Sent extra: {listed(extra)}. Missing but required: {listed(missing)}."
-        )
+    if len(given) != len(declared) or not all(map(given.__contains__, declared)):
+        _check_names(given, signature)
     arrays: dict[str, NDArray[Any]] = {}
     for alias, spec in declared.items():
         if alias not in given:
@@ -182,6 +176,18 @@ def read_inputs(
             array = malloc.aligned(array)  # a copy, and the message can go
         arrays[alias] = array
     return arrays
+
+
+def _check_names(given: Collection[str], signature: Signature) -> None:
+    declared = signature.inputs
+    missing = [a for a in declared if a not in given and a not in signature.defaults]
+    extra = [alias for alias in given if alias not in declared]
+    if missing or extra:
+        raise InvalidArgument(
+            f"input size does not match signature {signature.name!r}: "
+            f"{len(given)}!={len(declared)} len({listed(given)}) != len({listed(declared)}). "
+            f"Sent extra: {listed(extra)}. Missing but required: {listed(missing)}."
+        )
 
 
 def wanted_outputs(output_filter: Sequence[str], signature: Signature) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def supported() -> bool:
     try:
         parts = list(inspect.signature(server._unary_response_in_pool).parameters)
         state = server._RPCState()
-        needed = (state.condition, state.due, state.client, state.statused, state.callbacks)
+        needed = (state.condition._lock, state.due, state.client, state.statused, state.callbacks)
         cygrpc.ReceiveMessageOperation(0)
         cygrpc.SendInitialMetadataOperation(None, 0)
         cygrpc.SendMessageOperation(b"", 0)
@@ -88,12 +88,15 @@ class CompletionRpc:
     whoever ends it hands `state.callbacks` to the polling thread.
     """
 
-    __slots__ = ("_count_out", "call", "event", "places", "state")
+    __slots__ = ("_count_out", "call", "event", "lock", "places", "state")
 
     def __init__(self, event: Any, state: Any, places: Places) -> None:
         self.event = event
         self.call = event.call
         self.state = state
+        # Of the condition, which costs two calls of Python's functions wherever it is entered.
+        self.lock = state.condition._lock
+        """Guards `state`; reentrant."""
         self.places = places
         state.callbacks.append(self.ended)  # without the lock: nobody else has the state yet
 
@@ -127,7 +130,7 @@ class CompletionRpc:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the call is over for its caller."""
-        with self.state.condition:
+        with self.lock:
             callbacks = self.state.callbacks
             if callbacks is not None:
                 callbacks.append(callback)
@@ -137,20 +140,20 @@ class CompletionRpc:
     def start_receiving(self, received: Callable[[Any], Any]) -> None:
         """Have `received` get the event with the next message, unless the call is over."""
         state = self.state
-        with state.condition:
+        with self.lock:
             if self.is_active():
                 self.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
                 state.due.add(RECEIVE)
 
     def end_operation(self, token: str) -> Any:
         """Count out an operation, and return what grpcio's polling thread has to do after it."""
-        with self.state.condition:
+        with self.lock:
             return server._possibly_finish_call(self.state, token)
 
     def finish(self, message: bytes | None, error: ServingError | None) -> None:
         """Send the status, and before it the message, unless the call has ended already."""
         state = self.state
-        with state.condition:
+        with self.lock:
             if not self.is_active():
                 return
             operations = initial_metadata(state)
@@ -258,7 +261,7 @@ class CompletionCall(CompletionRpc):
 
     def _begin_late(self) -> None:
         """Begin after a wait for a thread, unless the caller has gone meanwhile."""
-        with self.state.condition:
+        with self.lock:
             active = self.is_active()
         if active:
             self._begin_handling()

@@ -84,14 +84,14 @@ class CompletionStream(CompletionRpc):
 
     def ended(self) -> None:
         """Count out what was counted for the stream; the polling thread calls this at its end."""
-        with self.state.condition:
+        with self.lock:
             reserved, self._reserved = self._reserved, 0
         self._limits.budget.give_back(reserved)
         super().ended()
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the server is going to stop; at once if it is already."""
-        with self.state.condition:
+        with self.lock:
             self._on_stop = callback
             is_stopping = self._is_stopping
         if is_stopping:
@@ -99,7 +99,7 @@ class CompletionStream(CompletionRpc):
 
     def stop(self) -> None:
         """Tell the handler, now or when it asks, that the server is going to stop."""
-        with self.state.condition:
+        with self.lock:
             self._is_stopping = True
             callback = self._on_stop
         if callback is not None:
@@ -113,7 +113,7 @@ class CompletionStream(CompletionRpc):
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Have `callback` called once nothing more has come."""
         state = self.state
-        with state.condition:
+        with self.lock:
             if self.is_active():
                 self._idle = callback
                 # A batch without operations ends at once. gRPC's queue delivers its event after
@@ -132,7 +132,7 @@ class CompletionStream(CompletionRpc):
     def reserve(self, nbytes: int) -> None:
         """Count the bytes of a request as under way, or raise ResourceExhausted."""
         self._limits.take(nbytes)
-        with self.state.condition:
+        with self.lock:
             is_over = self.state.callbacks is None
             if not is_over:
                 self._reserved += nbytes
@@ -141,7 +141,7 @@ class CompletionStream(CompletionRpc):
 
     def give_back(self, nbytes: int) -> None:
         """Count out bytes that were reserved."""
-        with self.state.condition:
+        with self.lock:
             if not self._reserved:
                 return  # the stream's end has counted them out
             self._reserved -= nbytes
@@ -150,7 +150,7 @@ class CompletionStream(CompletionRpc):
     def send(self, message: bytes, sent: Callable[[], None], *, more: bool = False) -> None:
         """Send a message; never blocks."""
         state = self.state
-        with state.condition:
+        with self.lock:
             if not self.is_active():
                 return
             flags = cygrpc.WriteFlag.buffer_hint if more else 0
@@ -161,7 +161,7 @@ class CompletionStream(CompletionRpc):
 
     def end(self, error: ServingError | None = None) -> None:
         """End the call, after what is being sent; never blocks."""
-        with self.state.condition:
+        with self.lock:
             if self._sent is not None:
                 self._ending.append(error)
                 return
@@ -186,7 +186,7 @@ class CompletionStream(CompletionRpc):
         return ended
 
     def _message_sent(self, _event: Any) -> Any:
-        with self.state.condition:
+        with self.lock:
             sent, self._sent = self._sent, None
             ending = self._ending
             ended = self.end_operation(_SEND)

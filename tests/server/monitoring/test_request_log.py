@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import TIMEOUT_S
 from server.monitoring.conftest import PREDICT, Watch, Watched, predict_request
+from server.open_inference.harness import row
 
 from ladle.protos import tensors
 from ladle.protos.inference_pb import ModelInferRequest
@@ -381,6 +382,7 @@ def infer_request(model: str, *, typed: bool = False) -> ModelInferRequest:
     return message
 
 
+@row(84)
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_requests_of_the_open_inference_protocol_are_logged_as_predict(

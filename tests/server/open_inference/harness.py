@@ -260,6 +260,8 @@ def output(response: ModelInferResponse, at: int = 0) -> NDArray[Any]:
     return flat.reshape(tuple(tensor.shape))
 
 
+_UNBOUNDED = [("grpc.max_receive_message_length", -1)]
+
 X = np.array([1, 2, 5], np.float32)
 
 
@@ -302,7 +304,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Served]:
         grpc_port = server.addresses[0].rpartition(":")[2]
         http_port = server.addresses[-1].rpartition(":")[2]
         with (
-            grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+            grpc.insecure_channel(f"127.0.0.1:{grpc_port}", _UNBOUNDED) as channel,
             httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=TIMEOUT_S) as http,
         ):
             yield Served(server, channel, http, models, folder)

@@ -93,7 +93,7 @@ def test_an_answer_has_model_version_and_id(served: Served) -> None:
     assert not response.outputs[0].parameters
 
 
-@row(29, 69)
+@row(29, 33, 41, 69)
 @pytest.mark.parametrize("binary_in", [False, True])
 @pytest.mark.parametrize("binary_out", [False, True])
 def test_json_and_binary_tensors_have_the_same_answers(

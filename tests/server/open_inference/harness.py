@@ -46,7 +46,7 @@ def row(*numbers: int) -> Callable[[F], F]:
 
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CARD = '{"format": 1, "labels": [' + ", ".join(f'"{label}"' for label in LABELS) + "]}"
-COMPLEX64, INT32, UINT8, BYTES = 8, 3, 4, 7
+COMPLEX64, INT8, INT32, UINT8, BYTES = 8, 6, 3, 4, 7
 
 
 def half(inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -59,6 +59,13 @@ def simple(inputs: Arrays) -> dict[str, NDArray[Any]]:
     """Triton's example: a sum and a difference."""
     a, b = inputs["INPUT0"], inputs["INPUT1"]
     return {"OUTPUT0": a + b, "OUTPUT1": a - b}
+
+
+def simple_string(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """Triton's example: the sum and the difference of numbers that are texts."""
+    a, b = (inputs[name].astype(int) for name in ("INPUT0", "INPUT1"))
+    as_text = np.vectorize(lambda number: str(number).encode(), otypes=[object])
+    return {"OUTPUT0": as_text(a + b), "OUTPUT1": as_text(a - b)}
 
 
 def digits(inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -110,7 +117,11 @@ def servables() -> dict[str, FakeServable]:
         "two": FakeServable(half, (_HALF,)),
         "odd": FakeServable(
             half,
-            (_signature(_MAIN, {"x": spec(-1)}, {"y": spec(-1), "z": spec(-1, data_type=8)}),),
+            (
+                _signature(
+                    _MAIN, {"x": spec(-1)}, {"y": spec(-1), "z": spec(-1, data_type=COMPLEX64)}
+                ),
+            ),
         ),
         "slow": FakeServable(half, (_HALF,)),
         "text": FakeServable(same, (_signature(_MAIN, _TEXT, _TEXT),)),
@@ -121,6 +132,30 @@ def servables() -> dict[str, FakeServable]:
                 _signature("a", {"x": spec(-1)}, {"y": spec(-1)}),
                 _signature("b", {"x": spec(-1)}, {"y": spec(-1)}),
             ),
+        ),
+        "simple_string": FakeServable(
+            simple_string,
+            (
+                _signature(
+                    _MAIN,
+                    {name: spec(-1, 16, data_type=BYTES) for name in ("INPUT0", "INPUT1")},
+                    {name: spec(-1, 16, data_type=BYTES) for name in ("OUTPUT0", "OUTPUT1")},
+                ),
+            ),
+        ),
+        "simple_int8": FakeServable(
+            simple,
+            (
+                _signature(
+                    _MAIN,
+                    {name: spec(-1, 16, data_type=INT8) for name in ("INPUT0", "INPUT1")},
+                    {name: spec(-1, 16, data_type=INT8) for name in ("OUTPUT0", "OUTPUT1")},
+                ),
+            ),
+        ),
+        "picture": FakeServable(
+            lambda inputs: {"y": inputs["x"].reshape(len(inputs["x"]), -1)[:, :4]},
+            (_signature(_MAIN, {"x": spec(-1, 8, 8, 3)}, {"y": spec(-1, 4)}),),
         ),
         **{f"same_{name}": _same(d.data_type) for name, d in BY_NAME.items()},
         "wide": FakeServable(

@@ -381,20 +381,21 @@ def test_the_index_lists_every_version_in_any_state(served: Served) -> None:
 
 
 @row(22, 23)
-def test_a_model_is_unloaded_and_loaded_again_over_http(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["half", "two"])  # one with a label on a version
+def test_a_model_is_unloaded_and_loaded_again_over_http(tmp_path: Path, name: str) -> None:
     with serving(tmp_path) as served:
         post = served.post
-        path = "/v2/repository/models/half"
+        path = f"/v2/repository/models/{name}"
         unloaded = post(f"{path}/unload", {"parameters": {"unload_dependents": False}})
-        assert (unloaded.status_code, unloaded.json()) == (200, {"name": "half", "unload": True})
-        assert served.refused_everywhere(request("half", x=X)) == (
+        assert (unloaded.status_code, unloaded.json()) == (200, {"name": name, "unload": True})
+        assert served.refused_everywhere(request(name, x=X)) == (
             "NOT_FOUND",
-            "Request for unknown model: 'half' is not found",
+            f"Request for unknown model: '{name}' is not found",
         )
         assert post(f"{path}/unload").status_code == 404
         loaded = post(f"{path}/load", {})
-        assert (loaded.status_code, loaded.json()) == (200, {"name": "half", "load": True})
-        assert served.infer_over_rest(request("half", x=X)).status_code == 200
+        assert (loaded.status_code, loaded.json()) == (200, {"name": name, "load": True})
+        assert served.infer_over_rest(request(name, x=X)).status_code == 200
 
 
 @row(24, 25)

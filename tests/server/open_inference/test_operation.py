@@ -139,7 +139,7 @@ def test_a_request_that_is_too_large_is_refused_by_its_size(tmp_path: Path) -> N
 @row(82)
 def test_a_large_binary_tensor_passes(served: Served) -> None:
     """The room that its JSON would need is not taken for it."""
-    large = request("half", x=np.ones(16 << 20, np.float32))
+    large = request("half", x=np.ones(4 << 20, np.float32))
     binary = served.infer_over_rest(large, parameters={"binary_data_output": True})
     assert binary.status_code == 200
     assert binary.content[-4:] == np.float32(2.5).tobytes()

@@ -169,7 +169,8 @@ class ModelSet:
             if model is None or name in self.models:
                 return False
             self._set_aside.pop(name, None)
-            self._replace({**self.models, name: model})
+            # As at the server's start, its labels may name versions that are yet to load.
+            self._apply([*self.models.values(), model])
             return True
 
     def absent(self) -> Collection[str]:

@@ -88,7 +88,7 @@ def ours() -> Fields:
 @row(86)
 def test_every_field_that_both_have_is_the_same(conformance_python: str, package: str) -> None:
     told = subprocess.run(
-        [conformance_python, "-m", "conformance.inference_descriptors", package],
+        [conformance_python, "-m", "conformance.open_inference.descriptors", package],
         cwd=TESTS,
         capture_output=True,
         text=True,

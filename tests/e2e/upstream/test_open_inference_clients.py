@@ -30,7 +30,9 @@ def addresses(served: Served) -> tuple[str, str]:
 @row(2, 5, 32)
 def test_kserves_clients_get_their_answers(conformance_python: str, served: Served) -> None:
     grpc_address, http_address = addresses(served)
-    told = told_by(conformance_python, "kserve_client", grpc_address, f"http://{http_address}")
+    told = told_by(
+        conformance_python, "open_inference.kserve_client", grpc_address, f"http://{http_address}"
+    )
     rest, grpc = told["rest"], told["grpc"]
     for way in (rest, grpc):
         assert (way["live"], way["ready"], way["model_ready"]) == (True, True, True)
@@ -45,7 +47,9 @@ def test_kserves_clients_get_their_answers(conformance_python: str, served: Serv
 @row(32)
 def test_mlservers_types_hold_the_answers(conformance_python: str, served: Served) -> None:
     grpc_address, http_address = addresses(served)
-    told = told_by(conformance_python, "mlserver_client", grpc_address, f"http://{http_address}")
+    told = told_by(
+        conformance_python, "open_inference.mlserver_client", grpc_address, f"http://{http_address}"
+    )
     assert told["answers"] == [["7", ANSWER]] * 3
     assert told["metadata"] == ["half", ["1"], "tensorflow_savedmodel"]
     assert [model for model, _ in told["index"]] == ["two", "two"]
@@ -56,7 +60,9 @@ def test_mlservers_types_hold_the_answers(conformance_python: str, served: Serve
 def test_what_tritons_examples_call_is_answered(
     conformance_python: str, served: Served, way: str
 ) -> None:
-    told: dict[str, Any] = told_by(conformance_python, "triton_calls", way, *addresses(served))
+    told: dict[str, Any] = told_by(
+        conformance_python, "open_inference.triton_calls", way, *addresses(served)
+    )
 
     health, infer, repository = told["health"], told["infer"], told["repository"]
     assert (health["live"], health["ready"], health["model_ready"]) == (True, True, True)

@@ -17,7 +17,7 @@ def test_tritonclient_gets_its_answers_from_a_ladle_server(
     base_path = written_models / "half_plus_two_tf2"
     flags = ("--wait_for_models", "--grpc_compressed_requests")
     with ServerProcess("half_plus_two", base_path, *flags) as server:
-        told = told_by(conformance_python, "triton_client", server.address)
+        told = told_by(conformance_python, "open_inference.triton_client", server.address)
 
     assert (told["live"], told["ready"], told["model_ready"]) == (True, True, True)
     assert told["metadata"] == "ladle"

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
-from conformance.bare import bare
+from conformance.open_inference.bare import bare
 
 bare("mlserver", "mlserver.grpc")
 

@@ -1,7 +1,7 @@
 """Calls a server as tritonclient's published examples do, in four ways, and tells what came of it.
 
-Usage: python -m conformance.triton_calls WAY GRPC_ADDRESS HTTP_ADDRESS, where WAY is one of
-grpc, grpc_aio, http and http_aio.
+Usage: python -m conformance.open_inference.triton_calls WAY GRPC_ADDRESS HTTP_ADDRESS
+WAY is one of grpc, grpc_aio, http and http_aio.
 """
 
 from __future__ import annotations

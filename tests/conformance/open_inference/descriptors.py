@@ -1,6 +1,6 @@
 """Prints the Open Inference Protocol's protos as a package has them, in base64, as a line of JSON.
 
-Usage: python -m conformance.inference_descriptors tritonclient|kserve|mlserver
+Usage: python -m conformance.open_inference.descriptors tritonclient|kserve|mlserver
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 
-from conformance.bare import bare
+from conformance.open_inference.bare import bare
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 _MODULES = {

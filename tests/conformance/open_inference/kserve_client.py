@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from conformance.bare import bare
+from conformance.open_inference.bare import bare
 
 bare("kserve", "kserve.protocol")
 

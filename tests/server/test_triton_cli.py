@@ -89,6 +89,7 @@ def test_models_to_load_need_the_mode_for_it() -> None:
         {"model_base_path": "/m", "model_repository": "/r"},
         {"model_config_file": "/m", "model_repository": "/r"},
         {"model_base_path": "/m", "model_control_mode": "poll"},
+        {"model_repository": "s3://bucket/models"},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, str]) -> None:

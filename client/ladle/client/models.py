@@ -50,6 +50,9 @@ class Signature:
     """Such as `tensorflow/serving/predict`."""
     optional: frozenset[str] = frozenset()
     """The inputs with a default in the model; they may be left out."""
+    is_optional_known: bool = True
+    """Whether the server says which inputs may be left out. If not, this client sends the inputs
+    that it is given, and the server refuses a request that lacks one."""
 
     def __repr__(self) -> str:
         inputs = ", ".join(

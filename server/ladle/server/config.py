@@ -350,6 +350,11 @@ class Config:
                 "--model_base_path: expected the folder of a model's versions, "
                 "or --model_config_file instead"
             )
+        if is_url(self.model_repository):
+            raise ValueError(
+                "--model_repository: expected a folder that is mounted here; base paths of single "
+                f"models may be URLs, got {self.model_repository}"
+            )
         if self.model_repository and (self.model_base_path or self.model_config_file):
             raise ValueError(
                 "--model_repository: expected it without --model_base_path and --model_config_file"

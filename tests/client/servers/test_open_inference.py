@@ -91,6 +91,19 @@ class TestPredict:
             assert scaled["y"].tolist() == [[2.5, 2.5, 2.5]]
         assert len(server.inferred) == 1
 
+    def test_inputs_may_be_left_out_where_the_server_lets_them(self) -> None:
+        """Metadata doesn't say which inputs of Triton's models are optional."""
+        pair = {"a": ("INT8", (-1,)), "b": ("INT8", (-1,))}
+        server = FakeOpenInference(lambda inputs: {"n": np.array([len(inputs)])}, pair, pair)
+        array = np.zeros(2, np.int8)
+        with listening(server) as address, Client(address, protocol="v2") as client:
+            assert client.predict("m", {"a": array, "b": array})["n"].tolist() == [2]
+            assert client.predict("m", {"b": array})["n"].tolist() == [1]
+            with pytest.raises(InvalidInput, match=r'expected inputs .*, got \["a", "c"\]'):
+                client.predict("m", {"a": array, "c": array})
+            with pytest.raises(InvalidInput, match="one array can't stand for 2 inputs"):
+                client.predict("m", array)
+
     def test_a_server_without_metadata_gets_what_is_given(self) -> None:
         server = FakeOpenInference(has_metadata=False)
         with listening(server) as address, Client(address, protocol="v2") as client:

@@ -143,6 +143,17 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_folder_that_can_not_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stat(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(InvalidArgument, match=r"config.pbtxt: can't be read: Permission denied"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "enabled", "said_by", "most"),
     [

@@ -196,7 +196,7 @@ def _by_name(declared: Signature, inputs: Arrays, whose: str) -> dict[str, NDArr
         inputs = inputs.for_inputs(list(declared.inputs))
     unknown = inputs.keys() - declared.inputs.keys()
     missing = declared.inputs.keys() - declared.optional - inputs.keys()
-    if unknown or missing:
+    if unknown or (missing and declared.is_optional_known):
         raise InvalidInput(f"{whose}: expected inputs {expected}, got {_names(inputs)}")
     return inputs
 

@@ -104,22 +104,40 @@ def read(folder: Path) -> TritonModel | None:
         InvalidArgument: It can't be read, or is wrong; the message begins with the path.
     """
     file = folder / CONFIG_FILE
-    if not file.exists():
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise InvalidArgument(f"{file}: can't be read: {error.strerror or error}") from None
     try:
         return parse(read_text(file, _MAX_BYTES), folder.name)
     except InvalidArgument as error:
         raise InvalidArgument(f"{file}: {error.message}") from None
 
 
-@lru_cache(maxsize=256)
 def parse(text: str, folder_name: str) -> TritonModel:
     """Return what a config.pbtxt says of the model in the folder of that name.
 
     Raises:
         InvalidArgument: It is no such text, of another model, or for what TensorFlow can't load.
     """
-    fields = read_fields(text)
+    parsed = _parsed(text, folder_name)
+    if isinstance(parsed, str):
+        raise InvalidArgument(parsed)
+    return parsed
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, folder_name: str) -> TritonModel | str:
+    """Return what the text says, or what is wrong with it: both are asked for again and again."""
+    try:
+        return _model(read_fields(text), folder_name)
+    except InvalidArgument as error:
+        return error.message
+
+
+def _model(fields: Fields, folder_name: str) -> TritonModel:
     name, platform, backend = (fields.text(n) for n in ("name", "platform", "backend"))
     if name not in ("", folder_name):
         raise InvalidArgument(

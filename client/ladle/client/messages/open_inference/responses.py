@@ -69,7 +69,8 @@ def infer(answer: bytes, target: Servable) -> Predicted:
 def metadata(answer: bytes, target: Servable) -> ModelMetadata:
     """Read the answer to a ModelMetadata call.
 
-    The protocol has no signatures: the model's inputs and outputs are `serving_default`. Where the
+    The protocol has no signatures: the model's inputs and outputs are `serving_default`. Nor does
+    it say which inputs may be left out. Where the
     server declares no inputs there is no signature. The version is the highest of those that can
     be had, which answers where none is named; None where a version is no number.
 
@@ -81,7 +82,9 @@ def metadata(answer: bytes, target: Servable) -> ModelMetadata:
     numbers = [_number(version) for version in response.versions]
     known = [number for number in numbers if number is not None]
     version = max(known) if known and len(known) == len(numbers) else None
-    signature = Signature(_specs(response.inputs), _specs(response.outputs))
+    signature = Signature(
+        _specs(response.inputs), _specs(response.outputs), is_optional_known=False
+    )
     return ModelMetadata(
         model=target.model,
         version=version if target.version is None else target.version,

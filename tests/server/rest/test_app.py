@@ -410,3 +410,42 @@ def test_what_is_not_there_is_not_told_without_a_token(pools: Pools) -> None:
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
     bearer = {"authorization": "Bearer looks"}
     assert ask(guarded, "GET", "/nothing", headers=bearer)[0] == 404
+
+
+def test_what_still_runs_at_the_end_of_a_drain_is_answered(pools: Pools) -> None:
+    """It would be cut off, with a traceback in the log."""
+    sent: list[dict[str, Any]] = []
+
+    async def drive() -> None:
+        begun = asyncio.Event()
+
+        async def endless(_: Request) -> Response:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def receive() -> Any:
+            if begun.is_set():
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/echo",
+            "raw_path": b"/echo",
+            "client": ("127.0.0.1", 4711),
+            "headers": [],
+        }
+        application = app(pools, Route("POST", "/echo", Kind.PREDICT, endless))
+        request = asyncio.ensure_future(application(scope, receive, send))
+        await asyncio.wait_for(begun.wait(), TIMEOUT_S)
+        request.cancel()
+        await request
+
+    asyncio.run(drive())
+    assert sent[0]["status"] == 503
+    assert b"the server is stopping" in sent[1]["body"]

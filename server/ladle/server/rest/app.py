@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ladle.server.core.access import Access, Kind
-from ladle.server.core.errors import Cancelled, DeadlineExceeded
+from ladle.server.core.errors import Cancelled, DeadlineExceeded, Unavailable
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.limits import Limits
 from ladle.server.rest import bodies
@@ -96,7 +96,10 @@ class App:
             response = await self._answer(scope, headers, receive, observation)
             if observation.api:
                 observation.end(bytes(response.body), self._observer)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                # The time to drain is over: nobody else cancels the task of a request.
+                error = Unavailable("the server is stopping, and has no time for the request")
             status = as_status(error, scope["path"], observation)
             if observation.api or scope["path"][:4].lower() == "/v1/":
                 observation.end(status, self._observer)

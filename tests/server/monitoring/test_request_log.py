@@ -249,8 +249,27 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         nonlocal is_full
         is_full = to
 
-    monkeypatch.setattr(os, "fdopen", File)
+    def open_file(opened: int, mode: str) -> Any:
+        return File(opened, mode) if mode == "wb" else fdopen(opened, mode)
+
+    monkeypatch.setattr(os, "fdopen", open_file)
     return change
+
+
+def test_a_clock_that_is_set_back_takes_no_newer_log(tmp_path: Path) -> None:
+    """Names tell which file is the oldest: new ones would have been the first to go."""
+    times = iter([2e9, 1e9, 1e9, 1e9, 1e9])
+    rotation = Rotation(max_file_bytes=1, max_files=3)
+    files = RotatingFiles(str(tmp_path / "log"), rotation, now=lambda: next(times))
+    for record in (b"a", b"b", b"c"):
+        files.write(record)
+    files.close()
+    # Another process goes on after the newest, too.
+    files = RotatingFiles(str(tmp_path / "log"), rotation, now=lambda: next(times))
+    for record in (b"d", b"e"):
+        files.write(record)
+    files.close()
+    assert [path.read_bytes() for path in log_files(tmp_path / "log")] == [b"c", b"d", b"e"]
 
 
 def test_a_full_disk_takes_no_log_that_is_there(

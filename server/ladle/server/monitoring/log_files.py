@@ -78,6 +78,13 @@ class RotatingFiles:
         # Looked for first: where that fails no file is made, or their number would have no bound.
         known = log_files(Path(self._folder, self._name))
         time_text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self._now()))
+        if known:
+            # Names tell which file is the oldest, so none may come before those that there are,
+            # though the clock was set back.
+            newest_time, newest_number = known[-1].stem.rsplit("-", 2)[1:]
+            if newest_time >= time_text:
+                time_text = newest_time
+                self._number = max(self._number, int(newest_number))
         while True:
             self._number += 1
             name = f"{self._name}-{time_text}-{self._number:05d}.tfrecord"
@@ -114,5 +121,6 @@ class RotatingFiles:
 
 def log_files(prefix: Path) -> list[Path]:
     """Return the files of a prefix, the oldest first."""
-    named = re.compile(re.escape(prefix.name) + r"-\d{8}T\d{6}-\d{5,}\.tfrecord")
-    return sorted(path for path in prefix.parent.iterdir() if named.fullmatch(path.name))
+    named = re.compile(re.escape(prefix.name) + r"-(\d{8}T\d{6})-(\d{5,18})\.tfrecord", re.ASCII)
+    found = ((named.fullmatch(path.name), path) for path in prefix.parent.iterdir())
+    return [path for _, _, path in sorted((m[1], int(m[2]), path) for m, path in found if m)]

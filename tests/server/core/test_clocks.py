@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-SERVER = Path(__file__).parents[2] / "server" / "ladle" / "server"
+SERVER = Path(__file__).parents[3] / "server" / "ladle" / "server"
 
 # Who reads the wall clock, and what for.
 ALLOWED = {

@@ -40,7 +40,7 @@ def test_at_a_terminal_the_server_goes_on_until_ctrl_c(tmp_path: Path) -> None:
 
 def test_in_a_pipe_it_ends_by_itself(tmp_path: Path) -> None:
     with demo(tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        shown, _ = process.communicate(timeout=4 * TIMEOUT_S)
+        shown, _ = process.communicate(timeout=8 * TIMEOUT_S)  # it trains
     assert process.returncode == 0
     assert "Accuracy: 0.9" in shown
     assert "Ctrl-C" not in shown

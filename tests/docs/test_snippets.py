@@ -1,12 +1,12 @@
 """Every command and snippet of the README and the documentation, run.
 
-They run as they stand, but for what a test has to put in the place of: `HOST:8500`, `HOST:8510` and
-`HOST:8501` are a server's of the test's own, and `ladle serve` takes free ports and stops once it
-serves. Before each block the folder `models`, or `/models`, holds `digits` in versions 1 and 2, the
-first of them published by the quickstart's `ladle export`, with two epochs; after that, exports go
-as far as the training. The name `images` stands for two images, `photo.png` and `images.parquet`
-are there, and a store at `s3://models` has version 1. Blocks of a page share names and files. What
-needs the internet or a container engine is checked for naming what there is.
+They run as they stand, but for what a test has to put in the place of: `HOST:8500`, `HOST:8510`
+and `HOST:8501` are a server's of the test's own, and `ladle serve` takes free ports and stops once
+it serves. Before each block the folder `models`, or `/models`, holds `digits` in versions 1 and 2,
+the first of them published by the quickstart's `ladle export`, with two epochs; after that,
+exports go as far as the training. The name `images` stands for two images, `photo.png` and
+`images.parquet` are there, and a store at `s3://models` has both versions. Blocks of a page share
+names and files. What needs the internet or a container engine is checked for naming what there is.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def page_folder(
     with HttpStore().running() as http:
         for path in (setting.folder / "models" / "digits" / "1").rglob("*"):
             if path.is_file():
-                name = path.relative_to(setting.folder / "models").as_posix()
-                http.objects[f"models/{name}"] = path.read_bytes()
+                name = path.relative_to(setting.folder / "models" / "digits" / "1").as_posix()
+                for version in "1", "2":
+                    http.objects[f"models/digits/{version}/{name}"] = path.read_bytes()
         for name, value in http.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 from fakes import FakeLoader, until
 from stores import upload_order
 
+from ladle import cli
 from ladle.client import Client
 from ladle.server import Config, Server
 from ladle.store.opening import open_store
@@ -39,6 +41,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
+    urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()
     urlopen(Request(f"{endpoint}/{BASE.bucket}", method="PUT")).close()
     yield server
     server.stop()
@@ -83,5 +86,58 @@ def test_a_server_follows_s3_and_starts_without_it(s3: Any, tmp_path: Path) -> N
     try:
         assert server.manager.is_available("digits", 2)
         assert "can't be reached" in str(server.manager.problem("digits"))
+    finally:
+        server.stop(lame_duck=False)
+
+
+def test_as_a_new_user_would(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export, serve, predict, export again, label, go back; then all of it without the store."""
+    from checking import run_in_this_process
+
+    from ladle.export import pipeline
+    from ladle.export.publishing.store import StoreDestination
+
+    monkeypatch.setattr(pipeline, "run_in_subprocess", run_in_this_process)
+    place = str(BASE)
+    assert cli.main(["export", place, "--data", "digits", "--epochs=1", "--quiet"]) == 0
+    assert f"Published version 1: {place}/1" in capsys.readouterr().out
+    config = Config(
+        port=None,
+        model_name="digits",
+        model_base_path=place,
+        model_cache_dir=str(tmp_path / "cache"),
+        remote_poll_wait_seconds=1,
+        drain_grace_seconds=0,
+    )
+    images = np.zeros((3, 8, 8), np.uint8)
+    server = Server(config)
+    server.start()
+    try:
+        with Client(server.addresses[0].replace("0.0.0.0", "127.0.0.1")) as client:
+            first = client.predict("digits", images)
+            assert first.version == 1
+            (folder,) = (tmp_path / "cache").glob("*/1-*")
+            StoreDestination(BASE, open_store(BASE)).publish(folder)
+            until(lambda: server.manager.is_available("digits", 2))
+            assert cli.main(["models", "label", place, "stable", "1"]) == 0
+            until(lambda: server.manager.labels("digits") == {"stable": 1})
+            until(lambda: server.manager.is_available("digits", 1))
+            assert client.predict("digits", images, label="stable").version == 1
+            assert client.predict("digits", images).version == 2
+            assert cli.main(["models", "rollback", place]) == 0
+            until(lambda: not server.manager.is_available("digits", 2))
+    finally:
+        server.stop(lame_duck=False)
+    s3.stop()
+    server = Server(config)
+    server.start()
+    try:
+        with Client(server.addresses[0].replace("0.0.0.0", "127.0.0.1")) as client:
+            again = client.predict("digits", images)
+            assert again.version == 1
+            for name, array in first.outputs.items():
+                np.testing.assert_array_equal(again.outputs[name], array)
     finally:
         server.stop(lame_duck=False)

@@ -38,7 +38,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("models/m --data digits --min-accuracy 2", "min accuracy: expected 0 to 1, got 2"),
         ("models/m --data digits --version v1", "expected next, timestamp or a number, got 'v1'"),
         ("models/m --data digits --version -1", "expected next, timestamp or a number, got '-1'"),
-        ("gs://bucket/m --data digits", "expected a local folder, got 'gs://bucket/m'"),
+        ("hdfs://bucket/m --data digits", "expected s3://BUCKET/PATH, gs://BUCKET/PATH or"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

@@ -234,7 +234,7 @@ def test_flags_beside_a_folder_count(tmp_path: Path) -> None:
         ("nowhere", "expected a folder with numbered versions, got nowhere: there is no such"),
         ("model/1", "HERE/model/1 is one version; expected the folder that holds it, HERE/model;"),
         ("saved", "HERE/saved is a SavedModel itself; expected a folder with numbered versions: m"),
-        ("gs://bucket/m", "expected a folder that is mounted here, got gs://bucket/m"),
+        ("hdfs://bucket/m", "expected s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"),
         (
             ".",
             ". holds models, and no versions: expected one of m0, m1, m2 and 2 more; "

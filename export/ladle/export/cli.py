@@ -25,6 +25,7 @@ from ladle.export.quiet import quiet_import
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.files.versions import MAX_VERSION
+from ladle.store.url import StoreUrl, is_url, parse_url
 
 if TYPE_CHECKING:
     from ladle.export.pipeline import Exported, VersionChoice
@@ -44,7 +45,8 @@ held out from training, checks the written model against the trained one, and ma
     assets.extra/tf_serving_warmup_requests      a real request for each signature
     assets.extra/ladle-evaluation.json           what `ladle models report` shows
 
-The folder appears whole or not at all. Its signatures, each with an open batch dimension:
+The folder appears whole or not at all. In its place may stand a URL, such as s3://models/digits,
+with the extra ladle[remote]. Its signatures, each with an open batch dimension:
 
   serving_default    images float32, normalised   ->  probabilities float32, class_id int64
                      (of a table: features float32, as they are in it)
@@ -102,7 +104,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "base_path",
         metavar="BASE_PATH",
-        type=_local_path,
+        type=_base_path,
         help="the model's folder, made where it is missing; versions are its subfolders",
     )
     parser.add_argument(
@@ -197,10 +199,13 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _local_path(text: str) -> Path:
-    if not text or "://" in text:
-        raise argparse.ArgumentTypeError(f"expected a local folder, got {text!r}")
-    return Path(text)
+def _base_path(text: str) -> Path | StoreUrl:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder or a URL, got ''")
+    try:
+        return parse_url(text) if is_url(text) else Path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -235,7 +240,7 @@ def _export(
 ) -> Exported:
     # What can be wrong is looked at before TensorFlow's import, which takes seconds.
     from ladle.export.data.sources import KERAS_SOURCES, TFRECORDS, load_data
-    from ladle.export.publishing.publish import prepare_base_path
+    from ladle.export.publishing.destination import destination_of
 
     _show_warnings()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else its user trains with
@@ -256,7 +261,7 @@ def _export(
         )
         if args.resize is not None:
             dataset = dataset.resized(*args.resize)
-        prepare_base_path(args.base_path)
+        destination_of(args.base_path).prepare()
         with quietly():
             from ladle.export.pipeline import export_model
             from ladle.export.training.custom_model import import_function
@@ -300,7 +305,7 @@ def _fail(reason: object) -> int:
 
 
 def _serve_command(exported: Exported) -> str:
-    return shlex.join(["ladle", "serve", str(exported.path.parent)])
+    return shlex.join(["ladle", "serve", str(exported.place.parent)])
 
 
 _MEASURES = {"exact_match": "All labels of an example right"}
@@ -313,7 +318,7 @@ def _as_text(exported: Exported) -> str:
         for name, value in sorted(exported.card.metrics.items())
     )
     return (
-        f"Published version {exported.version}: {exported.path}\n"
+        f"Published version {exported.version}: {exported.place}\n"
         f"{measured}\n"
         f"Serve it: {_serve_command(exported)}"
     )
@@ -322,7 +327,7 @@ def _as_text(exported: Exported) -> str:
 def _as_json(exported: Exported) -> str:
     summary = {
         "version": exported.version,
-        "path": str(exported.path),
+        "path": str(exported.place),
         **exported.card.metrics,
         "held_out_examples": exported.card.provenance["data"]["held_out_examples"],
         "serve": _serve_command(exported),

@@ -27,8 +27,7 @@ from ladle.export.publishing.checks import (
     check_answers,
     check_regression,
 )
-from ladle.export.publishing.history import now_serving
-from ladle.export.publishing.publish import check_free, prepare_base_path, publish, staging_folder
+from ladle.export.publishing.destination import Destination, destination_of
 from ladle.export.publishing.requirements import Requirements
 from ladle.export.publishing.versions import size_bytes
 from ladle.export.report.evaluation import Evaluation, evaluate, recorded_history, write_evaluation
@@ -69,6 +68,7 @@ from ladle.export.training.own_preparation import (
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.files.versions import MAX_VERSION
 from ladle.protos.model_card import Column, ModelCard
+from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,20 @@ class Exported:
     """A published version, and what its model card says."""
 
     version: int
-    path: Path
-    """The version's folder, absolute."""
+    place: Path | StoreUrl
+    """The version's folder, absolute; or its URL in a store."""
     card: ModelCard
+
+    @property
+    def path(self) -> Path:
+        """The version's folder, absolute.
+
+        Raises:
+            ValueError: It was published in a store.
+        """
+        if isinstance(self.place, StoreUrl):
+            raise ValueError(f"path: expected a version in a folder, got one at {self.place}")
+        return self.place
 
     @property
     def accuracy(self) -> float:
@@ -124,7 +135,8 @@ def export_model(
     disk. See `train` for what it does to the process's random numbers.
 
     Args:
-        base_path: The model's folder, made where it is missing; versions are its subfolders.
+        base_path: The model's folder, made where it is missing; versions are its subfolders. Or
+            its URL in a store, s3://, gs:// or az://.
         dataset: What to train on, and what to measure with.
         recipe: A name in `ladle.export.training.recipes.RECIPES`; None for the one that suits the
             data.
@@ -150,13 +162,13 @@ def export_model(
         ValueError: There is no such recipe or version number, or a regression has to reach an
             accuracy.
     """
-    base_path = Path(os.path.abspath(base_path))
+    destination = destination_of(base_path)
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
     recipe = recipe or ("bag-of-words" if dataset.preparation.are_texts else "mlp")
     _check_request(dataset, recipe, model, requirements)
     number = _number(version)
-    _prepare_destinations(base_path, number, plots)
+    _prepare_destinations(destination, number, plots)
     custom = None
     if model is not None:
         check_backend()
@@ -173,9 +185,11 @@ def export_model(
     measured = _measure(trained, dataset)
     if plots is not None:
         write_plots(plots, measured.history, measured.evaluation, dataset.labels)
-    _check_metrics(measured.metrics, base_path, requirements)
-    with staging_folder(base_path) as folder:
-        checked = _write_checked(folder, base_path.name, trained, dataset, customs, requirements)
+    _check_metrics(measured.metrics, destination, requirements)
+    with destination.staging() as folder:
+        checked = _write_checked(
+            folder, destination.model_name, trained, dataset, customs, requirements
+        )
         write_evaluation(measured.evaluation, folder)
         card = ModelCard(
             labels=dataset.labels,
@@ -200,8 +214,8 @@ def export_model(
             },
         )
         write_card(card, folder)
-        published = publish(folder, number)
-    return Exported(version=published.version, path=published.path, card=card)
+        published = destination.publish(folder, number)
+    return Exported(version=published.version, place=published.place, card=card)
 
 
 def export_classifier(*args: Any, **kwargs: Any) -> Exported:
@@ -253,14 +267,14 @@ def _check_request(
 
 
 def _prepare_destinations(
-    base_path: Path, number: int | None, plots: str | os.PathLike[str] | None
+    destination: Destination, number: int | None, plots: str | os.PathLike[str] | None
 ) -> None:
     """Find out before a long training whether its results can be written."""
-    prepare_base_path(base_path)
+    destination.prepare()
     if plots is not None:
         prepare_plots(plots)
     if number is not None:
-        check_free(base_path, number)
+        destination.check_free(number)
 
 
 def _normalized(dataset: Dataset, normalization: str | None, custom: Any | None) -> Dataset:
@@ -391,12 +405,12 @@ def _task(dataset: Dataset) -> str:
 
 
 def _check_metrics(
-    metrics: Mapping[str, float], base_path: Path, requirements: Requirements
+    metrics: Mapping[str, float], destination: Destination, requirements: Requirements
 ) -> None:
     if "accuracy" not in metrics:
         return
     check_accuracy(metrics["accuracy"], requirements)
-    serving = now_serving(base_path)
+    serving = destination.now_serving()
     if serving is not None and "accuracy" in serving[1].metrics:
         before = (serving[0], serving[1].metrics["accuracy"])
         check_regression(metrics["accuracy"], before, requirements)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ladle.cli.arguments import Parser
 from ladle.server.config import Config
+from ladle.store.url import is_url, parse_url
 
 _EXAMPLE = """\
 The flags are tensorflow_model_server's, and so is the folder layout: a model's base path
@@ -71,6 +72,9 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
             parser.error(f"expected a folder or --{name}, got both: {folder} and {given[name]}")
     if problem := _problem(folder):
         parser.error(problem)
+    if is_url(folder):
+        defaults = {"model_name": parse_url(folder).name, "rest_api_port": _HTTP_PORT}
+        return defaults | given | {"model_base_path": folder}
     path = Path(folder)
     name = path.resolve().name if path.name in ("", "..") else path.name  # a link keeps its own
     defaults = {"model_name": name, "rest_api_port": _HTTP_PORT}
@@ -79,8 +83,12 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
 
 def _problem(given: str) -> str:
     """Say why a folder is no base path of one model; empty if it may be one."""
-    if "://" in given:
-        return f"expected a folder that is mounted here, got {given}"
+    if is_url(given):
+        try:
+            parse_url(given)
+        except ValueError as error:
+            return str(error)
+        return ""
     folder = Path(given)
     try:
         if not folder.is_dir():
@@ -131,8 +139,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "folder",
         nargs="?",
         metavar="FOLDER",
-        help=f"a model's base path: its name is the model's, gRPC is on port 8500, and HTTP with "
-        f"the status page on {_HTTP_PORT}; flags change each of them",
+        help="a model's base path, or its URL: its name is the model's, gRPC is on port 8500, and "
+        f"HTTP with the status page on {_HTTP_PORT}; flags change each of them",
     )
     built.add_argument(
         "--version",

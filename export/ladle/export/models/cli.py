@@ -14,7 +14,13 @@ from ladle.export.arguments import CommandParser
 from ladle.export.errors import ExportError, PublishError
 from ladle.export.models import manage
 from ladle.export.models.batching import batching_of
-from ladle.export.models.manage import Version
+from ladle.export.models.places import (
+    find,
+    folder_of,
+    keeper_of,
+    keepers_below,
+    place_of,
+)
 from ladle.export.models.text import (
     as_dict,
     brief,
@@ -29,11 +35,14 @@ from ladle.export.models.text import (
 from ladle.export.quiet import quiet_import
 from ladle.export.report.evaluation import EVALUATION_PATH, read_evaluation
 from ladle.export.report.page import make_report
+from ladle.protos.files.batching_file import OWN_FILE
 from ladle.protos.files.versions import version_of
+from ladle.store.url import StoreUrl
 
 _DESCRIPTION = """\
 Look after the versions of models. BASE_PATH is a model's folder, whose subfolders are versions;
-BASE_PATH/N is one of them.
+BASE_PATH/N is one of them. Where they lie in a store, BASE_PATH is a URL, such as
+s3://models/digits.
 
   ladle models list models                  every model under a folder, every version
   ladle models show models/digits/3         the card of a version; of the one that serves without /3
@@ -85,7 +94,7 @@ def _make_parser() -> argparse.ArgumentParser:
             name, help=help_, description=help_, allow_abbrev=False
         )
         command.set_defaults(run=run)
-        command.add_argument("path", metavar=path, type=Path, nargs=nargs)
+        command.add_argument("path", metavar=path, type=_place, nargs=nargs)
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
         return command
 
@@ -165,6 +174,13 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(text: str) -> Path | StoreUrl:
+    try:
+        return place_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _number(text: str) -> int:
     number = version_of(text)
     if number is None:
@@ -190,9 +206,7 @@ def _list(args: argparse.Namespace) -> tuple[Any, str]:
     if args.path is None:
         raise ExportError("list: expected a FOLDER or --server HOST:PORT")
     versions = [
-        version
-        for base_path in manage.find_base_paths(args.path)
-        for version in manage.list_versions(base_path)
+        version for keeper in keepers_below(args.path) for version in keeper.list_versions()
     ]
     rows = [
         (
@@ -234,9 +248,10 @@ def _show(args: argparse.Namespace) -> tuple[Any, str]:
 
         told = show_served(args.server, *_named(args.path))
         return told, told_in_rows(told)
-    version = _find(args.path)
+    keeper, version = find(args.path)
     card = card_of(version)
-    told = as_dict(version) | {"card": card, "batching": batching_of(version.path, card)}
+    with keeper.local_copy(version, {OWN_FILE}) as folder:
+        told = as_dict(version) | {"card": card, "batching": batching_of(folder, card)}
     return told, told_in_rows(told)
 
 
@@ -246,7 +261,8 @@ def _compare(args: argparse.Namespace) -> tuple[Any, str]:
 
         cards = [card_served(args.server, str(args.path), n) for n in (args.a, args.b)]
     else:
-        cards = [card_of(manage.find_version(args.path, n)) for n in (args.a, args.b)]
+        keeper = keeper_of(args.path)
+        cards = [card_of(keeper.find_version(n)) for n in (args.a, args.b)]
     sides = list(map(flat, cards))
     differing = {
         key: [side.get(key) for side in sides]
@@ -258,12 +274,14 @@ def _compare(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _report(args: argparse.Namespace) -> tuple[Any, str]:
-    version = _find(args.path)
-    try:
-        evaluation = read_evaluation(version.path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ExportError(f"{version.path / EVALUATION_PATH}: cannot be read: {reason}") from error
+    keeper, version = find(args.path)
+    with keeper.local_copy(version, {EVALUATION_PATH}) as folder:
+        try:
+            evaluation = read_evaluation(folder)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            where = version.path / EVALUATION_PATH
+            raise ExportError(f"{where}: cannot be read: {reason}") from error
     output = args.output or Path(f"{version.model}-{version.version}.html")
     page = make_report(version.model, version.version, version.card, evaluation)
     try:
@@ -280,13 +298,14 @@ def _check(args: argparse.Namespace) -> tuple[Any, str]:
         from ladle.export.models.verify import check_version
         from ladle.export.saved_model.subprocess_check import Loading
 
-    version = _find(args.path)
+    keeper, version = find(args.path)
     loading = Loading(
         import_modules=args.import_modules,
         prefer_tflite_model=args.prefer_tflite_model,
         saved_model_tags=args.saved_model_tags,
     )
-    checked = check_version(version.path, args.allow_op, loading)
+    with keeper.local_copy(version) as folder:
+        checked = check_version(folder, args.allow_op, loading)
     told = {
         "version": version.version,
         "path": str(version.path),
@@ -302,9 +321,9 @@ def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
     with quiet_import():
         from ladle.export.saved_model.warmup_from_log import write_warmup_from_logs
 
-    version = _find(args.path)
+    _, version = find(args.path)
     written = write_warmup_from_logs(
-        version.path, args.logs, records=args.records, model=args.model
+        folder_of(version), args.logs, records=args.records, model=args.model
     )
     told = {"version": version.version, "path": str(version.path), **asdict(written)}
     left_out = (
@@ -321,18 +340,19 @@ def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _label(args: argparse.Namespace) -> tuple[Any, str]:
+    keeper = keeper_of(args.path)
     if args.label is not None or args.remove:
         if args.label is None or (args.version is None) != args.remove:
             raise PublishError("label: expected LABEL and N, or LABEL and --remove")
-        manage.set_label(args.path, args.label, args.version)
-    labels = manage.read_labels(args.path)
+        keeper.set_label(args.label, args.version)
+    labels = keeper.read_labels()
     return labels, table(("LABEL", "VERSION"), sorted(labels.items()))
 
 
 def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
-    change = manage.restore if args.restore else manage.hide
-    changed = change(args.path, args.version)
-    serves = next((v.version for v in manage.list_versions(args.path) if v.serves), None)
+    keeper = keeper_of(args.path)
+    changed = (keeper.restore if args.restore else keeper.hide)(args.version)
+    serves = next((v.version for v in keeper.list_versions() if v.serves), None)
     told = {"version": changed.version, "hidden": not args.restore, "serves": serves}
     done = "is back in sight" if args.restore else "is out of sight"
     now = "no version is whole" if serves is None else f"version {serves} serves"
@@ -340,9 +360,10 @@ def _rollback(args: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _prune(args: argparse.Namespace) -> tuple[Any, str]:
-    chosen = manage.to_prune(manage.list_versions(args.path), args.keep)
+    keeper = keeper_of(args.path)
+    chosen = manage.to_prune(keeper.list_versions(), args.keep)
     for version in () if args.dry_run else chosen:
-        manage.remove(version)
+        keeper.remove(version)
     numbers = [version.version for version in chosen]
     done = "Would remove" if args.dry_run else "Removed"
     return {"removed": numbers, "dry_run": args.dry_run}, (
@@ -356,12 +377,3 @@ def _named(path: Path) -> tuple[str, int | None]:
     if number is None or path.parent == Path("."):
         return str(path), None
     return str(path.parent), number
-
-
-def _find(path: Path) -> Version:
-    """Return the version at BASE_PATH/N, or the one that serves at BASE_PATH."""
-    number = version_of(path.name)
-    # A version that is out of sight has another name.
-    if number is not None and path.parent.is_dir():
-        return manage.find_version(path.parent, number)
-    return manage.find_version(path)

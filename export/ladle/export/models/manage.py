@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from ladle.protos.files.integrity import find_missing
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
+from ladle.store.url import StoreUrl
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -37,7 +38,7 @@ class Version:
 
     model: str
     version: int
-    path: Path
+    path: Path | StoreUrl
     card: ModelCard | None
     serves: bool
     """Whether a server that serves the latest version serves this one: the latest that is whole."""
@@ -97,7 +98,15 @@ def find_version(base_path: Path, number: int | None = None) -> Version:
     Raises:
         PublishError: There is no such version.
     """
-    versions = list_versions(base_path)
+    return chosen(list_versions(base_path), number, base_path)
+
+
+def chosen(versions: Sequence[Version], number: int | None, base_path: object) -> Version:
+    """Return the version `number` of those; None for the one that serves.
+
+    Raises:
+        PublishError: There is no such version.
+    """
     for version in versions:
         if version.serves if number is None else version.version == number:
             return version
@@ -125,23 +134,73 @@ def set_label(base_path: Path, label: str, number: int | None) -> None:
         PublishError: There is no such version or label, the version is out of sight, or the name
             is none.
     """
+    with _one_at_a_time(base_path):
+        version = None if number is None else find_version(base_path, number)
+        labels = relabelled(read_labels(base_path), label, version, base_path)
+        _write_labels(base_path, labels)
+
+
+def relabelled(
+    labels: Mapping[str, int], label: str, version: Version | None, base_path: object
+) -> dict[str, int]:
+    """Return labels of which one is on `version`, or is removed if that is None.
+
+    Raises:
+        PublishError: There is no such label, the version can't serve, or the name is none.
+    """
     if not _LABEL.fullmatch(label):
         raise PublishError(
             f"label: expected letters, digits, '.', '_' and '-', at most 64, got {label!r}"
         )
-    with _one_at_a_time(base_path):
-        labels = read_labels(base_path)
-        if number is None:
-            if label not in labels:
-                raise PublishError(f"{base_path}: there is no label {label}")
-            del labels[label]
-        else:
-            if find_version(base_path, number).hidden:
-                raise PublishError(
-                    f"{base_path}: version {number} is out of sight; restore it first"
-                )
-            labels[label] = number
-        _write_labels(base_path, labels)
+    if version is None:
+        if label not in labels:
+            raise PublishError(f"{base_path}: there is no label {label}")
+        return {name: number for name, number in labels.items() if name != label}
+    if version.hidden:
+        raise PublishError(
+            f"{base_path}: version {version.version} is out of sight; restore it first"
+        )
+    return {**labels, label: version.version}
+
+
+def check_hideable(version: Version, versions: Iterable[Version], base_path: object) -> None:
+    """Refuse to take a version out of sight that is needed.
+
+    Args:
+        version: the version.
+        versions: all of them.
+        base_path: theirs, for messages.
+
+    Raises:
+        PublishError: It is out of sight already, it is labelled, or no other is in sight and whole.
+    """
+    if version.hidden:
+        raise PublishError(f"{base_path}: version {version.version} is out of sight already")
+    if version.labels:
+        raise PublishError(
+            f"{base_path}: version {version.version} is labelled {', '.join(version.labels)};"
+            " move the label first"
+        )
+    others = [v for v in versions if not v.hidden and v.version != version.version]
+    if all(other.problem for other in others):
+        whole = " that is whole" if others else ""
+        raise PublishError(
+            f"{base_path}: version {version.version} is the only one in sight{whole}"
+        )
+
+
+def check_restorable(hidden: Collection[int], number: int | None, base_path: object) -> int:
+    """Return which version to bring back: `number`, or the highest out of sight.
+
+    Raises:
+        PublishError: There is none.
+    """
+    wanted = max(hidden, default=None) if number is None else number
+    if wanted is None or wanted not in hidden:
+        there = ", ".join(map(str, hidden)) or "none"
+        what = "one" if number is None else f"version {number}"
+        raise PublishError(f"{base_path}: expected {what} out of sight, found {there}")
+    return wanted
 
 
 def hide(base_path: Path, number: int | None = None) -> Version:
@@ -153,20 +212,8 @@ def hide(base_path: Path, number: int | None = None) -> Version:
         PublishError: There is no such version, it is labelled, or no other is in sight and whole.
     """
     version = find_version(base_path, number)
-    if version.hidden:
-        raise PublishError(f"{base_path}: version {version.version} is out of sight already")
-    if version.labels:
-        raise PublishError(
-            f"{base_path}: version {version.version} is labelled {', '.join(version.labels)};"
-            " move the label first"
-        )
-    others = [v for v in list_versions(base_path) if not v.hidden and v.path != version.path]
-    if all(other.problem for other in others):
-        whole = " that is whole" if others else ""
-        raise PublishError(
-            f"{base_path}: version {version.version} is the only one in sight{whole}"
-        )
-    _rename(version.path, base_path / f"{HIDDEN_PREFIX}{version.version}")
+    check_hideable(version, list_versions(base_path), base_path)
+    _rename(_folder_of(version), base_path / f"{HIDDEN_PREFIX}{version.version}")
     return version
 
 
@@ -177,13 +224,9 @@ def restore(base_path: Path, number: int | None = None) -> Version:
         PublishError: There is none.
     """
     hidden = hidden_versions(base_path)
-    chosen = max(hidden, default=None) if number is None else number
-    if chosen not in hidden:
-        there = ", ".join(map(str, hidden)) or "none"
-        wanted = "one" if number is None else f"version {number}"
-        raise PublishError(f"{base_path}: expected {wanted} out of sight, found {there}")
-    _rename(hidden[chosen], base_path / str(chosen))
-    return find_version(base_path, chosen)
+    wanted = check_restorable(hidden, number, base_path)
+    _rename(hidden[wanted], base_path / str(wanted))
+    return find_version(base_path, wanted)
 
 
 def to_prune(versions: Iterable[Version], keep: int) -> list[Version]:
@@ -205,8 +248,9 @@ def remove(version: Version) -> None:
     Raises:
         PublishError: It cannot be removed.
     """
-    grave = version.path.parent / f"{STAGING_PREFIX}pruned-{secrets.token_hex(8)}"
-    _rename(version.path, grave)
+    folder = _folder_of(version)
+    grave = folder.parent / f"{STAGING_PREFIX}pruned-{secrets.token_hex(8)}"
+    _rename(folder, grave)
     try:
         if grave.is_symlink():
             grave.unlink()
@@ -230,6 +274,12 @@ def _problem(path: Path) -> str:
         return find_missing(path) or ""
     except OSError as error:
         return f"it can't be read: {error.strerror or error}"
+
+
+def _folder_of(version: Version) -> Path:
+    if isinstance(version.path, StoreUrl):
+        raise PublishError(f"{version.path}: expected a version in a folder")
+    return version.path
 
 
 def _has_versions(path: Path) -> bool:

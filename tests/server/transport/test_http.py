@@ -200,6 +200,21 @@ def test_a_request_that_offers_an_upgrade_keeps_its_body(
     assert b"GET /last  connection,host ok" in answers[1]
 
 
+def test_many_offers_in_one_piece_are_answered_in_their_order(echoing: Served) -> None:
+    offers = [b"GET /%d HTTP/1.1\r\n" % n + H2C + b"\r\n" for n in range(200)]
+    answers = echoing.answer_to(b"".join(offers) + CLOSING).split(b"HTTP/1.1 ")[1:]
+    assert [answer.split()[-3] for answer in answers[:-1]] == [b"/%d" % n for n in range(200)]
+
+
+def test_a_body_may_wait_to_be_asked_for(echoing: Served) -> None:
+    head = POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    with echoing.connect() as connection:
+        connection.sendall(head)
+        assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"12345" + CLOSING)
+        assert b"POST /p 12345 " in read_all(connection)
+
+
 def test_what_comes_after_the_last_request_takes_no_answer_away(echoing: Served) -> None:
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n"
     answer = echoing.answer_to(head + b"Content-Length: 2\r\n\r\n12" + b"more\r\n\r\n")

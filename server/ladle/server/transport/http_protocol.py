@@ -49,6 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     _unread_bytes = 0
+    _in_head = False
     _in_body = False
     _ignores_upgrade = False
     _timer: asyncio.TimerHandle | None = None
@@ -77,14 +78,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread_bytes += len(data)
         self._unset_keepalive_if_required()
         self._parse(data)
+        if self._in_head:  # most heads come in one piece, and need no timer
+            self._close_after(HEAD_TIMEOUT_S)
         if self._unread_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
     def _parse(self, data: bytes) -> None:
-        while True:
+        pieces: list[bytes | memoryview] = [data]  # the next one last
+        while pieces:
+            piece = pieces.pop()
             try:
-                self.parser.feed_data(data)
-                return
+                self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
                 # The parser leaves the body to another protocol. A request that says the same
                 # without `Upgrade` keeps its body, whatever part of it has come.
@@ -92,7 +96,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 if self.parser.get_method() == b"CONNECT":
                     self.send_400_response("The server is no proxy: it takes no CONNECT.")
                     return
-                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                # What follows is not copied: many requests in one piece would each copy it again.
+                pieces += [memoryview(piece)[upgrade.args[0] :], self._head_without_upgrade()]
                 self.parser = httptools.HttpRequestParser(self)
                 # As uvicorn has it: what comes after a last request takes away no answer to it.
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -113,9 +118,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Wait for the rest of the head, not for ever."""
+        """Note that a head has begun, whose rest is not waited for for ever."""
         super().on_message_begin()
-        self._close_after(HEAD_TIMEOUT_S)
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
         """Start the application, or answer that there are too many connections."""
@@ -158,6 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _in_time(self) -> None:
+        self._in_head = False
         self._unread_bytes = 0
         if self._timer is not None:
             self._timer.cancel()

@@ -37,7 +37,7 @@ svg { max-width: 100%; height: auto; } code { font-size: 0.9em; }
 :root { color-scheme: light dark; }
 @media (prefers-color-scheme: dark) {
   body { color: #dfe5ec; background: #14181d; } .lead { color: #9aa5b1; }
-  h2, figure { border-color: #3a434e; } svg { background: #fff; border-radius: 6px; }
+  h2, figure { border-color: #3a434e; } svg { filter: invert(0.9) hue-rotate(180deg); }
   .right figcaption { color: #7fb0ff; } .wrong figcaption { color: #ff9a9a; }
 }
 """.replace("RIGHT", svg.RIGHT).replace("WRONG", svg.WRONG)

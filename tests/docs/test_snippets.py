@@ -224,7 +224,8 @@ def run(command: str, setting: Harness, block: Block) -> None:
             check=False,
         )
         assert ended.returncode == 0, f"{block.place}: {command}: {ended.stderr}"
-        assert '"error"' not in ended.stdout, f"{block.place}: {ended.stdout}"
+        is_error = re.match(r'\s*\{\s*"error"', ended.stdout)
+        assert not is_error, f"{block.place}: {ended.stdout}"
         return
     known = HANDLERS.get(program)
     assert known is not None, f"{block.place}: nobody knows how to run {program}"

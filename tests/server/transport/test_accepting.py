@@ -37,11 +37,21 @@ class Greeting(asyncio.Protocol):
         transport.close()
 
 
+class GreetingProbe(Greeting):
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"with a spare one: ")
+        super().connection_made(transport)
+
+
+def for_probes(ended: Callable[[], None]) -> asyncio.Protocol:
+    return GreetingProbe()
+
+
 def greeted(listening: socket.socket, refuse: Callable[[], bytes | None] = lambda: None) -> bytes:
     """What a caller reads of an acceptor on the socket."""
 
     async def drive() -> bytes:
-        acceptor = Acceptor(listening, Greeting, None, refuse)
+        acceptor = Acceptor(listening, Greeting, None, refuse, for_probes)
         host, port = listening.getsockname()
         reader, writer = await asyncio.open_connection(host, port)
         try:
@@ -64,7 +74,7 @@ def test_a_system_without_descriptors_is_asked_again_later_and_told_of_once(
     monkeypatch.setattr("ladle.server.transport.accepting._BACK_OFF_S", 0.0)
     monkeypatch.setattr("ladle.server.transport.accepting._LOG_EVERY_S", 1e9)
     with caplog.at_level(logging.WARNING):
-        assert greeted(Exhausted(error, 20)) == b"hello"
+        assert greeted(Exhausted(error, 100)) == b"hello"
     (line,) = caplog.messages
     assert line == "no connection over HTTP can be accepted now: the system has none"
 
@@ -77,7 +87,7 @@ def test_after_a_failure_the_listening_socket_is_left_alone(
     listening = Exhausted(errno.EMFILE, 1000)
 
     async def drive() -> None:
-        acceptor = Acceptor(listening, Greeting, None, lambda: None)
+        acceptor = Acceptor(listening, Greeting, None, lambda: None, for_probes)
         _, writer = await asyncio.open_connection(*listening.getsockname())
         while listening.left == 1000:
             await asyncio.sleep(0)
@@ -88,7 +98,12 @@ def test_after_a_failure_the_listening_socket_is_left_alone(
 
     with listening:
         asyncio.run(drive())
-    assert listening.left == 999
+    assert listening.left == 998  # once more with a spare descriptor
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_the_last_descriptors_are_for_probes(error: int) -> None:
+    assert greeted(Exhausted(error, 1)) == b"with a spare one: hello"
 
 
 def test_a_connection_too_many_reads_why() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -258,6 +260,36 @@ def test_past_the_bound_of_connections_only_probes_are_answered() -> None:
             connected.enter_context(served.connect())
             assert served.answer_to(probe).endswith(b"ok")
     served.transport.stop(0)
+
+
+def test_without_descriptors_probes_are_answered_all_the_same() -> None:
+    """Callers of another port may have taken them all."""
+    served = Served(always=["/livez"])
+    asking = [socket.socket() for _ in range(40)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/dev/fd"))
+    taken: list[int] = []
+    answers: list[bytes] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for n, connection in enumerate(asking):
+            path = b"/other" if n % 10 == 9 else b"/livez"
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(("127.0.0.1", served.port))
+            connection.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            answers.append(read_all(connection))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for number in taken:
+            os.close(number)
+        for connection in asking:
+            connection.close()
+        served.transport.stop(0)
+    statuses = [answer[9:12] for answer in answers]
+    assert statuses == ([b"200"] * 9 + [b"503"]) * 4
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 
+from ladle.server.transport.descriptors import SpareDescriptors
 from ladle.server.transport.http_protocol import HEAD_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,8 @@ _AT_ONCE = 64
 # How long to leave a listening socket alone after the system had nothing for a connection.
 _BACK_OFF_S = 0.1
 _LOG_EVERY_S = 1.0
+# Descriptors kept for probes: several orchestrators and balancers ask at the same time.
+_SPARE = 16
 
 
 class Acceptor:
@@ -33,6 +38,7 @@ class Acceptor:
         protocol: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
         refuse: Callable[[], bytes | None],
+        protocol_for_probes: Callable[[Callable[[], None]], asyncio.Protocol],
     ) -> None:
         """Accept from now on; called in the loop's thread.
 
@@ -41,11 +47,15 @@ class Acceptor:
             protocol: makes the protocol of a connection.
             tls: put connections behind TLS.
             refuse: returns what to answer a connection that is one too many; None to serve it.
+            protocol_for_probes: makes the protocol of a connection that has one of the last
+                descriptors; it calls its argument once that is free.
         """
         self._socket = listening
         self._protocol = protocol
         self._tls = tls
         self._refuse = refuse
+        self._protocol_for_probes = protocol_for_probes
+        self._spare = SpareDescriptors(_SPARE)
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._logged = -_LOG_EVERY_S
@@ -58,6 +68,7 @@ class Acceptor:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket)
+            self._spare.close()
 
     async def wait_closed(self) -> None:
         """Return once connections that were accepted have a protocol, or none."""
@@ -68,7 +79,7 @@ class Acceptor:
         """Accept who waits; the loop calls it when somebody does."""
         for _ in range(_AT_ONCE):
             try:
-                connection, _address = self._socket.accept()
+                connection, protocol = self._accept_one()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -79,14 +90,28 @@ class Acceptor:
             if answer is not None:
                 _refuse(connection, b"" if self._tls else answer)
                 continue
-            task = self._loop.create_task(self._serve(connection))
+            task = self._loop.create_task(self._serve(connection, protocol))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    def _accept_one(self) -> tuple[socket.socket, Callable[[], asyncio.Protocol]]:
+        """Return who waits, and what makes the protocol of the connection."""
+        try:
+            connection, _address = self._socket.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._spare.give_up_one():
+                raise
+            connection, _address = self._socket.accept()
+            return connection, partial(self._protocol_for_probes, self._spare.refill)
+        self._spare.refill()
+        return connection, self._protocol
+
+    async def _serve(
+        self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._protocol,
+                protocol,
                 connection,
                 ssl=self._tls,
                 ssl_handshake_timeout=HEAD_TIMEOUT_S if self._tls else None,

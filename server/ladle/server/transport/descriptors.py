@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 FOR_PROBES = 64
@@ -32,3 +33,38 @@ def affordable_connections(most: int, limit: int) -> int:
     Beside them there is place for `FOR_PROBES` more.
     """
     return max(1, min(most, limit - min(_FOR_OTHERS, limit // 2) - FOR_PROBES))
+
+
+class SpareDescriptors:
+    """Descriptors that are open for nothing, to be given up where the process can have no other.
+
+    Without them a caller of one port, whose connections take all descriptors, would keep an
+    orchestrator's probes from another. Lives in one thread.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Take as many as can be had, and `count` at most."""
+        self._count = count
+        self._held: list[int] = []
+        self.refill()
+
+    def refill(self) -> None:
+        """Take back what was given up, as far as it can be had."""
+        while len(self._held) < self._count:
+            try:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return
+
+    def give_up_one(self) -> bool:
+        """Close one, for what needs it more; False if there is none."""
+        if not self._held:
+            return False
+        os.close(self._held.pop())
+        return True
+
+    def close(self) -> None:
+        """Close all, for good."""
+        self._count = 0
+        while self.give_up_one():
+            pass

@@ -8,7 +8,7 @@ import math
 import socket
 import ssl
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -145,16 +145,17 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         acceptors: list[Any] = [
-            Acceptor(listening, self._protocol, self.config.ssl, self._refuse)
+            Acceptor(listening, self._protocol, self.config.ssl, self._refuse, self._protocol)
             for listening in sockets or []
         ]
         self.servers = acceptors  # uvicorn closes them, and waits for them
         self.started = True
         self.up.set()
 
-    def _protocol(self) -> BoundedProtocol:
+    def _protocol(self, ended: Callable[[], None] | None = None) -> BoundedProtocol:
         return BoundedProtocol(
             self._bounds,
+            ended,
             config=self.config,
             server_state=self.server_state,
             app_state={},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -54,17 +54,30 @@ class BoundedProtocol(HttpToolsProtocol):
     _ignores_upgrade = False
     _timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, bounds: ConnectionBounds, **uvicorns: Any) -> None:
-        """`uvicorns`: what uvicorn gives its protocol."""
+    def __init__(
+        self,
+        bounds: ConnectionBounds,
+        ended: Callable[[], None] | None = None,
+        **uvicorns: Any,
+    ) -> None:
+        """Take what is bounded.
+
+        Args:
+            bounds: of all connections.
+            ended: called once the connection's descriptor is free; with it the connection is for
+                probes alone.
+            uvicorns: what uvicorn gives its protocol.
+        """
         super().__init__(**uvicorns)
         self._bounds = bounds
+        self._ended = ended
         self._answers = self.app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head, not for ever."""
         super().connection_made(transport)
         self._close_after(HEAD_TIMEOUT_S)
-        if len(self.connections) > self._bounds.most:
+        if self._ended is not None or len(self.connections) > self._bounds.most:
             self._bounds.idle[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,6 +85,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_time()
         self._bounds.idle.pop(self, None)
         super().connection_lost(exc)
+        if self._ended is not None:
+            self.loop.call_soon(self._ended)  # asyncio closes the socket after this
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
@@ -149,12 +164,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the rest of a body that nobody reads, not for ever."""
         super().on_response_complete()
+        if self._ended is not None:
+            self.transport.close()  # the next probe needs the descriptor
         # Of several requests on their way it is the last one's body that is coming in.
         if self._in_body and self.cycle.response_complete:
             self._close_after(_REST_TIMEOUT_S)
 
     def _is_served(self) -> bool:
-        if len(self.connections) <= self._bounds.most:
+        if self._ended is None and len(self.connections) <= self._bounds.most:
             return True
         return self.url.partition(b"?")[0] in self._bounds.always
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from ladle.protos import tensors
+from ladle.protos.datatypes import BY_NUMBER
 from ladle.server.core.observation import Observation
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -76,6 +77,27 @@ class Signature:
         """Whether rows of different callers can share a run: every tensor has an open first dim."""
         specs = [*self.inputs.values(), *self.outputs.values()]
         return bool(self.inputs) and all(spec.has_open_rows for spec in specs)
+
+    @cached_property
+    def carried_outputs(self) -> tuple[str, ...]:
+        """The outputs that the Open Inference Protocol has a datatype for, in their order."""
+        return tuple(
+            alias
+            for alias, spec in self.outputs.items()
+            if spec.data_type in BY_NUMBER and not spec.unanswerable
+        )
+
+    @cached_property
+    def uncarried_input(self) -> str:
+        """The first input that has neither a datatype in that protocol nor a default; or empty."""
+        return next(
+            (
+                alias
+                for alias, spec in self.inputs.items()
+                if spec.data_type not in BY_NUMBER and alias not in self.defaults
+            ),
+            "",
+        )
 
     @cached_property
     def has_fixed_rows(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,7 @@ def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str)
         Unimplemented: All are wanted, and none has a datatype.
     """
     if not message.outputs:
-        wanted = carried(signature)
+        wanted = signature.carried_outputs
         if not wanted:
             raise Unimplemented(
                 f"no output of signature '{signature.name}' has a datatype in the Open Inference "
@@ -41,7 +41,7 @@ def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str)
             raise InvalidArgument(
                 f"unexpected inference output '{alias[:200]}' for model '{model}'"
             )
-        if alias not in carried(signature):
+        if alias not in signature.carried_outputs:
             spec = signature.outputs[alias]
             what = spec.unanswerable or dtypes.name(spec.data_type)
             raise InvalidArgument(
@@ -53,23 +53,20 @@ def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str)
     return tuple(named)
 
 
-def carried(signature: Signature) -> tuple[str, ...]:
-    """Return the outputs that the protocol has a datatype for, in the signature's order."""
-    return tuple(
-        alias
-        for alias, spec in signature.outputs.items()
-        if spec.data_type in BY_NUMBER and not spec.unanswerable
-    )
-
-
 def encode_answer(
-    head: bytes, outputs: Mapping[str, NDArray[Any]], signature: Signature, *, typed: bool
+    head: bytes,
+    wanted: Sequence[str],
+    outputs: Mapping[str, NDArray[Any]],
+    signature: Signature,
+    *,
+    typed: bool,
 ) -> bytes:
     """Return the serialized ModelInferResponse, the values copied once.
 
     Args:
         head: the fields that come before the outputs, serialized.
-        outputs: in the order of the answer; those that are classified are of `bytes` by now.
+        wanted: the outputs in the order of the answer.
+        outputs: their values; those that are classified are of `bytes` by now.
         signature: what has run.
         typed: whether the values go into typed fields; FP16 and BF16 have none, and with one of
             them all go raw.
@@ -77,26 +74,33 @@ def encode_answer(
     Raises:
         ResourceExhausted: No message can hold so much.
     """
-    datatypes = {alias: _datatype(signature, alias, array) for alias, array in outputs.items()}
-    if typed and all(datatype.field for datatype in datatypes.values()):
-        return head + _typed(outputs, datatypes)
+    if typed:
+        datatypes = [_datatype(signature, alias, outputs[alias]) for alias in wanted]
+        if all(datatype.field for datatype in datatypes):
+            return head + _typed(wanted, outputs, datatypes)
     pieces: list[Any] = [head]
     raws: list[Any] = []
     size = len(head)
-    for alias, array in outputs.items():
-        pieces.append(_output_head(alias, datatypes[alias].name, array.shape))
-        # Numbers in order are a buffer as they are, and joined without a copy before.
-        is_buffer = array.dtype.kind in "biuf" and array.flags.c_contiguous
-        raw = array if is_buffer else to_raw(array)
-        nbytes = array.nbytes if is_buffer else len(raw)
-        raws += (wire.bytes_head(_RAW_OUTPUTS, nbytes), raw)
-        size += len(pieces[-1]) + nbytes
+    for alias in wanted:
+        array = outputs[alias]
+        raw: Any = array
+        if array.dtype.kind in "biuf" and array.flags.c_contiguous:
+            nbytes = array.nbytes  # numbers in order are a buffer as they are
+        else:
+            raw = to_raw(array)
+            nbytes = len(raw)
+        data_type = dtypes.STRING if array.dtype.hasobject else signature.outputs[alias].data_type
+        described, raw_head = _output_heads(alias, data_type, array.shape, nbytes)
+        pieces.append(described)
+        raws += (raw_head, raw)
+        size += len(described) + len(raw_head) + nbytes
     if size > _MAX_RESPONSE_BYTES:
         raise ResourceExhausted(
             f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
             "send fewer rows, or name the outputs that you need"
         )
-    return b"".join(pieces + raws)
+    pieces += raws
+    return b"".join(pieces)
 
 
 @lru_cache(maxsize=4096)
@@ -110,10 +114,12 @@ def _datatype(signature: Signature, alias: str, array: NDArray[Any]) -> Datatype
     return BY_NUMBER[data_type]
 
 
-def _typed(outputs: Mapping[str, NDArray[Any]], datatypes: Mapping[str, Datatype]) -> bytes:
+def _typed(
+    wanted: Sequence[str], outputs: Mapping[str, NDArray[Any]], datatypes: Sequence[Datatype]
+) -> bytes:
     response = ModelInferResponse()
-    for alias, array in outputs.items():
-        datatype = datatypes[alias]
+    for alias, datatype in zip(wanted, datatypes, strict=True):
+        array = outputs[alias]
         output = response.outputs.add(name=alias, datatype=datatype.name, shape=array.shape)
         assert datatype.field is not None
         getattr(output.contents, datatype.field).extend(array.ravel().tolist())
@@ -121,6 +127,12 @@ def _typed(outputs: Mapping[str, NDArray[Any]], datatypes: Mapping[str, Datatype
 
 
 @lru_cache(maxsize=4096)
-def _output_head(alias: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    output = ModelInferResponse.InferOutputTensor(name=alias, datatype=datatype, shape=shape)
-    return wire.join(wire.bytes_field(_OUTPUTS, [output.SerializeToString()]))
+def _output_heads(
+    alias: str, data_type: int, shape: tuple[int, ...], nbytes: int
+) -> tuple[bytes, bytes]:
+    """Return what says what an output is, and what comes before its raw bytes."""
+    output = ModelInferResponse.InferOutputTensor(
+        name=alias, datatype=BY_NUMBER[data_type].name, shape=shape
+    )
+    described = wire.join(wire.bytes_field(_OUTPUTS, [output.SerializeToString()]))
+    return described, wire.bytes_head(_RAW_OUTPUTS, nbytes)

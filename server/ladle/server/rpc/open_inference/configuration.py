@@ -27,7 +27,6 @@ from ladle.server.core.servable import Model, Signature, TensorSpec
 from ladle.server.core.sources.version_policy import Latest, Specific, VersionPolicy
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.open_inference import names
-from ladle.server.rpc.open_inference.answers import carried
 from ladle.server.rpc.open_inference.classification import labels_of
 from ladle.server.rpc.open_inference.server_methods import PLATFORM
 from ladle.server.rpc.request import parse
@@ -102,7 +101,7 @@ def _config(given: str, model: Model, signature: Signature) -> ModelConfigProto:
                 format=_format(dims),
                 optional=alias in signature.defaults,
             )
-    for alias in carried(signature):
+    for alias in signature.carried_outputs:
         spec = signature.outputs[alias]
         labels = labels_of(model.card_json, spec.shape, batched=batched)
         config.output.add(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ladle.protos import wire
-from ladle.protos.inference_pb import ModelInferRequest
+from ladle.protos.inference_pb import InferParameter, ModelInferRequest
 from ladle.protos.serving_pb import ModelSpec
-from ladle.protos.zero_copy import extract_repeated_bytes
+from ladle.protos.zero_copy import LEAST_BYTES, extract_repeated_bytes
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.errors import InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle.manager import Manager
@@ -25,6 +26,7 @@ from ladle.server.rpc.open_inference.classification import classified, classify_
 from ladle.server.rpc.open_inference.inputs import read_inputs
 from ladle.server.rpc.open_inference.parameters import (
     check_parameters,
+    refuse_shared_memory,
     signature_name,
     timeout_s,
     wants_typed,
@@ -35,15 +37,8 @@ from ladle.server.rpc.request import Invocation, earlier, parse
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 _ID = 3
+_NONE: Mapping[str, InferParameter] = MappingProxyType({})
 _RAW_INPUTS = 7
-
-
-class InferMessage(NamedTuple):
-    """A ModelInferRequest off the wire, of which nothing was checked."""
-
-    message: ModelInferRequest
-    raw: Sequence[bytes | memoryview]
-    """The raw contents; large ones are views of the request."""
 
 
 class ParsedInfer(NamedTuple):
@@ -54,7 +49,9 @@ class ParsedInfer(NamedTuple):
     """The raw contents; large ones are views of the request."""
     name: names.Name
     spec: ModelSpec
-    deadline: float | None
+    parameters: Mapping[str, InferParameter]
+    """The request's own."""
+    deadline: float | None = None
     """The monotonic time at which the request's own timeout ends; None without one."""
     seen: Observation | None = None
     """Where outputs are noted that the answer does not hold."""
@@ -65,9 +62,15 @@ class ModelInfer:
 
     path = PATH
 
-    def __init__(self, manager: Manager) -> None:
-        """`manager` knows which models are configured, and their labels."""
+    def __init__(self, manager: Manager, now: Callable[[], float] = time.monotonic) -> None:
+        """Take which models there are, and the time.
+
+        Args:
+            manager: knows which models are configured, and their labels.
+            now: returns the monotonic time.
+        """
         self._manager = manager
+        self._now = now
 
     def parse(self, data: bytes, metadata: Callable[[str], str | None]) -> ParsedInfer:
         """Return a request, its large raw contents as views of `data`.
@@ -75,30 +78,30 @@ class ModelInfer:
         Raises:
             InvalidArgument: The bytes are no ModelInferRequest, or a name or parameter is wrong.
             NotFound: No model is configured under the name.
+            Unimplemented: A tensor is in shared memory.
         """
-        return self.understand(read(data), time.monotonic())
+        return self.understand(*read(data))
 
-    def understand(self, given: InferMessage, now: float) -> ParsedInfer:
-        """Return a request whose names and parameters are right; `now` is the monotonic time.
+    def understand(
+        self, data: bytes, message: ModelInferRequest, raw: Sequence[memoryview]
+    ) -> ParsedInfer:
+        """Return a request whose names and parameters are right; its arguments are what `read` has.
 
         Raises:
             InvalidArgument: A name or parameter is wrong.
             NotFound: No model is configured under the name.
+            Unimplemented: A tensor is in shared memory.
         """
-        message = given.message
-        name = names.parse_name(message.model_name, self._manager)
-        spec = names.parse_version(name, message.model_version)
-        if not self._manager.is_known(name.model):
-            raise names.missing(name, spec, self._manager)
-        check_parameters(message)
-        timeout = timeout_s(message.parameters) if message.parameters else None
-        return ParsedInfer(
-            message,
-            given.raw,
-            name,
-            names.resolve_label(self._manager, spec),
-            None if timeout is None else now + timeout,
-        )
+        name, spec = names.parse_known(message.model_name, message.model_version, self._manager)
+        refuse_shared_memory(data, message)
+        contents = raw or message.raw_input_contents
+        parameters = message.parameters
+        if not parameters:
+            return ParsedInfer(message, contents, name, spec, _NONE)
+        check_parameters(parameters)
+        timeout = timeout_s(parameters)
+        deadline = None if timeout is None else self._now() + timeout
+        return ParsedInfer(message, contents, name, spec, parameters, deadline)
 
     def model_spec(self, request: ParsedInfer) -> ModelSpec:
         """Return which model and version the request names."""
@@ -120,7 +123,7 @@ class ModelInfer:
             Unimplemented: It needs what the server does not have, such as shared memory.
         """
         message, given = request.message, request.name.given
-        parameters = message.parameters
+        parameters = request.parameters
         asked = signature_name(parameters) if parameters else ""
         signature = names.find_signature(model, asked or request.name.signature)
         wanted = wanted_outputs(message, signature, given)
@@ -168,17 +171,18 @@ class ModelInferMethod:
         return partial(_wait, part, partial(self._method.missing, request._replace(raw=())))
 
 
-def read(data: bytes) -> InferMessage:
-    """Return the request that a message holds, its large raw contents as views of `data`.
+def read(data: bytes) -> tuple[bytes, ModelInferRequest, Sequence[memoryview]]:
+    """Return a message: without its large raw contents, parsed, and those contents as views.
 
     Raises:
         InvalidArgument: The bytes are no ModelInferRequest.
     """
+    if len(data) < LEAST_BYTES:
+        return data, parse(ModelInferRequest, data), ()
     if len(data) >= malloc.LARGE_BYTES:
         malloc.trim()  # of the pieces that the transport got it in
     rest, raw = extract_repeated_bytes(data, _RAW_INPUTS)
-    message = parse(ModelInferRequest, rest)
-    return InferMessage(message, raw or message.raw_input_contents)
+    return rest, parse(ModelInferRequest, rest), raw
 
 
 def _encode(
@@ -194,17 +198,18 @@ def _encode(
     servable_id: ServableId,
 ) -> bytes:
     """Return the answer that is made of what a run gave."""
-    ordered = {alias: outputs[alias] for alias in wanted}
-    if seen is not None:
-        seen.outputs = {alias: outputs[alias] for alias in counts}
-    for alias, count in counts.items():
-        ordered[alias] = classified(
-            ordered[alias], count, batched=signature.batchable, card=card_json
-        )
+    if counts:
+        if seen is not None:
+            seen.outputs = {alias: outputs[alias] for alias in counts}
+        outputs = dict(outputs)
+        for alias, count in counts.items():
+            outputs[alias] = classified(
+                outputs[alias], count, batched=signature.batchable, card=card_json
+            )
     head = model_fields(model_name, servable_id.version)
     if request_id:
         head += wire.join(wire.bytes_field(_ID, [request_id.encode()]))
-    return encode_answer(head, ordered, signature, typed=typed)
+    return encode_answer(head, wanted, outputs, signature, typed=typed)
 
 
 def _check_rows(model: Model, signature: Signature, inputs: Arrays, given: str) -> None:

@@ -12,8 +12,15 @@ from ladle.protos.datatypes import BY_NAME, BY_NUMBER, Datatype
 from ladle.protos.inference_pb import InferTensorContents, ModelInferRequest
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.machine import malloc
-from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.open_inference.tensors import Tensor, from_raw, from_values, shown
+from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.rpc.open_inference.tensors import (
+    Tensor,
+    elements,
+    fixed_from_raw,
+    from_raw,
+    from_values,
+    shown,
+)
 
 
 def read_inputs(
@@ -36,34 +43,43 @@ def read_inputs(
     Raises:
         InvalidArgument: The tensors are not those that the signature takes.
     """
-    given = message.inputs
-    _check_names([tensor.name for tensor in given], signature, model)
-    if raw:
-        _check_raw(message, raw, model)
+    given = list(message.inputs)
+    declared = signature.inputs
+    names = [tensor.name for tensor in given]
+    if names != [*declared]:  # nearly always they are, and in this order
+        _check_names(names, signature, model)
+    if raw and len(raw) != len(given):
+        for tensor in given:
+            _refuse_contents(tensor, model)
+        raise InvalidArgument(
+            f"the number of inputs ({len(given)}) does not match the expected number of raw input "
+            f"contents ({len(raw)}) for model '{model}'."
+        )
     arrays: dict[str, NDArray[Any]] = {}
-    rows: int | None = None
     for at, tensor in enumerate(given):
-        name, shape = tensor.name, tuple(tensor.shape)
-        datatype = _datatype(name, tensor.datatype, signature, model)
-        declared = signature.inputs[name]
-        if not declared.admits(shape) or (shape and min(shape) < 0):
-            _refuse_shape(shape, declared.shape, Tensor(name, model))
-        if raw:
-            array = from_raw(datatype, shape, raw[at], Tensor(name, model))
-        else:
+        name, shape = names[at], tuple(tensor.shape)
+        spec = declared[name]
+        datatype = BY_NAME.get(tensor.datatype)
+        if datatype is None or datatype.data_type != spec.data_type:
+            raise _wrong_datatype(name, tensor.datatype, spec, model)
+        if not spec.admits(shape):
+            raise _wrong_shape(shape, spec.shape, Tensor(name, model))
+        if not raw:
             array = _typed(datatype, shape, tensor.contents, Tensor(name, model))
+        else:
+            _refuse_contents(tensor, model)
+            view = fixed_from_raw(datatype, shape, raw[at])
+            # The words for what is wrong are in there too.
+            array = (
+                from_raw(datatype, shape, raw[at], Tensor(name, model)) if view is None else view
+            )
         if array.nbytes >= malloc.LARGE_BYTES:
             array = malloc.aligned(array)
         arrays[name] = array
-    if signature.batchable:
-        for name, array in arrays.items():
-            if rows is not None and len(array) != rows:
-                raise InvalidArgument(
-                    f"input '{name}' batch size does not match other inputs for '{model}'"
-                )
-            rows = len(array)
-    for name in signature.inputs:
-        if name not in arrays:
+    if len(arrays) > 1 and signature.batchable:
+        _require_equal_rows(arrays, model)
+    if len(arrays) < len(declared):
+        for name in declared.keys() - arrays.keys():
             arrays[name] = signature.defaults[name]
     return arrays
 
@@ -88,41 +104,43 @@ def _check_names(names: Sequence[str], signature: Signature, model: str) -> None
         )
 
 
-def _check_raw(message: ModelInferRequest, raw: Sequence[bytes | memoryview], model: str) -> None:
-    for tensor in message.inputs:
-        if tensor.HasField("contents") and tensor.contents.ListFields():
+def _refuse_contents(tensor: ModelInferRequest.InferInputTensor, model: str) -> None:
+    if tensor.HasField("contents") and tensor.contents.ListFields():
+        raise InvalidArgument(
+            "contents field must not be specified when using raw_input_contents for "
+            f"'{tensor.name}' for model '{model}'"
+        )
+
+
+def _require_equal_rows(arrays: Mapping[str, NDArray[Any]], model: str) -> None:
+    rows: int | None = None
+    for name, array in arrays.items():
+        if rows is not None and len(array) != rows:
             raise InvalidArgument(
-                "contents field must not be specified when using raw_input_contents for "
-                f"'{tensor.name}' for model '{model}'"
+                f"input '{name}' batch size does not match other inputs for '{model}'"
             )
-    if len(raw) != len(message.inputs):
-        raise InvalidArgument(
-            f"the number of inputs ({len(message.inputs)}) does not match the expected number "
-            f"of raw input contents ({len(raw)}) for model '{model}'."
-        )
+        rows = len(array)
 
 
-def _datatype(name: str, given: str, signature: Signature, model: str) -> Datatype:
-    datatype = BY_NAME.get(given)
-    if datatype is None:
-        raise InvalidArgument(f"invalid datatype '{given[:100]}' for input '{name}'")
-    expected = signature.inputs[name].data_type
-    if datatype.data_type != expected:
-        wanted = BY_NUMBER.get(expected)
-        raise InvalidArgument(
-            f"inference input '{name}' data-type is '{given}', but model '{model}' "
-            f"expects '{wanted.name if wanted else signature.inputs[name]}'"
-        )
-    return datatype
+def _wrong_datatype(name: str, given: str, spec: TensorSpec, model: str) -> InvalidArgument:
+    if given not in BY_NAME:
+        return InvalidArgument(f"invalid datatype '{given[:100]}' for input '{name}'")
+    wanted = BY_NUMBER.get(spec.data_type)
+    return InvalidArgument(
+        f"inference input '{name}' data-type is '{given}', but model '{model}' "
+        f"expects '{wanted.name if wanted else spec}'"
+    )
 
 
-def _refuse_shape(shape: tuple[int, ...], declared: tuple[int, ...] | None, tensor: Tensor) -> None:
+def _wrong_shape(
+    shape: tuple[int, ...], declared: tuple[int, ...] | None, tensor: Tensor
+) -> InvalidArgument:
     if any(size < 0 for size in shape):
-        raise InvalidArgument(
+        return InvalidArgument(
             f"invalid shape for input '{tensor.name}': shape [{shown(shape)}] contains one or more "
             "invalid dimensions"
         )
-    raise InvalidArgument(
+    return InvalidArgument(
         f"unexpected shape for input '{tensor.name}' for model '{tensor.model}'. "
         f"Expected [{shown(declared or ())}], got [{shown(shape)}]. "
     )
@@ -133,7 +151,7 @@ def _typed(
 ) -> NDArray[Any]:
     fields = [descriptor.name for descriptor, _ in contents.ListFields()]
     if not fields:
-        if 0 in shape:
+        if elements(shape, tensor) == 0:
             return np.empty(shape, datatype.dtype)
         raise InvalidArgument(
             f"unable to find data for input tensor '{tensor.name}' for model '{tensor.model}' in "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from ladle.protos.datatypes import BY_NUMBER
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import (
     InvalidArgument,
@@ -102,11 +102,18 @@ def parse_known(given: str, version: str, manager: Manager) -> tuple[Name, Model
         InvalidArgument: There is no name, or the version is out of range or an unknown label.
         NotFound: No model is configured under the name.
     """
+    if not version and given and manager.is_known(given):
+        return _newest(given)  # the usual case
     name = parse_name(given, manager)
     spec = parse_version(name, version)
     if not manager.is_known(name.model):
         raise missing(name, spec, manager)
     return name, resolve_label(manager, spec)
+
+
+@lru_cache(maxsize=1024)
+def _newest(model: str) -> tuple[Name, ModelSpec]:
+    return Name(model, model, ""), ModelSpec(name=model)
 
 
 def missing(name: Name, spec: ModelSpec, manager: Manager) -> ServingError:
@@ -138,10 +145,9 @@ def find_signature(model: Model, wanted: str) -> Signature:
         raise InvalidArgument(
             f'Serving signature key "{name}" not found. The model has {sorted(model.signatures)}'
         )
-    for alias, spec in signature.inputs.items():
-        if spec.data_type not in BY_NUMBER and alias not in signature.defaults:
-            raise Unimplemented(
-                f"input '{alias}' of signature '{signature.name}' is {spec}, which has no "
-                "datatype in the Open Inference Protocol"
-            )
+    if alias := signature.uncarried_input:
+        raise Unimplemented(
+            f"input '{alias}' of signature '{signature.name}' is {signature.inputs[alias]}, which "
+            "has no datatype in the Open Inference Protocol"
+        )
     return signature

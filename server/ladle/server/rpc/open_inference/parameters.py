@@ -11,29 +11,36 @@ SHARED_MEMORY = "shared memory is not supported"
 """What a request that needs it is told."""
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+_SHARED_MEMORY_START = b"shared_memory_"
 _OF_SEQUENCES = ("sequence_start", "sequence_end")
 # The protocol's own word, which has no effect here: models are not decoupled.
 _TRITONS = "triton_enable_empty_final_response"
 
 
-def check_parameters(message: ModelInferRequest) -> None:
-    """Refuse parameters that this server can't do what they ask for, or that have a wrong type.
+def check_parameters(parameters: Mapping[str, InferParameter]) -> None:
+    """Refuse a request's parameters where one is of a wrong type.
 
     Names without a meaning are the caller's own, and pass.
 
     Raises:
         InvalidArgument: A value has the wrong type or is out of range, or a name is reserved.
-        Unimplemented: A tensor is in shared memory.
     """
-    if message.parameters:
-        for key, value in message.parameters.items():
-            _check(key, value)
-    for tensor in message.inputs:
-        if tensor.parameters:
-            _refuse_shared_memory(tensor.parameters)
-    for output in message.outputs:
-        if output.parameters:
-            _refuse_shared_memory(output.parameters)
+    for key, value in parameters.items():
+        _check(key, value)
+
+
+def refuse_shared_memory(data: bytes, message: ModelInferRequest) -> None:
+    """Refuse a request whose tensors are in shared memory; `data` is the serialized message.
+
+    Raises:
+        Unimplemented: One is there.
+    """
+    if _SHARED_MEMORY_START not in data:
+        return  # nearly always: cheaper than a look at each tensor
+    parameters = [tensor.parameters for tensor in message.inputs]
+    parameters += [output.parameters for output in message.outputs]
+    if any(key in given for given in parameters for key in _SHARED_MEMORY):
+        raise Unimplemented(SHARED_MEMORY)
 
 
 def timeout_s(parameters: Mapping[str, InferParameter]) -> float | None:
@@ -77,11 +84,6 @@ def _check(key: str, value: InferParameter) -> None:
         raise InvalidArgument(
             f"parameter keys starting with 'triton_' are reserved, got '{key[:100]}'"
         )
-
-
-def _refuse_shared_memory(parameters: Mapping[str, InferParameter]) -> None:
-    if any(key in parameters for key in _SHARED_MEMORY):
-        raise Unimplemented(SHARED_MEMORY)
 
 
 def _require(key: str, kind: str | None, *expected: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,10 +73,10 @@ class _InferDialect:
         given = read(message)
 
         def parsed() -> tuple[ParsedInfer, float | None]:
-            request = self.method.understand(given, time.monotonic())
+            request = self.method.understand(*given)
             return request._replace(seen=seen), request.deadline
 
-        return _head(given.message), parsed
+        return _head(given[1]), parsed
 
     def missing(self, tag: object) -> ServingError:
         """Return why the version that a request names can't be had."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,9 @@ def from_raw(
     Raises:
         InvalidArgument: The bytes are not those of such a tensor.
     """
+    array = fixed_from_raw(datatype, shape, raw)
+    if array is not None:
+        return array
     count = elements(shape, tensor)
     if datatype.data_type == dtypes.STRING:
         return _strings(raw, count, tensor).reshape(shape)
@@ -68,6 +72,25 @@ def from_raw(
         truth: NDArray[np.bool_] = np.frombuffer(raw, np.uint8) != 0
         return truth.reshape(shape)
     return np.frombuffer(raw, datatype.dtype).reshape(shape)
+
+
+def fixed_from_raw(
+    datatype: Datatype, shape: tuple[int, ...], raw: bytes | memoryview
+) -> NDArray[Any] | None:
+    """Return a view of a number's raw bytes; None where there is more to be looked at."""
+    dtype = _number(datatype)
+    if dtype is None or not raw or len(shape) > tensors.NUMPYS_MAX_RANK:
+        return None
+    # With bytes, and none of its sizes less than 0, the shape has no other than these.
+    if math.prod(shape) * dtype.itemsize != len(raw) or (shape and min(shape) < 0):
+        return None
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+@cache
+def _number(datatype: Datatype) -> np.dtype[Any] | None:
+    is_number = datatype.data_type != dtypes.STRING and datatype.name != "BOOL"
+    return datatype.dtype if is_number else None
 
 
 def from_values(

@@ -19,14 +19,18 @@ _RAW_OUTPUTS = 6
 _MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 
 
-def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str) -> tuple[str, ...]:
+def wanted_outputs(
+    given: Sequence[ModelInferRequest.InferRequestedOutputTensor],
+    signature: Signature,
+    model: str,
+) -> tuple[str, ...]:
     """Return the outputs in the order of the answer: as named, or all that can be carried.
 
     Raises:
         InvalidArgument: An output is named twice, is none of the signature's, or has no datatype.
         Unimplemented: All are wanted, and none has a datatype.
     """
-    if not message.outputs:
+    if not given:
         wanted = signature.carried_outputs
         if not wanted:
             raise Unimplemented(
@@ -35,7 +39,7 @@ def wanted_outputs(message: ModelInferRequest, signature: Signature, model: str)
             )
         return wanted
     named: dict[str, None] = {}
-    for output in message.outputs:
+    for output in given:
         alias = output.name
         if alias not in signature.outputs:
             raise InvalidArgument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,14 +20,16 @@ _MOST_ELEMENTS = 1_000_000
 _UNSUPPORTED = ("BYTES", "BOOL", "FP16", "BF16")
 
 
-def classify_counts(message: ModelInferRequest, signature: Signature) -> Mapping[str, int]:
+def classify_counts(
+    outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor], signature: Signature
+) -> Mapping[str, int]:
     """Return how many classes are wanted, by output.
 
     Raises:
         InvalidArgument: A count is none, or an output has no classes.
     """
     counts = {}
-    for output in message.outputs:
+    for output in outputs:
         if _PARAMETER not in output.parameters:
             continue
         value = output.parameters[_PARAMETER]

@@ -37,6 +37,7 @@ from ladle.server.rpc.request import Invocation, earlier, parse
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 _ID = 3
+_MOST_NAMES = 1024
 _NONE: Mapping[str, InferParameter] = MappingProxyType({})
 _RAW_INPUTS = 7
 
@@ -51,6 +52,8 @@ class ParsedInfer(NamedTuple):
     spec: ModelSpec
     parameters: Mapping[str, InferParameter]
     """The request's own."""
+    outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor]
+    """Those that it names."""
     deadline: float | None = None
     """The monotonic time at which the request's own timeout ends; None without one."""
     seen: Observation | None = None
@@ -71,6 +74,7 @@ class ModelInfer:
         """
         self._manager = manager
         self._now = now
+        self._newest: dict[str, tuple[names.Name, ModelSpec]] = {}  # by names of models
 
     def parse(self, data: bytes, metadata: Callable[[str], str | None]) -> ParsedInfer:
         """Return a request, its large raw contents as views of `data`.
@@ -92,16 +96,27 @@ class ModelInfer:
             NotFound: No model is configured under the name.
             Unimplemented: A tensor is in shared memory.
         """
-        name, spec = names.parse_known(message.model_name, message.model_version, self._manager)
+        name, spec = self._named(message.model_name, message.model_version)
         refuse_shared_memory(data, message)
         contents = raw or message.raw_input_contents
-        parameters = message.parameters
+        parameters, outputs = message.parameters, message.outputs
         if not parameters:
-            return ParsedInfer(message, contents, name, spec, _NONE)
+            return ParsedInfer(message, contents, name, spec, _NONE, outputs)
         check_parameters(parameters)
         timeout = timeout_s(parameters)
         deadline = None if timeout is None else self._now() + timeout
-        return ParsedInfer(message, contents, name, spec, parameters, deadline)
+        return ParsedInfer(message, contents, name, spec, parameters, outputs, deadline)
+
+    def _named(self, model: str, version: str) -> tuple[names.Name, ModelSpec]:
+        known = self._newest.get(model)
+        if known is not None and not version:
+            return known  # should it be gone by now, there is no version of it to be had
+        found = names.parse_known(model, version, self._manager)
+        if not version and ":" not in model:
+            if len(self._newest) >= _MOST_NAMES:
+                self._newest.clear()
+            self._newest[model] = found
+        return found
 
     def model_spec(self, request: ParsedInfer) -> ModelSpec:
         """Return which model and version the request names."""
@@ -126,10 +141,12 @@ class ModelInfer:
         parameters = request.parameters
         asked = signature_name(parameters) if parameters else ""
         signature = names.find_signature(model, asked or request.name.signature)
-        wanted = wanted_outputs(message, signature, given)
-        counts = classify_counts(message, signature) if message.outputs else {}
+        named = request.outputs
+        wanted = wanted_outputs(named, signature, given)
+        counts = classify_counts(named, signature) if named else {}
         inputs = read_inputs(message, request.raw, signature, given)
-        _check_rows(model, signature, inputs, given)
+        if signature.batchable:
+            _check_rows(model, inputs, given)
         encode = partial(
             _encode,
             given,
@@ -141,7 +158,7 @@ class ModelInfer:
             bool(parameters) and wants_typed(parameters),
             request.seen if counts else None,
         )
-        if message.outputs:
+        if named:
             wanted = tuple(alias for alias in signature.outputs if alias in set(wanted))
         return Invocation(signature, inputs, wanted), encode
 
@@ -159,9 +176,11 @@ class ModelInferMethod:
         Returns what has to be called in a thread instead, where it has to wait for the model.
         """
         request = self._method.parse(call.request, call.metadata)
-        if request.message.outputs:
+        deadline = call.deadline
+        if request.outputs:
             request = request._replace(seen=call.observation)
-        deadline = earlier(call.deadline, request.deadline)
+        if request.deadline is not None:
+            deadline = earlier(deadline, request.deadline)
         try:
             part = self._queued.begin(call, request, deadline)
         except NotFound:
@@ -212,13 +231,13 @@ def _encode(
     return encode_answer(head, wanted, outputs, signature, typed=typed)
 
 
-def _check_rows(model: Model, signature: Signature, inputs: Arrays, given: str) -> None:
+def _check_rows(model: Model, inputs: Arrays, given: str) -> None:
     """Refuse what the batcher would, in the protocol's words."""
-    options = model.options if isinstance(model, BatchingServable) else None
-    if options is None or not options.refuse_larger or not signature.batchable:
+    rows = len(next(iter(inputs.values())))
+    if rows <= 1:
         return
-    rows = next((len(array) for array in inputs.values()), 0)
-    if rows > options.max_batch_size:
+    options = model.options if isinstance(model, BatchingServable) else None
+    if options is not None and options.refuse_larger and rows > options.max_batch_size:
         raise InvalidArgument(
             f"inference request batch-size must be <= {options.max_batch_size} for '{given}'"
         )

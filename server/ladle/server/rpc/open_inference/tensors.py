@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
-from ladle.protos.datatypes import LENGTH, Datatype
+from ladle.protos.datatypes import BY_NAME, LENGTH, Datatype
 from ladle.server.core.errors import InvalidArgument
 
 # Products of dimensions past this are no tensors that a request could hold.
 _MOST_ELEMENTS = 1 << 48
+
+
+def _numbers() -> Iterator[tuple[str, np.dtype[Any]]]:
+    for datatype in BY_NAME.values():
+        with suppress(dtypes.UnsupportedDtype):  # bfloat16, where its package is not installed
+            if datatype.name not in ("BOOL", "BYTES"):
+                yield datatype.name, datatype.dtype
+
+
+_NUMBERS = dict(_numbers())
 
 
 class Tensor(NamedTuple):
@@ -78,19 +88,13 @@ def fixed_from_raw(
     datatype: Datatype, shape: tuple[int, ...], raw: bytes | memoryview
 ) -> NDArray[Any] | None:
     """Return a view of a number's raw bytes; None where there is more to be looked at."""
-    dtype = _number(datatype)
+    dtype = _NUMBERS.get(datatype.name)
     if dtype is None or not raw or len(shape) > tensors.NUMPYS_MAX_RANK:
         return None
     # With bytes, and none of its sizes less than 0, the shape has no other than these.
     if math.prod(shape) * dtype.itemsize != len(raw) or (shape and min(shape) < 0):
         return None
     return np.frombuffer(raw, dtype).reshape(shape)
-
-
-@cache
-def _number(datatype: Datatype) -> np.dtype[Any] | None:
-    is_number = datatype.data_type != dtypes.STRING and datatype.name != "BOOL"
-    return datatype.dtype if is_number else None
 
 
 def from_values(

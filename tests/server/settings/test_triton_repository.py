@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.models.config import ModelConfig
@@ -149,3 +152,39 @@ def test_a_folder_that_is_gone_changes_nothing(
     assert len([r for r in caplog.records if "can't be read" in r.message]) == 1
     with pytest.raises(InvalidArgument, match="can't be read: No such file"):
         looked.repository.read()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]),
+            st.sampled_from(["make", "remove", "spoil", "mend"]),
+        ),
+        max_size=12,
+    )
+)
+@settings(deadline=None)
+def test_a_model_goes_only_when_its_folder_does(changes: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        looked = Looked(folder)
+        served = {model.name for model in looked.repository.read()}
+        good: set[str] = set()
+        for model, change in changes:
+            config = folder / model / "config.pbtxt"
+            if change == "make":
+                (folder / model / "1").mkdir(parents=True, exist_ok=True)
+                good.add(model)
+            elif change == "remove":
+                shutil.rmtree(folder / model, ignore_errors=True)
+                good.discard(model)
+            elif config.parent.exists() and change in ("spoil", "mend"):
+                config.write_text("{" if change == "spoil" else "max_batch_size: 2")
+                (good.discard if change == "spoil" else good.add)(model)
+            there = {child.name for child in folder.iterdir()}
+            looked.repository.step()
+            if looked.replaced:
+                before, served = served, set(looked.replaced[-1])
+                assert before & there <= served, "a model went whose folder is there"
+            assert good <= served
+            assert served <= there or not there, "a model stayed whose folder is gone"

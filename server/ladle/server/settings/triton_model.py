@@ -189,14 +189,15 @@ def _policy(fields: Fields | None) -> VersionPolicy | None:
 
 
 def _labels_file(fields: Fields) -> str:
-    files = {output.text("label_filename") for output in fields.messages("output")} - {""}
-    if len(files) > 1:
-        raise InvalidArgument(
-            f"label_filename: expected one for a model, got {', '.join(sorted(files))}"
-        )
-    file = "".join(files)
-    _check_file("label_filename", file)
-    return file
+    """Return the file of labels; none where outputs have several, as a model has one set here."""
+    files = _labels_files(fields)
+    for file in files:
+        _check_file("label_filename", file)
+    return "".join(files) if len(files) == 1 else ""
+
+
+def _labels_files(fields: Fields) -> set[str]:
+    return {output.text("label_filename") for output in fields.messages("output")} - {""}
 
 
 def _warmup(fields: Fields) -> Warmup:
@@ -250,6 +251,8 @@ def _without_effect(fields: Fields, batching: Fields | None) -> tuple[str, ...]:
         "parameters",
     }
     names = sorted(fields.values.keys() - used)
+    if len(_labels_files(fields)) > 1:
+        names.append("several files in label_filename")
     names += [f"parameters {entry.text('key')}" for entry in fields.messages("parameters")]
     if batching is not None:
         known = {"preferred_batch_size", "max_queue_delay_microseconds"}

@@ -153,7 +153,7 @@ class FakeServable:
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
-        seen: Observation | None = None,
+        observation: Observation | None = None,
     ) -> FakePending:
         """Run in a thread of its own."""
 

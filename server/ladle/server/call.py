@@ -34,7 +34,7 @@ class Call(Protocol):
     def shared_observation(self) -> Observation | None:
         """The observation of the larger request that this call is a part of, as one over REST is.
 
-        Whoever made the call ends that observation. None for a call that stands by itself.
+        The maker of the call ends that observation. None for a call that stands by itself.
         """
 
     def metadata(self, key: str) -> str | None:

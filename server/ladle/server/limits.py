@@ -101,7 +101,7 @@ class Limits:
     budget: ByteBudget
     """Of all together."""
     refused: Callable[[ServingError], None] = lambda _: None
-    """Hears of each request that is not taken, and so never comes to its method."""
+    """Is called with the refusal of each request that is not taken: its method is never called."""
 
     @property
     def max_received_bytes(self) -> int:

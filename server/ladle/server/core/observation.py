@@ -27,7 +27,7 @@ _MAX_NAME = 1024
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _numbers = itertools.count(1)
-# Tells the requests of this process from those of others.
+# Makes the ids of this process's requests differ from those of other processes.
 _PREFIX = secrets.token_hex(4)
 
 
@@ -85,7 +85,7 @@ class Observation:
         self.entrypoint = entrypoint
         self.request: bytes | None = request
         """The message; over REST the one that was made of JSON. It is dropped once the observer
-        has heard of the request's end, and so is `response`."""
+        was called with the request's end, and so is `response`."""
         self.request_bytes = len(request)
         self.metadata = metadata
         self.began = time.monotonic()
@@ -109,7 +109,7 @@ class Observation:
         """Why it was refused; None if it was answered."""
         self.span: object = None
         """Whatever an observer keeps with the request."""
-        self._open = True  # whoever deletes it, which only one can, ends the request
+        self._open = True  # only one thread can delete it, and that one ends the request
 
     @property
     def code(self) -> Code:
@@ -132,7 +132,7 @@ class Observation:
         self.model, self.version = servable_id
 
     def end(self, outcome: bytes | ServingError, observer: Observer) -> None:
-        """Note the answer or the refusal, tell the observer, and drop what is large.
+        """Note the answer or the refusal, call the observer, and drop what is large.
 
         Without effect once the request has ended.
         """
@@ -150,7 +150,7 @@ class Observation:
             self.response_bytes += len(outcome)
         try:
             observer.request_ended(self)
-        except Exception:  # the caller waits for an answer, whoever else hears of it
+        except Exception:  # the caller gets the answer, whatever an observer does
             logger.exception("an observer failed on a request's end")
         if self.error is not None:
             self.error.clear_traceback()  # observers keep what they count later
@@ -196,7 +196,7 @@ class Run:
         self.servable_id = servable_id
         self.signatures = signatures
         self.requests = requests
-        """Dropped once the observer has heard of the run's end."""
+        """Dropped once the observer was called with the run's end."""
         self.batched = len(requests)
         """How many of them there are."""
         self.rows = rows
@@ -213,7 +213,7 @@ class Run:
             request.run = self
 
     def end(self, now: float, observer: Observer) -> None:
-        """Note the end, tell the observer, and drop the requests."""
+        """Note the end, call the observer, and drop the requests."""
         self.ended = now
         try:
             observer.run_ended(self)
@@ -233,7 +233,7 @@ class Loading(NamedTuple):
 
 
 class Observer(Protocol):
-    """Hears of requests, runs and loads.
+    """Is called at the end of requests, runs and loads.
 
     Any thread calls; nothing may block. What is raised is logged.
     """

@@ -112,7 +112,7 @@ What several of them return is done once. None stands for nothing.
 """
 
 Done: TypeAlias = "Callable[[dict[str, NDArray[Any]] | Exception], Afterwards]"
-"""Takes what a request came to: its outputs, or the exception that `run` would have raised."""
+"""Takes a request's outcome: its outputs, or the exception that `run` would have raised."""
 
 
 class Pending(Protocol):
@@ -178,11 +178,11 @@ class Servable(Model, Protocol):
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
-        seen: Observation | None = None,
+        observation: Observation | None = None,
     ) -> Pending:
         """As `run`, but never blocks: `done` is called once, in another thread.
 
-        `done` must not block. What becomes of the request on its way is noted in `seen`.
+        `done` must not block. What becomes of the request on its way is noted in `observation`.
 
         Raises:
             ServingError: The request isn't taken, and `done` won't be called.

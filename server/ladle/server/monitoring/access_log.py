@@ -25,7 +25,7 @@ _MAX_OLD_FILES = 4
 class _Entry(NamedTuple):
     time: float
     request_id: str
-    seen: Observation
+    observation: Observation
 
 
 class AccessLog(Unobserved):
@@ -105,30 +105,30 @@ def _opened(path: str) -> logging.Handler:
 
 def fields_of(entry: _Entry) -> dict[str, object]:
     """Return the fields of a request's line."""
-    seen = entry.seen
+    observation = entry.observation
     fields: dict[str, object] = {
         "time": utc(entry.time),
         "request_id": entry.request_id,
-        "entrypoint": seen.entrypoint,
-        "method": seen.api,
-        "code": seen.code.name,
-        "took_ms": _ms(seen.began, seen.ended),
-        "request_bytes": seen.request_bytes,
-        "response_bytes": seen.response_bytes,
+        "entrypoint": observation.entrypoint,
+        "method": observation.api,
+        "code": observation.code.name,
+        "took_ms": _ms(observation.began, observation.ended),
+        "request_bytes": observation.request_bytes,
+        "response_bytes": observation.response_bytes,
     }
-    if seen.model:
-        fields["model"] = seen.model[:256]
-    if seen.version is not None:
-        fields["version"] = seen.version
-    if seen.signatures:
-        fields["signature"] = ",".join(seen.signatures)[:256]
-    if seen.rows:
-        fields["rows"] = seen.rows
-    if seen.run is not None and seen.queued is not None:
-        fields["queue_ms"] = _ms(seen.queued, seen.run.started)
-        fields["compute_ms"] = _ms(seen.run.assembled, seen.run.computed)
-    if seen.error is not None:
-        fields["error"] = seen.error.message[:512]
+    if observation.model:
+        fields["model"] = observation.model[:256]
+    if observation.version is not None:
+        fields["version"] = observation.version
+    if observation.signatures:
+        fields["signature"] = ",".join(observation.signatures)[:256]
+    if observation.rows:
+        fields["rows"] = observation.rows
+    if observation.run is not None and observation.queued is not None:
+        fields["queue_ms"] = _ms(observation.queued, observation.run.started)
+        fields["compute_ms"] = _ms(observation.run.assembled, observation.run.computed)
+    if observation.error is not None:
+        fields["error"] = observation.error.message[:512]
     return {key: value for key, value in fields.items() if value is not None}
 
 

@@ -147,15 +147,15 @@ class RequestLogs(Unobserved):
         api: str,
         request: bytes,
         response: bytes,
-        seen: Observation,
+        observation: Observation,
     ) -> None:
         metadata = LogMetadata(timestamp_secs=int(time.time()))
         metadata.sampling_config.sampling_rate = options.rate
-        metadata.model_spec.name = seen.model
-        metadata.model_spec.signature_name = "".join(seen.signatures[:1])
-        if seen.version is not None:
-            metadata.model_spec.version.value = seen.version
-        record = _Record(options, api, request, response, seen.outputs or {}, metadata)
+        metadata.model_spec.name = observation.model
+        metadata.model_spec.signature_name = "".join(observation.signatures[:1])
+        if observation.version is not None:
+            metadata.model_spec.version.value = observation.version
+        record = _Record(options, api, request, response, observation.outputs or {}, metadata)
         with self._changed:
             reason = self._reason_to_drop(record)
             if not reason:
@@ -163,11 +163,11 @@ class RequestLogs(Unobserved):
                 self._nbytes += record.nbytes
                 self._changed.notify_all()
                 return
-        self._drop(reason, seen)
+        self._drop(reason, observation)
 
-    def _drop(self, reason: str, seen: Observation) -> None:
+    def _drop(self, reason: str, observation: Observation) -> None:
         self._counting.log_dropped("request", reason)
-        self._counting.request_logged(seen.model, Code.RESOURCE_EXHAUSTED)
+        self._counting.request_logged(observation.model, Code.RESOURCE_EXHAUSTED)
 
     def _reason_to_drop(self, record: _Record) -> str:
         if self._stopped:

@@ -120,7 +120,7 @@ def _once(path: str, observed: ObservedCall, blocking: BlockingPart) -> Handler:
 
     What waits for a thread holds nothing of a request whose caller has gone.
     """
-    waiting = [(observed, blocking)]  # whoever pops it has the call: a thread, or the caller's end
+    waiting = [(observed, blocking)]  # a thread or the caller's end pops it, and has the call then
 
     def caller_left() -> None:
         with suppress(IndexError):

@@ -54,7 +54,7 @@ class Observers:
         """Calls each of them."""
 
     def models_changed(self) -> None:
-        """Have request logs hear of requests as long as a configured model is to be logged."""
+        """Call the request logs at the end of each request while any model is to be logged."""
         is_logged = any(model.logging for model in self._models().values())
         request_logs = [self.request_logs] if is_logged else []
         self.all.replace([*self._before, *request_logs, self.metrics])

@@ -49,7 +49,7 @@ class Queued(FakeServable):
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
-        seen: object = None,
+        observation: object = None,
     ) -> FakePending:
         self.waiting.append((inputs, done))
         return Left(self.left)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Mapping
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import QueueDepth, QueueKey, Task
 from ladle.server.core.batching.rows import Outputs, Padding
-from ladle.server.core.batching.run import BatchRun
+from ladle.server.core.batching.run import BatchRunner
 from ladle.server.core.batching.scheduler import BatchScheduler
 from ladle.server.core.batching.trial import Trials
 from ladle.server.core.batching.trust import Standing, Status, Trust
@@ -49,12 +49,12 @@ class BatchingServable:
         Args:
             model: what runs.
             options: how batches form; None = every request runs alone.
-            clock: what tells the time.
+            clock: the time.
             max_enqueued_bytes: bytes of inputs that may wait.
             max_threads: threads that run batches and single requests, at most; by default one
                 for each CPU. Where more batches may run at a time there are as many.
-            observer: hears of each run of the model.
-            servable_id: what it hears that the model is.
+            observer: is called after each run of the model.
+            servable_id: which version `model` is, for the observer and the log.
             said_by: who vouches that rows of different callers may run together; where `options`
                 is None, who says that they may not. Empty = nobody: each signature earns it.
             vouched_signatures: those for which the model card vouches.
@@ -69,7 +69,7 @@ class BatchingServable:
         servable_id = servable_id or ServableId("", 0)
         self._trials = Trials(model, self._trust, self._clock.now, servable_id)
         self._scheduler = BatchScheduler(
-            BatchRun(model, self._trust, self._clock.now, observer, servable_id),
+            BatchRunner(model, self._trust, self._clock.now, observer, servable_id),
             self._clock,
             max_enqueued_bytes=max_enqueued_bytes,
             max_threads=max_threads or cpus(),
@@ -125,12 +125,12 @@ class BatchingServable:
         outputs: tuple[str, ...],
         done: Done,
         deadline: float | None = None,
-        seen: Observation | None = None,
+        observation: Observation | None = None,
     ) -> Task:
         """As `run`, but never blocks: `done` gets the outputs or the exception.
 
         It is called exactly once, from another thread or from `cancel`, and must not block. What
-        becomes of the request on its way is noted in `seen`.
+        becomes of the request on its way is noted in `observation`.
 
         Raises:
             InvalidArgument: More rows than a batch may have, where that is to be refused.
@@ -146,7 +146,7 @@ class BatchingServable:
                 rows = shared_rows(signature, inputs)
         if rows is None or options is None:
             size = lone_rows(signature, inputs)
-            task = Task(inputs, 1, deadline, done, scheduler.cancel, seen, size)
+            task = Task(inputs, 1, deadline, done, scheduler.cancel, observation, size)
             if standing in (Standing.ON_TRIAL, Standing.BATCHED):
                 task.uneven = uneven_rows(signature, inputs)
             key = QueueKey(signature.name, outputs, True, False, False, None)
@@ -158,7 +158,7 @@ class BatchingServable:
                 )
             on_trial = standing is Standing.ON_TRIAL
             places = 1 if on_trial else rows
-            task = Task(inputs, places, deadline, done, scheduler.cancel, seen, rows)
+            task = Task(inputs, places, deadline, done, scheduler.cancel, observation, rows)
             pads = False
             shapes: Hashable = None
             if not signature.has_fixed_rows:

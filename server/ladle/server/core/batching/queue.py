@@ -1,6 +1,6 @@
 """Requests that wait for a batch, their queues, and how much may wait. One lock guards them.
 
-Whoever changes a task or a queue must hold that lock, unless a docstring says otherwise.
+Hold that lock to change a task or a queue, unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Task:
         "finished_rows",
         "inputs",
         "nbytes",
+        "observation",
         "over",
         "queue",
         "rows",
-        "seen",
         "size",
         "total",
         "uneven",
@@ -53,7 +53,7 @@ class Task:
         deadline: float | None,
         done: Done,
         cancel: Callable[[Task], None],
-        seen: Observation | None = None,
+        observation: Observation | None = None,
         size: int | None = None,
     ) -> None:
         self.inputs = inputs
@@ -72,7 +72,7 @@ class Task:
         self.finished_rows = 0
         self.finished: list[tuple[int, Outputs]] = []
         """What is there of a request that was cut: the first row, and the outputs from there."""
-        self.seen = seen
+        self.observation = observation
         self.uneven = ""
         """How the rows of its inputs differ; empty where they don't."""
         self._cancel = cancel
@@ -159,7 +159,7 @@ class QueueCapacity:
         self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
 
     def check(self, rows: int, nbytes: int, options: BatchOptions | None) -> None:
-        """Refuse a request that would wait and find no place. One that need not wait has a place.
+        """Refuse a request that would have to wait in a queue that is full.
 
         Raises:
             Unavailable: So many rows or bytes would be too many.
@@ -222,7 +222,7 @@ class Queue:
         self.running = 0
         # In order of arrival; a dict, so that any of them can be taken out at once.
         self.waiting: dict[Task, None] = {}
-        self._earliest = math.inf  # no deadline of those that wait is before that
+        self._earliest = math.inf  # no task that waits has an earlier deadline
         self._depth = depth
 
     def options(self, options: BatchOptions | None) -> BatchOptions:
@@ -242,7 +242,7 @@ class Queue:
         depth.nbytes += task.nbytes
 
     def remove(self, task: Task) -> None:
-        """Take a task out of those that wait, if it is there."""
+        """Take a task out, if it waits here."""
         if task in self.waiting:
             del self.waiting[task]
             depth = self._depth

@@ -29,8 +29,8 @@ class RowsLost(Exception):
 def why_not_padded(signature: Signature) -> str | None:
     """Return why requests of different shapes can't run together padded; None if they can.
 
-    An output that has an open dimension beside its rows may follow a padded one, or may not: the
-    signature doesn't tell, so nobody could say where to cut it back.
+    An output with an open dimension beside its rows may depend on the padding or not. The
+    signature does not say, so the server would not know where to cut the output back.
     """
     for alias, spec in signature.outputs.items():
         if spec.shape is None or -1 in spec.shape[1:]:

@@ -1,6 +1,6 @@
 """Running one batch, so that each request in it ends as it would have ended alone.
 
-Then requests that were cut are put together, callers get their outcomes, and callbacks run.
+Afterwards `complete` finds the requests that are over, and `deliver` gives callers their outcomes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ended: TypeAlias = "tuple[TaskSlice, Outputs | Exception]"
 LATE = "the deadline passed while the request waited for its batch"
 
 
-class BatchRun:
+class BatchRunner:
     """Runs the batches of one model. Thread-safe."""
 
     def __init__(
@@ -48,8 +48,8 @@ class BatchRun:
             model: what runs.
             trust: which signatures run in batches; it learns which outputs lose rows.
             now: returns the time, on the clock of deadlines.
-            observer: hears of each run.
-            servable_id: what it hears that the model is.
+            observer: is called after each run.
+            servable_id: which version `model` is, for the observer and the log.
         """
         self._model = model
         self._trust = trust
@@ -60,11 +60,11 @@ class BatchRun:
     def __call__(
         self, queue: Queue, parts: Sequence[TaskSlice], options: BatchOptions
     ) -> list[Ended]:
-        """Return what each part came to; never raises.
+        """Return the outcome of each part; never raises.
 
-        A batch that fails is run again in halves, down to single requests: one that is to blame
-        fails alone. That takes less than two runs for each request in it. Whoever has left or
-        expired by then is not run again, and one who has left is not in what is returned.
+        A batch that fails is run again in halves, down to single requests, so that only a request
+        that causes the failure fails. This takes less than two runs for each request. A request
+        that was cancelled or has expired by then is not run again. A cancelled one has no outcome.
 
         Nothing of a stateful signature is run again: if its batch fails, all requests in it fail.
         """
@@ -166,8 +166,8 @@ class BatchRun:
             run.end(self._now(), self._observer)
 
     def _begin(self, queue: Queue, parts: Sequence[TaskSlice], rows: int, padded: int) -> Run:
-        seen = [part.task.seen for part in parts if part.task.seen is not None]
-        return Run(self._id, queue.signature.names, seen, rows, padded - rows, self._now())
+        observations = [p.task.observation for p in parts if p.task.observation is not None]
+        return Run(self._id, queue.signature.names, observations, rows, padded - rows, self._now())
 
 
 def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
@@ -218,7 +218,7 @@ def deliver(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[
             if afterwards := task.done(outcome):
                 callbacks.update(dict.fromkeys(afterwards))
         except Exception:
-            logger.exception("a request's outcome could not be handed over")
+            logger.exception("a request's outcome could not be delivered")
         # Who holds the task, to cancel it, must not hold the arrays.
         task.inputs = {}
     return list(callbacks)

@@ -23,7 +23,7 @@ from ladle.server.core.batching.queue import (
 )
 from ladle.server.core.batching.run import (
     LATE,
-    BatchRun,
+    BatchRunner,
     complete,
     deliver,
     run_callbacks,
@@ -51,13 +51,13 @@ class BatchScheduler:
     """Runs what waits, in batches. Thread-safe.
 
     A queue lives only while something runs or waits in it, so that hostile shapes leave nothing
-    behind. Nothing but its threads and who made it holds the scheduler: it is freed with its last
-    reference, and not when garbage is collected.
+    behind. Only its threads and its maker hold a scheduler. Once `close` has ended the threads, it
+    is freed with its last reference, without the garbage collector.
     """
 
     def __init__(
         self,
-        run: BatchRun,
+        run: BatchRunner,
         clock: Clock,
         *,
         max_enqueued_bytes: int,
@@ -67,7 +67,7 @@ class BatchScheduler:
 
         Args:
             run: runs a batch.
-            clock: tells the time, and waits.
+            clock: the time, and how to wait.
             max_enqueued_bytes: bytes of inputs that may wait.
             max_threads: how many threads there are at most. Where more batches may run at a time
                 there are as many.
@@ -96,7 +96,7 @@ class BatchScheduler:
         """Rows that were run for callers who had gone by then."""
 
     def check_room(self, rows: int, nbytes: int) -> None:
-        """Refuse a request that would wait and find no place; cheap, and without the lock.
+        """Refuse a request that would have to wait in a queue that is full; takes no lock.
 
         Raises:
             Unavailable: So many rows or bytes would be too many.
@@ -115,8 +115,8 @@ class BatchScheduler:
             if queue is None:
                 queue = self._queues[key] = Queue(key, signature, self._depth)
             queue.enqueue(task, self._clock.now())
-            if task.seen is not None:
-                task.seen.rows, task.seen.queued = task.size, task.arrived
+            if task.observation is not None:
+                task.observation.rows, task.observation.queued = task.size, task.arrived
             if queue.running < queue.options(self.options).num_batch_threads:
                 try:
                     self._wake_a_thread()
@@ -264,7 +264,7 @@ class BatchScheduler:
         return (Work(callbacks, expired, None, []) if is_work else None), until
 
     def _execute(self, queue: Queue, parts: list[TaskSlice]) -> None:
-        """Run a batch and hand out its outcomes. The lock must not be held."""
+        """Run a batch and deliver its outcomes. The lock must not be held."""
         started = self._clock.now()
         options, trials = self.options, self._trials
         try:

@@ -38,7 +38,8 @@ class ServingMap:
     def __init__(self) -> None:
         self._serving: Mapping[str, Serving] = {}
         self._configured_labels: Mapping[str, Mapping[str, int]] = {}
-        self._folder_labels: dict[str, Mapping[str, int]] = {}  # as they lie beside the versions
+        # Of each model, as the files beside its versions say.
+        self._folder_labels: dict[str, Mapping[str, int]] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether a version of the model can be had."""
@@ -123,7 +124,7 @@ class Handle:
     __slots__ = ("id", "release", "servable")
 
     def __init__(self, entry: Entry) -> None:
-        assert entry.servable is not None  # only available versions are handed out
+        assert entry.servable is not None  # only available versions have handles
         self.id = entry.id
         self.servable = entry.servable
         self.release = entry.release
@@ -188,7 +189,7 @@ class Entry:
         self._began = self._began or to is State.LOADING
 
     def end(self, error: ServingError | None) -> None:
-        """Take the last state, and let go of the servable, and of what could not become one."""
+        """Take the last state, and free the servable, or what a failed load has left in `error`."""
         self.move(State.END)
         self.error = error
         if error is not None:
@@ -211,7 +212,7 @@ class Entry:
                 self._idle.notify_all()
 
     def quiesce(self) -> Servable:
-        """Hand out no more handles, wait for the last one, and return what is to be closed."""
+        """Give no more handles, wait for the last one, and return the servable to close."""
         with self._lock:
             self._quiesced = True
             while self._handles:

@@ -84,8 +84,8 @@ class Places(Protocol):
 class CompletionRpc:
     """A call as grpcio has it, and the operations that are under way on it.
 
-    As in grpcio: `state.due` names the operations under way, and when the last one has ended,
-    whoever ends it hands `state.callbacks` to the polling thread.
+    As in grpcio, `state.due` names the operations under way. The end of the last one gives
+    `state.callbacks` to the polling thread, which calls them.
     """
 
     __slots__ = ("_count_out", "call", "event", "lock", "places", "state")
@@ -94,7 +94,7 @@ class CompletionRpc:
         self.event = event
         self.call = event.call
         self.state = state
-        # Of the condition, which costs two calls of Python's functions wherever it is entered.
+        # The condition's own, because entering the condition itself takes two calls in Python.
         self.lock = state.condition._lock
         """Guards `state`; reentrant."""
         self.places = places
@@ -216,14 +216,14 @@ class CompletionCall(CompletionRpc):
 
     def ended(self) -> None:
         """Count out what was counted for the call; the polling thread calls this at its end."""
-        # Whoever waits for a thread must not keep bytes that no longer count.
+        # A call that still waits for a thread must not keep bytes that no longer count.
         self.request = b""
         if self._nbytes:
             self._limits.budget.give_back(self._nbytes)
         super().ended()
 
     def discard_request(self) -> None:
-        """Let go of the request message."""
+        """Free the request message."""
         self.request = b""
 
     def respond(self, response: bytes) -> None:

@@ -42,7 +42,7 @@ class Streams:
             stream.stop()
 
     def stop(self) -> None:
-        """Tell all of them that the server is going to stop, and those that are still to come."""
+        """Say to all of them, and to those that come later, that the server is going to stop."""
         with self._lock:
             self._are_stopping = True
             streams = list(self._streams)
@@ -98,7 +98,7 @@ class CompletionStream(CompletionRpc):
             callback()
 
     def stop(self) -> None:
-        """Tell the handler, now or when it asks, that the server is going to stop."""
+        """Call what `on_stop` was given, now or later, because the server is going to stop."""
         with self.lock:
             self._is_stopping = True
             callback = self._on_stop

@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 # Callers send their message with the headers; what takes longer is a slow network.
 MESSAGE_TIMEOUT_S = 30.0
-# Where there is no place left, a call that has sent nothing for so long makes room for the next.
+# If all places are taken, a call that has sent nothing for so long loses its place to a new one.
 _LEAST_S = 1.0
 
 
 class RpcHandlers(grpc.GenericRpcHandler):
-    """What grpcio asks for the handler of each call."""
+    """Where grpcio looks up the handler of each call."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class RpcHandlers(grpc.GenericRpcHandler):
         }
         self.calls = 0
         """How many calls have come."""
-        # Refused calls come in floods, and the handler that refuses them is dear to make.
+        # Refused calls come in floods, and making the handler that refuses them takes long.
         self._refusal = lru_cache(maxsize=64)(_rpc_refusal)
 
     def refusing(self, error: ServingError) -> grpc.RpcMethodHandler[Any, Any]:
@@ -208,7 +208,7 @@ class Admission:
 
         Args:
             most: how many there may be at a time.
-            refused: hears of each call that is ended here.
+            refused: is called with the refusal of each call that is ended here.
             clock: the time, in seconds.
         """
         self._most = most

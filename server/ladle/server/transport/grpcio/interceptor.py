@@ -1,4 +1,4 @@
-"""Asks the gate of every call that arrives, whoever answers it."""
+"""Asks the gate about every call that arrives, also one to health or reflection."""
 
 from __future__ import annotations
 

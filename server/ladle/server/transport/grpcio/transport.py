@@ -65,7 +65,7 @@ class GrpcioTransport:
                 gRPC itself can take.
             options: gRPC's own channel arguments.
             credentials: put all addresses behind TLS, Unix sockets too, as upstream does.
-            gate: is asked of every call, whatever it is to; without one all are let through.
+            gate: decides about every call, to any method; without one all are let through.
             compressed_requests: take compressed messages. gRPC inflates each whole before its size
                 is known: one of 200 KB may take 200 MB.
         """

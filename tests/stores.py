@@ -33,10 +33,12 @@ class FakeStore:
         self._etags = itertools.count(1)
         self._lock = threading.Lock()
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes) -> str:
         """Put an object there, as others do."""
         with self._lock:
-            self.objects[key] = data, f'"{next(self._etags)}-2"', self.now_s
+            etag = f'"{next(self._etags)}-2"'
+            self.objects[key] = data, etag, self.now_s
+            return etag
 
     def list_folder(self, prefix: str) -> Listing:
         self._begin("list", prefix)
@@ -70,7 +72,7 @@ class FakeStore:
         self.reads.append((key, start, len(data)))
         return memoryview(self.sent(key, data))
 
-    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> None:
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> str:
         self._begin("put", key)
         with self._lock:
             there = self.objects.get(key)
@@ -78,7 +80,7 @@ class FakeStore:
                 raise Taken(f"{key}: expected no object there, found one")
             if if_match and (there is None or there[1] != if_match):
                 raise Changed(f"{key}: the object has changed meanwhile")
-        self.write(key, bytes(data))
+        return self.write(key, bytes(data))
 
     def upload(self, key: str, file: Path) -> None:
         self._begin("upload", key)

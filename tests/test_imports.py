@@ -22,7 +22,7 @@ ALLOWED = {
     "ladle.client": {"ladle.protos"},
     "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
     "ladle.bench": {"ladle.client", "ladle.cli.arguments"},
-    "ladle.batch": {"ladle.protos", "ladle.client", "ladle.cli.arguments"},
+    "ladle.batch": {"ladle.protos", "ladle.store", "ladle.client", "ladle.cli.arguments"},
     "ladle.export": {"ladle.protos", "ladle.store"},
     "ladle.export.models.remote": {"ladle.protos", "ladle.store", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos", "ladle.store"},

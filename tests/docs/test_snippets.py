@@ -135,8 +135,16 @@ def page_folder(
                     http.objects[f"models/digits/{version}/{name}"] = path.read_bytes()
         for name, value in http.environment.items():
             monkeypatch.setenv(name, value)
+        _write_images(tmp_path / "images.parquet")
+        http.objects["models/images.parquet"] = (tmp_path / "images.parquet").read_bytes()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         yield from _page_folder(setting, tmp_path, monkeypatch)
+
+
+def _write_images(path: Path) -> None:
+    rows = [[0] * 64] * 3
+    images = pyarrow.array(rows, pyarrow.list_(pyarrow.uint8()))
+    parquet.write_table(pyarrow.table({"images": images}), path)
 
 
 def _page_folder(
@@ -147,11 +155,6 @@ def _page_folder(
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     Image.new("L", (8, 8)).save("photo.png")
-    rows = [[0] * 64] * 3
-    parquet.write_table(
-        pyarrow.table({"images": pyarrow.array(rows, pyarrow.list_(pyarrow.uint8()))}),
-        "images.parquet",
-    )
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:

@@ -102,12 +102,18 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--server", required=True, type=_names, metavar="HOST:PORT[,HOST:PORT...]")
     add_protocol(parser)
     add("--model", required=True, type=_name, metavar="NAME")
-    add("--input", required=True, nargs="+", metavar="IN", help="files or folders")
+    add(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="IN",
+        help="files or folders, or URLs in stores",
+    )
     add(
         "--output",
         metavar="OUT",
-        help="the folder for the predictions, made where it is missing; without it, those of up to"
-        " 16 rows are printed",
+        help="the folder for the predictions, or its URL in a store, made where it is missing;"
+        " without it, those of up to 16 rows are printed",
     )
     add(
         "--map",

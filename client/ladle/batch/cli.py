@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ladle.batch.arguments import parse
 from ladle.batch.progress import Progress, write, write_line
+from ladle.store.url import StoreUrl, is_url, parse_url
 
 if TYPE_CHECKING:
     from ladle.batch.job import Job, Summary
@@ -76,7 +77,7 @@ def _job(args: argparse.Namespace) -> Job:
     return Job(
         model=args.model,
         inputs=tuple(args.input),
-        output=Path(args.output or "."),
+        output=_place(args.output or "."),
         output_format=args.output_format,
         input_format=args.input_format,
         version=args.version,
@@ -98,6 +99,13 @@ def _job(args: argparse.Namespace) -> Job:
             max_failed=args.max_failed,
         ),
     )
+
+
+def _place(text: str) -> Path | StoreUrl:
+    try:
+        return parse_url(text) if is_url(text) else Path(text)
+    except ValueError as error:
+        raise ValueError(f"--output: {error}") from None
 
 
 def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from ladle.batch.columns.binding import Binding, bind
 from ladle.batch.dispatch.dispatcher import dispatch
@@ -19,10 +19,14 @@ from ladle.batch.progress import ProgressState
 from ladle.batch.readers import files
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.rows import Part
+from ladle.batch.stores.inputs import Input, fetched
+from ladle.batch.stores.output import StoreOutputFolder
 from ladle.batch.writers.opening import writer_maker
 from ladle.client.errors import FailedPrecondition, InvalidInput
 from ladle.client.inputs import planning
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata
+from ladle.store.errors import StoreError
+from ladle.store.opening import open_store
 
 
 def execute(
@@ -42,16 +46,28 @@ def execute(
         OSError: A file can't be read or written.
         ImportError: A format needs a package that is not installed.
     """
+    with fetched(job.inputs, job.input_format) as given:
+        return _execute(job, connect, given, show, on_step)
+
+
+def _execute(
+    job: Job,
+    connect: ConnectClient,
+    given: Input,
+    show: Callable[[ProgressState], None],
+    on_step: OnStep,
+) -> Summary:
     began = time.monotonic()
-    input_format, paths = files.find(job.inputs, job.input_format)
+    input_format, paths = files.find(given.paths, job.input_format)
     metadata = fetch_metadata(job, connect)
-    binding = bind(job, open_reader(input_format, paths), input_format, metadata)
+    reader = open_reader(input_format, paths, given.name_of)
+    binding = bind(job, reader, input_format, metadata)
     wanted = Manifest(
         input=files.fingerprint(paths),
         settings=_settings(job, binding),
         version=metadata.version,
     )
-    with OutputFolder(job.output, on_step) as folder:
+    with _output(job, on_step) as folder:
         manifest = _begin(folder, wanted, job)
         rows_before = manifest.rows
         if not manifest.is_complete:
@@ -77,8 +93,17 @@ def execute(
         seconds=time.monotonic() - began,
         shards=len(manifest.shards),
         versions=tuple(sorted({v for shard in manifest.shards for v in shard.versions})),
-        output=os.fspath(job.output),
+        output=str(job.output),
     )
+
+
+def _output(job: Job, on_step: OnStep) -> OutputFolder:
+    if isinstance(job.output, Path):
+        return OutputFolder(job.output, on_step)
+    try:
+        return StoreOutputFolder(job.output, open_store(job.output), on_step)
+    except StoreError as error:
+        raise BatchError(f"--output: {error}") from None
 
 
 def _asked_version(job: Job, metadata: ModelMetadata) -> int | None:

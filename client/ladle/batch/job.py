@@ -9,6 +9,7 @@ from ladle.batch.columns.mapping import ColumnRule
 from ladle.batch.dispatch.options import Options
 from ladle.batch.writers.opening import OutputFormat
 from ladle.client.inputs.conversion import Normalize
+from ladle.store.url import StoreUrl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,9 @@ class Job:
 
     model: str
     inputs: tuple[str, ...]
-    """Files and folders."""
-    output: Path
-    """A folder."""
+    """Files and folders, and URLs of such in stores."""
+    output: Path | StoreUrl
+    """A folder, or a place in a store."""
     output_format: OutputFormat = "parquet"
     input_format: str | None = None
     """A key of `files.FORMATS`; None for the format that the extensions show."""

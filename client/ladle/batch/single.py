@@ -18,6 +18,7 @@ from ladle.batch.readers.npy import ARRAY
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.readers.reader import Reader
 from ladle.batch.rows import Part, Rows
+from ladle.batch.stores.inputs import Input, fetched
 from ladle.batch.writers.names import utf8_safe
 from ladle.client.inputs.images import expected_pixels, load
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, TensorSpec
@@ -43,9 +44,16 @@ def predict_few(
         OSError: A file can't be read or written.
         ImportError: A package is not installed.
     """
-    input_format, paths = files.find(job.inputs, job.input_format)
+    with fetched(job.inputs, job.input_format) as given:
+        return _predict_few(job, connect, given, top=top, plot=plot)
+
+
+def _predict_few(
+    job: Job, connect: ConnectClient, given: Input, *, top: int, plot: str | None
+) -> list[dict[str, Any]]:
+    input_format, paths = files.find(given.paths, job.input_format)
     metadata = fetch_metadata(job, connect)
-    reader = open_reader(input_format, paths)
+    reader = open_reader(input_format, paths, given.name_of)
     if input_format == "npy" and len(paths) == 1 and _is_one(metadata, job, reader):
         reader = _OneArray(paths[0])
     binding = bind(job, reader, input_format, metadata)

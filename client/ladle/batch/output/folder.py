@@ -27,7 +27,7 @@ OnStep: TypeAlias = "Callable[[str], None]"
 """Is called with the name of each finished step; an exception that it raises ends the run there."""
 
 _LOCK = "_lock"
-_OURS = re.compile(r"(part|_failed)-\d{5,}\..+|\..+\.tmp")
+_OURS = re.compile(r"(part|_failed)-\d{5,}(-[0-9a-f]+)?\..+|\..+\.tmp")
 
 
 class OutputFolder:
@@ -38,9 +38,14 @@ class OutputFolder:
         OSError: The folder can't be made or written to.
     """
 
+    run = ""
+    """What the names of this run's files end with, before their extension."""
+
     def __init__(self, path: Path, on_step: OnStep = lambda step: None) -> None:
         self.path = path
-        self._on_step = on_step
+        """Where files are written."""
+        self.on_step = on_step
+        """Is called after each step."""
         path.mkdir(parents=True, exist_ok=True)
         self.check()  # before the lock: another program's folder gets no file of ours
         self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -108,21 +113,21 @@ class OutputFolder:
                 sync(file)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(temporary)) from None
-        self._on_step("manifest written")
+        self.on_step("manifest written")
         os.replace(temporary, self.path / FILE_NAME)
         self.sync_names()
-        self._on_step("manifest in place")
+        self.on_step("manifest in place")
 
     def remove_leftovers(self, manifest: Manifest) -> None:
         """Remove the shards that the manifest doesn't count."""
         counted = {name for shard in manifest.shards for name in shard.files}
         for name in os.listdir(self.path):
-            if _OURS.fullmatch(name) and name not in counted:
+            if is_of_ours(name) and name not in counted:
                 (self.path / name).unlink(missing_ok=True)
 
     def open_shard(self, index: int, start: int, make_writer: MakeWriter) -> ShardFiles:
         """Begin shard number `index`, whose first row is number `start`."""
-        return ShardFiles(self, index, start, make_writer, self._on_step)
+        return ShardFiles(self, index, start, make_writer, self.on_step)
 
     def sync_names(self) -> None:
         """Sync the folder itself, so that renamed files keep their names after a crash."""
@@ -230,7 +235,7 @@ class ShardFiles:
 
     @property
     def _number(self) -> str:
-        return f"{self._index:05}"
+        return f"{self._index:05}{self._folder.run}"
 
     def _open(self, name: str) -> BinaryIO:
         # Some file systems take names for the same that differ only in case.
@@ -244,6 +249,11 @@ class ShardFiles:
 
     def _path(self, name: str) -> Path:
         return self._folder.path / _temporary(name)
+
+
+def is_of_ours(name: str) -> bool:
+    """Whether `ladle predict` gives such names to the files of shards."""
+    return _OURS.fullmatch(name) is not None
 
 
 def _temporary(name: str) -> str:

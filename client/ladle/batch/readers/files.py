@@ -107,17 +107,20 @@ def _listed(path: Path) -> list[Path]:
     return images
 
 
+def endings(input_format: str | None) -> tuple[str, ...]:
+    """Return how the names of a folder's files end that are read; None for all formats."""
+    return tuple(ending for ending, name in _BY_EXTENSION.items() if input_format in (None, name))
+
+
 def _within(folder: Path, input_format: str | None) -> list[Path]:
-    endings = tuple(
-        ending for ending, name in _BY_EXTENSION.items() if input_format in (None, name)
-    )
+    known = endings(input_format)
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if name[0] not in "._"]
         found += [
             Path(parent, name)
             for name in names
-            if name[0] not in "._" and name.lower().endswith(endings)
+            if name[0] not in "._" and name.lower().endswith(known)
         ]
     return sorted(found)
 

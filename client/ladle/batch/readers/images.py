@@ -6,7 +6,7 @@ Images are decoded later, by the thread that sends their request, so that severa
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,10 @@ class ImageReader:
     columns = (PATH, BYTES)
     is_text = False
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], name_of: Callable[[Path], str] = str) -> None:
+        """Take the files, and what the caller calls each of them."""
         self._images = paths
+        self._name_of = name_of
         self.total_rows: int | None = len(paths)
 
     def read(self, start: int, wanted: Sequence[str]) -> Iterator[Rows]:
@@ -47,10 +49,14 @@ class ImageReader:
                     numbers.append(stop)
                     nbytes += len(contents[-1])
                 except OSError as error:
-                    failed.append(FailedRow(stop, "INVALID_ARGUMENT", f"{path}: {error.strerror}"))
+                    failed.append(
+                        FailedRow(
+                            stop, "INVALID_ARGUMENT", f"{self._name_of(path)}: {error.strerror}"
+                        )
+                    )
                 stop += 1
             columns: dict[str, Column] = {
-                PATH: objects([str(self._images[number]) for number in numbers])
+                PATH: objects([self._name_of(self._images[number]) for number in numbers])
             }
             if BYTES in wanted:
                 columns[BYTES] = objects(contents)

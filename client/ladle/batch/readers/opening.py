@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ladle.batch.readers.reader import Reader
 
 
-def open_reader(input_format: str, paths: Sequence[Path]) -> Reader:
-    """Open files of a format.
+def open_reader(
+    input_format: str, paths: Sequence[Path], name_of: Callable[[Path], str] = str
+) -> Reader:
+    """Open files of a format; `name_of` returns what the caller calls an image.
 
     Raises:
         BatchError: A file is not of that format, or has other columns than the first file.
@@ -41,5 +43,5 @@ def open_reader(input_format: str, paths: Sequence[Path]) -> Reader:
         case "images":
             from ladle.batch.readers.images import ImageReader
 
-            return ImageReader(paths)
+            return ImageReader(paths, name_of)
     raise ValueError(f"unknown format {input_format}")

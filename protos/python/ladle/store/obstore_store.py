@@ -99,11 +99,12 @@ class ObstoreStore:
             )
         return data
 
-    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> None:
-        """Write an object whole, in one step."""
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> str:
+        """Write an object whole, in one step; return its etag."""
         mode: Any = "create" if if_absent else {"e_tag": if_match} if if_match else "overwrite"
         with self._errors(key):
-            self._obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+            put = self._obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        return str(put["e_tag"] or "")
 
     def upload(self, key: str, file: Path) -> None:
         """Write an object of a file's content."""

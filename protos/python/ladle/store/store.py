@@ -61,8 +61,8 @@ class Store(Protocol):
             Changed: Its etag is not `if_match`.
         """
 
-    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> None:
-        """Write an object whole, in one step.
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> str:
+        """Write an object whole, in one step; return its etag.
 
         Raises:
             Taken: `if_absent`, and there is one.

@@ -1,0 +1,1 @@
+"""Input and output in stores: s3://, gs:// and az://."""

@@ -21,8 +21,9 @@ from ladle.export.models.manage import (
 )
 from ladle.export.publishing.card import write_card
 from ladle.export.publishing.publish import publish, staging_folder
+from ladle.export.report.evaluation import EVALUATION_PATH
 from ladle.protos.files.versions import LABELS_NAME
-from ladle.protos.model_card import ModelCard
+from ladle.protos.model_card import CARD_PATH, ModelCard
 
 
 @pytest.fixture
@@ -280,6 +281,20 @@ def test_a_version_out_of_sight_is_found_by_its_number(
     assert (told["version"], told["hidden"]) == (4, True)
     line = refused(capsys, "show", base_path / "9")
     assert line.endswith("digits: expected version 9, found 1, 2, 3, 4\n")
+
+
+def test_a_fifo_is_not_waited_for(base_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = base_path / "3"
+    (version / CARD_PATH).unlink()
+    for name in (CARD_PATH, "batching_params.pbtxt", EVALUATION_PATH):
+        os.mkfifo(version / name)
+    shown = run(capsys, "show", version)
+    assert shown["card"] == {}
+    assert "expected a regular file, got a FIFO" in str(shown["batching"])
+    assert "expected a regular file, got a FIFO" in refused(capsys, "report", version)
+    (version / "saved_model.pb").unlink()
+    os.mkfifo(version / "saved_model.pb")
+    assert run(capsys, "show", version)["problem"] == "there is no saved_model.pb"
 
 
 def test_only_what_is_whole_serves(base_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

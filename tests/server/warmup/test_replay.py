@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DOUBLE, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
@@ -187,3 +190,25 @@ def test_a_damaged_file_is_data_loss(tmp_path: Path, servable: FakeServable) -> 
     with pytest.raises(ServingError, match="TFRecord format") as caught:
         warm_up(ID, tmp_path, servable, WarmupOptions())
     assert caught.value.code is Code.DATA_LOSS
+
+
+def test_a_warmup_without_end_is_told(replay: Replay, servable: FakeServable) -> None:
+    """Its version stays LOADING: the log says why."""
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.put(record.getMessage())
+
+    handler = Heard(logging.WARNING)
+    logger = logging.getLogger("ladle.server.warmup.replay")
+    logger.addHandler(handler)
+    servable.hold()
+    loading = threading.Thread(target=replay, args=([predict()],), kwargs={"slow_after_s": 0.0})
+    loading.start()
+    line = lines.get(timeout=TIMEOUT_S)
+    assert loading.is_alive()
+    servable.release()
+    loading.join()
+    logger.removeHandler(handler)
+    assert line.startswith("the warm-up still runs, and the version is not served before its end")

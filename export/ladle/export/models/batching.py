@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ladle.protos.files.batching_file import OWN_FILE, says_off
+from ladle.protos.files.regular_file import read_bytes
+
+_MAX_BYTES = 1 << 20  # as a server takes
 
 ALL = "(all signatures)"
 
@@ -22,10 +25,10 @@ def batching_of(version: Path, card: Mapping[str, Any]) -> dict[str, str]:
     says.
     """
     try:
-        own = (version / OWN_FILE).read_text(encoding="utf-8-sig")
+        own = read_bytes(version / OWN_FILE, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         pass
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         return {ALL: f"does not load: {OWN_FILE} can't be read: {error}"}
     else:
         if says_off(own):

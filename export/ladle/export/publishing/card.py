@@ -15,6 +15,7 @@ from typing import Any
 from ladle.export.data.dataset import Dataset
 from ladle.export.errors import ExportError
 from ladle.export.training.options import TrainingOptions
+from ladle.protos.files.regular_file import read_bytes
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard, Normalization
 
 _PACKAGES = ("ladle", "tensorflow", "keras", "numpy", "scikit-learn")
@@ -78,7 +79,7 @@ def write_card(card: ModelCard, folder: Path) -> None:
 def read_card(folder: Path) -> ModelCard | None:
     """Return the card of the version in `folder`; None where it has none that can be read."""
     try:
-        return ModelCard.from_json((folder / CARD_PATH).read_bytes())
+        return ModelCard.from_json(read_bytes(folder / CARD_PATH, MAX_CARD_BYTES))
     except (OSError, ValueError):
         return None
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladle.protos.files.regular_file import open_regular
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -194,7 +196,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         OSError: It can't be read.
     """
     try:
-        with (folder / EVALUATION_PATH).open("rb") as file:
+        with open_regular(folder / EVALUATION_PATH) as file:
             text = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None

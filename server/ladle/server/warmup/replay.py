@@ -7,8 +7,10 @@ and only ever meet small batches.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ class WarmupOptions:
     """Rows with which each signature runs besides, where its rows can be batched."""
     check_method_names: bool = False
     """As for the requests of callers."""
+    slow_after_s: float = 60.0
+    """When the log says that it still runs: the version can't be served before it ends."""
 
 
 def warm_up(
@@ -76,8 +80,23 @@ def warm_up(
     count = 0
     seen: set[object] = set()
     failure: ServingError | None = None
+
+    def complain() -> None:
+        logger.warning(
+            "the warm-up still runs, and the version is not served before its end "
+            "model=%s version=%d record=%d since_s=%.0f",
+            *servable_id,
+            count,
+            options.slow_after_s,
+        )
+
+    slow = threading.Timer(options.slow_after_s, complain)
+    slow.daemon = True
     try:
         for data in read_records(file):
+            if not count:
+                with suppress(RuntimeError):  # no thread to be had: there is nobody to complain
+                    slow.start()
             count += 1
             if count > MAX_RECORDS:
                 raise InvalidArgument(f"expected at most {MAX_RECORDS} warm-up records, got more")
@@ -97,6 +116,7 @@ def warm_up(
         )
         raise failure from error
     finally:
+        slow.cancel()
         elapsed_s = time.monotonic() - started
         if observer is not None and (count or failure):
             observer.warmup_ended(Loading(servable_id, path, elapsed_s, failure), count)

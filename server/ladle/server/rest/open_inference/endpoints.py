@@ -32,7 +32,7 @@ from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
 from ladle.server.rest.json.text import parse_whole
 from ladle.server.rest.open_inference.answers import Body, to_body
 from ladle.server.rest.open_inference.messages import as_json
-from ladle.server.rest.open_inference.parameters import parameters_of
+from ladle.server.rest.open_inference.parameters import parameters_of, put
 from ladle.server.rest.open_inference.raw import raw_request
 from ladle.server.rest.open_inference.requests import JSON_LENGTH, json_length, read, with_tensors
 from ladle.server.rest.request import Endpoint, Request
@@ -133,8 +133,8 @@ class Endpoints:
         """Do what RepositoryModelLoad does."""
         name = request.names["model"]
         asked = RepositoryModelLoadRequest(model_name=name)
-        for key in parameters_of(_object(request.body)):
-            asked.parameters[key].string_param = ""  # what it says does not count
+        given = parameters_of(_object(request.body))
+        put(dict.fromkeys(given, ""), asked.parameters)  # what they say does not count
         await self._call("RepositoryModelLoad", asked, request)
         return _json({"name": name, "load": True})
 

@@ -40,7 +40,11 @@ def put(given: Mapping[str, Any], parameters: Any, *, leave_out: Collection[str]
     for key, value in given.items():
         if key in leave_out or key in _IGNORED or value is None:
             continue
-        _put_one(parameters[key], key, value)
+        try:
+            parameter = parameters[key]
+        except ValueError:
+            raise InvalidArgument("Unable to parse 'parameters': expected UTF-8") from None
+        _put_one(parameter, key, value)
 
 
 def flag(parameters: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -161,7 +162,10 @@ def _wrong(name: str, datatype: Datatype, what: str) -> InvalidArgument:
 
 
 def _shown(leaf: Any) -> str:
-    return str(orjson.dumps(leaf, default=str)[:40], errors="replace")
+    """Return a value as a message shows it: the caller's may be long, and no UTF-8."""
+    if isinstance(leaf, dict | list):
+        return "an object" if isinstance(leaf, dict) else "a list"
+    return json.dumps(leaf[:40] if isinstance(leaf, str) else leaf)
 
 
 def _not_finite(array: NDArray[Any]) -> Iterator[bytes]:

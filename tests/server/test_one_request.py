@@ -17,6 +17,7 @@ from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.server import Config, Server
 
 MOST = 20
+ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
 
 SERVER = Path(ladle.server.__file__).parent
 ROOTS = (SERVER, Path(tensors.__file__).parent.parent.parent)
@@ -99,4 +100,7 @@ def test_one_predict_enters_few_modules(
     entered = "\n".join(f"{name}: {', '.join(functions)}" for name, functions in modules.items())
     assert any(name.startswith(f"ladle/server/transport/{transport_name}/") for name in modules)
     assert "ladle/server/saved_model/servable.py" in modules
+    for name in modules:
+        row = f"| `{name.removeprefix('ladle/').removeprefix('server/')}` |"
+        assert row in ARCHITECTURE, f"expected a row of ARCHITECTURE.md for {name}, got none"
     assert len(modules) <= MOST, f"expected at most {MOST} modules, got {len(modules)}:\n{entered}"

@@ -11,7 +11,7 @@ NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench compare demo dist docs test lint fmt types unit e2e install native native-test protos release-check clean
+.PHONY: help bench compare demo dist docs test lint fmt types unit e2e install native native-test native-fuzz protos release-check clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,17 @@ native-test: ## format, lint and test the native transport, with cargo
 		cargo clippy --quiet --locked --all-targets -- --deny warnings
 	cd server/native && CARGO_TARGET_DIR="$(CURDIR)/build/native" \
 		cargo test --quiet --locked --no-default-features
+	cd server/native && CARGO_TARGET_DIR="$(CURDIR)/build/native" \
+		cargo test --quiet --locked --no-default-features --features shuttle interleavings
+
+# Each target for so many seconds; what it finds is kept in server/native/fuzz/artifacts.
+FUZZ_SECONDS ?= 60
+native-fuzz: ## send the native transport what nobody thought of; needs cargo-fuzz and nightly Rust
+	cd server/native && for target in authority messages connection; do \
+		mkdir -p fuzz/corpus/$$target && \
+		cargo +nightly fuzz run --target-dir "$(CURDIR)/build/fuzz" $$target \
+			fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=30 || exit 1; done
 
 types: install ## mypy alone
 	$(BIN)/mypy

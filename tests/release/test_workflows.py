@@ -83,7 +83,9 @@ def test_what_the_workflows_make_is_there() -> None:
     targets = set()
     for path in WORKFLOWS:
         targets |= set(re.findall(r"run: make ([\w-]+)", path.read_text()))
-    assert targets == {"install", "native-test", "test", "docs", "dist", "release-check"}
+    assert targets == {
+        *("install", "native-test", "native-fuzz", "test", "docs", "dist", "release-check")
+    }
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 

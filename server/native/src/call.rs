@@ -1,7 +1,7 @@
 //! One call, between the network thread that has it and the threads that answer it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::limits::places::Place;
 use crate::outbox::Outbox;
 use crate::receive::Received;
 use crate::status::Status;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What is called once when a call is over.
 pub type Callback = Box<dyn FnOnce() + Send>;
@@ -360,6 +361,7 @@ mod tests {
         Some(Call::new(head, Outbox::new(), place))
     }
 
+    #[cfg(not(feature = "shuttle"))]
     #[test]
     fn a_call_in_the_queue_keeps_its_place_although_its_caller_has_gone() {
         let places = Places::new(1);
@@ -371,6 +373,48 @@ mod tests {
         assert_eq!(places.taken(), 0);
     }
 
+    #[cfg(feature = "shuttle")]
+    #[test]
+    fn in_all_interleavings_a_call_ends_once_and_gives_its_place_back() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let work = || {
+            let places = Places::new(1);
+            let call = call(&places).unwrap();
+            call.hand_over(None);
+            let told = Arc::new(AtomicUsize::new(0));
+            let taking = {
+                let (call, told) = (Arc::clone(&call), Arc::clone(&told));
+                shuttle::thread::spawn(move || {
+                    if !call.take() {
+                        return;
+                    }
+                    let counted = Arc::clone(&told);
+                    let callback: Callback = Box::new(move || {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                    });
+                    if let Some(callback) = call.on_end(callback) {
+                        callback();
+                    }
+                    let callbacks = call.answer(None, Status::ok());
+                    callbacks.into_iter().for_each(|callback| callback());
+                })
+            };
+            let was_alive = call.end();
+            drop(taking.join());
+            // As Python does when it takes the event of the end.
+            call.take_callbacks()
+                .into_iter()
+                .for_each(|callback| callback());
+            assert!(call.is_over());
+            assert_eq!(places.taken(), 0);
+            let told = told.load(Ordering::SeqCst);
+            assert!(told == 1 || (told == 0 && was_alive), "{told}");
+        };
+        shuttle::check_random(work, 3000);
+    }
+
+    #[cfg(not(feature = "shuttle"))]
     #[test]
     fn a_call_ends_once() {
         let places = Places::new(1);

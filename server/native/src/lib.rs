@@ -17,7 +17,6 @@ pub mod call;
 pub mod connection;
 #[cfg(feature = "python")]
 mod descriptors;
-pub mod inflate;
 pub mod limits;
 pub mod outbox;
 #[cfg(feature = "python")]
@@ -28,5 +27,6 @@ pub mod respond;
 pub mod server;
 pub mod service;
 pub mod status;
+pub mod sync;
 pub mod timeout;
 pub mod tls;

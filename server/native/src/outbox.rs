@@ -1,10 +1,11 @@
 //! What any thread has to tell a network thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::call::Call;
+use crate::sync::Mutex;
 
 /// Calls of one network thread that something new is known of.
 #[derive(Default)]

@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::call::Call;
 use crate::limits::{Reason, Refusal};
+use crate::sync::{Condvar, Mutex};
 
 /// After so many events a network thread hands over what it has, even if more is at hand.
 const MOST_GATHERED: usize = 64;
@@ -194,7 +195,72 @@ pub fn name(reason: Reason) -> &'static str {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use shuttle::thread;
+
+    use super::*;
+    use crate::status::code;
+
+    const EACH: u64 = 3;
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn gather(queue: Arc<Queue>) {
+        let gathered = Gathered::new(queue);
+        for _ in 0..EACH {
+            gathered.refused(Refusal::malformed(code::INTERNAL, "x"));
+            gathered.flush();
+        }
+    }
+
+    #[test]
+    fn what_any_thread_hands_over_is_taken_without_another_to_come() {
+        let work = || {
+            let queue = Arc::new(Queue::default());
+            for _ in 0..2 {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || gather(queue));
+            }
+            let mut sum = 0;
+            // A wake-up that gets lost leaves this waiting for ever, which shuttle finds.
+            while sum < 2 * EACH {
+                let taken = queue.take(1, LONG).unwrap_or_default();
+                sum += taken.refused.iter().map(|each| each.count).sum::<u64>();
+            }
+            assert_eq!(sum, 2 * EACH);
+        };
+        shuttle::check_random(work, 3000);
+        shuttle::check_pct(work, 3000, 4);
+    }
+
+    #[test]
+    fn a_close_is_heard_by_all_who_take_and_nothing_is_taken_twice() {
+        let work = || {
+            let queue = Arc::new(Queue::default());
+            let taken = Arc::new(AtomicU64::new(0));
+            let takers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
+                    thread::spawn(move || {
+                        while let Some(some) = queue.take(1, LONG) {
+                            let count = some.refused.iter().map(|each| each.count).sum();
+                            taken.fetch_add(count, Ordering::SeqCst);
+                        }
+                    })
+                })
+                .collect();
+            gather(Arc::clone(&queue));
+            queue.close();
+            takers.into_iter().for_each(|thread| drop(thread.join()));
+            assert_eq!(taken.load(Ordering::SeqCst), EACH);
+        };
+        shuttle::check_random(work, 3000);
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
     use crate::status::code;

@@ -17,11 +17,11 @@ use http_body::Body;
 use tokio::time::timeout;
 
 use crate::call::{Call, Head, Wish};
-use crate::inflate::Encoding;
 use crate::limits::places::{Places, SILENCE};
 use crate::limits::{Limits, Refusal};
 use crate::outbox::Outbox;
 use crate::queue::{Event, Gathered};
+use crate::receive::inflate::Encoding;
 use crate::receive::{Lost, Messages, Received};
 use crate::respond::{Answer, Guard};
 use crate::status::{code, Status};

@@ -1,6 +1,6 @@
 //! One connection: its first bytes, its age, and its end.
 
-mod authority;
+pub mod authority;
 mod greeted;
 
 use std::convert::Infallible;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::call::Call;
 use crate::limits::Refusal;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Callers send their message with the headers; what takes longer is a slow network.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -108,7 +109,7 @@ impl Drop for Silent {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::{HeaderMap, Uri};

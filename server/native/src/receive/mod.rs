@@ -1,15 +1,17 @@
 //! gRPC's messages in the body of a request.
 
+pub mod inflate;
+
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::inflate::{inflate, Encoding};
 use crate::limits::budget::Claim;
 use crate::limits::{allowed_time, Limits, Refusal};
 use crate::status::{code, Status};
+use inflate::{inflate, Encoding};
 
 /// The flag and the length before each message.
 pub const PREFIX_BYTES: usize = 5;

@@ -1,0 +1,32 @@
+//! Frames pass alike however they are cut, and only an authority's text changes.
+#![no_main]
+
+use ladle_native::connection::authority::Frames;
+use libfuzzer_sys::fuzz_target;
+
+const MAX_FRAME: usize = 1 << 14;
+
+fn through<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Vec<u8>) {
+    let mut frames = Frames::new(MAX_FRAME);
+    let (mut held, mut passed) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        held.extend_from_slice(piece);
+        frames.release(&mut held, &mut passed);
+        assert!(
+            held.len() <= 9 + MAX_FRAME,
+            "a frame that is held has bounds"
+        );
+    }
+    (passed, held)
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    let (size, stream) = input;
+    let pieces = through(stream.chunks(usize::from(size).max(1)));
+    // A frame that is larger than a piece can only be known once it is whole.
+    let whole = through(stream.chunks(MAX_FRAME + 9));
+    assert_eq!(pieces, whole);
+    assert!(whole.0.len() + whole.1.len() <= stream.len() * 2 + 16);
+    // What was replaced once is what h2 takes, and stays.
+    assert_eq!(through(std::iter::once(&whole.0[..])).0, whole.0);
+});

@@ -149,8 +149,8 @@ def _check(order: Order, report: Report) -> None:
         report.warmed_up = list(recorded.ran)
         if order.every_signature:
             parsed = _parsed(folder, config.tags, recorded)
-            for signature in recorded.signatures.values():
-                if signature.name not in recorded.ran:
+            for name, signature in sorted(recorded.signatures.items()):
+                if name not in recorded.ran:
                     _run_made(servable_id, recorded, signature, parsed, report)
         if order.requests:
             _answer(order, recorded.model, servable_id, report)
@@ -178,7 +178,7 @@ def _run_made(
     Raises:
         _FailedError: It fails, or refuses what it declares.
     """
-    reason = "its inputs are too large, or of a dtype that no request carries"
+    reason = ""
     for guess in guesses(signature, parsed):
         log = made_request(signature, guess, 1)
         if log is None:
@@ -189,8 +189,9 @@ def _run_made(
             _run_two_rows(servable_id, model, signature, made_request(signature, guess, 2), report)
             return
         reason = refusal
-    if takes_strings(signature) or has_open_sides(signature):
-        report.refused[signature.name] = _one_line(reason)
+    if not reason or takes_strings(signature) or has_open_sides(signature):
+        too_much = "its inputs are too large to be made, or of a dtype that no request carries"
+        report.refused[signature.name] = _one_line(reason) or too_much
         return
     raise _FailedError(
         "signatures",

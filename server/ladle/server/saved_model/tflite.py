@@ -34,7 +34,8 @@ from ladle.server.saved_model.tflite_signatures import TFLiteFunction, definitio
 
 # How an interpreter names a custom operation that it lacks, and one of TensorFlow's own.
 _UNRESOLVED = re.compile(r"unresolved custom op: ([\w>]{1,100})")
-_UNRESOLVED_OF_TENSORFLOW = re.compile(r"Select TensorFlow op.{1,400}Node number \d+ \((\w+)\)")
+_OF_TENSORFLOW = "Select TensorFlow op"
+_NODE = re.compile(r"Node number \d{1,9} \((\w{1,100})\)")
 
 
 def load_tflite(
@@ -170,7 +171,10 @@ def _require_operations(servable_id: ServableId, interpreter: Any) -> None:
 
 def _lacking(message: str) -> str:
     """Return the operation that an interpreter says it lacks; empty if it says something else."""
-    found = _UNRESOLVED.search(message) or _UNRESOLVED_OF_TENSORFLOW.search(message)
+    found = _UNRESOLVED.search(message)
+    if found is None:
+        _, _, rest = message.partition(_OF_TENSORFLOW)
+        found = _NODE.search(rest)
     return found[1] if found else ""
 
 

@@ -34,6 +34,7 @@ _INFERENCE = {
     "ModelStreamInfer": "open_inference",
     "infer": "open_inference",
 }
+_OVER_REST = frozenset(name.lower() for name in _INFERENCE)
 _OTHER = {
     "GetModelMetadata": "tensorflow_serving",
     "GetModelStatus": "tensorflow_serving",
@@ -93,6 +94,11 @@ def protocol_of(method: str) -> str:
     The methods of TensorFlow Serving's REST interface have names of their own.
     """
     return _INFERENCE.get(method) or _OTHER.get(method) or "tensorflow_serving"
+
+
+def runs_models(method: str) -> bool:
+    """Whether requests of a method run a model; over REST methods have names in lower case."""
+    return method in _INFERENCE or method in _OVER_REST
 
 
 class TFServingMetrics:

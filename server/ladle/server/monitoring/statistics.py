@@ -8,25 +8,10 @@ from copy import deepcopy
 from ladle.server.core.observation import Observation, Run
 from ladle.server.core.servable_id import ServableId
 from ladle.server.core.statistics import StepDurations, VersionStatistics
+from ladle.server.monitoring.catalogue import runs_models
 
 # Requests that run alone may have any number of rows.
 _MAX_SIZES = 1024
-
-_INFERENCE = frozenset(
-    name
-    for method in (
-        "Predict",
-        "PredictStream",
-        "PredictInChunks",
-        "Classify",
-        "Regress",
-        "MultiInference",
-        "ModelInfer",
-        "ModelStreamInfer",
-        "Infer",
-    )
-    for name in (method, method.lower())  # over gRPC, over REST
-)
 
 
 class StatisticsByVersion:
@@ -57,7 +42,7 @@ class StatisticsByVersion:
         answered: bool,
     ) -> None:
         """Add requests of one method that have ended alike."""
-        if api not in _INFERENCE:
+        if not runs_models(api):
             return
         of = self._of.setdefault(servable_id, VersionStatistics())
         took = last = 0.0

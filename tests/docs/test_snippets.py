@@ -430,6 +430,7 @@ MODELS_COMMANDS = (
     "check",
     "rollback",
     "prune",
+    "promote",
     "warmup",
 )
 # Of docker, gunicorn, nginx and systemctl, and curl's.

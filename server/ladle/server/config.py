@@ -223,6 +223,11 @@ class Config:
     allow_version_labels_for_unavailable_models: bool = flag(
         False, "let a reload put a new label on a version that is not available yet"
     )
+    rollout_file: str = flag(
+        "",
+        "RolloutConfig in text format, a file or a URL: how the requests to a model are split "
+        "between two labelled versions; rewritten, it takes effect at once",
+    )
     saved_model_tags: str = flag("serve", "comma-separated tags of the graph to load")
     import_modules: str = flag(
         "",
@@ -363,7 +368,7 @@ class Config:
             raise ValueError("--model_control_mode needs --model_repository")
         if self.load_model and self.model_control_mode != "explicit":
             raise ValueError("--load_model needs --model_control_mode=explicit")
-        for name in ("model_base_path", "model_config_file"):
+        for name in ("model_base_path", "model_config_file", "rollout_file"):
             if is_url(getattr(self, name)):
                 try:
                     parse_url(getattr(self, name))
@@ -401,9 +406,12 @@ class Config:
     @property
     def config_file(self) -> Path | StoreUrl:
         """The model config file: a file, or an object in a store."""
-        if is_url(self.model_config_file):
-            return parse_url(self.model_config_file)
-        return Path(self.model_config_file)
+        return _file(self.model_config_file)
+
+    @property
+    def rollouts(self) -> Path | StoreUrl:
+        """The file of roll-outs: a file, or an object in a store."""
+        return _file(self.rollout_file)
 
     @property
     def cache_dir(self) -> Path:
@@ -460,6 +468,10 @@ class Config:
             for given in fields(self)
             if given.metadata["without_effect"] and getattr(self, given.name) != given.default
         }
+
+
+def _file(text: str) -> Path | StoreUrl:
+    return parse_url(text) if is_url(text) else Path(text)
 
 
 def _number(text: str) -> int | str:

@@ -125,6 +125,7 @@ class Server:
             poll_wait_s=config.model_config_file_poll_wait_seconds,
             open_store=open_store,
         )
+        self._rollout_file = startup.rollout_file(config, self.manager.router, open_store)
         self._health = Health()
         self.methods = methods(
             self.manager,
@@ -233,6 +234,8 @@ class Server:
             self._config_file.start()
         if self._config.model_repository:
             self._repository.start()
+        if self._config.rollout_file:
+            self._rollout_file.start()
         if self.access.by_token:
             self._tokens_file.start()
         if self._config.wait_for_models:
@@ -295,6 +298,7 @@ class Server:
             self._remote.stop()
             self._config_file.stop()
             self._repository.stop()
+            self._rollout_file.stop()
             self._tokens_file.stop()
             self._batching.stop()
             self._ports.stop(grace_s)

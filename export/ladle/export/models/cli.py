@@ -15,12 +15,14 @@ from ladle.export.errors import ExportError, PublishError
 from ladle.export.models import manage
 from ladle.export.models.batching import batching_of
 from ladle.export.models.places import (
+    Keeper,
     find,
     folder_of,
     keeper_of,
     keepers_below,
     place_of,
 )
+from ladle.export.models.promotion import CANARY, STABLE, demoted, promoted
 from ladle.export.models.text import (
     as_dict,
     brief,
@@ -51,6 +53,8 @@ s3://models/digits.
   ladle models check models/digits          load it as a server does, and run every signature
   ladle models warmup models/digits --from /logs/digits   its warm-up requests, of a request log
   ladle models label models/digits stable 3
+  ladle models promote models/digits        put the label stable where canary is
+  ladle models demote models/digits         and back
   ladle models rollback models/digits       take the newest version out of servers' sight
   ladle models rollback models/digits --restore
   ladle models prune models/digits --keep 3
@@ -161,6 +165,11 @@ def _make_parser() -> argparse.ArgumentParser:
     label.add_argument("label", metavar="LABEL", nargs="?")
     label.add_argument("version", metavar="N", nargs="?", type=_number)
     label.add_argument("--remove", action="store_true", help="remove the label")
+    promote = add("promote", _promote, "put the label stable where the canary is")
+    promote.add_argument(
+        "--label", default=CANARY, help=f"the label of the version on trial (default {CANARY})"
+    )
+    add("demote", _demote, "put the label stable back where it was before the promotion")
     rollback = add("rollback", _rollback, "take a version out of servers' sight, or bring it back")
     rollback.add_argument("version", metavar="N", nargs="?", type=_number)
     rollback.add_argument("--restore", action="store_true", help="bring the hidden version back")
@@ -345,6 +354,26 @@ def _label(args: argparse.Namespace) -> tuple[Any, str]:
         if args.label is None or (args.version is None) != args.remove:
             raise PublishError("label: expected LABEL and N, or LABEL and --remove")
         keeper.set_label(args.label, args.version)
+    labels = keeper.read_labels()
+    return labels, table(("LABEL", "VERSION"), sorted(labels.items()))
+
+
+def _promote(args: argparse.Namespace) -> tuple[Any, str]:
+    keeper = keeper_of(args.path)
+    # Before any label moves: there has to be such a version.
+    keeper.find_version(promoted(keeper.read_labels(), args.label)[STABLE])
+    keeper.change_labels(lambda labels: promoted(labels, args.label))
+    return _moved(keeper)
+
+
+def _demote(args: argparse.Namespace) -> tuple[Any, str]:
+    keeper = keeper_of(args.path)
+    keeper.find_version(demoted(keeper.read_labels())[STABLE])
+    keeper.change_labels(demoted)
+    return _moved(keeper)
+
+
+def _moved(keeper: Keeper) -> tuple[Any, str]:
     labels = keeper.read_labels()
     return labels, table(("LABEL", "VERSION"), sorted(labels.items()))
 

@@ -13,10 +13,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ladle.export.errors import PublishError
 from ladle.export.publishing.card import read_card
@@ -28,6 +29,9 @@ from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
 from ladle.store.url import StoreUrl
+
+ChangeLabels: TypeAlias = "Callable[[Mapping[str, int]], Mapping[str, int]]"
+"""Makes new labels of old ones; may be called more than once."""
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -134,10 +138,18 @@ def set_label(base_path: Path, label: str, number: int | None) -> None:
         PublishError: There is no such version or label, the version is out of sight, or the name
             is none.
     """
+    version = None if number is None else find_version(base_path, number)
+    change_labels(base_path, lambda labels: relabelled(labels, label, version, base_path))
+
+
+def change_labels(base_path: Path, change: ChangeLabels) -> None:
+    """Replace all labels by what `change` makes of them, in one step.
+
+    Raises:
+        PublishError: The file can't be read or written, or `change` has raised it.
+    """
     with _one_at_a_time(base_path):
-        version = None if number is None else find_version(base_path, number)
-        labels = relabelled(read_labels(base_path), label, version, base_path)
-        _write_labels(base_path, labels)
+        _write_labels(base_path, change(read_labels(base_path)))
 
 
 def relabelled(

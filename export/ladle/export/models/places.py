@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ladle.export.errors import PublishError
 from ladle.export.models import manage
-from ladle.export.models.manage import Version
+from ladle.export.models.manage import ChangeLabels, Version
 from ladle.export.models.store import StoreKeeper
 from ladle.protos.files.versions import version_of
 from ladle.store.errors import StoreError
@@ -31,6 +31,9 @@ class Keeper(Protocol):
 
     def set_label(self, label: str, number: int | None) -> None:
         """Give a label to a version; None removes it."""
+
+    def change_labels(self, change: ChangeLabels) -> None:
+        """Replace all labels by what `change` makes of them, in one step."""
 
     def hide(self, number: int | None = None) -> Version:
         """Take a version out of servers' sight."""
@@ -68,6 +71,10 @@ class FolderKeeper:
     def set_label(self, label: str, number: int | None) -> None:
         """Give a label to a version; None removes it."""
         manage.set_label(self._base_path, label, number)
+
+    def change_labels(self, change: ChangeLabels) -> None:
+        """Replace all labels by what `change` makes of them, in one step."""
+        manage.change_labels(self._base_path, change)
 
     def hide(self, number: int | None = None) -> Version:
         """Take a version out of servers' sight."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ladle.export.errors import PublishError
 from ladle.export.models.manage import (
+    ChangeLabels,
     Version,
     check_hideable,
     check_restorable,
@@ -109,11 +110,19 @@ class StoreKeeper:
             PublishError: There is no such version or label, or the store refuses.
         """
         version = None if number is None else self.find_version(number)
+        self.change_labels(lambda labels: relabelled(labels, label, version, self._base))
+
+    def change_labels(self, change: ChangeLabels) -> None:
+        """Replace all labels by what `change` makes of them, in one step.
+
+        Raises:
+            PublishError: The store refuses, or `change` has raised it.
+        """
         for _ in range(_TRIES):
             with _as_publish_errors():
                 stored, labels = self._labels(self._listing())
-                changed = relabelled(labels, label, version, self._base)
-                text = json.dumps(changed, indent=2, sort_keys=True).encode()
+                changed = change(labels)
+                text = json.dumps(dict(changed), indent=2, sort_keys=True).encode()
                 try:
                     self._store.put(
                         self._key(LABELS_NAME),

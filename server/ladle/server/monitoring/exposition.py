@@ -113,8 +113,24 @@ class Exposition:
                     states.set(1, name, str(status.version), status.state.name)
                 if status.state is State.END and status.error is not None:
                     problems.set(1, name, str(status.version), status.error.code.name)
+        shares = Gauges(
+            "ladle_rollout_share",
+            *("model", "part", "version"),
+            about="The part of the requests without a version that a version gets, from 0 to 1.",
+        )
+        keyless = Counters(
+            "ladle_rollout_keyless_total",
+            "model",
+            about="Requests that were split by chance, because they had no key.",
+        )
+        router = self._manager.router
+        for name in router.rollouts:
+            for share in router.shares(name):
+                shares.set(share.share, name, share.part, str(share.version))
+        for name, count in router.keyless().items():
+            keyless.add(count, name)
         waiting = (requests, rows, nbytes, running, unwanted, comparisons, standings)
-        return self._build, in_flight, *waiting, states, problems
+        return self._build, in_flight, *waiting, states, problems, shares, keyless
 
     def _process_metrics(self) -> bytes:
         with self._lock:

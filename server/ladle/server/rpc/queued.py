@@ -213,7 +213,7 @@ class QueuedMethod(Generic[R]):
             call.observation,
             partial(self._deliver, call),
         )
-        return with_version(self._manager, spec, partial(self._submit, call, queued))
+        return with_version(self._manager, spec, partial(self._submit, call, queued), call.metadata)
 
     def _submit(self, call: ObservedCall, queued: QueuedRequest[R, bytes], handle: Handle) -> None:
         queued.submit(handle)

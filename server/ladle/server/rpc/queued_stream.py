@@ -287,7 +287,12 @@ class _QueuedStream(Generic[R]):
                 lambda answer: self._answer(slot, answer),
             )
             del parsed
-            wait = with_version(self._manager, spec, lambda handle: self._submit(slot, handle))
+            wait = with_version(
+                self._manager,
+                spec,
+                lambda handle: self._submit(slot, handle),
+                self._stream.metadata,
+            )
         except Exception as error:
             self._answer(slot, self._translated(slot, error))
         else:

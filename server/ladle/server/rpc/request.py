@@ -14,6 +14,7 @@ from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
+from ladle.server.core.rollout.router import Metadata
 from ladle.server.core.servable import Arrays, Model, Signature
 
 M = TypeVar("M", bound=Message)
@@ -65,6 +66,7 @@ class ExpectedVersion(NamedTuple):
 
     manager: Manager
     spec: ModelSpec
+    metadata: Metadata | None = None
 
     def wait(
         self,
@@ -85,11 +87,11 @@ class ExpectedVersion(NamedTuple):
             Unavailable: The first version takes too long to load.
         """
         try:
-            return _acquire(self.manager, self.spec)
+            return _acquire(self.manager, self.spec, self.metadata)
         except NotFound:
             if not self.manager.wait_for_first(self.spec.name, deadline, on_end):
                 raise
-        return _acquire(self.manager, self.spec)
+        return _acquire(self.manager, self.spec, self.metadata)
 
 
 def find_version(manager: Manager, spec: ModelSpec) -> Handle | ExpectedVersion:
@@ -108,32 +110,38 @@ def find_version(manager: Manager, spec: ModelSpec) -> Handle | ExpectedVersion:
 
 
 def with_version(
-    manager: Manager, spec: ModelSpec, use: Callable[[Handle], None]
+    manager: Manager,
+    spec: ModelSpec,
+    use: Callable[[Handle], None],
+    metadata: Metadata | None = None,
 ) -> Callable[[Waiter], None] | None:
     """Call `use` with a handle on the version that a request names, if it can be had now.
 
     Otherwise return what has to be called in a thread: it waits for the version and calls `use`.
+    `metadata` returns what the caller sent: a roll-out may choose the version by it.
 
     Raises:
         InvalidArgument: No name, or a label that no version has.
         ServingError: `use` has raised it.
     """
     try:
-        handle = _acquire(manager, spec)
+        handle = _acquire(manager, spec, metadata)
     except NotFound:
-        expected = ExpectedVersion(manager, spec)
+        expected = ExpectedVersion(manager, spec, metadata)
         return lambda waiter: use(expected.wait(waiter.deadline, waiter.on_end))
     use(handle)
     return None
 
 
-def _acquire(manager: Manager, spec: ModelSpec) -> Handle:
+def _acquire(manager: Manager, spec: ModelSpec, metadata: Metadata | None = None) -> Handle:
     if not spec.name:
         raise InvalidArgument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     version = spec.version.value if choice == "version" else None
     if choice == "version_label":
         version = manager.labelled(spec.name, spec.version_label)
+    elif version is None and manager.router.rollouts:
+        version = manager.router.choose(spec.name, metadata)
     return manager.acquire(spec.name, version)
 
 

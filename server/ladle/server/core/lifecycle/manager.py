@@ -15,6 +15,7 @@ from ladle.server.core.lifecycle.serving_map import Entry, Handle, ServingMap
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.lifecycle.transitions import Loader, Transitions
 from ladle.server.core.lifecycle.waiting import Waiting
+from ladle.server.core.rollout.router import Router
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Manager:
         self._changed = self._changes.condition
         self._registry = Registry(options.policy)
         self._serving = serving or ServingMap()
+        self.router = Router(self._serving)
+        """Chooses the version for requests that name none."""
         self._transitions = Transitions(
             load,
             self._registry,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,11 @@ class ServingMap:
     def available(self) -> list[Entry]:
         """Return the versions that can be had."""
         return [e for serving in self._serving.values() for e in serving.versions.values()]
+
+    def versions(self, name: str) -> Collection[int]:
+        """Return the versions of a model that can be had."""
+        serving = self._serving.get(name)
+        return serving.versions.keys() if serving else ()
 
     def has_configured_labels(self, name: str) -> bool:
         """Whether a model's labels are those of the configuration."""

@@ -195,7 +195,7 @@ class _ChunkedAnswer:
             )
             self._request = request
             del message, parsed  # they may be large
-            wait = with_version(self._manager, spec, self._submit)
+            wait = with_version(self._manager, spec, self._submit, stream.metadata)
         except Exception as error:
             self._fail(error)
         else:

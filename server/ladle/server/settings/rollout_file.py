@@ -1,0 +1,106 @@
+"""The file of `--rollout_file`: read at the start, and again whenever its text is another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from ladle.protos.ladle_pb import Rollout as RolloutProto
+from ladle.protos.ladle_pb import RolloutConfig
+from ladle.protos.services import pool
+from ladle.server.core.clock import Clock
+from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.rollout.split import BUCKETS, Rollout
+from ladle.server.settings.polled_file import PolledFile
+from ladle.store.opening import open_store
+from ladle.store.store import Store
+from ladle.store.url import StoreUrl
+
+_MAX_BYTES = 1 << 20
+# gRPC's names of metadata, and HTTP's of headers; what ends with -bin holds bytes.
+_KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+
+
+def parse(text: str) -> tuple[Rollout, ...]:
+    """Return the roll-outs of a RolloutConfig in text format, which may be none.
+
+    Raises:
+        InvalidArgument: It is none, or a roll-out is not legal; a field that is not known is an
+            error, so that nothing is left out without a word.
+    """
+    try:
+        proto = text_format.Parse(text, RolloutConfig(), descriptor_pool=pool())
+    except text_format.ParseError as error:
+        raise InvalidArgument(
+            f"expected a ladle.v1.RolloutConfig in text format: {error}"
+        ) from None
+    rollouts = tuple(map(_rollout, proto.rollout))
+    seen: set[str] = set()
+    for rollout in rollouts:
+        if rollout.model in seen:
+            raise InvalidArgument(f"model {rollout.model}: expected one rollout, got two")
+        seen.add(rollout.model)
+    return rollouts
+
+
+class RolloutFile(PolledFile[tuple[Rollout, ...]]):
+    """Polls the file, and hands its roll-outs on."""
+
+    def __init__(
+        self,
+        path: Path | StoreUrl,
+        replace: Callable[[tuple[Rollout, ...]], object],
+        *,
+        poll_wait_s: float,
+        clock: Clock | None = None,
+        open_store: Callable[[StoreUrl], Store] = open_store,
+    ) -> None:
+        """Take `replace`, which puts roll-outs in place."""
+        super().__init__(
+            path,
+            parse,
+            replace,
+            name="roll-outs",
+            max_bytes=_MAX_BYTES,
+            poll_wait_s=poll_wait_s,
+            clock=clock,
+            open_store=open_store,
+        )
+
+
+def _rollout(proto: RolloutProto) -> Rollout:
+    model = proto.model
+    if not model:
+        raise InvalidArgument("expected a rollout with a model, got one without")
+    stable = proto.stable.label or "stable"
+    canary = (proto.canary.label or "canary") if proto.HasField("canary") else ""
+    if stable == canary:
+        raise InvalidArgument(f"model {model}: expected two labels, got {stable!r} for both parts")
+    percent = proto.canary.percent
+    if not 0 <= percent <= 100:
+        raise InvalidArgument(f"model {model}: percent: expected 0 to 100, got {percent:g}")
+    buckets = round(percent * BUCKETS / 100)
+    if percent and not buckets:
+        raise InvalidArgument(
+            f"model {model}: percent: expected 0 or at least 0.01, got {percent:g}"
+        )
+    key_name = proto.sticky.metadata.lower()
+    if proto.HasField("sticky") and not _KEY_NAME.fullmatch(key_name):
+        raise InvalidArgument(
+            f"model {model}: sticky: expected the name of a header, got {proto.sticky.metadata!r}"
+        )
+    if key_name.endswith("-bin"):
+        raise InvalidArgument(
+            f"model {model}: sticky: expected metadata that is text, got {key_name!r}"
+        )
+    return Rollout(
+        model=model,
+        stable_label=stable,
+        canary_label=canary,
+        canary_buckets=buckets,
+        key_name=key_name,
+        salt=proto.salt or model,
+    )

@@ -42,7 +42,9 @@ impl Budget {
     /// Count bytes in, and return None; or return the bytes of all others if there is no room.
     #[pyo3(signature = (nbytes, held=0))]
     fn take(&self, nbytes: u64, held: u64) -> Option<u64> {
-        self.0.take(nbytes, held).err().map(|full| full.others)
+        let full = self.0.take(nbytes, held).err()?;
+        self.0.uploads.end_slow(Instant::now());
+        Some(full.others)
     }
 
     /// Count bytes out.

@@ -3,11 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+use crate::limits::uploads::Uploads;
+
 /// Counts bytes in and out.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// Of what is counted, what has not come yet.
+    pub uploads: Uploads,
 }
 
 /// There is no room; nothing was counted.
@@ -23,6 +27,7 @@ impl Budget {
         Self {
             limit,
             used: AtomicU64::new(0),
+            uploads: Uploads::default(),
         }
     }
 

@@ -4,9 +4,10 @@
 
 pub mod budget;
 pub mod places;
+pub mod uploads;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::limits::budget::{Budget, Claim, Full};
 use crate::status::{code, Status};
@@ -116,6 +117,24 @@ impl Refusal {
         }
     }
 
+    /// The message took room that others needed, and came slowly.
+    pub fn in_the_way() -> Self {
+        let message = format!(
+            "the request message came at less than {} KiB a second while others found no room \
+             (--max_inflight_bytes); try again later",
+            SLOWEST_BYTES_PER_S >> 10
+        );
+        let status = Status {
+            code: code::RESOURCE_EXHAUSTED,
+            message,
+            retry_ms: Some(100),
+        };
+        Self {
+            reason: Reason::NoRoom,
+            status,
+        }
+    }
+
     /// The caller went away.
     pub fn gone() -> Self {
         let status = Status::new(code::CANCELLED, "the caller went away");
@@ -144,15 +163,16 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Count a message in.
-    pub fn claim(&self, nbytes: u64) -> Result<Option<Claim>, Refusal> {
+    /// Count a message in. Where there is no room, uploads that come slowly make some for the next.
+    pub fn claim(&self, nbytes: u64, now: Instant) -> Result<Option<Claim>, Refusal> {
         self.check(nbytes)?;
         let Some(budget) = &self.budget else {
             return Ok(None);
         };
-        Claim::new(budget, nbytes)
-            .map(Some)
-            .map_err(|full| Refusal::no_room(&full, budget.limit(), nbytes))
+        Claim::new(budget, nbytes).map(Some).map_err(|full| {
+            budget.uploads.end_slow(now);
+            Refusal::no_room(&full, budget.limit(), nbytes)
+        })
     }
 
     /// Refuse a message that is too large.
@@ -175,19 +195,19 @@ mod tests {
 
     #[test]
     fn a_message_is_counted_or_refused_whole() {
-        let budget = Arc::new(Budget::new(10));
+        let (budget, now) = (Arc::new(Budget::new(10)), Instant::now());
         let limits = Limits {
             max_request_bytes: 8,
             budget: Some(Arc::clone(&budget)),
         };
         assert_eq!(
-            limits.claim(9).err().map(|refusal| refusal.reason),
+            limits.claim(9, now).err().map(|refusal| refusal.reason),
             Some(Reason::TooLarge)
         );
-        let claim = limits.claim(8);
+        let claim = limits.claim(8, now);
         assert!(claim.is_ok());
         assert_eq!(
-            limits.claim(3).err().map(|refusal| refusal.reason),
+            limits.claim(3, now).err().map(|refusal| refusal.reason),
             Some(Reason::NoRoom)
         );
         assert_eq!(budget.used(), 8);

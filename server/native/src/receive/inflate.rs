@@ -117,7 +117,10 @@ mod tests {
             max_request_bytes: max,
             budget: Some(Arc::clone(&budget)),
         };
-        let mut claim = limits.claim(message.len() as u64).ok().flatten();
+        let mut claim = limits
+            .claim(message.len() as u64, std::time::Instant::now())
+            .ok()
+            .flatten();
         let result = inflate(Encoding::Gzip, message, &limits, &mut claim);
         let used = budget.used();
         drop(claim);

@@ -7,8 +7,10 @@ use std::pin::Pin;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 
 use crate::limits::budget::Claim;
+use crate::limits::uploads::Uploading;
 use crate::limits::{allowed_time, Limits, Refusal};
 use crate::status::{code, Status};
 use inflate::{inflate, Encoding};
@@ -83,11 +85,12 @@ impl<B: Body<Data = Bytes>> Messages<B> {
             return Ok(None);
         }
         let (packed, nbytes) = self.prefix().await?;
-        let mut claim = self.limits.claim(nbytes)?;
-        let allowed = allowed_time(nbytes);
-        let message = match tokio::time::timeout(allowed, self.body_of(nbytes)).await {
-            Ok(message) => message?,
-            Err(_) => return Err(Refusal::too_slow(allowed).into()),
+        let now = Instant::now().into_std();
+        let mut claim = self.limits.claim(nbytes, now)?;
+        let message = if self.rest.len() as u64 >= nbytes {
+            self.rest.split_to(nbytes as usize)
+        } else {
+            self.body_of(nbytes, now).await?
         };
         if !packed {
             return Ok(Some(Received { message, claim }));
@@ -140,11 +143,28 @@ impl<B: Body<Data = Bytes>> Messages<B> {
         Ok((flag == 1, u64::from(u32::from_be_bytes([a, b, c, d]))))
     }
 
-    async fn body_of(&mut self, nbytes: u64) -> Result<Bytes, Lost> {
-        let nbytes = usize::try_from(nbytes).unwrap_or(usize::MAX);
-        if self.rest.len() >= nbytes {
-            return Ok(self.rest.split_to(nbytes));
+    /// Read a message that is not at hand, as long as it comes fast enough.
+    async fn body_of(&mut self, nbytes: u64, now: std::time::Instant) -> Result<Bytes, Lost> {
+        let allowed = allowed_time(nbytes);
+        let budget = self.limits.budget.clone();
+        let upload = budget.as_ref().map(|budget| budget.uploads.begin(now));
+        let in_the_way = async {
+            match &upload {
+                Some(upload) => upload.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            message = tokio::time::timeout(allowed, self.gather(nbytes, upload.as_ref())) => {
+                message.unwrap_or_else(|_| Err(Refusal::too_slow(allowed).into()))
+            }
+            () = in_the_way => Err(Refusal::in_the_way().into()),
         }
+    }
+
+    async fn gather(&mut self, nbytes: u64, upload: Option<&Uploading<'_>>) -> Result<Bytes, Lost> {
+        let nbytes = usize::try_from(nbytes).unwrap_or(usize::MAX);
         // One buffer of the right size: chunks would stay in the thread's arena.
         let mut whole: Vec<u8> = Vec::new();
         whole.try_reserve_exact(nbytes).map_err(|_| {
@@ -155,6 +175,9 @@ impl<B: Body<Data = Bytes>> Messages<B> {
             let wanted = nbytes - whole.len();
             let piece = self.rest.split_to(wanted.min(self.rest.len()));
             whole.extend_from_slice(&piece);
+            if let Some(upload) = upload {
+                upload.received(piece.len());
+            }
             if whole.len() == nbytes {
                 return Ok(Bytes::from(whole));
             }
@@ -201,6 +224,7 @@ pub fn framed(message: &[u8]) -> Option<Bytes> {
 mod tests {
     use std::convert::Infallible;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use http_body::Frame;
     use http_body_util::StreamBody;
@@ -328,6 +352,46 @@ mod tests {
             })))
         ));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_upload_that_stalls_gives_its_room_up_where_others_find_none() {
+        let limits = limits_of(100);
+        let body = Stalling(Some(Bytes::from_static(&[0, 0, 0, 0, 90, 1])));
+        let mut messages = Messages::new(body, None, limits.clone());
+        let now = || Instant::now().into_std();
+        let lost = in_runtime(async move {
+            let others = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert!(limits.claim(50, now()).is_err());
+                tokio::task::yield_now().await;
+                assert!(limits.claim(50, now()).is_err(), "it may be on its way");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                assert!(limits.claim(50, now()).is_err());
+                tokio::task::yield_now().await;
+                assert!(limits.claim(50, now()).is_ok());
+            };
+            let uploading = async {
+                let lost = messages.next().await;
+                (lost, Instant::now())
+            };
+            let began = Instant::now();
+            let ((lost, ended), ()) = tokio::join!(uploading, others);
+            assert_eq!(ended - began, Duration::from_secs(3));
+            lost
+        });
+        let refusal = match lost {
+            Some(Err(Lost::Refused(refusal))) => Some(refusal),
+            _ => None,
+        };
+        assert_eq!(refusal, Some(Refusal::in_the_way()));
+    }
+
+    fn limits_of(budget: u64) -> Limits {
+        Limits {
+            max_request_bytes: budget,
+            budget: Some(Arc::new(Budget::new(budget))),
+        }
     }
 
     struct Stalling(Option<Bytes>);

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from fakes import TIMEOUT_S, FakeServable, refusal, until
+from fakes import TIMEOUT_S, FakeServable, refusal
 from transports import MakeTransport
 
 from ladle.protos import tensors
@@ -266,7 +266,7 @@ def test_an_answer_in_chunks_is_seen_once_with_all_its_bytes(served: Served) -> 
 
 def assert_waiting(served: Served, requests: int) -> None:
     """Wait until so many requests are in the queue."""
-    until(lambda: served.batching.depth.requests == requests)
+    assert served.batching.wait_until(lambda depth: depth.requests == requests, TIMEOUT_S)
 
 
 @pytest.mark.parametrize("method", [PREDICT, STATUS])

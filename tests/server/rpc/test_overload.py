@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from fakes import TIMEOUT_S, FakeServable, refusal, until
+from fakes import TIMEOUT_S, FakeServable, refusal
 from transports import MakeTransport
 
 from ladle.protos import dtypes, tensors
@@ -55,7 +55,7 @@ def full(make_transport: MakeTransport) -> Iterator[tuple[grpc.Channel, Callable
         futures = [call.future(good.SerializeToString(), timeout=TIMEOUT_S)]
         model.wait_until_running()
         futures.append(call.future(good.SerializeToString(), timeout=TIMEOUT_S))
-        until(lambda: batching.depth.requests)
+        assert batching.wait_until(lambda depth: depth.requests > 0, TIMEOUT_S)
 
         def empty() -> None:
             model.release()

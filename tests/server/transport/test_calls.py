@@ -275,11 +275,11 @@ def test_non_blocking_calls_wait_without_threads_up_to_128_for_each_that_there_i
     make_transport: MakeTransport,
 ) -> None:
     """A slow model's callers wait without taking anything from those of another."""
-    held: list[Call] = []
+    held: queue.SimpleQueue[Call] = queue.SimpleQueue()
 
     def hold(call: Call) -> None:
         if call.request == b"hold":
-            held.append(call)
+            held.put(call)
         else:
             call.respond(b"")
 
@@ -289,14 +289,14 @@ def test_non_blocking_calls_wait_without_threads_up_to_128_for_each_that_there_i
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
         waiting = [call.future(b"hold", timeout=TIMEOUT_S) for _ in range(127)]
-        until(lambda: len(held) == 127)
+        calls = [held.get(timeout=TIMEOUT_S) for _ in waiting]
         assert call(b"fast", timeout=TIMEOUT_S) == b""
         waiting.append(call.future(b"hold", timeout=TIMEOUT_S))
-        until(lambda: len(held) == 128)
+        calls.append(held.get(timeout=TIMEOUT_S))
         with pytest.raises(grpc.RpcError) as raised:
             call(b"fast", timeout=TIMEOUT_S)
         assert refusal(raised.value)[0] == "UNAVAILABLE"
-        for one in held:
+        for one in calls:
             one.respond(b"")
         for future in waiting:
             assert future.result(TIMEOUT_S) == b""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -457,3 +458,25 @@ def test_a_servable_that_was_closed_is_gone_at_once(servable: FakeServable) -> N
         assert closed() is None
     finally:
         gc.enable()
+
+
+def test_one_can_wait_for_what_waits_and_runs() -> None:
+    model = FakeServable()
+    batching = BatchingServable(model, BatchOptions())
+    one_row = {"x": np.ones((1, 2), np.float32)}
+    model.hold()
+    batching.submit(DOUBLE, one_row, ("y",), lambda _: None)
+    model.wait_until_running()
+    later = batching.submit(DOUBLE, one_row, ("y",), lambda _: None)
+    assert batching.wait_until(lambda depth: (depth.requests, depth.running) == (1, 1), TIMEOUT_S)
+    assert not batching.wait_until(lambda depth: depth.requests > 1, 0.0)
+
+    cancelling = threading.Thread(target=later.cancel)
+    cancelling.start()
+    assert batching.wait_until(lambda depth: not depth.requests, TIMEOUT_S)
+    cancelling.join()
+    releasing = threading.Thread(target=model.release)
+    releasing.start()
+    assert batching.wait_until(lambda depth: not depth.running, TIMEOUT_S)
+    releasing.join()
+    batching.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from fakes import TIMEOUT_S, FakeClock, FakeServable, spec, until
+from fakes import TIMEOUT_S, FakeClock, FakeServable, spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -178,7 +178,7 @@ def finish(batching: BatchingServable, clock: FakeClock, sent: list[Sent]) -> No
                 break
             clock.advance(1.0)
         assert one.done.wait(TIMEOUT_S)
-    until(lambda: batching.depth == QueueDepth())
+    assert batching.wait_until(lambda depth: depth == QueueDepth(), TIMEOUT_S)
 
 
 def check(one: Sent, clock: FakeClock) -> None:

@@ -209,10 +209,11 @@ def test_no_more_is_read_than_the_window_holds(serve: Serve) -> None:
     for n in range(100):
         client.send(n, [[n, n]])
     served.model.wait_until_running()
-    until(lambda: served.batching.depth.requests + served.model.batches[0] >= 4)
+    runs = served.model.batches[0]
+    assert served.batching.wait_until(lambda depth: depth.requests + runs >= 4, TIMEOUT_S)
 
     assert not threading.Event().wait(0.05)  # for what must not come
-    assert served.batching.depth.requests + served.model.batches[0] == 4
+    assert served.batching.depth.requests + runs == 4
     served.model.release()
     assert [client.get().id for _ in range(100)] == list(range(100))
 
@@ -250,10 +251,10 @@ def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(serve: S
     served.model.wait_until_running()
     for n in range(5):
         client.send(n, [[n, n]])
-    until(lambda: served.batching.depth.requests == 5)
+    assert served.batching.wait_until(lambda depth: depth.requests == 5, TIMEOUT_S)
     client.call.cancel()
 
-    until(lambda: not served.batching.depth.requests)
+    assert served.batching.wait_until(lambda depth: not depth.requests, TIMEOUT_S)
     served.model.release()
     assert served.model.batches == [1]
 

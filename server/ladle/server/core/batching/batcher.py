@@ -8,7 +8,7 @@ has a few threads of its own that run its batches, so no model waits for another
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import QueueDepth, QueueKey, Task
@@ -226,18 +226,30 @@ class BatchingServable:
             return dict.fromkeys(self.signatures, off)
         return self._trust.status()
 
+    def wait_until(self, predicate: Callable[[QueueDepth], bool], timeout_s: float) -> bool:
+        """Block until what waits and runs makes `predicate` true; False if the time is over first.
+
+        `predicate` is called at once, and after each change. A lock is held meanwhile: it must
+        neither block nor call the servable. The time is real, whatever the clock.
+        """
+        return self._scheduler.wait_until(predicate, timeout_s)
+
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Block until nothing waits, runs or is compared; False if the time is over before that.
 
         The time is real, whatever the clock.
         """
-        return self._scheduler.wait_until_idle(timeout_s) and self._trials.wait(timeout_s)
+        return self.wait_until(_is_idle, timeout_s) and self._trials.wait(timeout_s)
 
     def close(self) -> None:
         """Run what still waits, end the threads, and close the model; blocks."""
         self._scheduler.close()
         self._trials.close()
         self._model.close()
+
+
+def _is_idle(depth: QueueDepth) -> bool:
+    return not depth.requests and not depth.running
 
 
 def shared_rows(signature: Signature, inputs: Arrays) -> int | None:

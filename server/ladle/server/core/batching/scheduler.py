@@ -83,8 +83,9 @@ class BatchScheduler:
         """Guards all that follows, and what is in the queues."""
         self._changed = threading.Condition(self._lock)
         """Notified when there is work, and when options change."""
-        self._idle = threading.Condition(self._lock)
-        """Notified when no queue is left."""
+        self._moved = threading.Condition(self._lock)
+        """Notified when `_depth` changes, while somebody waits for that."""
+        self._watchers = 0
         self._queues: dict[QueueKey, Queue] = {}
         self._callbacks: list[Callable[[], object]] = []
         self._depth = QueueDepth()
@@ -124,6 +125,8 @@ class BatchScheduler:
                     task.end()
                     self._drop_if_idle(queue)
                     raise Unavailable(f"nothing can run the request: {error}; try again") from None
+            if self._watchers:
+                self._moved.notify_all()
 
     def cancel(self, task: Task) -> None:
         """End a task whose caller has gone; without effect once it is over. Never blocks."""
@@ -134,6 +137,8 @@ class BatchScheduler:
             if queue is None:
                 return
             self._drop_if_idle(queue)
+            if self._watchers:
+                self._moved.notify_all()
         late = task.deadline is not None and task.deadline <= self._clock.now()
         error = DeadlineExceeded(LATE) if late else Cancelled("the caller went away")
         if callbacks := deliver([(task, error)]):
@@ -153,10 +158,17 @@ class BatchScheduler:
             self.options, self._trials = options, trials
             self._changed.notify_all()
 
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Block until nothing waits or runs; False if so many real seconds are over before that."""
+    def wait_until(self, predicate: Callable[[QueueDepth], bool], timeout_s: float) -> bool:
+        """Block until `predicate` holds; False if so many real seconds are over before that.
+
+        `predicate` is called at once, and after each change. The lock is held meanwhile.
+        """
         with self._lock:
-            return self._idle.wait_for(lambda: not self._queues, timeout_s)
+            self._watchers += 1
+            try:
+                return self._moved.wait_for(lambda: predicate(self._depth), timeout_s)
+            finally:
+                self._watchers -= 1
 
     @property
     def queue_count(self) -> int:
@@ -201,8 +213,6 @@ class BatchScheduler:
         """Forget a queue in which nothing waits or runs. The lock must be held."""
         if not queue.running and not queue.waiting:
             self._queues.pop(queue.key, None)
-            if not self._queues:
-                self._idle.notify_all()
 
     def _work(self) -> None:
         """Do what there is to do until the scheduler is closed; each thread calls it."""
@@ -229,6 +239,8 @@ class BatchScheduler:
         while True:
             now = self._clock.now()
             work, until = self._next_work(now)
+            if self._watchers:
+                self._moved.notify_all()
             if work is not None:
                 return work
             if self._closing and not self._depth.requests:
@@ -280,6 +292,8 @@ class BatchScheduler:
             self.unwanted_rows += unwanted
             queue.batch_ended()
             self._drop_if_idle(queue)
+            if self._watchers:
+                self._moved.notify_all()
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from server.conftest import Identities, Identity
 from transports import MakeTransport
 
 from ladle.protos.serving_pb import SSLConfig
-from ladle.server.transport.credentials import CredentialsError, read_credentials
+from ladle.server.transport.credentials import CredentialsError, read_context, read_credentials
 
 Serve = Callable[[SSLConfig], tuple[str, str]]
 
@@ -100,6 +102,17 @@ def test_credentials_of_no_use_are_told_in_one_line(
         read_credentials(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_room_for_a_temporary_file_is_told_in_one_line(
+    tmp_path: Path, identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, identities.config())
+    assert read_context(path).minimum_version is ssl.TLSVersion.TLSv1_2
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CredentialsError, match=r"temporary file, which .*: No such file") as caught:
+        read_context(path)
     assert "\n" not in str(caught.value)
 
 

@@ -85,18 +85,27 @@ def read_context(path: Path) -> ssl.SSLContext:
     """Return the same credentials for Python's own TLS.
 
     Raises:
-        CredentialsError: The file can't be read, or its PEM is of no use.
+        CredentialsError: The file can't be read, its PEM is of no use, or there is no room for a
+            temporary file.
     """
     read_credentials(path)  # its checks
     config = _read(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Python takes keys from files alone. The folder is ours alone, and gone in a moment.
-    with tempfile.TemporaryDirectory() as folder:
-        pem = Path(folder) / "server.pem"
-        pem.touch(mode=0o600)
-        pem.write_text(f"{config.server_key}\n{config.server_cert}", encoding="utf-8")
-        context.load_cert_chain(pem)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            pem = Path(folder) / "server.pem"
+            pem.touch(mode=0o600)
+            pem.write_text(f"{config.server_key}\n{config.server_cert}", encoding="utf-8")
+            context.load_cert_chain(pem)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise CredentialsError(
+            f"--ssl_config_file {path}: the key can't be written to a temporary file, which "
+            f"Python's TLS reads: {error.strerror or error}"
+        ) from error
     if config.client_verify:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=config.custom_ca)

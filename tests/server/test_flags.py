@@ -287,3 +287,15 @@ def test_the_version_is_told_with_the_transport_that_would_serve(
     assert re.fullmatch(
         r"ladle \S+, transport grpcio: --transport=grpcio\n", capsys.readouterr().out
     )
+
+
+def test_a_url_that_may_hold_a_secret_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "s3://KEY:SECRET@bucket/m"
+    for arguments in ([url], [url, f"--model_base_path={url}"]):
+        with pytest.raises(SystemExit):
+            settings(arguments)
+        assert "SECRET" not in capsys.readouterr().err
+    for name in ("model_base_path", "model_config_file", "model_repository"):
+        with pytest.raises(ValueError, match=f"--{name}") as refused:
+            Config(**settings([f"--{name}={url}"]))
+        assert "SECRET" not in str(refused.value)

@@ -33,13 +33,28 @@ def test_parts_of_a_url(text: str, bucket: str, path: str) -> None:
         "http://host/SECRET",
         "s3:///SECRET/../..",
         "SECRET://x",
+        "s3://KEY:SEC/RET@bucket/x",  # secrets of AWS hold slashes
+        "s3://KEY:SECRET",
+        "s3://KEY%3ASECRET/x",
     ],
 )
 def test_what_may_be_a_secret_is_not_repeated(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected s3://BUCKET/PATH") as refused:
         parse_url(text)
     if "/../" not in text and not text.startswith("SECRET"):
-        assert "SECRET" not in str(refused.value)
+        assert "SEC" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["s3://KEY/SECRET@bucket//x", "s3://KEY/SECRET@bucket/\n"])
+def test_a_path_that_may_hold_a_secret_is_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a path") as refused:
+        parse_url(text)
+    assert "SECRET" not in str(refused.value)
+
+
+def test_a_path_of_no_utf8_is_refused_in_the_words_of_paths() -> None:
+    with pytest.raises(ValueError, match="expected a path of at most"):
+        parse_url("s3://b/\udcff")
 
 
 @pytest.mark.parametrize("text", ["s3://b/a//b", "s3://b/../c", "s3://b/a\nb", "s3://b/\\x"])

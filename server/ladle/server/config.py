@@ -357,8 +357,8 @@ class Config:
             )
         if is_url(self.model_repository):
             raise ValueError(
-                "--model_repository: expected a folder that is mounted here; base paths of single "
-                f"models may be URLs, got {self.model_repository}"
+                "--model_repository: expected a folder that is mounted here, got a URL; "
+                "base paths of single models may be URLs"
             )
         if self.model_repository and (self.model_base_path or self.model_config_file):
             raise ValueError(

@@ -69,7 +69,8 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
         return given
     for name in ("model_base_path", "model_config_file", "model_repository"):
         if name in given:
-            parser.error(f"expected a folder or --{name}, got both: {folder} and {given[name]}")
+            shown = "a URL" if is_url(folder) else folder
+            parser.error(f"expected a folder or --{name}, got {shown} and --{name}")
     if problem := _problem(folder):
         parser.error(problem)
     if is_url(folder):

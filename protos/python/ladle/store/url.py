@@ -9,7 +9,9 @@ SCHEMES = ("s3", "gs", "az")
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,221}")
 # Stores take any characters. These would mean something else to a shell, a log or a file system.
-_UNFIT = re.compile(r"[\x00-\x1f\x7f?#\\]")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f?#\\\ud800-\udfff]")
+# What stands between a user, a password and a host, and before what is percent-encoded.
+_OF_USERS = frozenset(":@%")
 _LONGEST = 1024
 
 
@@ -56,20 +58,23 @@ def parse_url(text: str) -> StoreUrl:
     if scheme not in SCHEMES:
         shown = scheme if scheme.isidentifier() else "something else"
         raise ValueError(f"expected {forms}, got {shown}://")
-    if "@" in rest.partition("/")[0] or "?" in rest or "#" in rest:
+    bucket, _, path = rest.partition("/")
+    is_bucket = _BUCKET.fullmatch(bucket) is not None
+    # Not only before the first slash is an @ one after a password: those of AWS hold slashes.
+    if "?" in rest or "#" in rest or (not is_bucket and _OF_USERS & set(rest)):
         raise ValueError(
             f"expected {forms}, without a user, a query or a fragment: "
             "credentials belong in the environment"
         )
-    bucket, _, path = rest.partition("/")
+    shown = f"{scheme}://..." if "@" in rest else repr(text[:100])
     path = path.rstrip("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise ValueError(f"expected {forms}, got {text!r}")
+    if not is_bucket:
+        raise ValueError(f"expected {forms}, got {shown}")
     if _UNFIT.search(path) or len(path.encode()) > _LONGEST:
         raise ValueError(
             f"expected a path of at most {_LONGEST} bytes, without control characters and "
-            f"backslashes, got {text[:100]!r}"
+            f"backslashes, got {shown}"
         )
     if path and any(part in ("", ".", "..") for part in path.split("/")):
-        raise ValueError(f"expected a path without empty parts, '.' and '..', got {text!r}")
+        raise ValueError(f"expected a path without empty parts, '.' and '..', got {shown}")
     return StoreUrl(scheme, bucket, path)

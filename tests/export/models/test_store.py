@@ -16,6 +16,7 @@ from ladle.export.publishing.store import StoreDestination
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.model_card import ModelCard
 from ladle.store.errors import Denied
+from ladle.store.layout import MAX_OBJECTS
 
 
 @pytest.fixture
@@ -155,3 +156,18 @@ def test_a_copy_has_the_files_and_no_others(store: FakeStore, tmp_path: Path) ->
     store.write(f"{BASE.path}/1/../../evil", b"x")
     with pytest.raises(PublishError, match="names that files can have"), keeper.local_copy(version):
         pass
+
+
+def test_a_version_that_no_server_takes_hides_no_other_and_can_be_removed(
+    store: FakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(MAX_OBJECTS):
+        store.objects[f"{BASE.path}/1/x{number}"] = (b"", f'"x{number}"', 0.0)
+    store.write(f"{BASE.path}/3/a//b", b"")
+    listed = run(capsys, "list", BASE)
+    assert [version["serves"] for version in listed] == [False, False, False, True]
+    assert listed[0]["problem"] == "expected at most 10000 files"
+    assert "names that files can have" in listed[2]["problem"]
+    assert run(capsys, "prune", BASE, "--keep", 1)["removed"] == [1, 3]
+    folders = {key.split("/")[2] for key in store.objects}
+    assert folders == {"2", "4", LABELS_NAME}

@@ -15,7 +15,13 @@ from ladle.export.publishing.store import StoreDestination
 from ladle.protos.files.versions import HIDDEN_PREFIX
 from ladle.protos.model_card import ModelCard
 from ladle.store.errors import Denied, Unreachable
-from ladle.store.layout import CLAIM_NAME, MANIFEST_NAME, read_manifest, version_listing
+from ladle.store.layout import (
+    CLAIM_NAME,
+    MANIFEST_NAME,
+    MAX_FILES,
+    read_manifest,
+    version_listing,
+)
 
 FILES = {"saved_model.pb": b"graph", "variables/v": b"numbers", "assets.extra/x": b""}
 
@@ -195,3 +201,27 @@ def _accuracy(destination: StoreDestination) -> tuple[int, float]:
     serving = destination.now_serving()
     assert serving is not None
     return serving[0], serving[1].metrics["accuracy"]
+
+
+def test_a_manifest_that_was_written_although_the_answer_was_lost_goes_too(
+    store: FakeStore, destination: StoreDestination, staged: Path
+) -> None:
+    def lose_the_answer(request: str, key: str) -> None:
+        if request == "put" and key.endswith(MANIFEST_NAME):
+            store.write(key, b"written")
+            raise Unreachable("the answer of the store was cut off")
+
+    store.before = lose_the_answer
+    with pytest.raises(PublishError, match="cut off"):
+        destination.publish(staged)
+    assert not store.objects
+
+
+def test_more_files_than_servers_take_are_refused_before_the_upload(
+    store: FakeStore, destination: StoreDestination, tmp_path: Path
+) -> None:
+    for number in range(MAX_FILES + 1):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(PublishError, match="expected at most 10000 files, got 10001"):
+        destination.publish(tmp_path)
+    assert not store.requests

@@ -22,8 +22,8 @@ from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.store.errors import Absent, Changed, StoreError, Taken
 from ladle.store.layout import (
     MANIFEST_NAME,
-    MAX_FILES,
     MAX_MANIFEST_BYTES,
+    MAX_OBJECTS,
     VersionListing,
     read_manifest,
     version_listing,
@@ -169,10 +169,11 @@ class StoreKeeper:
         with _as_publish_errors():
             self._store.put(self._key(f"{HIDDEN_PREFIX}{version.version}"), b"")
             prefix = self._prefix(version.path.name)
-            stored = self._store.list_all(prefix, most=MAX_FILES)
-            first_the_manifest = sorted(stored, key=lambda o: not o.key.endswith(MANIFEST_NAME))
-            for one in first_the_manifest:
-                self._store.delete(one.key)
+            self._store.delete(f"{prefix}/{MANIFEST_NAME}")
+            # Servers refuse a version of too many files. It would be one if some of them stayed.
+            while stored := self._store.list_all(prefix, most=MAX_OBJECTS):
+                for one in stored:
+                    self._store.delete(one.key)
             self._store.delete(self._key(f"{HIDDEN_PREFIX}{version.version}"))
 
     @contextmanager
@@ -185,7 +186,7 @@ class StoreKeeper:
         prefix = self._prefix(version.path.name)
         with tempfile.TemporaryDirectory(prefix="ladle-models-") as folder:
             with _as_publish_errors():
-                objects = self._store.list_all(prefix, most=MAX_FILES)
+                objects = self._store.list_all(prefix, most=MAX_OBJECTS)
                 for file in version_listing(prefix, objects).files:
                     if only is not None and file.path not in only:
                         continue
@@ -202,32 +203,37 @@ class StoreKeeper:
         self, number: int, name: str, is_hidden: bool, labels: Mapping[str, int]
     ) -> Version:
         prefix = self._prefix(name)
-        objects = self._store.list_all(prefix, most=MAX_FILES)
-        listing = version_listing(prefix, objects)
+        objects = self._store.list_all(prefix, most=MAX_OBJECTS)
+        try:
+            listing = version_listing(prefix, objects)
+            problem = self._problem(listing)
+        except ValueError as error:  # one version that no server takes hides no other
+            problem = str(error)
         return Version(
             model=self._base.name,
             version=number,
             path=self._base / name,
             card=self._card(objects, prefix),
             serves=False,
-            problem=self._problem(listing),
+            problem=problem,
             hidden=is_hidden,
             labels=tuple(sorted(label for label, v in labels.items() if v == number)),
-            size_bytes=sum(file.size for file in listing.files),
+            size_bytes=sum(stored.size for stored in objects),
         )
 
     def _problem(self, listing: VersionListing) -> str:
-        """Return what a version lacks, as far as listings show; empty if nothing."""
+        """Return what a version lacks, as far as listings show; empty if nothing.
+
+        Raises:
+            ValueError: Its manifest is wrong, or is not what is there.
+        """
         if not any(file.path in _MODEL_FILES for file in listing.files):
             return "there is no saved_model.pb"
         if listing.manifest is None:
             return "it is being published: it has no manifest yet" if listing.is_claimed else ""
-        try:
-            if listing.manifest.size > MAX_MANIFEST_BYTES:
-                raise ValueError(f"its manifest: expected at most {MAX_MANIFEST_BYTES} bytes")
-            with_checksums(listing, read_manifest(get_whole(self._store, listing.manifest)))
-        except ValueError as error:
-            return str(error)
+        if listing.manifest.size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"its manifest: expected at most {MAX_MANIFEST_BYTES} bytes")
+        with_checksums(listing, read_manifest(get_whole(self._store, listing.manifest)))
         return ""
 
     def _card(self, objects: list[StoredObject], prefix: str) -> ModelCard | None:

@@ -28,7 +28,7 @@ from ladle.export.publishing.versions import next_version
 from ladle.protos.files.versions import HIDDEN_PREFIX, version_of
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.store.errors import Absent, StoreError, Taken
-from ladle.store.layout import CLAIM_NAME, MANIFEST_NAME, file_of, write_manifest
+from ladle.store.layout import CLAIM_NAME, MANIFEST_NAME, MAX_FILES, file_of, write_manifest
 from ladle.store.store import Listing, Store, read_small
 from ladle.store.url import StoreUrl
 
@@ -134,6 +134,11 @@ class StoreDestination:
         )
         if not paths:
             raise PublishError(f"{self._base}: there is nothing to publish in {staged.name}")
+        if len(paths) > MAX_FILES:
+            raise PublishError(
+                f"{self._base}: expected at most {MAX_FILES} files, got {len(paths)}: servers "
+                "take no version with more"
+            )
         with _as_publish_errors():
             number = self._claim_next() if version is None else self._claim(version)
             written = [CLAIM_NAME]
@@ -158,7 +163,9 @@ class StoreDestination:
         if len(first) < len(paths):
             upload(_GRAPH)
         manifest = write_manifest(files, datetime.now(timezone.utc).isoformat(timespec="seconds"))
-        self._store.put(self._key(f"{number}/{MANIFEST_NAME}"), manifest, if_absent=True)
+        # A put that fails may have been done all the same. The claim keeps others away.
+        written.append(MANIFEST_NAME)
+        self._store.put(self._key(f"{number}/{MANIFEST_NAME}"), manifest)
 
     def _claim(self, version: int) -> int:
         self.check_free(version)

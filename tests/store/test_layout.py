@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.store.layout import (
+    CLAIM_NAME,
     MANIFEST_NAME,
     MAX_FILES,
+    RECORD_NAME,
     VersionFile,
     file_of,
     read_manifest,
@@ -102,3 +104,11 @@ def test_a_file_is_described_by_its_bytes(tmp_path: Path) -> None:
     assert described.size == 0
     assert described.sha256.startswith("e3b0c442")
     assert MANIFEST_NAME == "_ladle_manifest.json"
+
+
+def test_what_ladle_keeps_beside_the_files_is_none_of_them() -> None:
+    names = ("a", MANIFEST_NAME, CLAIM_NAME, RECORD_NAME)
+    listing = version_listing("m/1", [StoredObject(f"m/1/{n}", 1, "e", 0.0) for n in names])
+    assert [file.path for file in listing.files] == ["a"]
+    listed = {name: VersionFile(name, 1, sha256=SUM) for name in ("a", RECORD_NAME)}
+    assert [file.path for file in with_checksums(listing, listed)] == ["a"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from ladle.store.errors import Misconfigured
-from ladle.store.opening import az_settings, gs_settings, s3_settings
+from ladle.store.opening import az_settings, gs_settings, open_store, s3_settings
+from ladle.store.url import parse_url
 
 Profiles = Mapping[str, Mapping[str, Mapping[str, str]]]
 KEYS = {"aws_access_key_id": "ID", "aws_secret_access_key": "SECRET"}
@@ -76,3 +78,16 @@ def test_azure() -> None:
     assert dict(found.config) == {"account_name": "a", "account_key": "SECRET"}
     assert found.credentials == "by AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY"
     assert az_settings({"AZURE_STORAGE_ACCOUNT_NAME": "a"}).config == ()
+
+
+def test_who_has_no_home_has_no_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    try:
+        open_store(parse_url("s3://bucket/m"))
+    except Misconfigured as error:
+        assert "the package obstore is needed" in str(error)  # noqa: PT017

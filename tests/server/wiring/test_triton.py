@@ -218,7 +218,9 @@ def test_labels_are_the_lines_of_the_file(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "config.pbtxt").write_text(
         'output { name: "y" label_filename: "labels.txt" } optimization { } ensemble_scheduling { }'
     )
-    (tmp_path / "labels.txt").write_text("ant\nbee \ncat\n")
-    assert triton.labels(tmp_path) == ("ant", "bee", "cat")
+    (tmp_path / "labels.txt").write_text("ant\nbee \nc\u2028at\n\n", encoding="utf-8")
+    assert triton.labels(tmp_path) == ("ant", "bee", "c\u2028at", "")
     (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert told.endswith("config.pbtxt: without effect: ensemble_scheduling, optimization")
+    (tmp_path / "labels.txt").write_bytes(b"")
+    assert triton.labels(tmp_path) == ()

@@ -19,11 +19,15 @@ from ladle.store.store import StoredObject
 
 MANIFEST_NAME = "_ladle_manifest.json"
 CLAIM_NAME = "_ladle_claim"
+RECORD_NAME = ".ladle-cache.json"
+"""What a server's cache keeps beside the files. Who copies the cache's folder brings it along."""
 MAX_FILES = 10_000
 """A version with more files is refused."""
 MAX_MANIFEST_BYTES = 16 << 20
 _FORMAT = 1
-_OF_OURS = frozenset((MANIFEST_NAME, CLAIM_NAME))
+_OF_OURS = frozenset((MANIFEST_NAME, CLAIM_NAME, RECORD_NAME))
+MAX_OBJECTS = MAX_FILES + len(_OF_OURS)
+"""How many objects the largest version has."""
 _HASHED_AT_ONCE = 1 << 20
 
 
@@ -123,6 +127,8 @@ def with_checksums(
     there = {file.path: file for file in listing.files}
     files = []
     for path, wanted in sorted(manifest.items()):
+        if path in _OF_OURS:
+            continue
         found = there.get(path)
         if found is None:
             raise ValueError(f"{MANIFEST_NAME} lists {path}, which is not there")

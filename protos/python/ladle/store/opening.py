@@ -182,7 +182,7 @@ def _read_ini(path: Path) -> Mapping[str, Mapping[str, str]]:
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.expanduser().read_text())
-    except OSError:
+    except (OSError, RuntimeError):  # nor has every user a home
         return {}
     except (configparser.Error, UnicodeDecodeError):
         raise Misconfigured(f"{path}: expected a file of profiles") from None

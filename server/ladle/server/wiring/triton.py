@@ -46,9 +46,11 @@ def labels(folder: Path) -> tuple[str, ...]:
         return ()
     file = folder / described.labels_file
     try:
-        lines = read_text(file, _MOST_LABELS_BYTES).splitlines()
+        text = read_text(file, _MOST_LABELS_BYTES)
     except InvalidArgument as error:
         raise InvalidArgument(f"{file}: {error.message}") from None
+    # Not splitlines(): a label may hold what Unicode calls an end of a line.
+    lines = text.removesuffix("\n").split("\n") if text else []
     return tuple(line.strip() for line in lines)
 
 

@@ -528,3 +528,21 @@ def test_workers_of_a_store_that_stalls_hold_up_no_other(tmp_path: Path) -> None
     gate.set()
     workers.close()
     workers.submit("fast", pytest.fail)
+
+
+def test_a_version_that_is_wanted_again_while_it_is_given_up_comes(tmp_path: Path) -> None:
+    there = Harness(tmp_path, policy=Specific(frozenset({2})), once=True)
+    publish(there.store, 1, ONE)
+    publish(there.store, 2, TWO)
+
+    def look_with(policy: VersionPolicy) -> None:
+        there.policy = policy
+        there.scan()
+        there.looks.run()
+
+    look_with(there.policy)  # its download is to begin
+    look_with(Specific(frozenset({1})))
+    look_with(Specific(frozenset({2})))
+    there.fetches.run()
+    there.scan()
+    assert there.content(2) == TWO

@@ -14,10 +14,10 @@ from ladle.server.core.errors import ResourceExhausted
 from ladle.server.core.remote.cache import Cache, Known
 from ladle.server.core.remote.download import CancelledDownload, download
 from ladle.server.core.remote.fetching import BeingFetched, Fetched, NotWhole, Wanted, fetch
-from ladle.server.core.remote.record import RECORD_NAME, read_record
+from ladle.server.core.remote.record import read_record
 from ladle.server.core.servable_id import ServableId
 from ladle.store.errors import Changed, StoreError, Unreachable
-from ladle.store.layout import version_listing
+from ladle.store.layout import RECORD_NAME, version_listing
 
 FILES: Mapping[str, bytes] = {
     "assets/empty": b"",
@@ -292,3 +292,36 @@ def test_without_a_bound_half_of_the_free_space_may_be_used(tmp_path: Path) -> N
     cache = Cache(tmp_path)
     cache.start()
     assert cache.max_bytes > 0
+
+
+def test_a_cache_that_was_copied_into_a_store_is_a_version_like_others(
+    store: FakeStore, cache: Cache
+) -> None:
+    store.write(f"{BASE.path}/1/{RECORD_NAME}", b'{"files": []}')
+    first = fetched(store, cache)
+    assert content(first.lease.path) == dict(FILES)
+    assert fetched(store, cache).downloaded_bytes == 0
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_where_the_system_has_no_room_for_threads_those_that_run_fetch_all(
+    store: FakeStore, cache: Cache, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def start_one(thread: threading.Thread) -> None:
+        if len(started) == room:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    if room:
+        assert content(fetched(store, cache, threads=4).lease.path) == dict(FILES)
+    else:
+        with pytest.raises(RuntimeError):
+            fetched(store, cache, threads=4)
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()

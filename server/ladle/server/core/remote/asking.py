@@ -9,8 +9,8 @@ from typing import NamedTuple
 from ladle.protos.files.versions import LABELS_NAME, parse_labels
 from ladle.store.errors import Changed
 from ladle.store.layout import (
-    MAX_FILES,
     MAX_MANIFEST_BYTES,
+    MAX_OBJECTS,
     VersionFile,
     VersionListing,
     read_manifest,
@@ -48,7 +48,7 @@ def ask_version(
         ValueError: They are no version's files, or that is no manifest.
     """
     prefix = f"{base.path}/{folder_name}".strip("/")
-    listing = version_listing(prefix, store.list_all(prefix, most=MAX_FILES))
+    listing = version_listing(prefix, store.list_all(prefix, most=MAX_OBJECTS))
     stored = listing.manifest
     if stored is None:
         return listing, None

@@ -269,10 +269,8 @@ class RemoteBase:
         with self._lock:
             if self._believed is not None or self._options.require_store or self._closed:
                 return
-            policy = self._policy
-        taken, labels = recall(
-            self._url, policy, self._options, keeps_labelled=self._keeps_labelled
-        )
+            policy, keeps_labelled = self._policy, self._keeps_labelled
+        taken, labels = recall(self._url, policy, self._options, keeps_labelled=keeps_labelled)
         with self._lock:
             if not taken or self._closed:
                 for known in taken.values():
@@ -328,6 +326,8 @@ class RemoteBase:
                 self._remember()
             elif outcome.problem is not None:
                 self._fetch_failed(version, known, outcome.problem, outcome)
+            elif known.is_wanted:  # it was given up, and is wanted again
+                self._submit_fetch(version, known)
         self._notify()
 
     def _fetch_failed(

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ladle.server.core.remote.record import RECORD_NAME, read_record, write_record
+from ladle.server.core.remote.record import read_record, write_record
 from ladle.store.errors import Unreachable
-from ladle.store.layout import VersionFile
+from ladle.store.layout import RECORD_NAME, VersionFile
 from ladle.store.store import Store
 
 PART_BYTES = 16 << 20
@@ -166,12 +166,13 @@ class _Fetcher:
         self._taken = 0
         self._came: dict[int, memoryview | Exception] = {}
         self._stopped = False
-        self._threads = [
-            threading.Thread(target=self._work, name="download", daemon=True)
-            for _ in range(min(threads, len(todo)))
-        ]
-        for thread in self._threads:
-            thread.start()
+        for started in range(min(threads, len(todo))):
+            try:
+                threading.Thread(target=self._work, name="download", daemon=True).start()
+            except RuntimeError:  # the system has no room for more
+                if not started:
+                    raise
+                break
 
     def take(self, number: int) -> memoryview:
         """Return a part; parts are taken in their order. Blocks until it has come.

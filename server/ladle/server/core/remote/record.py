@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ladle.store.layout import VersionFile
+from ladle.store.layout import RECORD_NAME, VersionFile
 
-RECORD_NAME = ".ladle-cache.json"
 _HASHED_AT_ONCE = 1 << 20
 
 

@@ -114,6 +114,16 @@ def test_a_body_comes_in_pieces_and_is_bounded(pools: Pools) -> None:
     assert ask(bounded, "POST", "/echo", headers={"content-length": "11"})[0] == 413
 
 
+def test_a_body_in_another_transfer_coding_is_not_taken_for_what_it_says(pools: Pools) -> None:
+    """RFC 9112 (6.1): a coding that is not understood is answered with 501."""
+    for coding in ("gzip, chunked", "identity, chunked"):
+        headers = {"transfer-encoding": coding}
+        status, _, body = ask(app(pools), "POST", "/echo", b"12345", headers=headers)
+        assert (status, f"got '{coding}'".encode() in body) == (501, True)
+    headers = {"transfer-encoding": "Chunked"}
+    assert ask(app(pools), "POST", "/echo", b"12345", headers=headers)[::2] == (200, b"12345")
+
+
 def test_a_body_that_finds_no_room_is_told_to_come_back(pools: Pools) -> None:
     limits = within(budget=100)
     full = app(pools, limits=limits)

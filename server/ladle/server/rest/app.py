@@ -177,6 +177,9 @@ class App:
         deadline: float,
         encodings: Encodings,
     ) -> bytes:
+        transfer = headers.get("transfer-encoding", "chunked")
+        if transfer.strip().lower() != "chunked":
+            raise HttpError(501, f"Transfer-Encoding: expected chunked, got {transfer!r}")
         try:
             body = await bodies.read(receive, headers, reservation, deadline, encodings)
         except asyncio.TimeoutError:

@@ -164,6 +164,35 @@ async def stream(caller: Caller) -> list[Any]:
     return told
 
 
+def explicit(address: str) -> dict[str, Any]:
+    """As the examples of explicit contents, with Triton's own stub."""
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    told: dict[str, Any] = {}
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for model, dtype in (("simple", "int32"), ("simple_int8", "int8")):
+            asked = service_pb2.ModelInferRequest(model_name=model)
+            for name, value in (("INPUT0", 5), ("INPUT1", 2)):
+                given = asked.inputs.add(name=name, datatype=dtype.upper(), shape=[1, 16])
+                given.contents.int_contents.extend([value] * 16)
+            answer = stub.ModelInfer(asked)
+            told[model] = [np.frombuffer(raw, dtype).tolist() for raw in answer.raw_output_contents]
+        asked.raw_input_contents.append(b"\1" * 16)
+        try:
+            stub.ModelInfer(asked)
+        except grpc.RpcError as error:
+            told["both"] = error.details()
+        asked = service_pb2.ModelInferRequest(model_name="simple_string")
+        for name in ("INPUT0", "INPUT1"):
+            given = asked.inputs.add(name=name, datatype="BYTES", shape=[1, 16])
+            given.contents.bytes_contents.extend([b"3"] * 16)
+        answer = stub.ModelInfer(asked)
+        told["simple_string"] = answer.raw_output_contents[0].hex()
+    return told
+
+
 async def main() -> None:
     """Make the calls of the way that is the first argument."""
     way, grpc_address, http_address = sys.argv[1:]
@@ -175,6 +204,7 @@ async def main() -> None:
     }
     if way == "grpc":
         told["stream"] = await stream(caller)
+        told["explicit"] = explicit(grpc_address)
     if way.endswith("aio"):
         await caller.call("close")
     print(json.dumps(told))

@@ -55,7 +55,7 @@ def test_mlservers_types_hold_the_answers(conformance_python: str, served: Serve
     assert [model for model, _ in told["index"]] == ["two", "two"]
 
 
-@row(1, 4, 8, 14, 16, 28, 30, 38, 61, 63)
+@row(1, 4, 8, 14, 16, 28, 30, 38, 52, 61, 63)
 @pytest.mark.parametrize("way", ["grpc", "grpc_aio", "http", "http_aio"])
 def test_what_tritons_examples_call_is_answered(
     conformance_python: str, served: Served, way: str
@@ -93,3 +93,10 @@ def test_what_tritons_examples_call_is_answered(
     if way == "grpc":
         unknown = "Request for unknown model: 'nope' is not found"
         assert told["stream"] == ["0", unknown, "2"]
+        explicit = told["explicit"]
+        assert explicit["simple"] == explicit["simple_int8"] == [[7] * 16, [3] * 16]
+        assert (
+            "contents field must not be specified when using raw_input_contents for 'INPUT0' for "
+            "model 'simple_int8'" in explicit["both"]
+        )
+        assert bytes.fromhex(explicit["simple_string"]) == b"\1\0\0\0006" * 16

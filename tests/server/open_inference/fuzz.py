@@ -79,8 +79,8 @@ class Target:
                 message = ModelInferRequest(model_name="half")
                 self._answer(raw_request(message, body, signature))
                 return "OK"
-            parsed = read(body[:length], "half", "", "id")
-            whole = with_tensors(parsed, memoryview(body)[length:], "half")
+            parsed = read(body[:length], "half", "")
+            whole = with_tensors(parsed, memoryview(body)[length:], "half", lambda: "id")
             to_body(self._answer(whole), parsed.outputs, binary=parsed.binary)
         except ServingError as error:
             return error.code.name

@@ -22,6 +22,7 @@ from server.open_inference.harness import (
     serving,
 )
 
+from ladle.protos import tensors
 from ladle.protos.inference_pb import (
     ModelMetadataRequest,
     ModelStatisticsRequest,
@@ -32,6 +33,7 @@ from ladle.protos.inference_pb import (
     ServerLiveRequest,
     ServerLiveResponse,
 )
+from ladle.protos.serving_pb import PredictRequest
 
 DIGITS = "a-token-for-digits-alone"
 IMAGE = np.zeros((1, 8, 8), np.uint8)
@@ -92,6 +94,58 @@ def test_without_a_token_only_probes_are_answered(guarded: Served) -> None:
     for path in ("/v2", "/v2/models/digits", "/v2/models/digits/stats", "/v2/nothing"):
         response = guarded.http.get(path)
         assert (response.status_code, list(response.json())) == (401, ["error"])
+
+
+@row(81)
+def test_both_protocols_meet_in_one_batch(tmp_path: Path) -> None:
+    batching = tmp_path / "batching"
+    batching.write_text("max_batch_size { value: 8 } num_batch_threads { value: 1 }")
+    settings = {"enable_batching": True, "batching_parameters_file": str(batching)}
+    with serving(tmp_path / "models", **settings) as served:
+        model = served.models["slow"]
+        model.hold()
+        try:
+            predict = PredictRequest()
+            predict.model_spec.name = "slow"
+            predict.inputs["x"].CopyFrom(tensors.to_proto(X[:1]))
+            calls = [
+                ("/tensorflow.serving.PredictionService/Predict", predict),
+                ("/inference.GRPCInferenceService/ModelInfer", request("slow", x=X[:1])),
+            ]
+            answers = []
+            for _ in range(2):  # the first request runs alone, and the others wait for it
+                for path, message in calls:
+                    call: Any = served.channel.unary_unary(path)
+                    answers.append(call.future(message.SerializeToString()))
+                    if len(answers) == 1:
+                        model.wait_until_running()
+            until(lambda: served.server.snapshot()["slow"].queue_requests == 3)
+        finally:
+            model.release()
+        assert all(answer.result() for answer in answers)
+        assert model.batches == [1, 3]
+
+
+def logged_ids(file: Path) -> list[str]:
+    return [json.loads(line)["request_id"] for line in file.read_text().splitlines()]
+
+
+def test_the_access_log_has_the_id_of_the_request(tmp_path: Path) -> None:
+    log = tmp_path / "access"
+    with serving(tmp_path / "models", access_log=str(log), log_format="json") as served:
+        message = request("half", x=X)
+        message.id = "mine-7"
+        served.infer(message)
+        served.infer(message, metadata=[("x-request-id", "theirs")])
+        assert served.infer_over_rest(message).json()["id"] == "mine-7"
+        message.id = "no word"
+        assert served.infer(message).id == "no word"
+        without = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}
+        made = served.post("/v2/models/half/infer", without).json()["id"]
+    ids = logged_ids(log)
+    assert ids[:3] == ["mine-7", "theirs", "mine-7"]
+    assert ids[3] != "no word"
+    assert ids[4] == made
 
 
 @row(82)

@@ -84,6 +84,12 @@ CASES: list[tuple[int, Callable[[], ModelInferRequest], str, str]] = [
         "NOT_FOUND",
         "Request for unknown model: 'broken' has no available versions",
     ),
+    (
+        6,
+        lambda: version("1", "broken"),
+        "UNAVAILABLE",
+        "Request for unknown model: 'broken' version 1 is not at ready state",
+    ),
     (45, lambda: named("z"), INVALID, "unexpected inference output 'z' for model 'half'"),
     (45, lambda: named("y", "y"), INVALID, "output 'y' already exists in request"),
     (

@@ -16,6 +16,15 @@ from server.open_inference.harness import SERVICE, Served, X, output, request, r
 from ladle.protos.inference_pb import ModelInferRequest, ModelStreamInferResponse
 
 
+@pytest.fixture(scope="module", params=["grpcio", "auto"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A server of either transport, where both are installed."""
+    with serving(tmp_path_factory.mktemp("streams"), transport=request.param) as served:
+        yield served
+
+
 class Stream:
     """An open stream, on which requests go one by one."""
 

@@ -127,6 +127,17 @@ class Observation:
             self._request_id: str = given if given and is_safe else _new_request_id()
             return self._request_id
 
+    def known_as(self, request_id: str) -> None:
+        """Take an id that stands in the request, unless its caller sent an `x-request-id`.
+
+        Without effect where the id is not one short word, or where somebody has asked for it.
+        """
+        given = self.metadata("x-request-id") if self.metadata else None
+        if (given and _REQUEST_ID.fullmatch(given)) or hasattr(self, "_request_id"):
+            return
+        if _REQUEST_ID.fullmatch(request_id):
+            self._request_id = request_id
+
     def served_by(self, servable_id: ServableId) -> None:
         """Note which version the request goes to."""
         self.model, self.version = servable_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import orjson
@@ -170,9 +171,10 @@ class Endpoints:
             length,
             request.deadline,
             read,
-            *(text, model, request.names.get("version") or "", _request_id(request)),
+            *(text, model, request.names.get("version") or ""),
         )
-        message = with_tensors(parsed, memoryview(request.body)[length:], model)
+        rest = memoryview(request.body)[length:]
+        message = with_tensors(parsed, rest, model, partial(_request_id, request))
         answer = await self._services.call(f"{_SERVICE}/ModelInfer", message, request)
         all_binary = all(parsed.outputs.values()) if parsed.outputs else parsed.binary
         return await self._respond(answer, request, parsed.outputs, all_binary, parsed.binary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ladle.protos import wire
@@ -24,6 +24,7 @@ from ladle.server.rest.open_inference.values import to_array
 JSON_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON: binary tensors come after it."""
 
+_ID = 3
 _RAW_INPUTS = 7
 _MOST_DIGITS = 18  # a number of more is too large whatever it is
 
@@ -33,6 +34,7 @@ class ParsedBody(NamedTuple):
 
     message: bytes
     """The ModelInferRequest without raw contents."""
+    has_id: bool
     inputs: Sequence[bytes | int]
     """Of each input its raw bytes, or how many of them come after the JSON."""
     names: Sequence[str]
@@ -73,14 +75,13 @@ def parsed_bytes(headers: Mapping[str, str], nbytes: int) -> int:
         return nbytes
 
 
-def read(text: bytes, model: str, version: str, request_id: str) -> ParsedBody:
+def read(text: bytes, model: str, version: str) -> ParsedBody:
     """Return what the JSON of a request says.
 
     Args:
         text: the JSON.
         model: what the URL calls the model.
         version: the version in the URL; empty if there is none.
-        request_id: what the answer has where the request brings no id.
 
     Raises:
         InvalidArgument: It is no JSON, or not of the protocol's form.
@@ -90,7 +91,8 @@ def read(text: bytes, model: str, version: str, request_id: str) -> ParsedBody:
     given_id = body.get("id")
     if given_id is not None and not isinstance(given_id, str):
         raise InvalidArgument("Unable to parse 'id': expected a string")
-    message.id = _utf8(request_id if given_id is None else given_id, "id")
+    if given_id is not None:
+        message.id = _utf8(given_id, "id")
     parameters = parameters_of(body)
     put(parameters, message.parameters, leave_out=(BINARY_OUTPUT,))
     inputs: list[bytes | int] = []
@@ -105,21 +107,27 @@ def read(text: bytes, model: str, version: str, request_id: str) -> ParsedBody:
         outputs[name] = flag(of_output, BINARY_DATA, default=binary)
         put(of_output, wanted.parameters, leave_out=(BINARY_DATA,))
     names = [tensor.name for tensor in message.inputs]
-    return ParsedBody(message.SerializeToString(), inputs, names, binary, outputs)
+    has_id = given_id is not None
+    return ParsedBody(message.SerializeToString(), has_id, inputs, names, binary, outputs)
 
 
-def with_tensors(parsed: ParsedBody, tensors: memoryview, model: str) -> bytes:
+def with_tensors(
+    parsed: ParsedBody, tensors: memoryview, model: str, new_id: Callable[[], str]
+) -> bytes:
     """Return the whole ModelInferRequest.
 
     Args:
         parsed: the JSON.
         tensors: what comes after it.
         model: what the URL calls the model.
+        new_id: returns the id of a request that brings none.
 
     Raises:
         InvalidArgument: The sizes of the inputs are not those of the body.
     """
     pieces: list[wire.Piece] = [parsed.message]
+    if not parsed.has_id:
+        pieces += wire.bytes_field(_ID, [new_id().encode()])
     for name, given in zip(parsed.names, parsed.inputs, strict=True):
         if isinstance(given, bytes):
             pieces += wire.bytes_field(_RAW_INPUTS, [given])

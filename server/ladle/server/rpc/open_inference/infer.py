@@ -177,6 +177,8 @@ class ModelInferMethod:
         """
         request = self._method.parse(call.request, call.metadata)
         deadline = call.deadline
+        if request_id := request.message.id:
+            call.observation.known_as(request_id)
         if request.outputs:
             request = request._replace(seen=call.observation)
         if request.deadline is not None:

@@ -74,6 +74,8 @@ class _InferDialect:
 
         def parsed() -> tuple[ParsedInfer, float | None]:
             request = self.method.understand(*given)
+            if request.message.id:
+                seen.known_as(request.message.id)
             return request._replace(seen=seen), request.deadline
 
         return _head(given[1]), parsed

@@ -258,3 +258,26 @@ def test_the_base_can_be_fixed_by_its_digest(tmp_path: Path) -> None:
         )
         assert (tmp_path / "Dockerfile").read_text() == (fixed if digest else before)
         assert (done.returncode == 0) == bool(digest), done.stderr
+
+
+@pytest.mark.parametrize(("asked", "installed"), [("", []), ("one two==2.*", ["one", "two==2.*"])])
+def test_packages_with_operations_are_added_as_they_are(
+    tmp_path: Path, asked: str, installed: list[str]
+) -> None:
+    """With what they depend on, another TensorFlow would lie over the image's."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    step = dockerfile.partition('ARG OPERATIONS=""\nRUN ')[2].partition("\n\n")[0]
+    pip = tmp_path / "bin" / "pip"
+    pip.parent.mkdir()
+    pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\n')
+    pip.chmod(0o755)
+    path = f"{pip.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "OPERATIONS": asked}
+    subprocess.run(["/bin/sh", "-c", step], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "arguments").exists() == bool(installed)
+    if installed:
+        assert (tmp_path / "operations.txt").read_text().split() == installed
+        arguments = (tmp_path / "arguments").read_text()
+        assert "--no-deps" in arguments
+        assert "--only-binary=:all: --requirement operations.txt" in arguments
+    assert "OPERATIONS: ${OPERATIONS:-}" in (ROOT / "compose.yaml").read_text()

@@ -57,5 +57,6 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
     (logged,) = (tmp_path / "requests").iterdir()
     version = tmp_path / "published" / "1"
     version.mkdir(parents=True)
-    (version / "saved_model.pb").symlink_to(written_models / "half_plus_two/1/saved_model.pb")
+    for part in (written_models / "half_plus_two" / "1").iterdir():
+        (version / part.name).symlink_to(part)
     assert models(["warmup", str(version.parent), "--from", str(logged)]) == 0

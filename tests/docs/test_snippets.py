@@ -95,7 +95,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(pipeline, "export_model", export)
-        patch.setattr(pipeline, "run_in_subprocess", run_in_this_process)
+        patch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
         assert cli.main([*shlex.split(quickstart)[1:], "--epochs=2", "--quiet"]) == 0
     config = Config(
         port=None,
@@ -127,6 +127,7 @@ def page_folder(
     monkeypatch.setattr(pipeline, "export_model", export)
     digits = sources.load_data("digits")
     monkeypatch.setattr(sources, "load_data", lambda *args, **options: digits)
+    monkeypatch.setattr(sources, "read_source", lambda *args, **options: digits)
     with HttpStore().running() as http:
         for path in (setting.folder / "models" / "digits" / "1").rglob("*"):
             if path.is_file():

@@ -35,7 +35,7 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ladle.export.pipeline.train", train)
         # A server in a process of its own loads it soon.
-        patch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+        patch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
         export_model(base_path, load_data("digits"), options=TrainingOptions(epochs=3))
     return Digits(base_path, trained[0])
 

@@ -96,10 +96,9 @@ def test_as_a_new_user_would(
     """Export, serve, predict, export again, label, go back; then all of it without the store."""
     from checking import run_in_this_process
 
-    from ladle.export import pipeline
     from ladle.export.publishing.store import StoreDestination
 
-    monkeypatch.setattr(pipeline, "run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     place = str(BASE)
     assert cli.main(["export", place, "--data", "digits", "--epochs=1", "--quiet"]) == 0
     assert f"Published version 1: {place}/1" in capsys.readouterr().out

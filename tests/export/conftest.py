@@ -75,4 +75,4 @@ def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The version `exported`, of the whole session, is made before, and checked as it is for real.
     """
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)

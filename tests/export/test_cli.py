@@ -24,8 +24,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "the following arguments are required: BASE_PATH, --data"),
-        ("models/m", "the following arguments are required: --data"),
+        ("", "the following arguments are required: BASE_PATH"),
+        ("models/m", "--data: expected what to train on"),
         ("models/m --data digits --recipe vgg", "argument --recipe: invalid choice: 'vgg'"),
         ("models/m --data digits --epochs many", "argument --epochs: invalid int value: 'many'"),
         ("models/m --data digits --epochs 0", "epochs: expected at least 1, got 0"),

@@ -48,7 +48,7 @@ def test_the_command_in_json_and_quiet(
     tmp_path: Path, npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the command sets
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     options = ["--epochs=1", "--run-eagerly", "--json", "--quiet"]
     assert main([str(tmp_path / "m"), "--data", str(npz), *options]) == 0
     printed = capsys.readouterr()

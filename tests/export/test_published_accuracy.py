@@ -224,7 +224,7 @@ def test_callers_get_the_accuracy_that_is_published(
     serve: Callable[[str, Path], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     data = KINDS[kind](tmp_path)
     assert 0.6 < data.accuracy <= 1
     address = serve(data.name, tmp_path / "m" / data.name)

@@ -20,7 +20,8 @@ from ladle.export.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from ladle.export.data.dataset import Dataset
-    from ladle.export.data.sources import load_data
+    from ladle.export.data.sources import load_data, load_multi_data
+    from ladle.export.multi_io.data import MultiDataset
     from ladle.export.pipeline import Exported, export_classifier, export_model
     from ladle.export.saved_model.custom_signatures import CustomSignature
 
@@ -31,21 +32,25 @@ __all__ = [
     "Dataset",
     "ExportError",
     "Exported",
+    "MultiDataset",
     "PublishError",
     "Requirements",
     "TrainingOptions",
     "export_classifier",
     "export_model",
     "load_data",
+    "load_multi_data",
 ]
 
 _LAZY = {
     "Dataset": "ladle.export.data.dataset",
     "Exported": "ladle.export.pipeline",
+    "MultiDataset": "ladle.export.multi_io.data",
     "CustomSignature": "ladle.export.saved_model.custom_signatures",
     "export_classifier": "ladle.export.pipeline",
     "export_model": "ladle.export.pipeline",
     "load_data": "ladle.export.data.sources",
+    "load_multi_data": "ladle.export.data.sources",
 }
 
 

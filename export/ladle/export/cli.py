@@ -78,6 +78,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.export_only and args.model is None:
         parser.error("--export-only: expected a --model to export")
+    if args.data is None and not args.export_only:
+        parser.error(
+            "--data: expected what to train on; a model is exported without by --export-only"
+        )
+    if args.data is None and (args.resize is not None or args.group_by is not None):
+        parser.error("--resize, --group-by: expected --data to resize or to split")
     try:
         options = options_from(args, TrainingOptions)
         requirements = options_from(args, Requirements)
@@ -109,7 +115,6 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data",
-        required=True,
         metavar="DATA",
         help="digits; mnist or fashion_mnist (Keras's copies, downloaded where missing); or a path:"
         " a folder with a folder of images, or of .txt files, for each class; a .csv with a header"
@@ -131,7 +136,9 @@ def _make_parser() -> argparse.ArgumentParser:
         " shape of an example and the number of classes, or a .keras or .h5 file",
     )
     parser.add_argument(
-        "--export-only", action="store_true", help="export that model without training it"
+        "--export-only",
+        action="store_true",
+        help="export that model without training it; without --data nothing is measured",
     )
     parser.add_argument(
         "--allow-unsafe-model",
@@ -143,6 +150,13 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FUNCTION",
         help="signatures of your own beside ladle's: package.module:function, called with the"
         " trained Keras model, returns a dict from names to tf.functions with input signatures",
+    )
+    parser.add_argument(
+        "--labels",
+        type=_labels,
+        metavar="LABELS",
+        help="names for the classes of an .npz, or of a model that is exported without --data, in"
+        " the order of its outputs: a text file with a name in each line, or LABEL,LABEL,...",
     )
     parser.add_argument(
         "--resize",
@@ -208,6 +222,21 @@ def _base_path(text: str) -> Path | StoreUrl:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _labels(text: str) -> tuple[str, ...]:
+    labels = [label.strip() for label in text.split(",")]
+    if os.path.isfile(text):  # of a text that can be no path it says no, and pathlib raises
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise argparse.ArgumentTypeError(f"{text}: cannot be read as text: {error}") from None
+        labels = [line.strip() for line in lines if line.strip()]
+    if len(labels) < 2 or not all(labels) or len(set(labels)) < len(labels):
+        raise argparse.ArgumentTypeError(
+            f"expected two different names or more, LABEL,LABEL,... or a file of them, got {text!r}"
+        )
+    return tuple(labels)
+
+
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", text)
     if match is None:
@@ -239,7 +268,9 @@ def _export(
     args: argparse.Namespace, options: TrainingOptions, requirements: Requirements
 ) -> Exported:
     # What can be wrong is looked at before TensorFlow's import, which takes seconds.
-    from ladle.export.data.sources import KERAS_SOURCES, TFRECORDS, load_data
+    from ladle.export.data.sources import KERAS_SOURCES, TFRECORDS, read_source
+    from ladle.export.multi_io.data import MultiDataset
+    from ladle.export.multi_io.saved import has_several_inputs
     from ladle.export.publishing.destination import destination_of
 
     _show_warnings()
@@ -250,16 +281,22 @@ def _export(
         if args.model is not None or args.signatures is not None:
             sys.path.insert(0, os.getcwd())  # as `python -m` would
         # TensorFlow reads these files, and these data sets come with Keras.
-        if args.data in KERAS_SOURCES or Path(args.data).suffix.lower() in TFRECORDS:
+        data = args.data or ""
+        if data in KERAS_SOURCES or Path(data).suffix.lower() in TFRECORDS:
             with quietly():
                 importlib.import_module("keras")
-        dataset = load_data(
-            args.data,
-            regression=options.is_regression,
-            size=args.resize,
-            group_by=args.group_by,
-        )
-        if args.resize is not None:
+        dataset = None
+        if args.data is not None:
+            dataset = read_source(
+                args.data,
+                regression=options.is_regression,
+                size=args.resize,
+                group_by=args.group_by,
+                by_column=args.model is not None and has_several_inputs(args.model),
+            )
+        if args.resize is not None and dataset is not None:
+            if isinstance(dataset, MultiDataset):
+                raise ValueError("resize: expected images, got several inputs")
             dataset = dataset.resized(*args.resize)
         destination_of(args.base_path).prepare()
         with quietly():
@@ -276,6 +313,7 @@ def _export(
             fit=not args.export_only,
             allow_unsafe_model=args.allow_unsafe_model,
             signatures=signatures,
+            labels=args.labels,
             normalization=args.normalization,
             options=options,
             requirements=requirements,
@@ -317,6 +355,7 @@ def _as_text(exported: Exported) -> str:
         f"{_MEASURES.get(name, name.capitalize())}: {value:.4f} on {held_out} held-out examples"
         for name, value in sorted(exported.card.metrics.items())
     )
+    measured = measured or "Nothing was measured: it was exported without data"
     return (
         f"Published version {exported.version}: {exported.place}\n"
         f"{measured}\n"

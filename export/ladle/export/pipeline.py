@@ -6,34 +6,29 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.duplicates import duplicates_note
+from ladle.export.data.made_up import made_up_data
 from ladle.export.data.normalization import normalized_as
-from ladle.export.errors import CheckError
+from ladle.export.multi_io.data import MultiDataset
+from ladle.export.multi_io.export import export_multi_io
 from ladle.export.publishing.card import provenance, write_card
 from ladle.export.publishing.checks import (
-    HALF_TOLERANCE,
-    TOLERANCE,
     check_accuracy,
-    check_answers,
     check_regression,
 )
 from ladle.export.publishing.destination import Destination, destination_of
 from ladle.export.publishing.requirements import Requirements
 from ladle.export.publishing.versions import size_bytes
-from ladle.export.report.evaluation import Evaluation, evaluate, recorded_history, write_evaluation
-from ladle.export.report.multi_label import by_label
+from ladle.export.report.evaluation import write_evaluation
+from ladle.export.report.measuring import measure, task_of
 from ladle.export.report.plots import prepare_plots, write_plots
-from ladle.export.report.suspicions import suspicions
+from ladle.export.saved_model.checked import Checked, check_signatures
 from ladle.export.saved_model.custom_signatures import (
     CustomSignature,
     as_endpoint,
@@ -41,22 +36,15 @@ from ladle.export.saved_model.custom_signatures import (
     custom_sample,
 )
 from ladle.export.saved_model.operations import check_operations
-from ladle.export.saved_model.row_independence import is_row_independent, requests_to_compare
-from ladle.export.saved_model.samples import Sample, make_samples
+from ladle.export.saved_model.samples import make_samples
 from ladle.export.saved_model.signatures import (
-    LABEL_THRESHOLD,
     declared_signatures,
     make_endpoints,
     write_saved_model,
 )
-from ladle.export.saved_model.subprocess_check import (
-    Answer,
-    Loading,
-    Request,
-    run_in_subprocess,
-)
+from ladle.export.saved_model.subprocess_check import Loading
 from ladle.export.saved_model.warmup import write_warmup
-from ladle.export.training.custom_model import load_model
+from ladle.export.training.custom_model import load_model, name_of, read_model
 from ladle.export.training.fitting import Trained, Verbosity, check_backend, train
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import as_served, computes_in_half, output_kind
@@ -114,13 +102,14 @@ class Exported:
 
 def export_model(
     base_path: str | os.PathLike[str],
-    dataset: Dataset,
+    dataset: Dataset | MultiDataset | None,
     *,
     recipe: str | None = None,
-    model: str | None = None,
+    model: Any = None,
     fit: bool = True,
     allow_unsafe_model: bool = False,
     signatures: Any = None,
+    labels: Sequence[str] | None = None,
     normalization: str | None = None,
     options: TrainingOptions | None = None,
     requirements: Requirements | None = None,
@@ -137,15 +126,19 @@ def export_model(
     Args:
         base_path: The model's folder, made where it is missing; versions are its subfolders. Or
             its URL in a store, s3://, gs:// or az://.
-        dataset: What to train on, and what to measure with.
+        dataset: What to train on, and what to measure with. None exports a model of one's own as
+            it is, with nothing measured: it runs on made-up examples, alone and in batches.
         recipe: A name in `ladle.export.training.recipes.RECIPES`; None for the one that suits the
             data.
-        model: In a recipe's place a model of one's own, see `load_model`.
+        model: In a recipe's place a model of one's own: a keras.Model, or where one comes from,
+            see `read_model`. Data with several inputs or outputs need one.
         fit: Whether that is trained on the data, or exported as it is.
         allow_unsafe_model: Load a model's file although it may run code.
         signatures: Signatures of one's own beside these: a mapping from names, or a function of the
             trained model that returns one; see `custom_endpoints`. None for the
             model's attribute `ladle_signatures`, if it has one.
+        labels: Names for the classes, where the data have none but numbers, or where there are no
+            data.
         normalization: How raw data are normalised, see `normalized_as`. None for the usual way of
             the data; or for none, where the model begins with a layer that does it.
         options: How to train; None for the defaults.
@@ -165,24 +158,62 @@ def export_model(
     destination = destination_of(base_path)
     options = options or TrainingOptions()
     requirements = requirements or Requirements()
-    recipe = recipe or ("bag-of-words" if dataset.preparation.are_texts else "mlp")
-    _check_request(dataset, recipe, model, requirements)
     number = _number(version)
+    model_name = recipe if model is None else name_of(model)
+    if dataset is None:
+        if model is None or fit:
+            raise ValueError("data: expected some, to train on")
+        _check_unmeasured(labels, plots, options, requirements)
+        check_backend()
+        model = read_model(model, ((), len(labels or ())), allow_unsafe=allow_unsafe_model)
+        are_images = normalization in ("unit", "symmetric", "imagenet")
+        dataset = made_up_data(model, tuple(labels or ()), are_images=are_images)
+    elif labels is not None:
+        if isinstance(dataset, MultiDataset):
+            raise ValueError("labels: not taken for a model with several inputs or outputs")
+        dataset = dataset.named(tuple(labels))
+    if isinstance(dataset, MultiDataset):
+        if model is None or recipe is not None or normalization is not None:
+            raise ValueError(
+                f"{dataset.name}: {dataset.what_it_is}: these need a model of your own that takes"
+                " them as they are, --model, and no recipe or normalization; or write numbers in"
+                " the place of texts"
+            )
+        _prepare_destinations(destination, number, plots)
+        check_backend()
+        shapes = {name: array.shape[1:] for name, array in dataset.x_train.items()}
+        counts = {name: len(dataset.labels.get(name, ())) or 1 for name in dataset.y_train}
+        published, card = export_multi_io(
+            destination,
+            dataset,
+            read_model(model, (shapes, counts), allow_unsafe=allow_unsafe_model),
+            str(model_name),
+            is_trained=not fit,
+            signatures=signatures,
+            options=options,
+            requirements=requirements,
+            number=number,
+            plots=plots,
+            verbose=verbose,
+            check_metrics=lambda metrics: _check_metrics(metrics, destination, requirements),
+        )
+        return Exported(version=published.version, place=published.place, card=card)
+    recipe = recipe or ("bag-of-words" if dataset.preparation.are_texts else "mlp")
+    model_name = model_name or recipe
+    _check_request(dataset, recipe, model, requirements)
     _prepare_destinations(destination, number, plots)
     custom = None
     if model is not None:
         check_backend()
         custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
     dataset = _normalized(dataset, normalization, custom)
-    losses = (
-        {}
-        if fit or custom is None
-        else losses_by_normalization(_as_it_is(custom, dataset), dataset)
-    )
+    losses: Mapping[str, float] = {}
+    if not (fit or custom is None or dataset.is_made_up):
+        losses = losses_by_normalization(_as_it_is(custom, dataset), dataset)
     dataset = _with_notes(dataset, losses)
     trained, epochs = _trained_model(dataset, recipe, custom, options, fit=fit, verbose=verbose)
     customs = custom_endpoints(signatures, trained.model if custom is None else custom)
-    measured = _measure(trained, dataset)
+    measured = measure(trained, dataset)
     if plots is not None:
         write_plots(plots, measured.history, measured.evaluation, dataset.labels)
     _check_metrics(measured.metrics, destination, requirements)
@@ -202,8 +233,8 @@ def export_model(
             import_modules=requirements.modules,
             metrics=measured.metrics,
             provenance={
-                **provenance(model or recipe, options, dataset, epochs=epochs),
-                "task": _task(dataset),
+                **provenance(model_name, options, dataset, epochs=epochs),
+                "task": task_of(dataset),
                 "by_label": measured.by_label,
                 "loss_by_normalization": losses,
                 "warnings": measured.suspicions,
@@ -231,21 +262,7 @@ def export_classifier(*args: Any, **kwargs: Any) -> Exported:
     return export_model(*args, **kwargs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """How the model answers the held-out examples."""
-
-    metrics: dict[str, float]
-    evaluation: Evaluation
-    history: Mapping[str, Any]
-    suspicions: list[str]
-    by_label: dict[str, dict[str, float]]
-    """For each label that an example may have beside others; empty for other tasks."""
-
-
-def _check_request(
-    dataset: Dataset, recipe: str, model: str | None, requirements: Requirements
-) -> None:
+def _check_request(dataset: Dataset, recipe: str, model: Any, requirements: Requirements) -> None:
     """Refuse arguments that can't go together.
 
     Raises:
@@ -254,7 +271,7 @@ def _check_request(
     if recipe not in RECIPES:
         raise ValueError(f"recipe: expected {', '.join(RECIPES)}, got {recipe}")
     if model is not None and RECIPES[recipe].CUSTOM_LOOP:
-        raise ValueError(f"recipe: {recipe} is for a model of its own, not for {model}")
+        raise ValueError(f"recipe: {recipe} is for a model of its own, not for {name_of(model)}")
     if dataset.is_regression and requirements.of_accuracy:
         raise ValueError("min accuracy, max regression: a regression has no accuracy")
     given = "texts" if dataset.preparation.are_texts else "numbers"
@@ -264,6 +281,28 @@ def _check_request(
             f"recipe: {recipe} takes {RECIPES[recipe].TAKES}, and {dataset.name} has {given}:"
             f" {fitting}, or a model of your own"
         )
+
+
+def _check_unmeasured(
+    labels: Sequence[str] | None,
+    plots: Any,
+    options: TrainingOptions,
+    requirements: Requirements,
+) -> None:
+    """Refuse what needs data, where there are none.
+
+    Raises:
+        ValueError: Something does; or a classifier's labels are missing.
+    """
+    if labels is None and not options.is_regression:
+        raise ValueError(
+            "labels: without data expected the names of the classes, in the order of the model's"
+            " outputs; or loss mse, for a regression"
+        )
+    if requirements.of_accuracy:
+        raise ValueError("min accuracy, max regression: without data there is no accuracy")
+    if plots is not None:
+        raise ValueError("plots: without data there is nothing to draw")
 
 
 def _prepare_destinations(
@@ -282,7 +321,10 @@ def _normalized(dataset: Dataset, normalization: str | None, custom: Any | None)
     if normalization is not None:
         return normalized_as(dataset, normalization)
     if custom is None or (layer := first_layer_that_prepares(custom)) is None:
-        return dataset
+        if not (dataset.is_made_up and dataset.preparation.are_images):
+            return dataset
+        note = "pixels are divided by 255; if the model expects something else: --normalization"
+        return replace(dataset, notes=(*dataset.notes, note))
     note = f"the model begins with a layer {layer}, so it gets the data as they are"
     return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
 
@@ -290,7 +332,7 @@ def _normalized(dataset: Dataset, normalization: str | None, custom: Any | None)
 def _with_notes(dataset: Dataset, losses: Mapping[str, float]) -> Dataset:
     """Warn of what is strange about the data and their normalisation, and keep it with them."""
     better = better_normalization(losses)
-    found = duplicates_note(dataset)
+    found = None if dataset.is_made_up else duplicates_note(dataset)
     notes = [] if found is None else [found]
     if better is not None:
         notes.append(
@@ -327,30 +369,6 @@ def _as_it_is(custom: Any, dataset: Dataset) -> Trained:
     return Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
 
 
-def _measure(trained: Trained, dataset: Dataset) -> _Measured:
-    """Run the model on the held-out examples.
-
-    Raises:
-        CheckError: It gives numbers that are not finite.
-    """
-    answers = trained.answers(dataset.x_test, dataset.preparation)
-    if not np.isfinite(answers).all():
-        raise CheckError(
-            "answers",
-            "the trained model gives numbers that are not finite; a smaller learning rate may help",
-        )
-    found = suspicions(answers, dataset)
-    for suspicion in found:
-        logger.warning("%s: %s", dataset.name, suspicion)
-    return _Measured(
-        suspicions=found,
-        metrics=_metrics(answers, dataset),
-        by_label=by_label(answers, dataset) if dataset.is_multi_label else {},
-        evaluation=evaluate(dataset, answers),
-        history=recorded_history(trained.history, trained.first_epoch),
-    )
-
-
 def _write_checked(
     folder: Path,
     model_name: str,
@@ -358,7 +376,7 @@ def _write_checked(
     dataset: Dataset,
     customs: Mapping[str, CustomSignature],
     requirements: Requirements,
-) -> _Checked:
+) -> Checked:
     """Write the SavedModel and its warm-up file, and check it in a process of its own.
 
     Raises:
@@ -372,8 +390,14 @@ def _write_checked(
         endpoints[name] = as_endpoint(name, signature)
     write_saved_model(endpoints, folder)
     check_operations(folder, requirements.allow_op)
-    loading = Loading(import_modules=requirements.import_modules)
-    checked = _check_signatures(folder, samples, customs.keys(), trained, loading)
+    checked = check_signatures(
+        folder,
+        samples,
+        customs=customs.keys(),
+        sums_to_1=trained.sums_to_1,
+        computed_in_half=computes_in_half(trained.model),
+        loading=Loading(import_modules=requirements.import_modules),
+    )
     write_warmup(samples, model_name, folder)
     return checked
 
@@ -388,84 +412,18 @@ def _number(version: VersionChoice) -> int | None:
     return version
 
 
-def _metrics(answers: NDArray[np.float32], dataset: Dataset) -> dict[str, float]:
-    if dataset.is_regression:
-        off = answers - dataset.y_test
-        return {"mae": float(np.mean(np.abs(off))), "mse": float(np.mean(off**2))}
-    if dataset.is_multi_label:
-        right = (answers > LABEL_THRESHOLD) == dataset.y_test.astype(bool)
-        return {"accuracy": float(right.mean()), "exact_match": float(right.all(axis=1).mean())}
-    return {"accuracy": float(np.mean(answers.argmax(axis=1) == dataset.y_test))}
-
-
-def _task(dataset: Dataset) -> str:
-    if dataset.is_regression:
-        return "regression"
-    return "several labels an example" if dataset.is_multi_label else "one class an example"
-
-
 def _check_metrics(
     metrics: Mapping[str, float], destination: Destination, requirements: Requirements
 ) -> None:
     if "accuracy" not in metrics:
+        if requirements.of_accuracy:
+            raise ValueError(
+                "min accuracy, max regression: the model has no single accuracy; its metrics are"
+                f" {', '.join(metrics)}"
+            )
         return
     check_accuracy(metrics["accuracy"], requirements)
     serving = destination.now_serving()
     if serving is not None and "accuracy" in serving[1].metrics:
         before = (serving[0], serving[1].metrics["accuracy"])
         check_regression(metrics["accuracy"], before, requirements)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """What the written model's answers have shown."""
-
-    latency_ms: Mapping[str, float]
-    """For each signature, of one example."""
-    row_independent: tuple[str, ...]
-    """The signatures that answer each row by that row alone."""
-
-
-def _check_signatures(
-    folder: Path,
-    samples: Mapping[str, Sample],
-    customs: Container[str],
-    trained: Trained,
-    loading: Loading,
-) -> _Checked:
-    """Run every signature in a process of its own: all its examples at once, and in parts.
-
-    Raises:
-        CheckError: One answers otherwise than Keras; or one of ladle's own answers an example
-            alone otherwise than beside others.
-    """
-    requests: list[Request] = []
-    for name, sample in samples.items():
-        requests.append(Request(signature=name, inputs=sample.inputs))
-        requests.append(Request(signature=name, inputs=sample.first().inputs, timed=True))
-        requests += requests_to_compare(name, sample.inputs)
-    answers: dict[str, list[Answer]] = {name: [] for name in samples}
-    given = run_in_subprocess(folder, requests, loading)
-    for request, answer in zip(requests, given, strict=True):
-        answers[request.signature].append(answer)
-    latency_ms: dict[str, float] = {}
-    independent = []
-    in_half = computes_in_half(trained.model)
-    tolerance = HALF_TOLERANCE if in_half else TOLERANCE
-    check = partial(check_answers, sums_to_1=trained.sums_to_1, tolerance=tolerance)
-    for name, (together, first, *compared) in answers.items():
-        check(name, together.outputs, samples[name].outputs, custom=name in customs)
-        if name not in customs:
-            check(name, first.outputs, samples[name].first().outputs)
-        if first.latency_ms is not None:
-            latency_ms[name] = first.latency_ms
-        if is_row_independent(
-            together.outputs, [answer.outputs for answer in compared], computed_in_half=in_half
-        ):
-            independent.append(name)
-        elif compared:
-            logger.warning(
-                'signature "%s": rows change each other\'s answers; a server should not batch it',
-                name,
-            )
-    return _Checked(latency_ms=latency_ms, row_independent=tuple(independent))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from client.fakes import FakeServing, image_version, listening
 from fakes import TIMEOUT_S
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ import numpy as np
 from ladle.client import AsyncClient, Client
 
 address, mode, children = sys.argv[1:]
-x = np.zeros((1, 2), np.float32)
+x = np.zeros((1, 2, 2), np.uint8) if mode == "PredictStream" else np.zeros((1, 2), np.float32)
 client = Client(address, timeout=20)
 
 def attempt(make):
@@ -37,15 +38,15 @@ def attempt(make):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
-def run_async():
+def run_async(client=None):
     async def predict():
-        async with AsyncClient(address, timeout=20) as client:
-            await client.predict("m", x)
+        async with client or AsyncClient(address, timeout=20) as used:
+            await used.predict("m", x)
     asyncio.run(predict())
 
-def attempt_async():
+def attempt_async(client=None):
     try:
-        run_async()
+        run_async(client)
         return "answered"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -62,13 +63,27 @@ if mode == "calling":
 if mode == "stuck":
     threading.Thread(target=client.predict, args=("stuck", x), daemon=True).start()
     sys.stdin.readline()
-if mode == "streaming":
+if mode in ("streaming", "PredictStream"):
     stream = client.stream("m", [x] * 100, window=2)
     next(stream)
 if mode == "asyncio":
     loop = asyncio.new_event_loop()
     other = AsyncClient(address)
     loop.run_until_complete(other.predict("m", x))
+def in_flight(client, make):
+    threading.Thread(target=asyncio.run, args=(make(client),), daemon=True).start()
+    sys.stdin.readline()
+
+async def stick(client):
+    await client.predict("stuck", x)
+
+async def stream_and_stick(client):
+    async for _ in client.stream("m", [x] * 100, window=2):
+        await client.predict("stuck", x)
+
+if mode in ("asyncio in flight", "asyncio streaming"):
+    other = AsyncClient(address, timeout=20)
+    in_flight(other, stick if mode == "asyncio in flight" else stream_and_stick)
 if mode == "asyncio ended":
     run_async()
 if mode == "asyncio dropped":
@@ -83,9 +98,11 @@ for _ in range(int(children)):
     pid = os.fork()
     if not pid:
         signal.alarm(30)
-        if mode.startswith("asyncio"):
+        if mode in ("asyncio in flight", "asyncio streaming"):
+            outcomes = [attempt_async(), attempt_async(other), attempt(lambda: client)]
+        elif mode.startswith("asyncio"):
             outcomes = [attempt_async()]
-        elif mode == "streaming":
+        elif mode in ("streaming", "PredictStream"):
             outcomes = [attempt(lambda: client), attempt(lambda: next(stream))]
         else:
             outcomes = [attempt(lambda: client), attempt(lambda: Client(address, timeout=20))]
@@ -97,7 +114,7 @@ os.close(write)
 with open(read) as told:
     print(told.read(), end="")
 assert not any(statuses), statuses
-assert mode == "stuck" or attempt(lambda: client) == "answered"
+assert mode in ("stuck", "PredictStream") or attempt(lambda: client) == "answered"
 os._exit(0)
 """
 
@@ -133,7 +150,7 @@ def outcomes(mode: str, children: int = CHILDREN) -> list[str]:
             text=True,
         ) as process,
     ):
-        if mode == "stuck":
+        if mode in ("stuck", "asyncio in flight", "asyncio streaming"):
             assert entered.wait(TIMEOUT_S)
         told, _ = process.communicate("go\n", timeout=TIMEOUT_S)
         assert process.returncode == 0, told
@@ -159,9 +176,37 @@ def test_a_stream_of_the_parent_raises_in_the_child_where_the_client_works() -> 
     assert told == [refused] * CHILDREN + ["answered"] * CHILDREN
 
 
+def test_an_open_predict_stream_makes_the_child_raise_at_once() -> None:
+    server = FakeServing({1: image_version(255)})
+    server.has_streams = True
+    with listening(server) as address:
+        process = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, address, "PredictStream", "2"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert process.returncode == 0, process.stderr
+    told = sorted(process.stdout.splitlines())
+    assert [line.partition(":")[0] for line in told] == ["RuntimeError"] * 4
+    assert sum("start the process before the first call" in line for line in told) == 2
+    assert sum("begun before this process was forked" in line for line in told) == 2
+
+
 def test_an_async_client_that_is_open_at_a_fork_makes_those_of_the_child_raise() -> None:
     for line in outcomes("asyncio"):
         assert "close the AsyncClient before the fork" in line
+
+
+@pytest.mark.parametrize("mode", ["asyncio in flight", "asyncio streaming"])
+def test_a_fork_amid_a_call_or_a_stream_of_an_async_client_raises_at_once(mode: str) -> None:
+    told = outcomes(mode, children=2)
+    assert len(told) == 6
+    for line in told:
+        assert line.startswith("RuntimeError: "), line
+        assert "fork" in line
+        assert "start the process before the first call" in line
 
 
 @pytest.mark.parametrize("mode", ["asyncio ended", "asyncio dropped"])

@@ -44,7 +44,7 @@ def test_a_regression_answers_the_official_client(
     conformance_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The server loads it in a process of its own, too.
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     features = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     arrays = {
         "x_train": features,

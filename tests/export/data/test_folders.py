@@ -326,3 +326,54 @@ def test_images_have_no_numbers_to_predict(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=r"expected \.npz or \.csv data for a regression"):
         load_data(tmp_path / name, regression=True)
+
+
+def rows_of(*columns: Callable[[int], Any]) -> list[str]:
+    return [",".join([*(str(column(n)) for column in columns), str(n % 2)]) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        ("x,y,label", (int, lambda n: ""), 'line 2: column "y": expected a finite number'),
+        ("x,label", (lambda n: f"{n}_000",), 'line 2: column "x": expected a finite number'),
+        ("x,d,label", (int, lambda n: n > 3), "column \"d\" with 'False'; load it with"),
+        ("x,target,label", (int, int), "expected a column label or target, got both"),
+    ],
+)
+def test_tables_that_are_not_what_they_seem(
+    tmp_path: Path, header: str, columns: Any, message: str
+) -> None:
+    if header == "x,label":
+        columns = (lambda n: n if n else "1_000",)
+    path = table(tmp_path / "t.csv", header, *rows_of(*columns))
+    with pytest.raises(DataError) as refusal:
+        load_data(path)
+    assert message in str(refusal.value)
+
+
+def test_a_table_in_utf_16_is_named_with_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,label\n1,0\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read: expected text in UTF-8"):
+        load_data(tmp_path / "t.csv")
+
+
+def test_an_index_without_a_name_is_noted(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", ",x,label", *rows_of(int, int))
+    assert "a column without a name" in load_data(path).notes[0]
+
+
+def test_files_that_are_no_examples_are_noted_and_blanks_around_a_class_do_not_count(
+    tmp_path: Path,
+) -> None:
+    for n in range(20):
+        folder = tmp_path / ("cat", "dog", " dog")[n % 3]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{n}.png").write_bytes(png(grey(n)))
+    (tmp_path / "cat" / "photo.webp").write_bytes(b"RIFF")
+    (tmp_path / "cat" / ".hidden").write_bytes(b"")
+    dataset = load_data(tmp_path)
+    assert dataset.labels == ("cat", "dog")
+    assert dataset.notes == (
+        "1 entries are passed over, which are not .png, .jpg, .jpeg, .bmp, .gif: 1 .webp",
+    )

@@ -120,7 +120,9 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, arrays: Arrays) -> Non
 
     path = tmp_path / "data.npz"
     np.savez(path, **(arrays | {"y_test": np.array([Bomb()] * 6, object)}))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="y_test cannot be read: Object arrays"):
+    with pytest.raises(
+        DataError, match="y_test: expected numbers or texts, got objects, which are pickled"
+    ):
         load_data(path)
     assert not (tmp_path / "exploded").exists()
 
@@ -199,3 +201,22 @@ def test_mnist_that_cannot_be_downloaded_says_why_and_what_to_do(
     monkeypatch.setitem(sys.modules, "keras", _keras_whose_mnist(fail))
     with pytest.raises(DataError, match=r"mnist: .* no route to host.* give the path"):
         load_data("mnist")
+
+
+def test_targets_may_be_the_names_of_classes(tmp_path: Path, arrays: Arrays) -> None:
+    names = np.array(["cat", " dog", "owl "])
+    arrays |= {part: names[arrays[part]] for part in ("y_train", "y_test")}
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    dataset = load_data(tmp_path / "a.npz")
+    assert dataset.labels == ("cat", "dog", "owl")
+    assert dataset.y_test.tolist() == [0, 1, 2, 0, 1, 2]
+    arrays["y_test"] = np.array(["cat", "emu"] * 3)
+    with pytest.raises(DataError, match="y_test: class 'emu' is not in y_train"):
+        Dataset.from_arrays("a", arrays)
+
+
+def test_objects_in_an_archive_say_how_texts_are_saved(tmp_path: Path, arrays: Arrays) -> None:
+    arrays["x_train"] = np.array(["a"] * 12, object)
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"x_train: expected numbers or texts, got objects.*str"):
+        load_data(tmp_path / "a.npz")

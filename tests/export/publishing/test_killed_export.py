@@ -23,7 +23,7 @@ STAGES = (
     "make_endpoints",
     "write_saved_model",
     "check_operations",
-    "run_in_subprocess",
+    "check_signatures",
     "write_warmup",
     "write_evaluation",
     "write_card",
@@ -31,8 +31,9 @@ STAGES = (
 )
 KILLED = (
     "import os, signal, sys; from ladle.cli import main; import ladle.export.pipeline as pipeline\n"
+    "import ladle.export.saved_model.checked as checked\n"
     "from checking import run_in_this_process\n"
-    "pipeline.run_in_subprocess = run_in_this_process\n"
+    "checked.run_in_subprocess = run_in_this_process\n"
     "pipeline.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     "main(['export', *sys.argv[1:]])"
 )

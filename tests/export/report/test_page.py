@@ -306,3 +306,15 @@ def test_what_the_export_warned_of_stands_above(small: Dataset) -> None:
     page = make_report("m", 1, card, None)
     assert '<p class="warning">&lt;at chance&gt;</p>' in page
     assert '<p class="warning">3 grey</p>' in page
+
+
+def test_curves_have_their_last_values_beside_their_names_and_tell_each_to_who_points() -> None:
+    history = {"loss": [0.5, 0.25], "val_loss": [0.75, None], "epochs": [3, 4]}
+    (chart,) = charts_of(history).values()
+    assert ">training 0.25<" in chart
+    assert ">validation 0.75<" in chart
+    assert "<title>epoch 4: training 0.25</title>" in chart
+    assert ">epoch<" in chart
+    long = charts_of({"loss": [1.0] * 500, "epochs": list(range(500))})["loss"]
+    assert "<circle" not in long
+    assert "loss" in charts_of({"loss": [None, None]})["loss"]

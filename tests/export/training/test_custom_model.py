@@ -102,7 +102,7 @@ def test_a_saved_model_is_exported_as_it_is_or_trained_further(
     import keras
     import tensorflow as tf
 
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     path = saved(tmp_path / name)
     original = keras.saving.load_model(path, compile=False)
     normalized = small.normalization.apply(small.x_test)
@@ -124,7 +124,7 @@ def test_a_saved_model_is_exported_as_it_is_or_trained_further(
 def test_a_model_that_ends_in_softmax_is_not_given_another(
     tmp_path: Path, small: Dataset, factories: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     options = ONE_EPOCH
     exported = export_model(tmp_path, small, model=f"{factories}:fitting", options=options)
     assert "logits" not in exported.card.signatures
@@ -154,7 +154,7 @@ def test_what_a_model_ends_with_is_found_wherever_it_is(
 def test_a_subclass_of_keras_model_is_exported(
     tmp_path: Path, small: Dataset, factories: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle.export.pipeline.run_in_subprocess", run_in_this_process)
+    monkeypatch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
     exported = export_model(tmp_path, small, model=f"{factories}:subclass", fit=False)
     assert "logits" not in exported.card.signatures
     assert exported.card.provenance["parameters"] == 17 * 3

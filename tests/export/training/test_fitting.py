@@ -84,7 +84,7 @@ def test_crossentropies_of_numbers_and_of_one_hot_rows_are_one(small: Dataset) -
 def test_a_loss_on_numbers_makes_a_regression(numbers: Dataset) -> None:
     trained = fit(numbers, loss="MAE")
     assert trained.is_regression
-    assert trained.history.keys() == {"loss", "mae"}
+    assert trained.history.keys() == {"loss", "mae", "val_loss", "val_mae"}
     assert trained.history["loss"] == pytest.approx(trained.history["mae"])
     assert fit(numbers).history["loss"] != pytest.approx(trained.history["loss"])
 
@@ -129,14 +129,14 @@ def test_batch_size_and_epochs_make_the_steps(small: Dataset) -> None:
 
 
 def test_validation_is_on_held_out_data_or_on_a_split(small: Dataset) -> None:
-    trained = fit(small, validation="held-out")
+    trained = fit(small)
     predicted = trained.raw_outputs(small.preparation.apply(small.x_test)).argmax(1)
     assert trained.history["val_accuracy"][0] == pytest.approx(np.mean(predicted == small.y_test))
     split = fit(small, validation_split=0.25)
     last = small.preparation.apply(small.x_train[9:])
     expected = np.mean(split.raw_outputs(last).argmax(1) == small.y_train[9:])
     assert split.history["val_accuracy"][0] == pytest.approx(expected)
-    assert "val_accuracy" not in fit(small).history
+    assert "val_accuracy" not in fit(small, validation="none").history
 
 
 def test_validation_steps_bound_the_validation(small: Dataset) -> None:

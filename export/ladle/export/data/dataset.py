@@ -80,6 +80,8 @@ class Dataset:
     """The names of the features, in their order; empty where they have none."""
     notes: tuple[str, ...] = ()
     """What reading the data has changed or found strange, each a sentence for their owner."""
+    is_made_up: bool = False
+    """Whether the examples only show that a model runs: nothing is learnt of them or measured."""
 
     def __post_init__(self) -> None:
         """Check every array against the others."""
@@ -128,8 +130,9 @@ class Dataset:
 
         Targets are classes, named by their numbers, 0 to n-1; every class has to occur in
         `y_train`: a gap is far more often a wrong label than a class that nothing can be learnt
-        about. Rows of 0s and 1s are labels that an example has or lacks; where each row has one 1,
-        they are classes. In a regression targets are any numbers.
+        about. Texts are the names of classes; blanks around them don't count.
+        Rows of 0s and 1s are labels that an example has or lacks; where each row has one 1, they
+        are classes. In a regression targets are any numbers.
 
         Args:
             name: What messages and the model card call it.
@@ -152,11 +155,14 @@ class Dataset:
         if regression:
             parts |= {part: _as_numbers(parts[part]) for part in ("y_train", "y_test")}
         elif parts["y_train"].ndim == 2:
-            targets, labels, notes = _of_rows(name, parts["y_train"], parts["y_test"])
+            targets, labels, notes = targets_of_rows(name, parts["y_train"], parts["y_test"])
+            parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
+        elif parts["y_train"].dtype.kind in "USO":
+            targets, labels = classes_of_texts(name, parts["y_train"], parts["y_test"])
             parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
         else:
             check_integers(f"{name}: y_train", parts["y_train"])
-            labels = _numbered_labels(name, parts["y_train"])
+            labels = number_labels(name, parts["y_train"])
         if normalization is None:
             pixels = arrays["x_train"].dtype == np.uint8
             normalization = BYTE_PIXELS if pixels else AS_IT_IS
@@ -168,6 +174,16 @@ class Dataset:
             notes=notes,
             **parts,
         )
+
+    @property
+    def n_train(self) -> int:
+        """How many examples there are to train on."""
+        return len(self.x_train)
+
+    @property
+    def n_test(self) -> int:
+        """How many examples are held out."""
+        return len(self.x_test)
 
     @property
     def is_regression(self) -> bool:
@@ -200,6 +216,23 @@ class Dataset:
             columns=self.columns,
         )
 
+    def named(self, labels: tuple[str, ...]) -> Dataset:
+        """Return the same data with names for classes or labels that are called by their numbers.
+
+        Raises:
+            DataError: There are more or fewer, or they have names.
+        """
+        numbers = tuple(str(number) for number in range(len(self.labels)))
+        if self.is_regression or len(labels) != len(self.labels):
+            raise DataError(
+                f"{self.name}: labels: expected {len(self.labels)} names, got {len(labels)}"
+            )
+        if self.labels not in (numbers, labels):
+            raise DataError(
+                f"{self.name}: labels: the data name their classes, such as {self.labels[0]!r}"
+            )
+        return replace(self, labels=labels)
+
     def resized(self, height: int, width: int) -> Dataset:
         """Return the same data, whose images are resized in training and in serving."""
         return replace(self, resize=(height, width))
@@ -230,10 +263,42 @@ def row_bytes(rows: NDArray[Any]) -> bytes:
     return b"".join(len(text).to_bytes(8, "little") + text for text in encoded)
 
 
-def _of_rows(
+def classes_of_texts(
+    name: str, y_train: Targets, y_test: Targets
+) -> tuple[tuple[Targets, Targets], tuple[str, ...]]:
+    """Return classes and their names, in the order of the alphabet, for targets that are texts.
+
+    Raises:
+        DataError: They are something else, one is empty, or one of `y_test` is not in `y_train`.
+    """
+    parts = []
+    for part, targets in (("y_train", y_train), ("y_test", y_test)):
+        if targets.ndim != 1 or targets.dtype.kind not in "USO":
+            raise DataError(
+                f"{name}: {part}: expected one name of a class for each example, got"
+                f" {targets.dtype} {list(targets.shape)}"
+            )
+        texts = [t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in targets]
+        parts.append([text.strip() for text in texts])
+        if "" in parts[-1]:
+            raise DataError(f"{name}: {part}: expected a label, got an empty one")
+    labels = tuple(sorted(set(parts[0])))
+    unknown = sorted(set(parts[1]) - set(labels))
+    if unknown:
+        raise DataError(f"{name}: y_test: class {unknown[0]!r} is not in y_train")
+    places = {label: place for place, label in enumerate(labels)}
+    classes = [np.array([places[text] for text in part], np.int64) for part in parts]
+    return (classes[0], classes[1]), labels
+
+
+def targets_of_rows(
     name: str, y_train: Targets, y_test: Targets
 ) -> tuple[tuple[Targets, Targets], tuple[str, ...], tuple[str, ...]]:
-    """Return targets, labels and notes for targets that are rows of 0s and 1s."""
+    """Return targets, labels and notes for targets that are rows of 0s and 1s.
+
+    Raises:
+        DataError: They are something else.
+    """
     n_labels = y_train.shape[1]
     parts = []
     for part, targets in (("y_train", y_train), ("y_test", y_test)):
@@ -246,10 +311,15 @@ def _of_rows(
         return (parts[0], parts[1]), labels, ()
     note = "each row of y_train and y_test has one 1: they are taken as classes, one an example"
     classes = (parts[0].argmax(axis=1), parts[1].argmax(axis=1))
-    return classes, _numbered_labels(name, classes[0]), (note,)
+    return classes, number_labels(name, classes[0]), (note,)
 
 
-def _numbered_labels(name: str, targets: Targets) -> tuple[str, ...]:
+def number_labels(name: str, targets: Targets) -> tuple[str, ...]:
+    """Return the names of classes that are numbers from 0.
+
+    Raises:
+        DataError: They leave a gap.
+    """
     classes = np.unique(targets)
     strange = classes[(classes < 0) | (classes >= len(classes))]
     if len(strange):

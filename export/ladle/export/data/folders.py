@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ladle.export.errors import DataError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _TEXTS = (".txt",)
+_NAMED = 5
 _ARCHIVE_LEFTOVER = "__MACOSX"
 
 
@@ -50,6 +52,7 @@ def read_folder(
     if kinds is _TEXTS and not any(_class_files(root, _TEXTS) for root in roots):
         kinds = _IMAGES
     listings = [_list_classes(root, kinds) for root in roots]
+    passed_over = _passed_over(roots, kinds)
     labels = tuple(sorted(listings[0]))
     if len(labels) < 2:
         raise DataError(
@@ -71,6 +74,7 @@ def read_folder(
     if group_by is not None:
         groups = _groups(path, files, group_by)
         held_out, notes = hold_out(str(path), np.array(targets), groups, regression=False)
+    notes += passed_over
     if kinds is _TEXTS:
         texts = [read_text(file) for file in files]
         return text_dataset(
@@ -114,11 +118,11 @@ def _class_files(path: Path, kinds: tuple[str, ...]) -> bool:
 
 def _list_classes(path: Path, kinds: tuple[str, ...]) -> dict[str, list[Path]]:
     try:
-        folders = [entry for entry in _visible(path) if entry.is_dir()]
-        listing = {
-            folder.name: [file for file in _visible(folder) if file.suffix.lower() in kinds]
-            for folder in folders
-        }
+        listing: dict[str, list[Path]] = {}
+        for folder in _visible(path):
+            if folder.is_dir():  # blanks around a name don't count, as in a table
+                files = [file for file in _visible(folder) if file.suffix.lower() in kinds]
+                listing.setdefault(folder.name.strip(), []).extend(files)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     what = "texts" if kinds is _TEXTS else "images"
@@ -126,6 +130,25 @@ def _list_classes(path: Path, kinds: tuple[str, ...]) -> dict[str, list[Path]]:
         if not files:
             raise DataError(f"{path / name}: expected {what} ({', '.join(kinds)}), got none")
     return listing
+
+
+def _passed_over(roots: list[Path], kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a note about what lies among the examples and is none."""
+    try:
+        others = Counter(
+            file.suffix.lower() or file.name
+            for root in roots
+            for folder in _visible(root)
+            if folder.is_dir()
+            for file in _visible(folder)
+            if file.suffix.lower() not in kinds
+        )
+    except OSError as error:
+        raise DataError(f"{roots[0]}: cannot be read: {error.strerror or error}") from error
+    if not others:
+        return ()
+    named = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_NAMED))
+    return (f"{others.total()} entries are passed over, which are not {', '.join(kinds)}: {named}",)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from ladle.export.data.holdout import mapped, stratified_holdout
 from ladle.export.data.records import read_tfrecords
 from ladle.export.data.tables import read_csv
 from ladle.export.errors import DataError
+from ladle.export.multi_io.data import MultiDataset
 from ladle.protos.model_card import Normalization
 
 # Larger arrays are not read into memory, but mapped.
@@ -72,6 +73,56 @@ def load_data(
     Raises:
         DataError: There is no such data, it cannot be read, or it is not of that form.
     """
+    found = read_source(source, regression=regression, size=size, group_by=group_by)
+    if isinstance(found, MultiDataset):
+        raise DataError(
+            f"{found.name}: {found.what_it_is}; load it with load_multi_data, for a model of your"
+            " own that takes them"
+        )
+    return found
+
+
+def load_multi_data(
+    source: str | os.PathLike[str], *, regression: bool = False, group_by: str | None = None
+) -> MultiDataset:
+    """Return data with several inputs or outputs: an .npz with names, or the columns of a .csv.
+
+    The arrays of the .npz are called `x_train/NAME`, `y_train/NAME`, `x_test/NAME` and
+    `y_test/NAME`, or `y_train` and `y_test` for the only output; see `MultiDataset.from_arrays`. Of
+    a table, see `read_csv`, each column is an input of its own: numbers, or texts where no value
+    is a number.
+
+    Args:
+        source: The path.
+        regression: Whether a table's targets are numbers to predict.
+        group_by: As for `load_data`.
+
+    Raises:
+        DataError: There is no such data, it cannot be read, or it is not of that form.
+    """
+    found = read_source(source, regression=regression, group_by=group_by, by_column=True)
+    if isinstance(found, MultiDataset):
+        return found
+    raise DataError(
+        f"{found.name}: expected a .csv, or an .npz with arrays that are called x_train/NAME"
+    )
+
+
+def read_source(
+    source: str | os.PathLike[str],
+    *,
+    regression: bool = False,
+    size: tuple[int, int] | None = None,
+    group_by: str | None = None,
+    by_column: bool = False,
+) -> Dataset | MultiDataset:
+    """Return what `load_data` or `load_multi_data` does, whichever the data are for.
+
+    A table is for the latter where it has a column of texts among several, or with `by_column`.
+
+    Raises:
+        DataError: As for these.
+    """
     named = NAMED_SOURCES.get(str(source))
     path = Path(source)
     if not str(source):
@@ -84,7 +135,7 @@ def load_data(
         case ".npz":
             return _npz(path, regression)
         case ".csv":
-            return read_csv(path, regression=regression, group_by=group_by)
+            return read_csv(path, regression=regression, group_by=group_by, by_column=by_column)
     if path.is_dir() or path.suffix.lower() in TFRECORDS:
         if regression:
             raise DataError(f"{path}: expected .npz or .csv data for a regression")
@@ -150,7 +201,7 @@ NAMED_SOURCES: Mapping[str, Callable[[bool], Dataset]] = {
 }
 
 
-def _npz(path: Path, regression: bool) -> Dataset:
+def _npz(path: Path, regression: bool) -> Dataset | MultiDataset:
     try:
         with path.open("rb") as file:
             arrays = _read_arrays(file)
@@ -158,7 +209,19 @@ def _npz(path: Path, regression: bool) -> Dataset:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if any("/" in name for name in arrays):
+        return MultiDataset.from_arrays(path.name, _by_part(arrays))
     return Dataset.from_arrays(path.name, arrays, regression=regression)
+
+
+def _by_part(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return arrays called `PART/NAME`, or `PART` for the only output, by part and name."""
+    parts: dict[str, dict[str, NDArray[Any]]] = {part: {} for part in ARRAY_NAMES}
+    for path, array in arrays.items():
+        part, _, name = path.partition("/")
+        if part in parts:
+            parts[part][name] = array
+    return parts
 
 
 def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
@@ -169,6 +232,9 @@ def _read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
     if isinstance(archive, np.ndarray):
         raise DataError("expected an .npz archive, got a single array")
     with archive:
+        by_name = [name for name in archive.files if name.partition("/")[0] in ARRAY_NAMES]
+        if any("/" in name for name in by_name):
+            return {name: _read_array(archive, name) for name in by_name}
         missing = [name for name in ARRAY_NAMES if name not in archive.files]
         if missing:
             raise DataError(
@@ -198,6 +264,11 @@ def _read_array(archive: Any, name: str) -> NDArray[Any]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{name}: expected numbers or texts, got objects, which are pickled; save texts as"
+                " np.array(texts, str)"
+            ) from None
         raise DataError(f"{name} cannot be read: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{name}: expected an array, got something else")

@@ -7,15 +7,16 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.holdout import Labels, TrainTestSplit, split
-from ladle.export.data.texts import are_texts, text_dataset
+from ladle.export.data.texts import are_texts, is_number, text_dataset
 from ladle.export.errors import DataError
+from ladle.export.multi_io.data import ONLY, MultiDataset
 from ladle.protos.model_card import Normalization
 
 _LABEL_COLUMNS = ("label", "target")
@@ -37,19 +38,24 @@ class Table(NamedTuple):
     """All others, at least one."""
 
 
-def read_csv(path: Path, *, regression: bool = False, group_by: str | None = None) -> Dataset:
+def read_csv(
+    path: Path, *, regression: bool = False, group_by: str | None = None, by_column: bool = False
+) -> Dataset | MultiDataset:
     """Read a table with a header: numbers, and a column `label` or `target`.
 
     Labels may be texts. Spaces around labels and around the names of columns do not count. A column
     `sample_weight` says how much a row counts. Columns are brought to mean 0 and deviation 1, as
     measured on the training rows and recorded as normalisation. A table with one column beside
-    these holds texts, where that is called `text` or no value in it is a number.
+    these holds texts, where that is called `text` or no value in it is a number. Where one of
+    several columns holds no number, or with `by_column`, each column is an input of its own, which
+    the model gets as it is; such a table is kept in memory.
 
     Args:
         path: The file, UTF-8.
         regression: Whether the targets are numbers to predict.
         group_by: The column that says to which group a row belongs; all rows of a group are
             trained on, or all are held out. The model does not see it.
+        by_column: Whether each column is an input of its own.
 
     Raises:
         DataError: There is no such column, or a value is no finite number.
@@ -59,6 +65,7 @@ def read_csv(path: Path, *, regression: bool = False, group_by: str | None = Non
     header, target = table.header, table.target
     labels, groups, texts = Labels(), Labels(), list[str]()
     numbers, weights = array("f"), array("f")
+    no_numbers, filled = set(table.features), set[int]()
     n_rows = 0
     for line, row in lines:
         n_rows += 1
@@ -74,12 +81,33 @@ def read_csv(path: Path, *, regression: bool = False, group_by: str | None = Non
             groups.add(_not_empty(path, line, header[table.group], row[table.group]))
         if len(table.features) == 1:
             texts.append(row[table.features[0]])
+        no_numbers = {column for column in no_numbers if not is_number(row[column])}
+        filled |= {column for column in no_numbers if row[column].strip()}
+    no_numbers &= filled  # an empty column holds no texts
     if not n_rows:
         raise DataError(f"{path}: expected a header and rows, got 1 lines")
     names, targets = ((), np.frombuffer(numbers, np.float32)) if regression else labels.result()
     numbered = groups.result()[1] if table.group is not None else None
     held_out, notes = split(str(path), targets, numbered, regression=regression)
+    if any(not header[column] for column in table.features):
+        notes += (
+            "a column without a name is among the features: an index, as pandas writes it, says"
+            " nothing of new rows; leave it out, with index=False",
+        )
     weighted = None if table.weight is None else np.frombuffer(weights, np.float32)
+    if by_column or (no_numbers and len(table.features) > 1):
+        inputs = _columns(table, n_rows, no_numbers)
+        by_part = {"x_train": ~held_out, "x_test": held_out}
+        return MultiDataset(
+            name=path.name,
+            **{p: {k: v[rows] for k, v in inputs.items()} for p, rows in by_part.items()},
+            y_train={ONLY: targets[~held_out]},
+            y_test={ONLY: targets[held_out]},
+            labels={ONLY: names} if names else {},
+            are_columns=True,
+            sample_weight=None if weighted is None else weighted[~held_out],
+            notes=notes,
+        )
     if texts and are_texts(header[table.features[0]], texts):
         return text_dataset(
             path.name,
@@ -106,6 +134,21 @@ def read_csv(path: Path, *, regression: bool = False, group_by: str | None = Non
     )
 
 
+def _columns(table: Table, n_rows: int, texts: set[int]) -> dict[str, NDArray[Any]]:
+    """Return each column of features by its name, in memory: float32, or texts as objects."""
+    columns: dict[int, Any] = {n: [] if n in texts else array("f") for n in table.features}
+    for line, row in _rows_again(table.path, n_rows):
+        for column, values in columns.items():
+            if column in texts:
+                values.append(row[column].strip())
+            else:
+                values.append(_number(table.path, line, table.header[column], row[column]))
+    return {
+        table.header[n]: np.array(values, object if n in texts else np.float32)
+        for n, values in columns.items()
+    }
+
+
 def _table(path: Path, header: list[str], group_by: str | None) -> Table:
     if not header:
         raise DataError(f"{path}: expected a header and rows, got 0 lines")
@@ -115,7 +158,12 @@ def _table(path: Path, header: list[str], group_by: str | None) -> Table:
         raise DataError(
             f"{path}: expected each column once, got {', '.join(repeated)[:200]} several times"
         )
-    target = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None)
+    targets = [header.index(name) for name in _LABEL_COLUMNS if name in header]
+    if len(targets) > 1:
+        raise DataError(
+            f"{path}: expected a column label or target, got both: the model would see the answer"
+        )
+    target = targets[0] if targets else None
     if target is None:
         raise DataError(f"{path}: expected a column label or target, got {', '.join(header)[:200]}")
     weight = header.index(_WEIGHT_COLUMN) if _WEIGHT_COLUMN in header else None
@@ -150,6 +198,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"expected text in UTF-8: {error}"
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 
@@ -186,10 +236,7 @@ def _standardization(features: NDArray[np.float32]) -> Normalization:
 
 
 def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = float(text) if is_number(text) else math.nan
     if not abs(number) <= _LARGEST:
         raise DataError(
             f'{path}: line {line}: column "{column}": expected a finite number, got {text[:80]!r}'

@@ -20,9 +20,11 @@ _MAX_TEXT_BYTES = 1 << 24
 def are_texts(column: str, values: Sequence[str]) -> bool:
     """Return whether the values of a table's only column are texts, and not numbers.
 
-    They are where the column's name says so, or where no value is a number.
+    They are where the column's name says so, or where no value is a number and some are not empty.
     """
-    return column == COLUMN or not any(map(_is_number, values))
+    if column == COLUMN:
+        return True
+    return any(map(str.strip, values)) and not any(map(is_number, values))
 
 
 def text_dataset(
@@ -78,9 +80,10 @@ def read_text(file: Path) -> str:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, as files have them: `1_000` is one in Python alone."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text

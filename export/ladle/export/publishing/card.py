@@ -14,6 +14,7 @@ from typing import Any
 
 from ladle.export.data.dataset import Dataset
 from ladle.export.errors import ExportError
+from ladle.export.multi_io.data import MultiDataset
 from ladle.export.training.options import TrainingOptions
 from ladle.protos.files.regular_file import read_bytes
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard, Normalization
@@ -23,24 +24,26 @@ _GIT_TIMEOUT_S = 10
 
 
 def provenance(
-    recipe: str, options: TrainingOptions, dataset: Dataset, *, epochs: int
+    recipe: str, options: TrainingOptions, dataset: Dataset | MultiDataset, *, epochs: int
 ) -> dict[str, Any]:
     """Return where a version comes from: what it takes to train it again, and when it was."""
+    is_made_up = isinstance(dataset, Dataset) and dataset.is_made_up
     told: dict[str, Any] = {
         "recipe": recipe,
         "training": _as_json(options) | {"epochs": epochs},
         "data": {
             "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "training_examples": len(dataset.x_train),
-            "held_out_examples": len(dataset.x_test),
+            "fingerprint": None if is_made_up else dataset.fingerprint,
+            "training_examples": 0 if is_made_up else dataset.n_train,
+            "held_out_examples": 0 if is_made_up else dataset.n_test,
         },
-        "resize": None if dataset.resize is None else list(dataset.resize),
         "packages": _package_versions(),
         "python": platform.python_version(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    if not dataset.preparation.are_images:
+    if isinstance(dataset, Dataset):
+        told["resize"] = None if dataset.resize is None else list(dataset.resize)
+    if isinstance(dataset, Dataset) and not dataset.preparation.are_images:
         told["standardization"] = _as_json(dataset.normalization)
     if dataset.notes:
         told["data"]["notes"] = list(dataset.notes)

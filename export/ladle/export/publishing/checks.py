@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ladle.export.errors import CheckError
 from ladle.export.publishing.requirements import Requirements
+from ladle.export.saved_model.row_independence import decided_by
 from ladle.export.saved_model.subprocess_check import Arrays
 
 TOLERANCE = 1e-5
@@ -55,10 +56,10 @@ def check_answers(
             )
         if values.dtype.kind == "f":
             _check_close(where, answer, values, tolerance)
-        elif output == "class_id" and not custom:
-            _check_best(where, answer, expected["probabilities"], tolerance)
-        elif output == "indicators" and not custom:
-            _check_indicators(where, answer, expected["probabilities"], tolerance)
+        elif not custom and (scores := decided_by(output, "class_id", expected)) is not None:
+            _check_best(where, answer, scores, tolerance)
+        elif not custom and (scores := decided_by(output, "indicators", expected)) is not None:
+            _check_indicators(where, answer, scores, tolerance)
         elif not np.array_equal(answer, values):
             raise CheckError("signatures", f"{where}: differs from the trained model's")
         if output in _SUMS_TO_1 and sums_to_1 and not custom:

@@ -92,7 +92,7 @@ def charts_of(history: Any) -> dict[str, str]:
     for measure in dict.fromkeys(name.removeprefix(_VALIDATION) for name in lines):
         series = {
             told: lines[name]
-            for told, name in (("training", measure), ("held out", f"{_VALIDATION}{measure}"))
+            for told, name in (("training", measure), ("validation", f"{_VALIDATION}{measure}"))
             if name in lines and len(lines[name]) == len(epochs)
         }
         if series:

@@ -24,25 +24,38 @@ _LARGEST = 1e100
 _WIDTH, _HEIGHT = 460, 280
 _LEFT, _TOP, _FOOT, _SIDE = 58, 34, 38, 16
 _MOST_NUMBERED_CLASSES = 20
+_MOST_POINTS = 60
+_LEGEND = 130
 
 
 def curves(title: str, series: Mapping[str, Sequence[float | None]], epochs: Sequence[int]) -> str:
-    """Draw a line for each of `series` over `epochs`, which are as long; None leaves a gap."""
+    """Draw a line for each of `series` over `epochs`, which are as long; None leaves a gap.
+
+    Each line's name has its last number beside it, and points tell their numbers to who points at
+    them, where they are not too many.
+    """
     values = [v for line in series.values() for v in line if v is not None and _is_drawn(v)]
     x = _Scale(min(epochs, default=1), max(epochs, default=1), _LEFT, _WIDTH - _SIDE)
     y = _Scale(min(values, default=0), max(values, default=1), _HEIGHT - _FOOT, _TOP)
     body = [*_axes(x, y, "epoch", whole_x=True)]
     for index, (name, line) in enumerate(series.items()):
         colour = _SERIES[index % len(_SERIES)]
-        for stretch in _stretches(epochs, line):
+        stretches = _stretches(epochs, line)
+        for stretch in stretches:
+            if len(stretch) == 1 or len(epochs) <= _MOST_POINTS:
+                body += [
+                    _dot(x.at(epoch), y.at(value), colour, f"epoch {epoch}: {name} {value:.4g}")
+                    for epoch, value in stretch
+                ]
             if len(stretch) == 1:
-                body.append(_dot(x.at(stretch[0][0]), y.at(stretch[0][1]), colour))
                 continue
             points = " ".join(f"{x.at(epoch):.1f},{y.at(value):.1f}" for epoch, value in stretch)
             body.append(
                 f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
-        body.append(_text(_WIDTH - _SIDE - 110 * index, 18, name, "end", fill=colour))
+        last = f" {stretches[-1][-1][1]:.4g}" if stretches else ""
+        place = _WIDTH - _SIDE - _LEGEND * index
+        body.append(_text(place, 18, f"{name}{last}", "end", fill=colour))
     body.append(_text(_LEFT, 18, title, bold=True))
     return _image(_WIDTH, _HEIGHT, title, body)
 
@@ -128,7 +141,7 @@ def points(title: str, pairs: Sequence[tuple[float, float]], x_name: str, y_name
         f'<line x1="{x.at(x.low):.1f}" y1="{y.at(y.low):.1f}" x2="{x.at(x.high):.1f}"'
         f' y2="{y.at(y.high):.1f}" stroke="{_OTHER}" stroke-dasharray="4 3"/>'
     )
-    body += [_dot(x.at(a), y.at(b), RIGHT) for a, b in pairs]
+    body += [_dot(x.at(a), y.at(b), RIGHT, f"{x_name} {a:.4g}, {y_name} {b:.4g}") for a, b in pairs]
     body.append(_text(_LEFT, 18, title, bold=True))
     body.append(_text(_WIDTH - _SIDE, 18, y_name, "end"))
     return _image(_WIDTH, _HEIGHT, title, body)
@@ -195,8 +208,11 @@ def _stretches(
     return [stretch for stretch in stretches if stretch]
 
 
-def _dot(x: float, y: float, colour: str) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.7"/>'
+def _dot(x: float, y: float, colour: str, told: str) -> str:
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.7">'
+        f"<title>{escape(told)}</title></circle>"
+    )
 
 
 def _text(

@@ -83,6 +83,19 @@ def is_row_independent(
     )
 
 
+def decided_by(output: str, decision: str, outputs: Arrays) -> NDArray[Any] | None:
+    """Return the probabilities that an output decides by: `class_id`, or `NAME_class_id`.
+
+    Args:
+        output: The name of the output.
+        decision: The kind of decision, class_id or indicators.
+        outputs: All outputs of the signature.
+    """
+    if output == decision:
+        return outputs.get("probabilities")
+    return outputs.get(output.removesuffix(f"_{decision}")) if output.endswith(decision) else None
+
+
 def _has_different_rows(inputs: Arrays) -> bool:
     return any(not np.array_equal(row, array[0]) for array in inputs.values() for row in array[1:])
 
@@ -108,8 +121,8 @@ def _is_near_threshold(
     name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp], least: float
 ) -> bool:
     """Return whether `indicators` differ only where the probability is about 1/2."""
-    probabilities = together.get("probabilities")
-    if name != "indicators" or probabilities is None:
+    probabilities = decided_by(name, "indicators", together)
+    if probabilities is None:
         return False
     given = probabilities[rows]
     if answer.shape != given.shape:
@@ -122,8 +135,8 @@ def _is_tie(
     name: str, answer: NDArray[np.int64], together: Arrays, rows: NDArray[np.intp], least: float
 ) -> bool:
     """Return whether each `class_id` has the highest probability, which several may share."""
-    probabilities = together.get("probabilities")
-    if name != "class_id" or probabilities is None or probabilities.ndim != 2:
+    probabilities = decided_by(name, "class_id", together)
+    if probabilities is None or probabilities.ndim != 2:
         return False
     if answer.ndim != 1 or np.any(answer < 0) or np.any(answer >= probabilities.shape[1]):
         return False

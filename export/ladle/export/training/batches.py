@@ -54,7 +54,7 @@ def validation_batches(dataset: Dataset, options: TrainingOptions, *, one_hot: b
         arrays = (dataset.x_train, dataset.y_train)
         numbers = tf.data.Dataset.range(n_training(dataset, options), len(dataset.x_train))
         batches = _in_order(numbers.batch(options.batch_size), dataset, options)
-    elif options.validation == "held-out":
+    elif options.measures_held_out:
         arrays = (dataset.x_test, dataset.y_test)
         batches = tf.data.Dataset.range(len(dataset.x_test)).batch(options.batch_size)
     else:

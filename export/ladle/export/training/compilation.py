@@ -57,14 +57,24 @@ def make_loss(options: TrainingOptions, dataset: Dataset, *, from_logits: bool) 
             may be several labels.
     """
     name = options.loss or _usual_loss(dataset)
-    made = _class_named(_SHORT_NAMES.get(plain(name), name), keras.losses, keras.losses.Loss)
-    if made is None:
-        raise ValueError(f"loss: expected one of Keras's, got {name}")
-    if dataset.is_multi_label and not made.__name__.startswith("Binary"):
+    loss = loss_named(name, from_logits=from_logits)
+    if dataset.is_multi_label and not type(loss).__name__.startswith("Binary"):
         raise ValueError(
             f"loss: {name} is for one class an example, and examples of {dataset.name} may have"
             " several labels: binary_crossentropy or binary_focal_crossentropy"
         )
+    return loss
+
+
+def loss_named(name: str, *, from_logits: bool) -> Any:
+    """Return Keras's loss of that name, for logits where it can be for either.
+
+    Raises:
+        ValueError: Keras has none of that name.
+    """
+    made = _class_named(_SHORT_NAMES.get(plain(name), name), keras.losses, keras.losses.Loss)
+    if made is None:
+        raise ValueError(f"loss: expected one of Keras's, got {name}")
     takes_logits = "from_logits" in inspect.signature(made).parameters
     return made(from_logits=from_logits) if takes_logits else made()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,52 @@ from ladle.export.errors import ExportError
 _SAVED = (".keras", ".h5")
 
 
-def load_model(spec: str, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
-    """Return the keras.Model that `spec` names.
+def load_model(spec: Any, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
+    """Return the keras.Model that `spec` is or names, see `read_model`, if it fits the data.
 
-    Args:
-        spec: `package.module:function`, called with the shape of a prepared example and the
-            number of classes, or with nothing where it takes nothing; or the path of a `.keras`
-            or `.h5` file.
-        dataset: What the model has to fit.
-        allow_unsafe: Load a file that brings Python code of its own, and so run that code.
+    A function is called with the shape of a prepared example and the number of classes.
 
     Raises:
         ExportError: There is no such model, it cannot be had, or it does not fit the data.
     """
-    if Path(spec).suffix.lower() in _SAVED:
-        model = _load_file(Path(spec), allow_unsafe=allow_unsafe)
-    elif ":" in spec:
-        model = _call_factory(spec, dataset)
-    else:
-        raise ExportError(
-            f"model: expected package.module:function or a .keras or .h5 file, got {spec}"
-        )
-    _check_fits(spec, model, dataset)
+    arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
+    model = read_model(spec, arguments, allow_unsafe=allow_unsafe)
+    _check_fits(name_of(spec), model, dataset)
     return model
+
+
+def read_model(spec: Any, arguments: tuple[Any, ...], *, allow_unsafe: bool = False) -> Any:
+    """Return the keras.Model that `spec` is or names.
+
+    Args:
+        spec: A keras.Model; `package.module:function`; or the path of a `.keras` or `.h5` file.
+        arguments: What the function is called with; with nothing where it takes nothing.
+        allow_unsafe: Load a file that brings Python code of its own, and so run that code.
+
+    Raises:
+        ExportError: There is no such model, or it cannot be had.
+    """
+    import keras
+
+    if isinstance(spec, keras.Model):
+        return spec
+    if not isinstance(spec, str | os.PathLike):
+        raise ExportError(f"model: expected a keras.Model or where one is, got {type(spec)}")
+    spec = os.fspath(spec)
+    if Path(spec).suffix.lower() in _SAVED:
+        return _load_file(Path(spec), allow_unsafe=allow_unsafe)
+    if ":" in spec:
+        return _call_factory(spec, arguments)
+    raise ExportError(
+        f"model: expected package.module:function or a .keras or .h5 file, got {spec}"
+    )
+
+
+def name_of(spec: Any) -> str:
+    """Return what messages and the model card call the model that `spec` is or names."""
+    if isinstance(spec, str | os.PathLike):
+        return os.fspath(spec)
+    return f"keras.Model {getattr(spec, 'name', type(spec).__name__)}"
 
 
 def _load_file(path: Path, *, allow_unsafe: bool) -> Any:
@@ -82,9 +106,8 @@ def import_function(what: str, spec: str) -> Any:
     return function
 
 
-def _call_factory(spec: str, dataset: Dataset) -> Any:
+def _call_factory(spec: str, arguments: tuple[Any, ...]) -> Any:
     function = import_function("model", spec)
-    arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
     try:
         return function(*arguments) if inspect.signature(function).parameters else function()
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Small sets are shown more often: about as many examples as give scikit-learn's digits 30 epochs.
@@ -40,6 +41,13 @@ def _text(metavar: str, help_: str) -> dict[str, object]:
 
 def _number(metavar: str, help_: str) -> dict[str, object]:
     return {"type": float, "metavar": metavar, "help": help_}
+
+
+def _loss_weight(text: str) -> float | dict[str, float]:
+    if "=" not in text:
+        return float(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): float(number) for name, _, number in pairs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +94,16 @@ class TrainingOptions:
         metadata=_text(
             "NAME",
             "any loss of Keras; sparse_categorical_crossentropy unless given. mse, mae, huber and"
-            " their like make a regression",
+            " their like make a regression. Of several outputs NAME=LOSS,...",
         ),
     )
-    loss_weight: float | None = field(
-        default=None, metadata=_number("FACTOR", "factor on the loss of the model's output")
+    loss_weight: float | Mapping[str, float] | None = field(
+        default=None,
+        metadata={
+            "type": _loss_weight,
+            "metavar": "FACTOR",
+            "help": "factor on the loss of the model's output; of several outputs NAME=FACTOR,...",
+        },
     )
     metrics: tuple[str, ...] = field(
         default=(),
@@ -102,12 +115,13 @@ class TrainingOptions:
         default=(),
         metadata=_text("NAME", "the same, weighted as the examples are; may be given again"),
     )
-    validation: str = field(
-        default="none",
+    validation: str | None = field(
+        default=None,
         metadata={
             "type": str,
             "choices": ("none", "held-out"),
-            "help": "measure after every epoch on the held-out examples, or not (default: none)",
+            "help": "measure after every epoch on the held-out examples, or not (default: held-out,"
+            " where nothing else is measured on)",
         },
     )
     validation_split: float = field(
@@ -179,19 +193,23 @@ class TrainingOptions:
                 raise ValueError(f"{_spoken(name)}: expected at least {least}, got {value}")
             if value is not None and value > _LARGEST:
                 raise ValueError(f"{_spoken(name)}: expected at most {_LARGEST}, got {value}")
-        for name in ("learning_rate", "loss_weight"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{_spoken(name)}: expected a number above 0, got {value:g}")
+        weight = self.loss_weight
+        for name, values in (
+            ("learning_rate", [self.learning_rate]),
+            ("loss_weight", list(weight.values()) if isinstance(weight, Mapping) else [weight]),
+        ):
+            for value in values:
+                if value is not None and not (value > 0 and math.isfinite(value)):
+                    raise ValueError(f"{_spoken(name)}: expected a number above 0, got {value:g}")
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum: expected 0 to 1, got {self.momentum:g}")
         if not 0 <= self.validation_split < 1:
             raise ValueError(
                 f"validation split: expected 0 to less than 1, got {self.validation_split:g}"
             )
-        if self.validation not in ("none", "held-out"):
+        if self.validation not in (None, "none", "held-out"):
             raise ValueError(f"validation: expected none or held-out, got {self.validation}")
-        if self.validation_split and self.validation != "none":
+        if self.validation_split and self.validation == "held-out":
             raise ValueError("validation: expected none or held-out data or a split, got two")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
@@ -215,6 +233,14 @@ class TrainingOptions:
         if self.early_stopping is not None and not self.validation_split:
             return _TO_STOP_BY
         return self.validation_split
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether the held-out examples are measured on after every epoch.
+
+        They choose nothing: the curve is there to look at.
+        """
+        return self.validation != "none" and not self.kept_aside
 
     def epochs_for(self, n_examples: int, usual: int = _USUAL_EPOCHS) -> int:
         """Return the epochs to train on `n_examples`: those asked for, or the default.

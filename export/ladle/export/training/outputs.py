@@ -38,9 +38,9 @@ def output_kind(model: Any, dataset: Dataset) -> OutputKind:
         return "sigmoid"
     answers = _some_answers(model, dataset)
     if dataset.is_multi_label:
-        is_sigmoid = activation is None and _are_probabilities(answers)
+        is_sigmoid = activation is None and are_probabilities(answers)
         return "sigmoid" if is_sigmoid else "logits"
-    return "softmax" if _sum_to_1(answers) else "logits"
+    return "softmax" if sum_to_1(answers) else "logits"
 
 
 def as_served(model: Any, dataset: Dataset) -> Any:
@@ -112,6 +112,15 @@ def cross_entropy(probabilities: NDArray[Any], targets: NDArray[Any]) -> float:
     return float(-np.log(np.clip(chosen, _SMALLEST, 1)).mean())
 
 
+def half_error(dtype: str) -> ExportError:
+    """Return the refusal of a model that gives probabilities in half precision."""
+    return ExportError(
+        f"model: its last layer gives probabilities in {dtype}, which sum to 1 only roughly:"
+        ' make that layer float32, as Dense(..., activation="softmax", dtype="float32"), or'
+        " let it give logits"
+    )
+
+
 def computes_in_half(model: Any) -> bool:
     """Return whether a layer computes in half precision, whose rounding depends on the batch."""
     layers = model.layers if isinstance(model, keras.Model) else []
@@ -126,14 +135,10 @@ def _check_casts(model: Any, dataset: Dataset, dtype: str) -> None:
     answers = _some_answers(model, dataset)
     activation = last_activation(model)
     is_activated = activation in ("sigmoid", "softmax") or (
-        not dataset.is_regression and (_sum_to_1(answers) or _are_probabilities(answers))
+        not dataset.is_regression and (sum_to_1(answers) or are_probabilities(answers))
     )
     if activation != "linear" and is_activated:
-        raise ExportError(
-            f"model: its last layer gives probabilities in {dtype}, which sum to 1 only roughly:"
-            ' make that layer float32, as Dense(..., activation="softmax", dtype="float32"), or'
-            " let it give logits"
-        )
+        raise half_error(dtype)
 
 
 def _ends_with_sigmoid(model: Any, dataset: Dataset) -> bool:
@@ -141,7 +146,7 @@ def _ends_with_sigmoid(model: Any, dataset: Dataset) -> bool:
     if activation in ("sigmoid", "linear"):
         return activation == "sigmoid"
     # Its last step is in code: probabilities are between 0 and 1, and logits seldom all are.
-    return _are_probabilities(_some_answers(model, dataset))
+    return are_probabilities(_some_answers(model, dataset))
 
 
 def _some_answers(model: Any, dataset: Dataset) -> NDArray[np.float64]:
@@ -150,9 +155,11 @@ def _some_answers(model: Any, dataset: Dataset) -> NDArray[np.float64]:
     return np.asarray(keras.ops.cast(outputs, "float32"), np.float64)
 
 
-def _sum_to_1(answers: NDArray[np.float64]) -> bool:
+def sum_to_1(answers: NDArray[np.float64]) -> bool:
+    """Return whether each row of numbers could be probabilities of classes."""
     return bool(np.all(answers >= 0) and np.all(np.abs(answers.sum(axis=-1) - 1) < _OFF_BY))
 
 
-def _are_probabilities(answers: NDArray[np.float64]) -> bool:
+def are_probabilities(answers: NDArray[np.float64]) -> bool:
+    """Return whether all numbers are between 0 and 1."""
     return bool(np.all((answers >= 0) & (answers <= 1)))

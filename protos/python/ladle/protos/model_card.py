@@ -76,6 +76,9 @@ class ModelCard:
     """What training did to raw pixels; None where the inputs are not images."""
     columns: tuple[Column, ...] = ()
     """The columns of a table, in the order in which the model takes them; empty for other data."""
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    """Of a model with several inputs or outputs what each output is: name to {"task", "labels",
+    "metrics"}; empty for others."""
     signatures: Mapping[str, Any] = field(default_factory=dict)
     """For each signature its inputs and outputs: name to {"dtype", "shape"}, -1 = any size."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -119,6 +122,7 @@ class ModelCard:
                     Column(name=str(column["name"]), dtype=str(column["dtype"]))
                     for column in card.get("columns", ())
                 ),
+                outputs=dict(card.get("outputs", {})),
                 signatures=dict(card.get("signatures", {})),
                 metrics={name: float(value) for name, value in card.get("metrics", {}).items()},
                 provenance=dict(card.get("provenance", {})),

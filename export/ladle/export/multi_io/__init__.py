@@ -1,0 +1,1 @@
+"""Models with several inputs or outputs: their data, their training and their signatures."""

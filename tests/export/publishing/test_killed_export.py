@@ -15,6 +15,7 @@ import pytest
 from exporting import ONE_EPOCH
 
 from ladle.export import Dataset, export_model, pipeline
+from ladle.export.publishing import destination
 from ladle.export.publishing.publish import STAGING_PREFIX, STALE_AFTER_S, publish, staging_folder
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +82,8 @@ def test_no_stage_of_an_export_leaves_what_a_server_would_take(
         return run
 
     for stage in STAGES:
-        monkeypatch.setattr(pipeline, stage, watched(stage, getattr(pipeline, stage)))
+        module = destination if stage == "publish" else pipeline
+        monkeypatch.setattr(module, stage, watched(stage, getattr(module, stage)))
     monkeypatch.setattr(os, "fsync", watched("publish", os.fsync))
     rename = Path.rename
 

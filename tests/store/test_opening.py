@@ -37,6 +37,18 @@ def test_credentials_of_the_environment_come_first() -> None:
     config, told, _ = s3({"AWS_ACCESS_KEY_ID": "ID"}, {"credentials": {"default": KEYS}})
     assert (config, told) == ({}, "credentials of AWS_ACCESS_KEY_ID")
     assert s3({"AWS_SKIP_SIGNATURE": "true"})[1] == "AWS_SKIP_SIGNATURE: none are sent"
+    # Also before a profile that is named, whose region counts all the same.
+    both = {"AWS_ACCESS_KEY_ID": "ID", "AWS_PROFILE": "p"}
+    files: Profiles = {"credentials": {"p": KEYS}, "config": {"profile p": {"region": "r"}}}
+    assert s3(both, files)[:2] == ({"region": "r"}, "credentials of AWS_ACCESS_KEY_ID")
+
+
+def test_a_profile_that_is_named_comes_before_a_role() -> None:
+    both = {"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_PROFILE": "p"}
+    assert s3(both, {"credentials": {"p": KEYS}})[1] == "credentials of the profile p"
+    role = {"AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}
+    told = s3(role, {"credentials": {"default": KEYS}})[1]
+    assert told == "credentials of AWS_WEB_IDENTITY_TOKEN_FILE"
 
 
 def test_a_profile_with_keys_needs_no_other_package() -> None:

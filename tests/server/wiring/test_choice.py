@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -71,3 +72,16 @@ def test_a_module_that_cannot_be_imported_is_not_used(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ladle_native", None)
     assert find("auto") == ("grpcio", "no ladle-native", False)
     assert find("grpcio").name == "grpcio"
+
+
+def test_a_native_transport_with_a_part_missing_is_not_taken_for_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ladle_native.py").write_text("import ladle_native_part_that_is_missing")
+    monkeypatch.delitem(sys.modules, "ladle_native", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    choice = find("auto")
+    assert choice.is_second_best
+    assert "ladle_native_part_that_is_missing" in choice.why
+    with pytest.raises(Unavailable, match="can't be imported"):
+        find("native")

@@ -59,7 +59,7 @@ def load_data(
     y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
     height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
     [examples, features], or sequences and other numbers [examples, ...]; or texts [examples].
-    Labels may also be rows of 0s and 1s [examples, labels], of which an example may have several.
+    Where an example may have several labels, they are rows of 0s and 1s [examples, labels].
     It may hold `sample_weight` too. Pixels are divided by 255.
 
     Args:

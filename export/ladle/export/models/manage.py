@@ -56,7 +56,7 @@ class Version:
 def list_versions(base_path: Path) -> list[Version]:
     """Return all versions under `base_path`, the lowest first, those out of sight too.
 
-    What is not whole is told as a server tells it: by the files, which nothing loads.
+    The files say whether a version is whole, as they do for a server; nothing is loaded.
 
     Raises:
         PublishError: It cannot be read.
@@ -106,7 +106,7 @@ def find_version(base_path: Path, number: int | None = None) -> Version:
 
 
 def chosen(versions: Sequence[Version], number: int | None, base_path: object) -> Version:
-    """Return the version `number` of those; None for the one that serves.
+    """Return the version of that number; None for the one that serves.
 
     Raises:
         PublishError: There is no such version.
@@ -155,7 +155,7 @@ def change_labels(base_path: Path, change: ChangeLabels) -> None:
 def relabelled(
     labels: Mapping[str, int], label: str, version: Version | None, base_path: object
 ) -> dict[str, int]:
-    """Return labels of which one is on `version`, or is removed if that is None.
+    """Return the labels with one of them on `version`, or without it if that is None.
 
     Raises:
         PublishError: There is no such label, the version can't serve, or the name is none.

@@ -12,7 +12,7 @@ CANARY = "canary"
 
 
 def promoted(labels: Mapping[str, int], canary: str = CANARY) -> dict[str, int]:
-    """Return labels of which `stable` is where `canary` was, and `previous` where `stable` was.
+    """Return the labels with `stable` where `canary` was, and `previous` where `stable` was.
 
     Raises:
         PublishError: There is no such label, or it is one of these two.
@@ -29,7 +29,7 @@ def promoted(labels: Mapping[str, int], canary: str = CANARY) -> dict[str, int]:
 
 
 def demoted(labels: Mapping[str, int]) -> dict[str, int]:
-    """Return labels of which `stable` is where `previous` was, which goes.
+    """Return the labels with `stable` where `previous` was, and without `previous`.
 
     Raises:
         PublishError: There is no such label.

@@ -28,7 +28,7 @@ def list_served(server: str, model: str | None) -> list[dict[str, Any]]:
         except Unimplemented as error:
             raise ExportError(
                 f"{server}: expected a ladle server, to list its models; of another one"
-                " `ladle models show MODEL --server` tells of one model"
+                " `ladle models show MODEL --server` shows one model"
             ) from error
     return [row for served in models for row in _rows(served)]
 

@@ -108,6 +108,7 @@ def s3_settings(
         return Settings(tuple(config.items()), endpoint, "AWS_SKIP_SIGNATURE: none are sent")
     if known and not profile:
         return Settings(tuple(config.items()), endpoint, f"credentials of {known}")
+    # As with the AWS tools, keys of the environment come before a profile that is named.
     name = profile or "default"
     secrets = read_ini(Path(environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")))
     others = read_ini(Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")))
@@ -119,6 +120,8 @@ def s3_settings(
         raise Misconfigured(f"AWS_PROFILE: there is no profile {profile!r} in ~/.aws")
     if not region and "region" in section:
         config["region"] = section["region"]
+    if known == _WITHOUT_FILES[0]:
+        return Settings(tuple(config.items()), endpoint, f"credentials of {known}")
     if "aws_access_key_id" in section and "aws_secret_access_key" in section:
         config["access_key_id"] = section["aws_access_key_id"]
         config["secret_access_key"] = section["aws_secret_access_key"]
@@ -182,7 +185,7 @@ def _read_ini(path: Path) -> Mapping[str, Mapping[str, str]]:
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.expanduser().read_text())
-    except (OSError, RuntimeError):  # nor has every user a home
+    except (OSError, RuntimeError):  # not every user has a home
         return {}
     except (configparser.Error, UnicodeDecodeError):
         raise Misconfigured(f"{path}: expected a file of profiles") from None

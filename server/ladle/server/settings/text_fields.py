@@ -1,6 +1,6 @@
 """Reads protobuf's text format without knowing the message: fields by name, as they stand there.
 
-For files whose messages have more fields than mean anything here: the names of those can be told.
+For files with more fields than have a meaning here: the log can name the others.
 https://protobuf.dev/reference/protobuf/textformat-spec
 """
 

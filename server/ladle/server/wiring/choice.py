@@ -82,9 +82,9 @@ def find(asked: str, unknown_arguments: Sequence[str] = ()) -> Choice:
 def _installed() -> Native:
     try:
         return Native(importlib.import_module("ladle_native").__version__)
-    except ModuleNotFoundError:
-        return Native()
     except (ImportError, AttributeError) as error:  # for another machine, or cut off
+        if isinstance(error, ModuleNotFoundError) and error.name == "ladle_native":
+            return Native()
         return Native(problem=f"ladle-native can't be imported: {error}")
 
 

@@ -45,7 +45,7 @@ class Readiness:
         Args:
             manager: what changes.
             configured: returns the names of the models that there should be.
-            say: what is told how things stand.
+            say: called with how things stand.
             open_inference: whether the Open Inference Protocol is served.
             strict: True: the whole serves while every configured model does; False: always; None:
                 as the class says.

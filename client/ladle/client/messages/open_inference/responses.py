@@ -69,10 +69,10 @@ def infer(answer: bytes, target: Servable) -> Predicted:
 def metadata(answer: bytes, target: Servable) -> ModelMetadata:
     """Read the answer to a ModelMetadata call.
 
-    The protocol has no signatures: the model's inputs and outputs are `serving_default`. Nor does
-    it say which inputs may be left out. Where the
-    server declares no inputs there is no signature. The version is the highest of those that can
-    be had, which answers where none is named; None where a version is no number.
+    The protocol has no signatures: the model's inputs and outputs are `serving_default`. It does
+    not say which inputs may be left out. Where the server declares no inputs there is no signature.
+    The version is the highest one that can be had, which answers where none is named; None where a
+    version is no number.
 
     Raises:
         InvalidAnswer: It is no ModelMetadataResponse.

@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 def parts_of(file: VersionFile, start: int, part_bytes: int) -> list[Part]:
-    """Return what is to be fetched of a file of which there are `start` bytes."""
+    """Return what is to be fetched of a file whose first `start` bytes are there."""
     return [
         Part(file, at, min(at + part_bytes, file.size))
         for at in range(start, file.size, part_bytes)

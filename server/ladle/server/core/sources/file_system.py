@@ -206,7 +206,7 @@ class FileSystemSource:
         )
 
     def _came(self, name: str) -> None:
-        """Scan a model of which something has come, in the caller's time."""
+        """Scan a model that has something new, in the caller's thread."""
         with self._changed:
             watched = self._watched.get(name)
         if watched is not None and self._claim(watched, _RESCAN_PATIENCE_S):

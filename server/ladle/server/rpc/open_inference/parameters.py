@@ -1,4 +1,4 @@
-"""The parameters of a request: which have a meaning here, and of which type each has to be."""
+"""The parameters of a request: those that have a meaning here, and the type of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ladle.protos.inference_pb import InferParameter, ModelInferRequest
 from ladle.server.core.errors import InvalidArgument, Unimplemented
 
 SHARED_MEMORY = "shared memory is not supported"
-"""What a request that needs it is told."""
+"""The answer to a request that needs it."""
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 _SHARED_MEMORY_START = b"shared_memory_"

@@ -20,7 +20,7 @@ REFUSALS: Mapping[str, str] = {
     "TraceSetting": TRACE,
     "LogSettings": LOG,
 }
-"""What callers of each method are told, by its name."""
+"""The answer to callers of each method, by its name."""
 
 
 def refusing() -> dict[str, Callable[[ObservedCall], bytes]]:

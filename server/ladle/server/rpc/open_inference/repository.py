@@ -29,7 +29,7 @@ _STATES = {
 # Parameters that would bring a model's files or its configuration over the wire.
 _CODE = ("config", "file:")
 NO_REPOSITORIES = "'repository_name' specification is not supported"
-"""What a caller is told who names a repository."""
+"""The answer to callers who name a repository."""
 
 
 class Repository:

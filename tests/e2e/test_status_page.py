@@ -412,6 +412,23 @@ def test_the_page_follows_what_changes(browser: Any, tmp_path: Path) -> None:
         assert page.locator("#problem").inner_text() == "The server does not answer."
 
 
+def test_both_versions_of_a_rollout_are_side_by_side(browser: Any, tmp_path: Path) -> None:
+    for version in "12":
+        (tmp_path / "m" / version).mkdir(parents=True)
+    (tmp_path / "m" / ".ladle-labels.json").write_text('{"stable": 1, "canary": 2}')
+    (tmp_path / "rollout.txt").write_text('rollout { model: "m" canary { percent: 12.5 } }')
+    models = ("m", tmp_path / "m")
+    more = {"rollout_file": str(tmp_path / "rollout.txt")}
+    with (
+        serving(tmp_path / "models", models, load=FakeLoader(), **more) as server,
+        opened(browser, server) as page,
+    ):
+        page.wait_for_selector("table.rollout tbody tr >> nth=1")
+        stable, canary = page.locator("table.rollout tbody tr").all_inner_texts()
+        assert stable.startswith("stable version 1\t87.50 %")
+        assert canary.startswith("canary version 2\t12.50 %")
+
+
 def test_a_server_with_tokens_asks_for_one(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     tokens = tmp_path / "tokens"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ladle.store.layout import (
@@ -31,7 +31,7 @@ NAMES = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, st.integers(0, 2**50), min_size=1, max_size=5))
 def test_a_manifest_reads_as_it_was_written(sizes: dict[str, int]) -> None:
     files = [VersionFile(path, size, sha256=SUM) for path, size in sizes.items()]

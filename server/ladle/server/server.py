@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from ladle.protos.files.integrity import find_missing
 from ladle.server.config import Config
@@ -185,7 +186,7 @@ class Server:
         """Return how each model does at this moment, by name; takes about a millisecond."""
         return snapshot(self.metrics, self.manager)
 
-    def _figures(self) -> dict[str, dict[str, float | None]]:
+    def _figures(self) -> dict[str, dict[str, Any]]:
         return {name: asdict(model) for name, model in self.snapshot().items()}
 
     def start(self) -> None:

@@ -142,6 +142,18 @@ def test_a_file_that_is_rewritten_takes_effect_and_a_wrong_one_does_not(there: H
     assert 'ladle_rollout_keyless_total{model="m"} 1' in there.server.exposition().decode()
 
 
+def test_both_versions_are_told_side_by_side(there: Harness) -> None:
+    for key in KEYS:
+        there.predict(key)
+    stable, canary = there.server.snapshot()["m"].rollout
+    assert (stable.part, stable.version, stable.share) == ("stable", "1", 0.5)
+    assert (canary.part, canary.version, canary.share) == ("canary", "2", 0.5)
+    assert stable.p99_ms is not None
+    assert canary.p99_ms is not None
+    there.file.write_text("")
+    until(lambda: not there.server.snapshot()["m"].rollout)
+
+
 def test_a_start_with_a_wrong_file_says_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "rollout.txt"
     file.write_text('rollout { model: "m" guard {} }')

@@ -67,6 +67,8 @@ class Metrics:
         self.own = LadleMetrics()
         self.recent: dict[str, Recent] = {}
         """What has happened to each model of late; hold `lock` to read it."""
+        self.recent_by_version: dict[ServableId, Recent] = {}
+        """What has happened to each version of late; hold `lock` to read it."""
         self.lock = threading.Lock()
         self.stores = StoreMetrics(self.own, self.lock)
         """Counts what comes from stores."""
@@ -196,6 +198,8 @@ class Metrics:
             recent = self.recent.setdefault(model, Recent())
             recent.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
         if version is not None:
+            of_version = self.recent_by_version.setdefault(ServableId(name, version), Recent())
+            of_version.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
             self._statistics.add_requests(
                 ServableId(name, version), api, requests, answered=answered
             )
@@ -279,6 +283,7 @@ class Metrics:
                 family.forget(model=name, version=str(old))
                 family.forget(model_path=old_path)
             self._statistics.forget(ServableId(name, old))
+            self.recent_by_version.pop(ServableId(name, old), None)
         versions[version] = str(load.path)
 
     def _remember_model(self, name: str) -> dict[int, str]:
@@ -288,6 +293,8 @@ class Metrics:
             paths = self._versions.pop(gone).values()
             self.recent.pop(gone, None)
             self._statistics.forget_model(gone)
+            for servable_id in [i for i in self.recent_by_version if i.name == gone]:
+                del self.recent_by_version[servable_id]
             for family in self.families():
                 family.forget(model=gone)
                 family.forget(model_name=gone)

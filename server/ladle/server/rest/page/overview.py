@@ -17,7 +17,7 @@ from ladle.server.core.lifecycle.states import State
 from ladle.server.core.servable import Servable, TensorSpec
 from ladle.server.rpc.status import bounded
 
-Figures: TypeAlias = "Callable[[], Mapping[str, Mapping[str, float | None]]]"
+Figures: TypeAlias = "Callable[[], Mapping[str, Mapping[str, Any]]]"
 """Returns how each model does at this moment, by name; blocks a little."""
 
 

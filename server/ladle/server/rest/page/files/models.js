@@ -28,8 +28,9 @@ function modelCard(name) {
   const head = element("div", "row");
   const problem = element("p", "alert");
   const tiles = element("div", "tiles");
+  const rollout = element("div");
   const versions = element("div");
-  const root = element("article", "card", head, problem, tiles, versions);
+  const root = element("article", "card", head, problem, tiles, rollout, versions);
   root.dataset.model = name;
   let shown = "";
   return {
@@ -40,6 +41,7 @@ function modelCard(name) {
       problem.hidden = !model.problem;
       problem.textContent = model.problem;
       tiles.replaceChildren(...loadTiles(name, model.load));
+      rollout.replaceChildren(...rolloutTable(model.load));
       const now = JSON.stringify(model.versions);
       if (now !== shown) { // else what is unfolded would fold up again
         versions.replaceChildren(versionTable(model.versions));
@@ -67,6 +69,40 @@ function loadTiles(name, load) {
   const chart = element("div", "tile chart", sparkline(history.get(name)));
   chart.append(element("span", "", "requests/s, last two minutes"));
   return [...made, chart];
+}
+
+// Both versions side by side, so that one look says whether the one on trial is as good.
+function rolloutTable(load) {
+  if (!load || !load.rollout.length) return [];
+  const titles = ["Roll-out", "Share", "Requests/s", "Failures/s", "Median", "99th percentile"];
+  const body = element("tbody", "");
+  const baseline = load.rollout.find((part) => part.part === "stable");
+  for (const part of load.rollout) {
+    const share = element("td", "", `${(100 * part.share).toFixed(part.share * 100 % 1 ? 2 : 0)} %`);
+    const bar = element("div", "share");
+    bar.style.width = `${100 * part.share}%`;
+    share.append(bar);
+    body.append(element(
+      "tr", "",
+      element("td", "", badge(part.part, "label"), ` version ${part.version}`),
+      share,
+      element("td", "", amount(part.requests_per_s)),
+      element("td", failsMore(part, baseline) ? "worse" : "", amount(part.failures_per_s)),
+      element("td", "", milliseconds(part.p50_ms)),
+      element("td", isSlower(part, baseline) ? "worse" : "", milliseconds(part.p99_ms)),
+    ));
+  }
+  const head = element("tr", "", ...titles.map((title) => element("th", "", title)));
+  return [element("table", "rollout", element("thead", "", head), body)];
+}
+
+function failsMore(part, baseline) {
+  const ratio = (of) => of.requests_per_s ? of.failures_per_s / of.requests_per_s : 0;
+  return part !== baseline && ratio(part) > (baseline ? 2 * ratio(baseline) : 0);
+}
+
+function isSlower(part, baseline) {
+  return part !== baseline && baseline && baseline.p99_ms !== null && part.p99_ms > 1.5 * baseline.p99_ms;
 }
 
 function sparkline(values) {

@@ -198,7 +198,8 @@ async function refresh() {
     const { server, models } = body;
     $("ready").textContent = server.ready ? "ready" : "not ready";
     $("ready").className = `badge ${server.ready ? "good" : "wait"}`;
-    $("about").textContent = `version ${server.version}, up for ${duration(server.uptime_s)}`;
+    const transport = server.transport ? `, gRPC by ${server.transport}` : "";
+    $("about").textContent = `version ${server.version}${transport}, up for ${duration(server.uptime_s)}`;
     $("metrics").hidden = !server.metrics_path;
     $("metrics").href = server.metrics_path.slice(1);
     refreshModels(models);

@@ -20,7 +20,6 @@ from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Fanout, Observer, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
-from ladle.server.monitoring.request_log import RequestLogs
 from ladle.server.rpc.middleware import ObservedCall
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -50,9 +49,7 @@ def main() -> None:
                     batch = requests / used.batches.total()
                     noting = _cost_us(Unobserved(), round(batch), request)
                     metrics = Metrics()
-                    counting = _cost_us(
-                        Fanout([RequestLogs(dict, metrics), metrics]), round(batch), request
-                    )
+                    counting = _cost_us(Fanout([metrics]), round(batch), request)
                     parts.append(counting / server_us[-1])
                 print(
                     f"{in_flight:9}{statistics.median(server_us):9.0f}{batch:7.0f}{noting:11.2f}"

@@ -12,6 +12,9 @@ from e2e.serving import ServerProcess
 
 from ladle.client import Client
 from ladle.export.models.cli import main as models
+from ladle.protos import tensors
+from ladle.protos.files.records import read_records
+from ladle.protos.serving_pb import PredictionLog
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +42,10 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
         with Client(server.address) as client:
             client.wait_until_ready()
             client.predict("h", {"x": np.ones((2, 1), np.float32)})
+        given = {"name": "x", "shape": [3, 1], "datatype": "FP32", "data": [1, 2, 3]}
+        body = json.dumps({"inputs": [given], "outputs": [{"name": "y"}]}).encode()
+        with urllib.request.urlopen(f"{server.url}/v2/models/h/infer", body) as response:
+            assert json.load(response)["outputs"][0]["data"] == [2.5, 3.0, 3.5]
         url = f"{server.url}/monitoring/prometheus/metrics"
         with urllib.request.urlopen(url) as response:
             metrics = response.read().decode()
@@ -46,7 +53,7 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
         told = server.read_output()
 
     assert code == 0
-    assert ':tensorflow:serving:request_count{model_name="h",status="OK"} 1\n' in metrics
+    assert ':tensorflow:serving:request_count{model_name="h",status="OK"} 2\n' in metrics
     assert '"name": "Predict"' in told
     events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     (available,) = [e for e in events if e["message"].startswith("available")]
@@ -60,3 +67,9 @@ def test_a_server_tells_of_a_request_in_every_way_it_can(
     for part in (written_models / "half_plus_two" / "1").iterdir():
         (version / part.name).symlink_to(part)
     assert models(["warmup", str(version.parent), "--from", str(logged)]) == 0
+    warmup = version / "assets.extra/tf_serving_warmup_requests"
+    rows = [
+        len(tensors.to_array(PredictionLog.FromString(data).predict_log.request.inputs["x"]))
+        for data in read_records(warmup)
+    ]
+    assert rows == [2, 3]  # of both protocols

@@ -274,6 +274,21 @@ def test_a_server_whose_models_are_on_their_way_is_not_ready(tmp_path: Path) -> 
         server.stop(lame_duck=False)
 
 
+@row(3)
+def test_a_server_that_is_going_to_stop_is_not_ready_and_still_answers(tmp_path: Path) -> None:
+    with serving(tmp_path, drain_grace_seconds=TIMEOUT_S) as served:
+        stopping = threading.Thread(target=served.server.stop)
+        stopping.start()
+        until(lambda: served.http.get("/v2/health/ready").status_code == 503)
+        told = served.http.get("/v2/health/ready").json()
+        assert told == {"ready": False, "live": False}
+        assert not served.ask("ServerReady", ServerReadyRequest(), ServerReadyResponse).ready
+        assert served.infer(request("half", x=X)).model_version == "1"
+        assert served.http.get("/v2/health/live").status_code == 200
+        stopping.join(TIMEOUT_S)
+        assert not stopping.is_alive()
+
+
 @row(4, 5, 6, 7)
 @pytest.mark.parametrize(
     ("name", "version", "ready", "status"),

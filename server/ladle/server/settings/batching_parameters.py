@@ -18,7 +18,7 @@ from ladle.protos.serving_pb import BatchingParameters
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.clock import Clock
-from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.errors import InvalidArgument, ServingError
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observer
 from ladle.server.core.polling import Poller
@@ -136,7 +136,8 @@ class BatchingLoader:
         """Load a version; blocks.
 
         Raises:
-            ServingError: It can't be loaded, or its parameters are wrong.
+            ServingError: It can't be loaded, its parameters are wrong, or no thread can be had that
+                would run its requests.
         """
         options, said_by = self.decide(servable_id.name, path)
         model = self._load(servable_id, path)
@@ -149,6 +150,11 @@ class BatchingLoader:
             observer=self._observer,
             servable_id=servable_id,
         )
+        try:
+            servable.start()
+        except ServingError:
+            servable.close()
+            raise
         with self._lock:
             self._loaded[servable] = servable_id.name, path
         return servable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 
 from ladle.server.call import Methods
 from ladle.server.core.access import Access
@@ -22,6 +21,7 @@ from ladle.server.rest.page.status_page import StatusPage
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route, taken
 from ladle.server.transport.http import HttpTransport
+from ladle.server.transport.threads import SteadyPool
 
 
 class PathTaken(Exception):
@@ -76,8 +76,8 @@ class HttpServer:
         Raises:
             PathTaken: Something else answers where the metrics should.
         """
-        self._working = ThreadPoolExecutor(max_threads, thread_name_prefix="rest")
-        self._waiting = ThreadPoolExecutor(max_waiting, thread_name_prefix="rest-waiting")
+        self._working = SteadyPool(max_threads, "rest")
+        self._waiting = SteadyPool(max_waiting, "rest-waiting")
         self._processes = JsonProcesses(cpus())
         services = Services(methods, Pools(self._working, self._waiting, self._processes))
         always = [route.path for route in probes(is_ready)]

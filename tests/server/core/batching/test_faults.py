@@ -113,6 +113,24 @@ def test_without_any_thread_a_request_is_refused_and_leaves_the_queue(
     batching.close()
 
 
+def test_who_has_started_needs_no_further_thread_to_run_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An available version would refuse all requests where the system has no more threads."""
+    starting = Starting(monkeypatch)
+    batching = BatchingServable(FakeServable(), BatchOptions(), max_threads=4)
+    starting.fails = True
+    with pytest.raises(Unavailable, match="no thread can be had to run requests"):
+        batching.start()
+    starting.fails = False
+    batching.start()
+    starting.fails = True
+    batching.start()  # it has one
+    answers = [send(batching, 1) for _ in range(10)]
+    assert [answer.result(TIMEOUT_S)["y"].tolist() for answer in answers] == [[[0, 2]]] * 10
+    batching.close()
+
+
 def test_without_a_further_thread_requests_wait_for_one_that_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -241,6 +241,14 @@ class BatchingServable:
         """
         return self.wait_until(_is_idle, timeout_s) and self._trials.wait(timeout_s)
 
+    def start(self) -> None:
+        """Start the first of its threads, which starts by itself with the first request otherwise.
+
+        Raises:
+            Unavailable: No thread can be had now.
+        """
+        self._scheduler.start()
+
     def close(self) -> None:
         """Run what still waits, end the threads, and close the model; blocks."""
         self._scheduler.close()

@@ -1,6 +1,7 @@
 """The queues of one version, and the threads that run their batches.
 
-A request waits without a thread. There are no threads at first, then as many as there is work for.
+A request waits without a thread. There is one thread from `start`, or from the first request; then
+there are as many as there is work for.
 """
 
 from __future__ import annotations
@@ -95,6 +96,19 @@ class BatchScheduler:
         self._closing = False
         self.unwanted_rows = 0
         """Rows that were run for callers who had gone by then."""
+
+    def start(self) -> None:
+        """Start the first thread, so that no request needs one that can't be had.
+
+        Raises:
+            Unavailable: None can be had now.
+        """
+        with self._lock:
+            if not self._threads:
+                try:
+                    self._wake_a_thread()
+                except RuntimeError as error:
+                    raise Unavailable(f"no thread can be had to run requests: {error}") from None
 
     def check_room(self, rows: int, nbytes: int) -> None:
         """Refuse a request that would have to wait in a queue that is full; takes no lock.

@@ -66,6 +66,7 @@ class Transitions:
         """Those that load, unload, or wait to load again."""
         self.loads = 0
         """How many loads run."""
+        self._without_thread: set[ServableId] = set()  # the log says so of these
         self._held_up: dict[str, None] = {}  # models that wait for the place of a load, or a thread
 
     def advance(self, name: str) -> None:
@@ -123,8 +124,11 @@ class Transitions:
         try:
             thread.start()
         except RuntimeError as error:  # the system has no room for more
-            logger.warning("%s: model=%s version=%d must wait", error, *entry.id)
+            if entry.id not in self._without_thread:  # it is tried again and again
+                self._without_thread.add(entry.id)
+                logger.warning("%s: model=%s version=%d must wait", error, *entry.id)
             return False
+        self._without_thread.discard(entry.id)
         self.threads.add(thread)
         return True
 

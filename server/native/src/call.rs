@@ -56,6 +56,8 @@ struct State {
     outgoing: VecDeque<Bytes>,
     status: Option<Status>,
     ended: bool,
+    /// Whether the network thread has nothing more to do for the call.
+    left: bool,
     responder: Option<Waker>,
     reader: Option<Waker>,
 }
@@ -107,17 +109,21 @@ impl Call {
         state.request = request;
     }
 
-    /// End the call for its caller; returns whether the other side has to be told.
+    /// End the call for its caller, as its stream is over; returns whether the other side has to be told.
     pub fn end(&self) -> bool {
         let mut state = self.state();
-        if state.ended {
-            return false;
-        }
-        let released = state.finish();
-        let known = state.known;
+        state.left = true;
+        // A call in the queue keeps its place, or callers that come and go could fill the queue.
+        let place = if state.taken || !state.known {
+            state.place.take()
+        } else {
+            None
+        };
+        let is_news = !state.ended && state.known;
+        let request = state.finish();
         drop(state);
-        drop(released);
-        known
+        drop((place, request));
+        is_news
     }
 
     /// Return whether the call was let through, once it is known; an end counts as known, too.
@@ -151,6 +157,11 @@ impl Call {
         }
         state.responder = Some(context.waker().clone());
         Poll::Pending
+    }
+
+    /// The bytes that wait to be sent.
+    pub fn outgoing_len(&self) -> usize {
+        self.state().outgoing.iter().map(Bytes::len).sum()
     }
 
     /// Return the status if nothing else is to be sent before it.
@@ -219,11 +230,7 @@ impl Call {
     pub fn take(&self) -> bool {
         let mut state = self.state();
         state.taken = true;
-        let place = if state.ended {
-            state.place.take()
-        } else {
-            None
-        };
+        let place = if state.left { state.place.take() } else { None };
         let alive = !state.ended;
         drop(state);
         drop(place);
@@ -294,6 +301,8 @@ impl Call {
     }
 
     /// Answer or refuse a unary call, which is over with that; the callbacks are to be called.
+    ///
+    /// It keeps its place until the answer is sent, or who never reads could fill the memory.
     pub fn answer(
         self: &Arc<Self>,
         pieces: impl IntoIterator<Item = Bytes>,
@@ -305,10 +314,10 @@ impl Call {
         }
         state.outgoing.extend(pieces);
         state.status = Some(status);
-        let released = state.finish();
+        let request = state.finish();
         let callbacks = std::mem::take(&mut state.callbacks);
         drop(state);
-        drop(released);
+        drop(request);
         self.outbox.put(self);
         callbacks
     }
@@ -331,15 +340,9 @@ impl Call {
 
 impl State {
     /// Mark the end, and return what must be dropped without the lock.
-    fn finish(&mut self) -> (Option<Received>, Option<Place>) {
+    fn finish(&mut self) -> Option<Received> {
         self.ended = true;
-        // A call in the queue keeps its place, or callers that come and go could fill the queue.
-        let place = if self.taken || !self.known {
-            self.place.take()
-        } else {
-            None
-        };
-        (self.request.take(), place)
+        self.request.take()
     }
 }
 
@@ -423,7 +426,9 @@ mod tests {
         assert!(call.take());
         assert!(call.on_end(Box::new(|| ())).is_none());
         assert_eq!(call.answer(None, Status::ok()).len(), 1);
+        assert_eq!(places.taken(), 1, "the answer is not sent yet");
         assert!(!call.end());
+        assert_eq!(places.taken(), 0);
         assert!(call.answer(None, Status::ok()).is_empty());
         assert!(call.on_end(Box::new(|| ())).is_some());
         assert_eq!(places.taken(), 0);

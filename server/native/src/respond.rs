@@ -10,9 +10,13 @@ use http::{HeaderMap, Response};
 use http_body::{Body, Frame};
 
 use crate::call::{Call, Reply};
+use crate::connection::sending;
 use crate::queue::Event;
 use crate::service::{head, refused, Thread};
 use crate::status::Status;
+
+/// h2 keeps a piece whole as soon as its caller has room for a byte; of the rest of an answer, none.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Ends a call when its stream is over, for whatever reason.
 pub struct Guard {
@@ -55,7 +59,8 @@ impl Drop for Guard {
 pub struct Answer {
     guard: Option<Guard>,
     is_stream: bool,
-    first: Option<Bytes>,
+    /// What was taken from the call, and is not sent yet.
+    next: Option<Bytes>,
     is_sending: bool,
 }
 
@@ -65,7 +70,7 @@ impl Answer {
         Self {
             guard: None,
             is_stream: false,
-            first: None,
+            next: None,
             is_sending: false,
         }
     }
@@ -74,13 +79,28 @@ impl Answer {
     pub fn beginning_with(first: Reply, guard: Guard, is_stream: bool) -> Response<Self> {
         match first {
             Reply::Status(status) => refused(&status),
-            Reply::Message(message) => head().map(|()| Self {
-                guard: Some(guard),
-                is_stream,
-                first: Some(message),
-                is_sending: false,
-            }),
+            Reply::Message(message) => {
+                if !is_stream {
+                    sending::begin(guard.call().outgoing_len() + message.len());
+                }
+                head().map(|()| Self {
+                    guard: Some(guard),
+                    is_stream,
+                    next: Some(message),
+                    is_sending: false,
+                })
+            }
         }
+    }
+
+    /// The next piece of what is at hand.
+    fn piece(&mut self) -> Option<Bytes> {
+        let next = self.next.as_mut()?;
+        self.is_sending = true;
+        if next.len() > PIECE_BYTES {
+            return Some(next.split_to(PIECE_BYTES));
+        }
+        self.next.take()
     }
 
     fn trailers(&mut self, status: &Status) -> Frame<Bytes> {
@@ -99,17 +119,16 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(first) = self.first.take() {
-            self.is_sending = true;
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+        if let Some(piece) = self.piece() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let Some(guard) = &self.guard else {
             return Poll::Ready(None);
         };
         match guard.call.poll_reply(context) {
-            Poll::Ready(Reply::Message(piece)) => {
-                self.is_sending = true;
-                Poll::Ready(Some(Ok(Frame::data(piece))))
+            Poll::Ready(Reply::Message(next)) => {
+                self.next = Some(next);
+                Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
             }
             Poll::Ready(Reply::Status(status)) => Poll::Ready(Some(Ok(self.trailers(&status)))),
             Poll::Pending => {
@@ -127,6 +146,6 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.guard.is_none() && self.first.is_none()
+        self.guard.is_none() && self.next.is_none()
     }
 }

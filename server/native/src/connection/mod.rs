@@ -2,6 +2,7 @@
 
 pub mod authority;
 mod greeted;
+pub mod sending;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -66,9 +67,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(async move {
-            task.await;
-        });
+        tokio::task::spawn_local(sending::bounded(task));
     }
 }
 

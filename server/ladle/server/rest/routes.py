@@ -34,7 +34,7 @@ class Route:
     """Who may call it. A route about models without a name in its path is about all models."""
     endpoint: Endpoint
     summary: str = ""
-    """What it does, for `/openapi.json`; empty for the files of pages."""
+    """What it does, for `/openapi.json`; empty for what is no part of it."""
     encodings: Encodings = field(default_factory=Encodings)
     """How its bodies may be compressed."""
 

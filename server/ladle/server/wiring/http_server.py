@@ -82,6 +82,9 @@ class HttpServer:
         services = Services(methods, Pools(self._working, self._waiting, self._processes))
         always = [route.path for route in probes(is_ready)]
         routes = [*Models(manager, services).routes, *probes(is_ready)]
+        if open_inference:
+            routes += open_inference_routes(manager, services, names, is_ready)
+            always += ["/v2/health/live", "/v2/health/ready"]
         if metrics is not None:
             routes.append(metrics)
         page = StatusPage(
@@ -99,9 +102,6 @@ class HttpServer:
         if metrics is not None and taken(metrics, others):
             raise PathTaken(f"something else answers at {metrics.path}")
         routes += page.routes
-        if open_inference:
-            routes += open_inference_routes(manager, services, names, is_ready)
-            always += ["/v2/health/live", "/v2/health/ready"]
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(

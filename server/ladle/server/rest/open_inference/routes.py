@@ -102,12 +102,14 @@ def open_inference_routes(
         *,
         encodings: Encodings = _SMALL,
         about_all: bool = True,
+        summary: str | None = None,
     ) -> InferenceRoute:
         return InferenceRoute(
             method,
             path,
             kind,
             endpoint,
+            summary=in_words(twin) if summary is None else summary,
             encodings=encodings,
             twin=twin,
             about_all=about_all,
@@ -117,8 +119,8 @@ def open_inference_routes(
 
     open_, metadata, admin = Kind.OPEN, Kind.METADATA, Kind.ADMIN
     found = [
-        route("GET", "/v2/health/live", open_, ends.server_live),
-        route("GET", "/v2/health/ready", open_, ends.server_ready),
+        route("GET", "/v2/health/live", open_, ends.server_live, summary="Server live"),
+        route("GET", "/v2/health/ready", open_, ends.server_ready, summary="Server ready"),
         route("GET", "/v2", metadata, ends.server_metadata, "ServerMetadata", about_all=False),
         route("GET", "/v2/models", metadata, ends.list_models, "RepositoryIndex"),
         route("GET", "/v2/models/stats", metadata, ends.model_statistics, "ModelStatistics"),
@@ -127,7 +129,7 @@ def open_inference_routes(
         of = f"{_MODEL}{version}"
         found += [
             route("GET", of, metadata, ends.model_metadata, "ModelMetadata"),
-            route("GET", f"{of}/ready", open_, ends.model_ready),
+            route("GET", f"{of}/ready", open_, ends.model_ready, summary="Model ready"),
             route(
                 *("POST", f"{of}/infer", Kind.PREDICT, ends.infer, "ModelInfer"),
                 encodings=_TENSORS,
@@ -140,16 +142,25 @@ def open_inference_routes(
         route("POST", "/v2/repository/index", metadata, ends.repository_index, index),
         route("POST", f"{models_of}/load", admin, ends.load, "RepositoryModelLoad"),
         route("POST", f"{models_of}/unload", admin, ends.unload, "RepositoryModelUnload"),
-        route("POST", "/v2/repository/{repository}/index", admin, ends.no_repositories, index),
+        route(
+            *("POST", "/v2/repository/{repository}/index", admin, ends.no_repositories, index),
+            summary="",
+        ),
     ]
     for verb, twin in (("load", "RepositoryModelLoad"), ("unload", "RepositoryModelUnload")):
         path = f"/v2/repository/{{repository}}/models/{{model}}/{verb}"
-        found.append(route("POST", path, admin, ends.no_repositories, twin))
+        found.append(route("POST", path, admin, ends.no_repositories, twin, summary=""))
     for path, twin in _refused():
         for method in ("GET", "POST"):
             endpoint = ends.refusing(twin)
-            found.append(route(method, path, metadata, endpoint, twin, about_all=False))
+            refused = route(method, path, metadata, endpoint, twin, about_all=False, summary="")
+            found.append(refused)
     return list(found)
+
+
+def in_words(twin: str) -> str:
+    """Return a method's name as `/openapi.json` shows it: `ModelInfer` is `Model infer`."""
+    return "".join(f" {c.lower()}" if c.isupper() and n else c for n, c in enumerate(twin))
 
 
 def _refused() -> list[tuple[str, str]]:

@@ -31,6 +31,34 @@ _PARAMETERS: dict[str, Schema] = {
 _EXAMPLES_METHODS = {"classify": CLASSIFY_METHOD, "regress": REGRESS_METHOD}
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _ANY: Schema = {}
+_TEXT: Schema = {"type": "string"}
+# The Open Inference Protocol's request.
+_INFER: Schema = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": _TEXT,
+        "parameters": {"type": "object"},
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": _TEXT,
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "datatype": _TEXT,
+                    "parameters": {"type": "object"},
+                    "data": {"type": "array", "items": {}},
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "required": ["name"], "properties": {"name": _TEXT}},
+        },
+    },
+}
 _LEAVES: dict[str, Schema] = {
     "bool": {"type": "boolean"},
     "string": {
@@ -67,7 +95,8 @@ def document(
     """Return the document, OpenAPI 3.0.3, as JSON's own types.
 
     Args:
-        routes: what is answered. Routes to a prediction are there once for each model.
+        routes: what is answered. Routes to a prediction are there once for each model, and routes
+            without a summary not at all.
         models: each model as `overview` has it.
         version: of ladle.
         by_token: whether callers need a token.
@@ -75,7 +104,7 @@ def document(
     names = [model["name"] for model in models]
     paths: dict[str, dict[str, Any]] = {}
     taken: Counter[str] = Counter()
-    for route in routes:
+    for route in (route for route in routes if route.summary):
         for path, operation in _operations(route, models, names):
             if by_token and route.kind is not Kind.OPEN:
                 operation["security"] = [{"token": []}]
@@ -114,14 +143,16 @@ def _operations(
     """Yield the route's operations, with the path of each."""
     if "{model}" not in route.path or route.api not in ("predict", *_EXAMPLES_METHODS):
         parameters = dict(_PARAMETERS)
+        if route.path.startswith("/v2/"):
+            parameters["version"] = _TEXT  # which may be a label
         if names:
             parameters["model"] = {"type": "string", "enum": list(names)}
-        yield (
-            route.path,
-            _operation(
-                route, "models" if "{model}" in route.path else "server", route.path, parameters
-            ),
-        )
+        tag = "models" if "{model}" in route.path else "server"
+        operation = _operation(route, tag, route.path, parameters)
+        if route.api == "infer":
+            content = {"application/json": {"schema": _INFER}}
+            operation["requestBody"] = {"required": True, "content": content}
+        yield route.path, operation
         return
     for model in models:
         signatures = _available_signatures(model)
@@ -148,7 +179,7 @@ def _operation(
     operation: dict[str, Any] = {
         "operationId": words,
         "tags": [tag],
-        "summary": route.summary or f"{route.method} {route.path}",
+        "summary": route.summary,
         "responses": {
             "200": {"description": "The answer."},
             "default": {
@@ -163,9 +194,6 @@ def _operation(
             for name in named
         ]
     return operation
-
-
-_TEXT: Schema = {"type": "string"}
 
 
 def _available_signatures(model: Mapping[str, Any]) -> Mapping[str, Any]:

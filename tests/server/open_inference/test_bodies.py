@@ -1,10 +1,11 @@
-"""Bodies over HTTP: where JSON ends, how it is compressed, and what is told of either."""
+"""Bodies over HTTP: where JSON ends, and how it is compressed."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import socket
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from server.open_inference.harness import Served, X, request, rest_form, row, serving
+
+from ladle.server.rest.open_inference import endpoints
 
 PATH = "/v2/models/half/infer"
 GOOD = {"inputs": [{"name": "x", "shape": [3], "datatype": "FP32", "data": [1, 2, 5]}]}
@@ -296,3 +299,29 @@ def test_pages_of_other_origins_may_read_the_length_of_json(tmp_path: Path) -> N
         headers = served.http.get("/v2/health/live").headers
     assert "Inference-Header-Content-Length" in headers["access-control-allow-headers"]
     assert headers["access-control-expose-headers"] == "Inference-Header-Content-Length"
+
+
+@pytest.mark.parametrize("function", ["with_tensors", "raw_request"])
+def test_large_bodies_are_copied_in_a_thread_and_small_ones_where_they_come(
+    served: Served, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """A copy of 256 MiB would hold up every other request."""
+    threads: list[str] = []
+    copy = getattr(endpoints, function)
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return copy(*arguments)
+
+    monkeypatch.setattr(endpoints, function, noted)
+    for count in (1, 20_000):
+        _, text, raw = rest_form(request("half", x=np.zeros(count, np.float32)))
+        is_raw = function == "raw_request"
+        served.http.post(
+            PATH,
+            content=raw if is_raw else text + raw,
+            headers={"inference-header-content-length": "0" if is_raw else str(len(text))},
+        )
+    small, large = threads
+    assert large.startswith("rest_")
+    assert not small.startswith("rest_")

@@ -7,14 +7,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import NamedTuple, TypeVar
 
+from ladle.protos.serving_pb import ModelSpec
 from ladle.server.call import Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.rest.json.process import LARGE_BYTES, JsonProcesses
 from ladle.server.rest.request import Request
 from ladle.server.rpc.prediction.predict import TENSOR_CONTENT_KEY
+from ladle.server.rpc.request import find_version
 
 T = TypeVar("T")
 
@@ -65,10 +69,22 @@ class Services:
         finally:
             call.end()
 
-    async def wait(self, function: Callable[..., T], *arguments: object) -> T:
-        """Return what a function returns that waits for something."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pools.waiting, function, *arguments)
+    async def acquire(self, manager: Manager, spec: ModelSpec, request: Request) -> Handle:
+        """Return a handle on the version that a request names; waits for a model's first version.
+
+        Raises:
+            ServingError: As `find_version`; or it does not load in time; or the caller went away.
+        """
+        found = find_version(manager, spec)
+        if isinstance(found, Handle):
+            return found
+        on_end = None if request.gone is None else _once_done(request.gone)
+        waiting = self.pools.waiting.submit(found.wait, request.deadline, on_end)
+        try:
+            return await asyncio.wrap_future(waiting)
+        except asyncio.CancelledError:
+            waiting.add_done_callback(_release)  # the wait may end with a handle all the same
+            raise
 
     async def work(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what a function returns that takes too long for the loop."""
@@ -97,6 +113,28 @@ class Services:
         if nbytes < LARGE_BYTES:
             return await self.work(function, *arguments)
         return await self.work(self.pools.processes.call, deadline, function, *arguments)
+
+
+def _release(waiting: Future[Handle]) -> None:
+    if not waiting.cancelled() and waiting.exception() is None:
+        waiting.result().release()
+
+
+def _once_done(future: asyncio.Future[None]) -> Callable[[Callable[[], None]], None]:
+    """Return what takes callbacks, in any thread, and calls each at least once after `future`."""
+    callbacks: list[Callable[[], None]] = []
+
+    def call_all(_: object) -> None:
+        for callback in callbacks:
+            callback()
+
+    def add(callback: Callable[[], None]) -> None:
+        callbacks.append(callback)
+        if future.done():
+            callback()
+
+    future.add_done_callback(call_all)
+    return add
 
 
 class RestCall:

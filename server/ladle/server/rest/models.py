@@ -22,7 +22,6 @@ from ladle.protos.serving_pb import (
 from ladle.server.core.access import Kind
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rest.calls import Services
 from ladle.server.rest.json import examples, predict
@@ -30,7 +29,7 @@ from ladle.server.rest.json.text import parse
 from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
-from ladle.server.rpc.request import find_signature, find_version
+from ladle.server.rpc.request import find_signature
 
 T = TypeVar("T")
 
@@ -71,7 +70,8 @@ class Models:
                 # A version that took over just now may want its inputs otherwise.
                 if last or error.code is not Code.INVALID_ARGUMENT:
                     raise
-                with await self._acquired(_spec(request), request) as handle:
+                spec = _spec(request)
+                with await self._services.acquire(self._manager, spec, request) as handle:
                     if handle.id == servable_id:
                         raise
         to_json = _row_response if by_row else _column_response
@@ -127,7 +127,7 @@ class Models:
         Waits for a model whose first version is on its way.
         """
         spec = _spec(request)
-        with await self._acquired(spec, request) as handle:
+        with await self._services.acquire(self._manager, spec, request) as handle:
             servable_id, model = handle.id, handle.servable
         message = await self._sized(
             request, request.body, predict.read, request.body, model.signatures, spec
@@ -145,12 +145,6 @@ class Models:
         self, request: Request, data: bytes, function: Callable[..., T], *arguments: Any
     ) -> T:
         return await self._services.sized(len(data), request.deadline, function, *arguments)
-
-    async def _acquired(self, spec: ModelSpec, request: Request) -> Handle:
-        found = find_version(self._manager, spec)
-        if isinstance(found, Handle):
-            return found
-        return await self._services.wait(found.wait, request.deadline)
 
 
 def _listing(endpoint: Endpoint) -> Route:

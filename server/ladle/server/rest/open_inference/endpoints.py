@@ -28,7 +28,6 @@ from ladle.protos.inference_pb import (
 )
 from ladle.server.core.errors import InvalidArgument, NotFound, Unimplemented
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
 from ladle.server.rest.json.text import parse_whole
 from ladle.server.rest.open_inference.answers import Body, to_body
@@ -40,7 +39,6 @@ from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.status_codes import json_response
 from ladle.server.rpc.open_inference import names
 from ladle.server.rpc.open_inference.repository import NO_REPOSITORIES
-from ladle.server.rpc.request import find_version
 
 _SERVICE = "/inference.GRPCInferenceService"
 BINARY = "application/octet-stream"
@@ -174,7 +172,8 @@ class Endpoints:
             *(text, model, request.names.get("version") or ""),
         )
         rest = memoryview(request.body)[length:]
-        message = with_tensors(parsed, rest, model, partial(_request_id, request))
+        request_id = partial(_request_id, request)
+        message = await self._copied(request, with_tensors, parsed, rest, model, request_id)
         answer = await self._services.call(f"{_SERVICE}/ModelInfer", message, request)
         all_binary = all(parsed.outputs.values()) if parsed.outputs else parsed.binary
         return await self._respond(answer, request, parsed.outputs, all_binary, parsed.binary)
@@ -190,16 +189,22 @@ class Endpoints:
             id=_request_id(request),
         )
         try:
-            found = find_version(self._manager, spec)
-            if not isinstance(found, Handle):
-                found = await self._services.wait(found.wait, request.deadline)
+            handle = await self._services.acquire(self._manager, spec, request)
         except NotFound:
             raise names.missing(name, spec, self._manager) from None
-        with found as handle:
+        with handle:
             signature = names.find_signature(handle.servable, name.signature)
-        whole = raw_request(message, request.body, signature)
+        whole = await self._copied(request, raw_request, message, request.body, signature)
         answer = await self._services.call(f"{_SERVICE}/ModelInfer", whole, request)
         return await self._respond(answer, request, {}, all_binary=True, binary=True)
+
+    async def _copied(
+        self, request: Request, function: Callable[..., bytes], *arguments: object
+    ) -> bytes:
+        """Return what a function makes of the body, which it copies; in a thread if it is large."""
+        if len(request.body) <= MAX_INLINE_BYTES:
+            return function(*arguments)
+        return await self._services.work(function, *arguments)
 
     async def _respond(
         self,

@@ -9,6 +9,7 @@ import pytest
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.core.observation import Observation, Unobserved
 from ladle.server.rpc.middleware import Middleware, ObservedCall
+from ladle.server.rpc.status import as_status
 
 
 class FakeCall:
@@ -96,3 +97,20 @@ def test_a_call_that_waits_in_a_thread_is_not_left_when_it_ends() -> None:
 
     assert [each.request for each in waited] == [b"request"]
     assert call.error is None
+
+
+def test_lack_of_memory_is_no_fault_of_ours_and_leaves_no_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A traceback's frames would hold what there was no memory for."""
+    with pytest.raises(MemoryError) as raised:
+        raise MemoryError
+    status = as_status(raised.value, "/v1/models/m:predict")
+    assert raised.value.__traceback__ is None
+    assert (status.code, status.message) == (
+        Code.RESOURCE_EXHAUSTED,
+        "there is no memory for the request",
+    )
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert "method=/v1/models/m:predict" in record.getMessage()

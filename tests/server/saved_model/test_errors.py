@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ladle.server.core.errors import Code
-from ladle.server.saved_model.errors import load_error, one_line
+from ladle.server.saved_model.errors import load_error, one_line, serving_error
 
 SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
 
@@ -79,3 +79,8 @@ def test_a_model_with_other_tags_says_which_and_the_flag() -> None:
         "MetaGraphDef associated with tags 'gpu' could not be found in SavedModel, with available "
         "tags '[{'serve'}]'. --saved_model_tags says which to load.",
     )
+
+
+def test_lack_of_memory_is_told_as_tensorflow_tells_it() -> None:
+    error = serving_error(MemoryError("Unable to allocate 8.00 EiB"))
+    assert (error.code, error.message) == (Code.RESOURCE_EXHAUSTED, "memory has run out")

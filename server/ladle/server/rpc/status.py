@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ladle.server.core.errors import Code, ServingError
+from ladle.server.core.errors import Code, ResourceExhausted, ServingError
 from ladle.server.core.observation import Observation
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ def as_status(error: Exception, path: str, observation: Observation | None = Non
         error.clear_traceback()
         return error
     request_id = observation.request_id if observation is not None else ""
+    if isinstance(error, MemoryError):
+        error.__traceback__ = None  # its frames hold what was to be worked on
+        logger.error("no memory for a request method=%s request_id=%s", path, request_id)
+        return ResourceExhausted("there is no memory for the request")
     logger.error("request failed method=%s request_id=%s", path, request_id, exc_info=error)
     return ServingError("the server failed on this request; its log has the reason", Code.INTERNAL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ladle.server.core.errors import Code, InvalidArgument, ServingError
+from ladle.server.core.errors import Code, InvalidArgument, ResourceExhausted, ServingError
 from ladle.server.core.servable import Arrays, Signature
 
 # Several kernels that failed at once are numbered; the first tells enough.
@@ -32,6 +32,8 @@ def serving_error(error: Exception) -> ServingError:
     """Return the exception as a ServingError, without the graph's inner names."""
     if isinstance(error, ServingError):
         return error
+    if isinstance(error, MemoryError):
+        return ResourceExhausted("memory has run out")
     if isinstance(error, UnicodeDecodeError):
         # TensorFlow quotes what it can't parse, and Python can't read the quoted bytes: the
         # status code is lost with them, but what is no text came from the caller.

@@ -14,6 +14,9 @@ from fakes import TIMEOUT_S, refusal
 from server.open_inference.harness import SERVICE, Served, X, output, request, row, serving
 
 from ladle.protos.inference_pb import ModelInferRequest, ModelStreamInferResponse
+from ladle.protos.serving_pb import ModelSpec
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.rpc.open_inference import names
 
 
 @pytest.fixture(scope="module", params=["grpcio", "auto"])
@@ -197,3 +200,40 @@ def test_a_message_that_there_is_no_room_for_is_refused_alone(tmp_path: Path) ->
     assert "max_request_bytes" in refused.error_message
     assert refused.infer_response.id == "large"
     assert output(answered.infer_response).tolist() == [2.5, 3, 4.5]
+
+
+def test_an_unknown_model_with_a_label_is_refused_and_the_stream_goes_on(served: Served) -> None:
+    stream = Stream(served, timeout=TIMEOUT_S / 2)
+    unknown = numbered(1, "nowhere")
+    unknown.model_version = "stable"
+    for message in (numbered(0), unknown, numbered(2)):
+        stream.send(message)
+    stream.close()
+    answers = list(stream)
+    assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
+    said = [answer.error_message for answer in answers]
+    assert said == ["", "Request for unknown model: 'nowhere' is not found", ""]
+
+
+def test_a_label_that_is_taken_away_meanwhile_holds_up_no_stream(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, calls = names.resolve_label, 0
+
+    def resolve_once(manager: Manager, spec: ModelSpec) -> ModelSpec:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise names.not_a_version("stable")
+        return resolve(manager, spec)
+
+    monkeypatch.setattr(names, "resolve_label", resolve_once)
+    stream = Stream(served, timeout=TIMEOUT_S / 2)
+    absent = numbered(0)
+    absent.model_version = "99"
+    for message in (absent, numbered(1)):
+        stream.send(message)
+    stream.close()
+    first, second = stream
+    assert "failed to get model version" in first.error_message
+    assert not second.error_message

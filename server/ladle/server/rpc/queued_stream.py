@@ -300,8 +300,12 @@ class _QueuedStream(Generic[R]):
                 self._stream.in_thread(lambda: self._wait(slot, wait), waits=True)
 
     def _translated(self, slot: _Slot[R], error: Exception) -> Exception:
-        missing = self._dialect.missing(slot.tag) if isinstance(error, NotFound) else None
-        return missing or error
+        if not isinstance(error, NotFound):
+            return error
+        try:
+            return self._dialect.missing(slot.tag) or error
+        except ServingError as other:  # such as a label that was taken away meanwhile
+            return other
 
     def _note(self, slot: _Slot[R], head: Head) -> None:
         slot.tag = head.tag

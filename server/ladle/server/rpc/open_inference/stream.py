@@ -85,7 +85,9 @@ class _InferDialect:
         assert isinstance(tag, _Asked)
         name = names.parse_name(tag.model, self._manager)
         spec = names.parse_version(name, tag.version)
-        return names.missing(name, names.resolve_label(self._manager, spec), self._manager)
+        if self._manager.is_known(name.model):
+            spec = names.resolve_label(self._manager, spec)
+        return names.missing(name, spec, self._manager)
 
     def answer(self, tag: object, answer: bytes) -> bytes:
         """Return the ModelStreamInferResponse of an answer."""

@@ -41,7 +41,7 @@ def test_raw_bytes_are_a_tensor_or_refused(
         return
     assert array.shape == shape
     assert array.dtype == datatype.dtype
-    if datatype.name != "BOOL":  # of which any byte but 0 is true
+    if datatype.name != "BOOL":  # any byte but 0 is true there
         assert bytes(to_raw(array)) == raw
 
 

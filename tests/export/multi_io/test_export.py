@@ -20,6 +20,7 @@ from ladle.export import (
     load_data,
     load_multi_data,
 )
+from ladle.export.report.page import make_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # Keras's
 RNG = np.random.default_rng(4)
@@ -134,9 +135,11 @@ def test_a_table_with_a_column_of_texts_goes_to_the_inputs_of_its_names(tmp_path
     import tensorflow as tf
 
     dataset = load_multi_data(heart(tmp_path / "heart.csv"))
+    assert set(dataset.x_train["thal"]) == {"fixed", "normal"}
     options = replace(OPTIONS, epochs=4, learning_rate=0.3)
     exported = export_model(tmp_path / "m", dataset, model=heart_model(), options=options)
     assert exported.accuracy == 1
+    assert "output probabilities" in make_report("heart", 1, exported.card, None)
     assert exported.card.labels == ("0", "1")
     assert [(c.name, c.dtype) for c in exported.card.columns] == [
         ("age", "float32"), ("thal", "string")

@@ -84,6 +84,19 @@ def test_a_signature_may_look_up_in_a_table(
     assert answer.outputs["place"].tolist() == [1, 0]
 
 
+def test_what_can_be_no_graph_says_what_a_layer_may_use(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from ladle.export.saved_model.signatures import Endpoint, write_saved_model
+
+    def peek(x: Any) -> dict[str, Any]:
+        return {"y": x * float(x.numpy().mean())}
+
+    spec = tf.TensorSpec([None], tf.float32, "x")
+    with pytest.raises(ExportError, match=r"can't be made a graph: a layer has to .*numpy"):
+        write_saved_model({"peek": Endpoint(function=peek, inputs=(spec,))}, tmp_path / "m")
+
+
 def test_what_is_neither_variable_nor_table_is_refused_with_what_can_be(tmp_path: Path) -> None:
     import tensorflow as tf
 

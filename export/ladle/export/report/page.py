@@ -175,6 +175,7 @@ def _card_tables(card: ModelCard) -> list[str]:
     if card.normalization is not None:
         told = card.normalization
         rows.append(("normalisation", f"(raw - {told.offset}) / {told.divisor}"))
+    rows += [(f"output {name}", told) for name, told in card.outputs.items()]
     rows += [
         (key, value)
         for key, value in sorted(flat(card.provenance).items())

@@ -53,6 +53,8 @@ LABEL_THRESHOLD = 0.5
 BUILT_IN = frozenset({DEFAULT, RAW, RAW_FEATURES, COLUMNS, ENCODED, LOGITS, CLASSIFY, REGRESS})
 """The names of all these."""
 
+_MAX_REASON_LENGTH = 500
+
 Function = Callable[[Any], dict[str, Any]]
 
 
@@ -149,7 +151,15 @@ def write_saved_model(endpoints: Mapping[str, Endpoint], folder: Path) -> None:
         archive.add_endpoint(name, endpoint.function, list(endpoint.inputs))
         for name, endpoint in endpoints.items()
     ]
-    for table in captured_tables(functions):
+    try:
+        tables = captured_tables(functions)
+    except Exception as error:  # whatever the code of a layer raises when it is traced
+        reason = " ".join(str(error).split())[:_MAX_REASON_LENGTH]
+        raise ExportError(
+            "a signature can't be made a graph: a layer has to compute with keras.ops or"
+            f" TensorFlow alone: {type(error).__name__}: {reason}"
+        ) from error
+    for table in tables:
         archive.track(table)
     try:
         with as_os_errors():

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.duplicates import duplicates_note
 from ladle.export.data.made_up import made_up_data
-from ladle.export.data.normalization import normalized_as
 from ladle.export.multi_io.data import MultiDataset
 from ladle.export.multi_io.export import export_multi_io
 from ladle.export.publishing.card import provenance, write_card
@@ -49,9 +48,9 @@ from ladle.export.training.fitting import Trained, Verbosity, check_backend, tra
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import as_served, computes_in_half, output_kind
 from ladle.export.training.own_preparation import (
-    better_normalization,
-    first_layer_that_prepares,
     losses_by_normalization,
+    normalization_note,
+    normalized_for,
 )
 from ladle.export.training.recipes import RECIPES
 from ladle.protos.files.versions import MAX_VERSION
@@ -206,7 +205,7 @@ def export_model(
     if model is not None:
         check_backend()
         custom = load_model(model, dataset, allow_unsafe=allow_unsafe_model)
-    dataset = _normalized(dataset, normalization, custom)
+    dataset = normalized_for(custom, dataset, normalization)
     losses: Mapping[str, float] = {}
     if not (fit or custom is None or dataset.is_made_up):
         losses = losses_by_normalization(_as_it_is(custom, dataset), dataset)
@@ -316,30 +315,11 @@ def _prepare_destinations(
         destination.check_free(number)
 
 
-def _normalized(dataset: Dataset, normalization: str | None, custom: Any | None) -> Dataset:
-    """Return the data normalised as asked for, or as the model needs them."""
-    if normalization is not None:
-        return normalized_as(dataset, normalization)
-    if custom is None or (layer := first_layer_that_prepares(custom)) is None:
-        if not (dataset.is_made_up and dataset.preparation.are_images):
-            return dataset
-        note = "pixels are divided by 255; if the model expects something else: --normalization"
-        return replace(dataset, notes=(*dataset.notes, note))
-    note = f"the model begins with a layer {layer}, so it gets the data as they are"
-    return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
-
-
 def _with_notes(dataset: Dataset, losses: Mapping[str, float]) -> Dataset:
     """Warn of what is strange about the data and their normalisation, and keep it with them."""
-    better = better_normalization(losses)
-    found = None if dataset.is_made_up else duplicates_note(dataset)
-    notes = [] if found is None else [found]
-    if better is not None:
-        notes.append(
-            f"the model's held-out loss is {losses['this']:.4f}, and {losses[better]:.4f} with"
-            f" --normalization {better}: it was probably trained on data that are prepared so"
-        )
-    dataset = replace(dataset, notes=(*dataset.notes, *notes))
+    duplicates = None if dataset.is_made_up else duplicates_note(dataset)
+    found = [note for note in (duplicates, normalization_note(losses)) if note is not None]
+    dataset = replace(dataset, notes=(*dataset.notes, *found))
     for note in dataset.notes:
         logger.warning("%s: %s", dataset.name, note)
     return dataset

@@ -232,6 +232,11 @@ def test_what_does_not_fit_the_model_is_named(tmp_path: Path) -> None:
     assert 'output "kind" gives [-1, 3], expected [-1, 2]' in refused(
         model(as_dicts=True, n_kinds=3)
     )
+    fractions = {part: dict(arrays) for part, arrays in parts().items()}
+    for part in ("x_train", "x_test"):
+        fractions[part]["rooms"] = fractions[part]["rooms"] + 0.5
+    with pytest.raises(ExportError, match=r'"rooms" takes int32, and the data have \d\.5'):
+        export_model(tmp_path, MultiDataset.from_arrays("h", fractions), model=model(as_dicts=True))
     assert "has to be functional" in refused(keras.Sequential([keras.layers.Dense(2)]))
     requirements = Requirements(min_accuracy=0.5)
     assert "the model has no single accuracy" in refused(

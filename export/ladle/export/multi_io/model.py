@@ -73,6 +73,7 @@ class NamedModel:
         self._output_names = list(outputs)
         for name, declared in self.takes.items():
             fitted(name, dataset.x_train[name][:1], declared)
+            _check_whole(name, dataset.x_train[name], declared)
         few = {name: array[:_FEW] for name, array in dataset.x_train.items()}
         answers = self(self.fit_inputs(few))
         self.outputs = [_output(name, answers[name], dataset) for name in self._output_names]
@@ -153,6 +154,17 @@ def fitted(name: str, array: Any, declared: Any) -> Any:
             f" {_shown((None, *array.shape[1:]))}"
         )
     return tensor
+
+
+def _check_whole(name: str, array: NDArray[Any], declared: Any) -> None:
+    """Refuse fractions for an input of integers, which would be cut off."""
+    if array.dtype.kind != "f" or not tf.as_dtype(declared.dtype).is_integer:
+        return
+    fractions = array[array != np.trunc(array)]
+    if fractions.size:
+        raise ExportError(
+            f'model: input "{name}" takes {declared.dtype}, and the data have {fractions.flat[0]:g}'
+        )
 
 
 def _by_name(structure: Any, names: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -30,6 +31,29 @@ _OF_IMAGES: tuple[str, ...] = ("none", "unit", "symmetric")
 _OF_FEATURES: tuple[str, ...] = ("none", "standard")
 # Another normalisation has to be this much better to be worth a warning.
 _CLEARLY = 0.8
+
+
+def normalized_for(custom: Any | None, dataset: Dataset, normalization: str | None) -> Dataset:
+    """Return the data normalised as asked for, or as a model of one's own needs them.
+
+    Args:
+        custom: The model; None for a recipe's.
+        dataset: The data.
+        normalization: What was asked for, see `normalized_as`; None for nothing.
+
+    Raises:
+        ValueError: The data can't be normalised so.
+    """
+    if normalization is not None:
+        return normalized_as(dataset, normalization)
+    layer = None if custom is None else first_layer_that_prepares(custom)
+    if layer is not None:
+        note = f"the model begins with a layer {layer}, so it gets the data as they are"
+        return replace(normalized_as(dataset, "none"), notes=(*dataset.notes, note))
+    if not (dataset.is_made_up and dataset.preparation.are_images):
+        return dataset
+    note = "pixels are divided by 255; if the model expects something else: --normalization"
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def first_layer_that_prepares(model: Any) -> str | None:
@@ -65,8 +89,8 @@ def losses_by_normalization(trained: Trained, dataset: Dataset) -> dict[str, flo
     return {name: _loss(trained, way) for name, way in ways.items()}
 
 
-def better_normalization(losses: Mapping[str, float]) -> str | None:
-    """Return the normalisation that clearly suits a model better than "this" does; None without.
+def normalization_note(losses: Mapping[str, float]) -> str | None:
+    """Return a warning where another normalisation clearly suits a model better; None without.
 
     Args:
         losses: As `losses_by_normalization` returns them.
@@ -75,7 +99,12 @@ def better_normalization(losses: Mapping[str, float]) -> str | None:
         return None
     # A loss that is no number is no better.
     best = min(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
-    return best if losses[best] < _CLEARLY * losses["this"] else None
+    if not losses[best] < _CLEARLY * losses["this"]:
+        return None
+    return (
+        f"the model's held-out loss is {losses['this']:.4f}, and {losses[best]:.4f} with"
+        f" --normalization {best}: it was probably trained on data that are prepared so"
+    )
 
 
 def _loss(trained: Trained, dataset: Dataset) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +183,22 @@ def test_requests_are_answered_and_timed_and_one_that_fails_ends_no_other(
     np.testing.assert_allclose(to_array(answers[0].outputs["y"]), [[3.0]])
     assert [latency is not None for latency in report.latencies_ms] == [True, False, False]
     assert report.made == []
+
+
+def test_whatever_a_module_prints_at_its_end_the_report_is_the_last_line(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text("import atexit\natexit.register(print, 'good-bye')\n")
+    (tmp_path / "1").mkdir()
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import talks; from ladle.server.wiring.checking.program import main; main()",
+        ],
+        input=json.dumps({"folder": str(tmp_path / "1")}),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert (report["stage"], report["reason"].endswith("no saved_model.pb")) == ("load", True)

@@ -64,6 +64,9 @@ def test_what_does_nothing_says_why(name: str, capsys: pytest.CaptureFixture[str
         (["--model-control-mode=maybe"], "--model-control-mode: invalid choice: 'maybe'"),
         (["--grpc-use-ssl=1"], "unrecognized arguments: --grpc-use-ssl=1"),
         (["--http-port=x"], "--http-port: expected a number or auto, got 'x'"),
+        (["--grpc-port=70000"], "--grpc-port: expected 0 to 65535 or auto, got 70000"),
+        (["--repository-poll-secs=-1"], "--repository-poll-secs: expected 0 to 31536000 seconds"),
+        (["--exit-timeout-secs=nan"], "--exit-timeout-secs: expected 0 to 31536000 seconds"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -76,6 +79,12 @@ def test_a_mistake_is_one_line(
     assert message in told
     assert told.startswith("ladle triton: ")
     assert told.count("\n") == 1
+
+
+def test_a_repository_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings(["--model-repository="])
+    assert "--model-repository: expected a folder" in capsys.readouterr().err
 
 
 def test_models_to_load_need_the_mode_for_it() -> None:

@@ -42,6 +42,8 @@ WITHOUT_EFFECT = {
     "grpc-infer-allocation-pool-size": "memory is Python's",
 }
 _ANYWHERE = ("", "0.0.0.0", "::", "[::]")
+_LARGEST_PORT = 65535
+_MOST_SECONDS = 365 * 86400
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +62,8 @@ def settings(argv: Sequence[str] | None) -> dict[str, Any]:
     others = flags.settings(rest, PROG)
     if len(given.model_repository) != 1:
         parser.error("--model-repository: expected one folder, got several")
+    if not given.model_repository[0]:
+        parser.error("--model-repository: expected a folder, got an empty name")
     for name in ("http_address", "grpc_address"):
         if getattr(given, name) not in _ANYWHERE:
             parser.error(
@@ -102,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="the folder that holds the models' folders",
     )
-    add("--http-port", type=flags.port, default=8000, metavar="PORT", help="(default 8000)")
-    add("--grpc-port", type=flags.port, default=8001, metavar="PORT", help="(default 8001)")
+    add("--http-port", type=_port, default=8000, metavar="PORT", help="(default 8000)")
+    add("--grpc-port", type=_port, default=8001, metavar="PORT", help="(default 8001)")
     _switch(parser, "allow-http", "open the HTTP port")
     add("--http-address", default="", metavar="ADDRESS", help="0.0.0.0 is the only one")
     add("--grpc-address", default="", metavar="ADDRESS", help="0.0.0.0 is the only one")
@@ -124,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--repository-poll-secs",
-        type=float,
+        type=_seconds,
         default=15.0,
         metavar="S",
         help="with poll, seconds between looks (default 15)",
@@ -136,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--exit-timeout-secs",
-        type=float,
+        type=_seconds,
         default=30.0,
         metavar="S",
         help="how long a stop waits for the requests under way (default 30)",
@@ -144,6 +148,23 @@ def _parser() -> argparse.ArgumentParser:
     for name, reason in WITHOUT_EFFECT.items():
         add(f"--{name}", metavar="VALUE", nargs="?", const="", help=f"does nothing: {reason}")
     return parser
+
+
+def _port(text: str) -> int | None:
+    number = flags.port(text)
+    if number is not None and not 0 <= number <= _LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"expected 0 to {_LARGEST_PORT} or auto, got {text}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected 0 to {_MOST_SECONDS} seconds, got {text!r}")
+    return seconds
 
 
 def _switch(parser: argparse.ArgumentParser, name: str, text: str) -> None:

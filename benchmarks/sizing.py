@@ -1,9 +1,9 @@
 """What a server needs for models of several kinds: CPU of a request, and memory.
 
-Each kind is served by a real `ladle serve` of its own, with its default flags, and asked by
-ladle's client. CPU is that of the server's process, on all cores, so what else the machine does
-disturbs it little: its inverse is the requests/s that a core bears. Memory is the process's
-resident set, TensorFlow's files included. Linux only, for /proc.
+Each kind is served by a real `ladle serve` of its own, and asked by ladle's client. CPU
+is that of the server's process, on all cores, so what else the machine does disturbs it little: its
+inverse is the requests/s that a core bears. Memory is the process's resident set, with TensorFlow's
+files. Linux only, for /proc.
 """
 
 from __future__ import annotations
@@ -92,12 +92,14 @@ def main() -> None:
     """Print a row for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=KINDS, nargs="+", default=list(KINDS))
+    parser.add_argument("--transport", default="auto", help="as ladle serve takes it")
     parser.add_argument("--seconds", type=float, default=5.0, help="of load, for each figure")
     arguments = parser.parse_args()
+    transport = arguments.transport
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "none.config").write_text("model_config_list {}")
-        with serving(f"--model_config_file={folder / 'none.config'}") as server:
+        with serving(f"--model_config_file={folder / 'none.config'}", transport) as server:
             print(f"no model: {server.megabytes():.0f} MB", flush=True)
         print(
             "| model | MB on disk | MB loaded | MB after load | CPU ms of 1 | a core bears |"
@@ -108,7 +110,7 @@ def main() -> None:
             write = [sys.executable, "-c", _WRITE, kind, str(path)]
             subprocess.run(write, check=True, capture_output=True)
             disk = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6
-            with serving(str(folder / kind)) as server:
+            with serving(str(folder / kind), transport) as server:
                 with Client(server.address, timeout=_TIMEOUT_S) as client:
                     client.metadata(kind)  # waits for it
                 time.sleep(2)  # what comes after a load: memory goes back
@@ -124,9 +126,9 @@ def main() -> None:
 
 
 @contextmanager
-def serving(what: str) -> Iterator[Served]:
+def serving(what: str, transport: str) -> Iterator[Served]:
     """Run `ladle serve` with a folder or a flag, and yield once its port is open."""
-    command = [sys.executable, "-m", "ladle.cli", "serve", what]
+    command = [sys.executable, "-m", "ladle.cli", "serve", what, f"--transport={transport}"]
     command += ["--port=auto", "--rest_api_port=auto", "--drain_grace_seconds=1"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

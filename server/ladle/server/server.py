@@ -22,6 +22,7 @@ from ladle.server.core.sources.file_system import FileSystemSource
 from ladle.server.core.sources.source import Source
 from ladle.server.monitoring.catalogue import require_metrics
 from ladle.server.monitoring.exposition import Exposition
+from ladle.server.monitoring.rollout_guard import RolloutGuard
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.services import methods
@@ -127,6 +128,7 @@ class Server:
             open_store=open_store,
         )
         self._rollout_file = startup.rollout_file(config, self.manager.router, open_store)
+        self._rollout_guard = RolloutGuard(self.manager.router, self.metrics)
         self._health = Health()
         self.methods = methods(
             self.manager,
@@ -237,6 +239,7 @@ class Server:
             self._repository.start()
         if self._config.rollout_file:
             self._rollout_file.start()
+            self._rollout_guard.start()
         if self.access.by_token:
             self._tokens_file.start()
         if self._config.wait_for_models:
@@ -300,6 +303,7 @@ class Server:
             self._config_file.stop()
             self._repository.stop()
             self._rollout_file.stop()
+            self._rollout_guard.stop()
             self._tokens_file.stop()
             self._batching.stop()
             self._ports.stop(grace_s)

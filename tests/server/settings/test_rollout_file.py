@@ -37,6 +37,15 @@ def test_a_rollout_has_defaults() -> None:
         ('rollout { model: "m" canary { percent: nan } }', "percent: expected 0 to 100, got nan"),
         ('rollout { model: "m" canary { percent: 0.001 } }', "0 or at least 0.01, got 0.001"),
         ('rollout { model: "m" canary { label: "stable" } }', "expected two labels, got 'stable'"),
+        ('rollout { model: "m" guard {} }', "guard: expected a canary to watch"),
+        (
+            'rollout { model: "m" canary {} guard { max_error_ratio: 2 } }',
+            "max_error_ratio: expected 0 to 1, got 2",
+        ),
+        (
+            'rollout { model: "m" canary {} guard { max_p99_to_stable: 0.5 } }',
+            "max_p99_to_stable: expected 1 or more, got 0.5",
+        ),
         ('rollout { model: "m" sticky {} }', "expected the name of a header, got ''"),
         ('rollout { model: "m" sticky { metadata: "a b" } }', "the name of a header, got 'a b'"),
         ('rollout { model: "m" sticky { metadata: "x-bin" } }', "metadata that is text"),

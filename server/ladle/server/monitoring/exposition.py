@@ -118,6 +118,11 @@ class Exposition:
             *("model", "part", "version"),
             about="The part of the requests without a version that a version gets, from 0 to 1.",
         )
+        held = Gauges(
+            "ladle_rollout_held",
+            *("model", "version"),
+            about="1 for a version on trial that gets nothing because it did worse than it may.",
+        )
         keyless = Counters(
             "ladle_rollout_keyless_total",
             "model",
@@ -127,10 +132,12 @@ class Exposition:
         for name in router.rollouts:
             for share in router.shares(name):
                 shares.set(share.share, name, share.part, str(share.version))
+                if share.part == "canary":
+                    held.set(float(share.is_held), name, str(share.version))
         for name, count in router.keyless().items():
             keyless.add(count, name)
         waiting = (requests, rows, nbytes, running, unwanted, comparisons, standings)
-        return self._build, in_flight, *waiting, states, problems, shares, keyless
+        return self._build, in_flight, *waiting, states, problems, shares, held, keyless
 
     def _process_metrics(self) -> bytes:
         with self._lock:

@@ -36,6 +36,10 @@ class Recent:
         last = int(now)
         return sum(counts[second] for second in range(last - over_s, last)) / over_s
 
+    def count(self, now: float, over_s: int, *, failed: bool = False) -> int:
+        """Return how many requests ended in the last whole seconds."""
+        return round(self.per_s(now, over_s, failed=failed) * over_s)
+
     def latencies_s(self, now: float, quantiles: Iterable[float]) -> list[float] | None:
         """Return quantiles of how long answers took of late; None if there were none."""
         taken = [took for ended, took in self._latencies if ended >= now - WINDOW_S]

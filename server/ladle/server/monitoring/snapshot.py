@@ -23,6 +23,8 @@ class PartSnapshot:
     version: str
     share: float
     """Of the requests that name no version, from 0 to 1."""
+    is_held: bool
+    """Whether it gets nothing because it did worse than it may."""
     requests_per_s: float
     failures_per_s: float
     p50_ms: float | None
@@ -91,6 +93,7 @@ def _part(metrics: Metrics, name: str, now: float, share: Share) -> PartSnapshot
         part=share.part,
         version=str(share.version),
         share=share.share,
+        is_held=share.is_held,
         requests_per_s=recent.per_s(now, _RATE_S) if recent else 0.0,
         failures_per_s=recent.per_s(now, _RATE_S, failed=True) if recent else 0.0,
         p50_ms=p50,

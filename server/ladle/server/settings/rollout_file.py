@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from ladle.protos.ladle_pb import RolloutConfig
 from ladle.protos.services import pool
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.rollout.guard import Guard
 from ladle.server.core.rollout.split import BUCKETS, Rollout
 from ladle.server.settings.polled_file import PolledFile
 from ladle.store.opening import open_store
@@ -103,4 +105,27 @@ def _rollout(proto: RolloutProto) -> Rollout:
         canary_buckets=buckets,
         key_name=key_name,
         salt=proto.salt or model,
+        guard=_guard(proto) if proto.HasField("guard") else None,
+    )
+
+
+def _guard(proto: RolloutProto) -> Guard:
+    given = proto.guard
+    where = f"model {proto.model}: guard"
+    if not proto.HasField("canary"):
+        raise InvalidArgument(f"{where}: expected a canary to watch, got none")
+    if not 0 <= given.max_error_ratio <= 1:
+        raise InvalidArgument(
+            f"{where}: max_error_ratio: expected 0 to 1, got {given.max_error_ratio:g}"
+        )
+    for name in ("max_errors_to_stable", "max_p99_to_stable"):
+        value = getattr(given, name)
+        if not (value == 0 or 1 <= value < math.inf):
+            raise InvalidArgument(f"{where}: {name}: expected 1 or more, got {value:g}")
+    usual = Guard()
+    return Guard(
+        min_requests=given.min_requests or usual.min_requests,
+        max_error_ratio=given.max_error_ratio or usual.max_error_ratio,
+        max_errors_to_stable=given.max_errors_to_stable or usual.max_errors_to_stable,
+        max_p99_to_stable=given.max_p99_to_stable,
     )

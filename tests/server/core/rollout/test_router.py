@@ -66,7 +66,7 @@ class Harness:
         until(lambda: all(self.manager.is_available("m", v) for v in range(1, versions + 1)))
         self.router = self.manager.router
 
-    def split(self, percent: float, **more: str) -> None:
+    def split(self, percent: float) -> None:
         self.router.replace(
             [
                 Rollout(
@@ -75,7 +75,6 @@ class Harness:
                     canary_buckets=round(percent * 100),
                     key_name="x-user-id",
                     salt="m",
-                    **more,
                 )
             ]
         )

@@ -28,6 +28,8 @@ class Share(NamedTuple):
     version: int
     share: float
     """Of the requests that name no version, from 0 to 1."""
+    is_held: bool = False
+    """Whether it gets nothing because it did worse than it may."""
 
 
 class Router:
@@ -43,12 +45,18 @@ class Router:
         self._draw = draw
         self.rollouts: Mapping[str, Rollout] = {}
         """By model; replaced as a whole."""
+        self._held: dict[str, int] = {}  # by model: the version that gets nothing
         self._lock = threading.Lock()
         self._keyless: dict[str, int] = {}  # guarded by _lock
 
     def replace(self, rollouts: Iterable[Rollout]) -> None:
-        """Put others in place of all that there were, by a single assignment."""
+        """Put others in place of all that there were, of which no version is held."""
+        self._held = {}
         self.rollouts = {rollout.model: rollout for rollout in rollouts}
+
+    def hold(self, model: str, version: int) -> None:
+        """Give a version on trial nothing more, until its label is on another."""
+        self._held = {**self._held, model: version}
 
     def choose(self, model: str, metadata: Metadata | None = None) -> int | None:
         """Return the version for a request that names none; None leaves it to the usual rule.
@@ -64,6 +72,8 @@ class Router:
         labels, available = self._serving.labels(model), self._serving.versions(model)
         if metadata is not None and rollout.canary_buckets:
             canary = canary_version(rollout, labels, available)
+            if canary == self._held.get(model):
+                canary = None
             if canary is not None and self._bucket(rollout, metadata) < rollout.canary_buckets:
                 return canary
         return stable_version(rollout, labels, available)
@@ -76,9 +86,11 @@ class Router:
         labels, available = self._serving.labels(model), self._serving.versions(model)
         canary = canary_version(rollout, labels, available)
         stable = stable_version(rollout, labels, available)
-        share = rollout.canary_buckets / BUCKETS if canary is not None else 0.0
+        is_held = canary is not None and canary == self._held.get(model)
+        has_part = canary is not None and not is_held
+        share = rollout.canary_buckets / BUCKETS if has_part else 0.0
         found = [] if stable is None else [Share("stable", stable, 1 - share)]
-        return (*found, *([] if canary is None else [Share("canary", canary, share)]))
+        return (*found, *([] if canary is None else [Share("canary", canary, share, is_held)]))
 
     def keyless(self) -> Mapping[str, int]:
         """Return how many requests had no key, by model, where one was looked for."""

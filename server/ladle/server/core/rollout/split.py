@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+from ladle.server.core.rollout.guard import Guard
+
 BUCKETS = 10_000
 """A bucket is a hundredth of a percent."""
 
@@ -26,6 +28,8 @@ class Rollout:
     """The name, in lower case, of the metadata that holds a request's key; empty for none."""
     salt: str = ""
     """Mixed into each key."""
+    guard: Guard | None = None
+    """When the canary gets nothing more."""
 
 
 def bucket_of(salt: str, key: str) -> int:

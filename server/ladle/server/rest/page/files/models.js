@@ -84,7 +84,10 @@ function rolloutTable(load) {
     share.append(bar);
     body.append(element(
       "tr", "",
-      element("td", "", badge(part.part, "label"), ` version ${part.version}`),
+      element(
+        "td", "", badge(part.part, "label"), ` version ${part.version}`,
+        ...(part.is_held ? [" ", badge("held", "bad")] : []),
+      ),
       share,
       element("td", "", amount(part.requests_per_s)),
       element("td", failsMore(part, baseline) ? "worse" : "", amount(part.failures_per_s)),

@@ -1,0 +1,91 @@
+"""Watches the versions on trial, and takes their part away from those that do worse than they may.
+
+A server holds by itself, since that is always safe. It never promotes: it sees a part of the
+requests only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ladle.server.core.clock import Clock
+from ladle.server.core.polling import Poller
+from ladle.server.core.rollout.guard import Figures, breach
+from ladle.server.core.rollout.router import Router
+from ladle.server.core.servable_id import ServableId
+from ladle.server.monitoring.metrics import Metrics
+from ladle.server.monitoring.recent import WINDOW_S
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 1.0
+
+
+class RolloutGuard:
+    """Looks each second. Order of calls: `start` and `stop`; `step` is a look."""
+
+    def __init__(
+        self,
+        router: Router,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take what splits the requests, and what has counted them.
+
+        Args:
+            router: the roll-outs.
+            metrics: what has counted.
+            now: the time by which requests are counted.
+            clock: waits between looks.
+        """
+        self._router = router
+        self._metrics = metrics
+        self._now = now
+        self._poller = Poller(self.step, name="roll-outs", wait_s=_WAIT_S, clock=clock)
+
+    def start(self) -> None:
+        """Look from now on, in a thread."""
+        self._poller.start()
+
+    def stop(self) -> None:
+        """End looking."""
+        self._poller.stop()
+
+    def step(self) -> None:
+        """Hold each canary that does worse than it may."""
+        for model, rollout in self._router.rollouts.items():
+            if rollout.guard is None:
+                continue
+            parts = {share.part: share for share in self._router.shares(model)}
+            canary, stable = parts.get("canary"), parts.get("stable")
+            if canary is None or canary.is_held:
+                continue
+            with self._metrics.lock:
+                self._metrics.count()
+                of_canary = self._figures(model, canary.version)
+                of_stable = self._figures(model, stable.version if stable else None)
+            reason = breach(rollout.guard, of_canary, of_stable)
+            if reason:
+                self._router.hold(model, canary.version)
+                logger.error(
+                    "model %s: version %d is held, and stable gets its requests: %s",
+                    *(model, canary.version, reason),
+                )
+
+    def _figures(self, model: str, version: int | None) -> Figures:
+        recent = None
+        if version is not None:
+            recent = self._metrics.recent_by_version.get(ServableId(model, version))
+        if recent is None:
+            return Figures(0, 0, None)
+        now = self._now()
+        quantiles = recent.latencies_s(now, (0.99,))
+        return Figures(
+            recent.count(now, WINDOW_S),
+            recent.count(now, WINDOW_S, failed=True),
+            quantiles[0] if quantiles else None,
+        )

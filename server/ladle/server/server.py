@@ -22,7 +22,6 @@ from ladle.server.core.sources.file_system import FileSystemSource
 from ladle.server.core.sources.source import Source
 from ladle.server.monitoring.catalogue import require_metrics
 from ladle.server.monitoring.exposition import Exposition
-from ladle.server.monitoring.rollout_guard import RolloutGuard
 from ladle.server.monitoring.snapshot import ModelSnapshot, snapshot
 from ladle.server.rpc.health import Health
 from ladle.server.rpc.services import methods
@@ -38,6 +37,7 @@ from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.ports import Ports
 from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
+from ladle.server.wiring.rollout_guard import RolloutGuard
 from ladle.server.wiring.startup import StartupError
 from ladle.store.opening import open_store
 from ladle.store.store import Store

@@ -15,7 +15,7 @@ from ladle.server.core.rollout.split import Rollout
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.recent import Recent
-from ladle.server.monitoring.rollout_guard import RolloutGuard
+from ladle.server.wiring.rollout_guard import RolloutGuard
 
 ROLLOUT = Rollout(
     model="m", canary_label="canary", canary_buckets=10_000, guard=Guard(min_requests=10)

@@ -135,3 +135,15 @@ def publish(
     """Put a version there, with its manifest."""
     for key, data in upload_order(version, files, base):
         store.write(key, data)
+
+
+def lose_first_answers(store: FakeStore, name: str) -> None:
+    """Have each put of an object of that name done twice, as where the first answer is lost."""
+    put = store.put
+
+    def put_twice(key: str, data: bytes, *, if_absent: bool = False, if_match: str = "") -> str:
+        if key.endswith(name):
+            put(key, data, if_absent=if_absent, if_match=if_match)
+        return put(key, data, if_absent=if_absent, if_match=if_match)
+
+    store.put = put_twice  # type: ignore[method-assign]

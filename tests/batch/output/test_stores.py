@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from batch.conftest import Model, Predict, answer
 from numpy.typing import NDArray
-from stores import FakeStore
+from stores import FakeStore, lose_first_answers
 
 from ladle.store.errors import Denied, Unreachable
 from ladle.store.url import StoreUrl
@@ -176,3 +176,22 @@ def test_an_input_that_is_replaced_while_it_is_fetched_ends_the_run(
     store.before = replaced
     assert predict("--input", IN, "--output", OUT) == 1
     assert "has changed meanwhile" in capsys.readouterr().err
+
+
+def test_a_manifest_that_was_written_although_the_answer_was_lost_is_the_runs_own(
+    store: FakeStore, predict: Predict, x: NDArray[np.uint8]
+) -> None:
+    lose_first_answers(store, "_manifest.json")
+    assert predict("--input", IN, "--output", OUT, "--shard-rows", 300) == 0
+    assert_whole(store, x)
+
+
+def test_of_many_inputs_the_message_names_the_right_one(
+    store: FakeStore, predict: Predict, npy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"s3://bucket/{letter}" for letter in "abcdefghijkl"]
+    for place in places:
+        store.write(f"{place.removeprefix('s3://bucket/')}/x.npy", npy.read_bytes())
+    store.write("l/x.npy", b"nonsense")
+    assert predict("--input", *places, "--output", OUT) == 1
+    assert "s3://bucket/l/x.npy" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from stores import BASE, FakeStore, publish
+from stores import BASE, FakeStore, lose_first_answers, publish
 
 from ladle.export import PublishError
 from ladle.export.publishing.card import write_card
@@ -194,7 +194,7 @@ def test_the_claim_says_who_has_it(
 ) -> None:
     destination.publish(staged)
     claim = json.loads(store.objects[f"{BASE.path}/1/{CLAIM_NAME}"][0])
-    assert claim.keys() == {"host", "process", "at"}
+    assert claim.keys() == {"host", "process", "at", "claim"}
 
 
 def _accuracy(destination: StoreDestination) -> tuple[int, float]:
@@ -225,3 +225,13 @@ def test_more_files_than_servers_take_are_refused_before_the_upload(
     with pytest.raises(PublishError, match="expected at most 10000 files, got 10001"):
         destination.publish(tmp_path)
     assert not store.requests
+
+
+def test_a_claim_that_was_written_although_the_answer_was_lost_is_the_publishers_own(
+    store: FakeStore, destination: StoreDestination, staged: Path
+) -> None:
+    lose_first_answers(store, CLAIM_NAME)
+    assert destination.publish(staged).version == 1
+    assert is_whole(store, 1)
+    publish(store, 2, FILES)
+    assert destination.publish(staged).version == 3

@@ -66,7 +66,7 @@ def fetched(inputs: Sequence[str], input_format: str | None) -> Iterator[Input]:
                 continue
             try:
                 url = parse_url(given)
-                folder = Path(root, str(number))
+                folder = Path(root, f"{number:09}")  # none begins with the name of another
                 is_one = _fetch(open_store(url), url, folder, input_format)
             except (StoreError, ValueError) as error:
                 raise BatchError(f"--input: {error}") from None

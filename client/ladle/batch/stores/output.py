@@ -19,7 +19,7 @@ from ladle.batch.errors import BatchError
 from ladle.batch.output.folder import OnStep, OutputFolder, is_of_ours
 from ladle.batch.output.manifest import FILE_NAME, Manifest
 from ladle.store.errors import Absent, Changed, StoreError, Taken
-from ladle.store.store import Listing, Store, get_whole
+from ladle.store.store import Listing, Store, get_whole, put_own
 from ladle.store.url import StoreUrl
 
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -110,8 +110,10 @@ class StoreOutputFolder(OutputFolder):
                         self.on_step("shard uploaded")
             text = self._text(manifest)
             try:
-                self._etag = self._store.put(
-                    self._key(FILE_NAME), text, if_absent=not self._etag, if_match=self._etag
+                self._etag = put_own(
+                    *(self._store, self._key(FILE_NAME), text),
+                    if_absent=not self._etag,
+                    if_match=self._etag,
                 )
             except (Changed, Taken):
                 raise BatchError(f"{self._url}: another process is writing there") from None

@@ -29,7 +29,7 @@ from ladle.protos.files.versions import HIDDEN_PREFIX, version_of
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.store.errors import Absent, StoreError, Taken
 from ladle.store.layout import CLAIM_NAME, MANIFEST_NAME, MAX_FILES, file_of, write_manifest
-from ladle.store.store import Listing, Store, read_small
+from ladle.store.store import Listing, Store, put_own, read_small
 from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
@@ -193,9 +193,10 @@ class StoreDestination:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "claim": secrets.token_hex(8),
         }
         claim = json.dumps(told).encode()
-        self._store.put(self._key(f"{version}/{CLAIM_NAME}"), claim, if_absent=True)
+        put_own(self._store, self._key(f"{version}/{CLAIM_NAME}"), claim, if_absent=True)
 
     def _remove(self, version: int, written: list[str]) -> None:
         """Remove what was uploaded, the claim last; what stays is no version."""

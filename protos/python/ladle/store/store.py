@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ladle.store.errors import Unreachable
+from ladle.store.errors import Changed, StoreError, Taken, Unreachable
 
 
 class StoredObject(NamedTuple):
@@ -99,3 +99,26 @@ def read_small(store: Store, key: str, *, most: int) -> tuple[StoredObject, byte
     if stored.size > most:
         raise ValueError(f"expected at most {most} bytes, got {stored.size}")
     return stored, get_whole(store, stored)
+
+
+def put_own(
+    store: Store, key: str, data: bytes, *, if_absent: bool = False, if_match: str = ""
+) -> str:
+    """Write an object as `Store.put` does, of bytes that nobody else would write. Blocks.
+
+    An answer may be lost after the object was written. The store is asked again then, and says that
+    the object is another one by now: it is the caller's own, which shows by its bytes.
+
+    Raises:
+        StoreError: As `Store.put`.
+    """
+    try:
+        return store.put(key, data, if_absent=if_absent, if_match=if_match)
+    except (Changed, Taken):
+        try:
+            stored, there = read_small(store, key, most=len(data))
+        except (StoreError, ValueError):
+            there = b""
+        if there != data:
+            raise
+        return stored.etag

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 
 from ladle.server.core.observation import Observation, Run
 from ladle.server.core.servable_id import ServableId
@@ -22,7 +21,7 @@ class StatisticsByVersion:
 
     def copied(self) -> Mapping[ServableId, VersionStatistics]:
         """Return all statistics; later requests don't change what is returned."""
-        return deepcopy(self._of)
+        return {servable_id: of.copied() for servable_id, of in self._of.items()}
 
     def forget(self, servable_id: ServableId) -> None:
         """Forget a version: it is gone, or begins anew."""

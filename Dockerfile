@@ -73,7 +73,9 @@ LABEL org.opencontainers.image.title="ladle" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-ENV MODEL_NAME=model MODEL_BASE_PATH=/models PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Versions of stores are kept in /tmp/ladle; a volume there, or --model_cache_dir, outlives the container.
+ENV MODEL_NAME=model MODEL_BASE_PATH=/models XDG_CACHE_HOME=/tmp \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8500 8501
 USER 10001:10001
 # Asks /readyz on port 8501. Where TLS is on or the port another, say so:

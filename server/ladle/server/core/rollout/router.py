@@ -50,7 +50,7 @@ class Router:
         self._keyless: dict[str, int] = {}  # guarded by _lock
 
     def replace(self, rollouts: Iterable[Rollout]) -> None:
-        """Put others in place of all that there were, of which no version is held."""
+        """Put others in place of all that there were; no version is held then."""
         self._held = {}
         self.rollouts = {rollout.model: rollout for rollout in rollouts}
 

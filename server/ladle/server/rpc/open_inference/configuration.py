@@ -20,7 +20,6 @@ from ladle.protos.model_card import CARD_PATH
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.trust import Standing
-from ladle.server.core.errors import NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.servable import Model, Signature, TensorSpec
@@ -55,12 +54,7 @@ class ModelConfigMethod:
         request = parse(ModelConfigRequest, call.request)
         name, spec = names.parse_known(request.name, request.version, self._manager)
         call.observation.model = name.model
-        wanted = spec.version.value if spec.HasField("version") else None
-        try:
-            handle = self._manager.acquire(name.model, wanted)
-        except NotFound:
-            raise names.missing(name, spec, self._manager) from None
-        with handle:
+        with names.acquire(self._manager, name, spec) as handle:
             call.observation.served_by(handle.id)
             signature = names.find_signature(handle.servable, name.signature)
             config = _config(name.given, handle.servable, signature)

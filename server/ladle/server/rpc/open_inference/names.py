@@ -14,6 +14,7 @@ from ladle.server.core.errors import (
     Unimplemented,
 )
 from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Model, Signature
 
 _LARGEST_VERSION = (1 << 63) - 1
@@ -114,6 +115,20 @@ def parse_known(given: str, version: str, manager: Manager) -> tuple[Name, Model
 @lru_cache(maxsize=1024)
 def _newest(model: str) -> tuple[Name, ModelSpec]:
     return Name(model, model, ""), ModelSpec(name=model)
+
+
+def acquire(manager: Manager, name: Name, spec: ModelSpec) -> Handle:
+    """Return a handle on the version that both texts stand for; never blocks.
+
+    Raises:
+        NotFound: There is no such model, or no version of it can be had.
+        Unavailable: The version that is asked for is not loaded.
+    """
+    wanted = spec.version.value if spec.HasField("version") else None
+    try:
+        return manager.acquire(name.model, wanted)
+    except NotFound:
+        raise missing(name, spec, manager) from None
 
 
 def missing(name: Name, spec: ModelSpec, manager: Manager) -> ServingError:

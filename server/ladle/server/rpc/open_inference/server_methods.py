@@ -18,7 +18,7 @@ from ladle.protos.inference_pb import (
     ServerReadyRequest,
     ServerReadyResponse,
 )
-from ladle.server.core.errors import NotFound
+from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.rpc.middleware import ObservedCall
@@ -111,21 +111,16 @@ class ServerMethods:
         request = parse(ModelMetadataRequest, call.request)
         name, spec = names.parse_known(request.name, request.version, self._manager)
         call.observation.model = name.model
-        wanted = spec.version.value if spec.HasField("version") else None
-        try:
-            handle = self._manager.acquire(name.model, wanted)
-        except NotFound:
-            raise names.missing(name, spec, self._manager) from None
-        with handle:
+        with names.acquire(self._manager, name, spec) as handle:
             call.observation.served_by(handle.id)
-            return self._metadata(handle, name, wanted).SerializeToString()
+            return self._metadata(handle, name, spec).SerializeToString()
 
     def _metadata(
-        self, handle: Handle, name: names.Name, wanted: int | None
+        self, handle: Handle, name: names.Name, asked: ModelSpec
     ) -> ModelMetadataResponse:
         signature = names.find_signature(handle.servable, name.signature)
-        if wanted is not None:
-            versions = [wanted]
+        if asked.HasField("version"):
+            versions = [asked.version.value]
         else:
             available = self._manager.available()
             versions = sorted(e.id.version for e in available if e.id.name == name.model)

@@ -11,8 +11,9 @@ from ladle.server.core.remote.cache import Lease
 from ladle.server.core.remote.download import CancelledDownload
 from ladle.server.core.remote.fetching import BeingFetched, NotWhole, Wanted, fetch
 from ladle.server.core.remote.options import RemoteOptions
+from ladle.server.core.remote.problems import Problem
 from ladle.server.core.remote.record import is_whole, read_record
-from ladle.server.core.remote.version import Problem, RemoteVersion
+from ladle.server.core.remote.version import RemoteVersion
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired
 from ladle.store.errors import Changed, StoreError
 from ladle.store.url import StoreUrl

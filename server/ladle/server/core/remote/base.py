@@ -8,22 +8,21 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from ladle.server.core.remote.asking import KnownLabels, ask_labels, ask_version
+from ladle.server.core.remote.asking import KnownLabels, ask_labels
 from ladle.server.core.remote.attempt import Outcome, attempt, recall
 from ladle.server.core.remote.cache import Known
 from ladle.server.core.remote.decisions import (
     Base,
-    Verdict,
     agreed,
     base_of,
-    judge,
     next_wait_s,
-    sight_of,
 )
+from ladle.server.core.remote.examining import examine
 from ladle.server.core.remote.fetching import Wanted
 from ladle.server.core.remote.options import RemoteOptions
-from ladle.server.core.remote.version import Problem, RemoteVersion
-from ladle.server.core.sources.base_path import ScanResult, without_versions
+from ladle.server.core.remote.problems import Problem, problem_of
+from ladle.server.core.remote.version import RemoteVersion
+from ladle.server.core.sources.base_path import ScanResult
 from ladle.server.core.sources.version_policy import Latest, VersionPolicy, aspired, next_aspired
 from ladle.store.errors import StoreError
 from ladle.store.store import Store
@@ -225,38 +224,21 @@ class RemoteBase:
         Raises:
             StoreError: The store does not say.
         """
-        options = self._options
-        sight, manifest, fingerprint = known.sight, known.manifest, ""
-        try:
-            listing, manifest = ask_version(store, self._url, known.folder_name, known.manifest)
-            fingerprint = listing.fingerprint
-            now_s = options.clock.now()
-            sight = sight_of(known.sight, listing, now_s)
-            verdict = judge(
-                listing,
-                None if manifest is None else manifest.files,
-                sight,
-                settle_s=0.0 if options.once else options.schedule.settle_s,
-                now_s=now_s,
-                wall_s=options.wall(),
-            )
-        except ValueError as error:
-            verdict = Verdict((), str(error), final=True)
+        examined = examine(
+            store,
+            self._url,
+            known.folder_name,
+            self._options,
+            sight=known.sight,
+            manifest=known.manifest,
+        )
         with self._lock:
-            known.manifest = manifest
-            known.listed(sight, verdict, fingerprint)
+            known.listed(examined)
             if known.lease is None:
                 return known.is_whole_there
-            known.is_confirmed = True
-            if fingerprint == known.leased:
-                return True
-            if has_failed and verdict.files:
-                known.release()  # it is fetched again, and loaded afresh from another folder
-                return True
-            is_news = known.told_changed != fingerprint
-            known.told_changed = fingerprint
+            is_news = known.compare(has_failed=has_failed)
         if is_news:
-            options.notes.version_changed(self._model)
+            self._options.notes.version_changed(self._model)
             logger.warning(
                 "model %s: version %d in %s was overwritten: what is served stays; publish what "
                 "is new under a new number",
@@ -356,8 +338,7 @@ class RemoteBase:
     def _result(self) -> ScanResult:
         """Return what to state now; `_lock` is held."""
         if self._believed is None:
-            problem = self._problem or Problem(f"{self._url} is being listed", False)
-            return ScanResult(*problem)
+            return ScanResult(*(self._problem or Problem(f"{self._url} is being listed", False)))
         folders = self._believed.folders
         leases = {v: known.lease for v, known in self._versions.items() if known.lease}
         labelled = self._labelled(self._labels)
@@ -370,26 +351,13 @@ class RemoteBase:
                 wanted = {**self._current, **wanted}  # nothing goes before what is to follow it
             self._current = wanted
         missing = {v: why for v, known in self._versions.items() if (why := known.why_not())}
+        told = problem_of(self._url, self._problem, self._shown, whole, missing)
+        problem, is_final = told or (None, True)
         return ScanResult(
-            *self._told(whole, missing),
+            problem,
+            is_final,
             wanted,
             None if self._labels is None else self._labels.labels,
             (),
             {v: f"version {v} is not there: {why.text}" for v, why in missing.items()},
         )
-
-    def _told(
-        self, whole: Mapping[int, str], missing: Mapping[int, Problem]
-    ) -> tuple[str | None, bool]:
-        """Return why versions are missing, and whether waiting alone won't change that."""
-        if self._problem is not None:
-            return self._problem
-        if self._shown is not None and not self._shown.folders:
-            return without_versions(self._url, self._shown.names), True
-        if missing:
-            version = max(missing)
-            final = all(why.is_final for why in missing.values())
-            return f"version {version} in {self._url} is not there: {missing[version].text}", final
-        if not whole:
-            return f"none of the wanted versions is under base path {self._url}", True
-        return None, True

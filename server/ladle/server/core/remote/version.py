@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ladle.server.core.remote.asking import KnownManifest
 from ladle.server.core.remote.cache import Lease
 from ladle.server.core.remote.decisions import Sight, Verdict
-
-
-class Problem(NamedTuple):
-    """Why something is not there."""
-
-    text: str
-    is_final: bool
-    """Whether waiting alone won't change that."""
+from ladle.server.core.remote.examining import Examined
+from ladle.server.core.remote.problems import Problem
 
 
 @dataclass
@@ -56,11 +49,30 @@ class RemoteVersion:
             and now_s >= self.retry_at
         )
 
-    def listed(self, sight: Sight | None, verdict: Verdict, fingerprint: str) -> None:
+    def listed(self, examined: Examined) -> None:
         """Take what a listing has shown."""
-        if fingerprint != self.fingerprint:
+        if examined.fingerprint != self.fingerprint:
             self.problem, self.tries, self.retry_at = None, 0, None
-        self.sight, self.verdict, self.fingerprint = sight, verdict, fingerprint
+        self.sight, self.manifest = examined.sight, examined.manifest
+        self.verdict, self.fingerprint = examined.verdict, examined.fingerprint
+
+    def compare(self, *, has_failed: bool) -> bool:
+        """Compare the cache's copy with what the store has now.
+
+        What is served stays, whatever the store has. A copy that could not be loaded is given up
+        if the store has another: that one is fetched then, and loaded from another folder.
+
+        Returns whether it is news that they differ.
+        """
+        self.is_confirmed = True
+        if self.fingerprint == self.leased:
+            return False
+        if has_failed and self.verdict is not None and self.verdict.files:
+            self.release()
+            return False
+        is_news = self.told_changed != self.fingerprint
+        self.told_changed = self.fingerprint
+        return is_news
 
     def forgive(self) -> None:
         """Forget why it could not be taken: there may be room by now, or the right to read it."""

@@ -268,7 +268,7 @@ def test_gzip_is_read_and_written(pools: Pools, size: int) -> None:
     assert (gzip.decompress(body) if size > 4096 else body) == content
 
 
-@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "identity"])
+@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "identity", "*, gzip;q=0", "*;q=0"])
 def test_who_takes_no_gzip_gets_none(pools: Pools, accepted: str) -> None:
     headers = {"accept-encoding": accepted}
     assert ask(app(pools), "POST", "/echo", b"x" * 9999, headers=headers)[2] == b"x" * 9999

@@ -66,14 +66,18 @@ def content_encoding(headers: Mapping[str, str], known: Collection[str]) -> str:
 
 
 def accepts(accepted: str, encoding: str) -> bool:
-    """Whether an `Accept-Encoding` has room for an encoding."""
+    """Whether an `Accept-Encoding` has room for an encoding; `*` stands for those not named."""
+    others = False
     for part in accepted.split(","):
-        name, _, parameters = part.partition(";")
-        if name.strip().lower() in (encoding, "*"):
-            quality = parameters.strip().lower().removeprefix("q=")
-            with suppress(ValueError):
-                return not parameters or float(quality) > 0
-    return False
+        name, _, parameters = (text.strip().lower() for text in part.partition(";"))
+        if name not in (encoding, "*"):
+            continue
+        with suppress(ValueError):
+            is_taken = not parameters or float(parameters.removeprefix("q=")) > 0
+            if name == encoding:
+                return is_taken
+            others = is_taken
+    return others
 
 
 def is_worthwhile(nbytes: int) -> bool:

@@ -279,6 +279,19 @@ def test_raw_and_typed_contents_do_not_mix(served: Served) -> None:
     )
 
 
+@row(78)
+def test_one_tensor_of_two_in_shared_memory_is_refused(served: Served) -> None:
+    """As tritonclient sends it: without raw contents for that tensor, or for an output."""
+    message = simple("INPUT0", "INPUT1")
+    message.raw_input_contents.pop()
+    message.inputs[1].parameters["shared_memory_region"].string_param = "region"
+    assert served.refused(message) == ("UNIMPLEMENTED", "shared memory is not supported")
+    message = request("half", x=X)
+    wanted = message.outputs.add(name="y")
+    wanted.parameters["shared_memory_region"].string_param = "region"
+    assert served.refused_everywhere(message)[0] == "UNIMPLEMENTED"
+
+
 @row(34)
 def test_typed_contents_are_those_of_the_datatype_and_of_the_shape(served: Served) -> None:
     message = half()

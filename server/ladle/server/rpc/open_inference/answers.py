@@ -13,6 +13,7 @@ from ladle.protos.datatypes import BY_NUMBER, Datatype, to_raw
 from ladle.protos.inference_pb import ModelInferRequest, ModelInferResponse
 from ladle.server.core.errors import InvalidArgument, ResourceExhausted, Unimplemented
 from ladle.server.core.servable import Signature
+from ladle.server.rpc.open_inference.parameters import refuse_shared_memory
 
 _OUTPUTS = 5
 _RAW_OUTPUTS = 6
@@ -28,7 +29,7 @@ def wanted_outputs(
 
     Raises:
         InvalidArgument: An output is named twice, is none of the signature's, or has no datatype.
-        Unimplemented: All are wanted, and none has a datatype.
+        Unimplemented: All are wanted, and none has a datatype; or one is to go to shared memory.
     """
     if not given:
         wanted = signature.carried_outputs
@@ -41,6 +42,7 @@ def wanted_outputs(
     named: dict[str, None] = {}
     for output in given:
         alias = output.name
+        refuse_shared_memory(output.parameters)
         if alias not in signature.outputs:
             raise InvalidArgument(
                 f"unexpected inference output '{alias[:200]}' for model '{model}'"

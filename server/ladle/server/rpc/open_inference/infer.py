@@ -17,7 +17,7 @@ from ladle.server.core.errors import InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation
-from ladle.server.core.servable import Arrays, Model, Signature
+from ladle.server.core.servable import Model, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
 from ladle.server.rpc.open_inference import names
@@ -26,7 +26,6 @@ from ladle.server.rpc.open_inference.classification import classified, classify_
 from ladle.server.rpc.open_inference.inputs import read_inputs
 from ladle.server.rpc.open_inference.parameters import (
     check_parameters,
-    refuse_shared_memory,
     signature_name,
     timeout_s,
     wants_typed,
@@ -82,22 +81,20 @@ class ModelInfer:
         Raises:
             InvalidArgument: The bytes are no ModelInferRequest, or a name or parameter is wrong.
             NotFound: No model is configured under the name.
-            Unimplemented: A tensor is in shared memory.
         """
         return self.understand(*read(data))
 
-    def understand(
-        self, data: bytes, message: ModelInferRequest, raw: Sequence[memoryview]
-    ) -> ParsedInfer:
+    def understand(self, message: ModelInferRequest, raw: Sequence[memoryview]) -> ParsedInfer:
         """Return a request whose names and parameters are right; its arguments are what `read` has.
 
         Raises:
             InvalidArgument: A name or parameter is wrong.
             NotFound: No model is configured under the name.
-            Unimplemented: A tensor is in shared memory.
         """
-        name, spec = self._named(message.model_name, message.model_version)
-        refuse_shared_memory(data, message)
+        model, version = message.model_name, message.model_version
+        known = None if version else self._newest.get(model)
+        # Should a known model be gone by now, there is no version of it to be had.
+        name, spec = known or self._found(model, version)
         contents = raw or message.raw_input_contents
         parameters, outputs = message.parameters, message.outputs
         if not parameters:
@@ -107,10 +104,7 @@ class ModelInfer:
         deadline = None if timeout is None else self._now() + timeout
         return ParsedInfer(message, contents, name, spec, parameters, outputs, deadline)
 
-    def _named(self, model: str, version: str) -> tuple[names.Name, ModelSpec]:
-        known = self._newest.get(model)
-        if known is not None and not version:
-            return known  # should it be gone by now, there is no version of it to be had
+    def _found(self, model: str, version: str) -> tuple[names.Name, ModelSpec]:
         found = names.parse_known(model, version, self._manager)
         if not version and ":" not in model:
             if len(self._newest) >= _MOST_NAMES:
@@ -142,11 +136,14 @@ class ModelInfer:
         asked = signature_name(parameters) if parameters else ""
         signature = names.find_signature(model, asked or request.name.signature)
         named = request.outputs
-        wanted = wanted_outputs(named, signature, given)
-        counts = classify_counts(named, signature) if named else {}
+        wanted = signature.carried_outputs
+        counts: Mapping[str, int] = {}
+        if named or not wanted:
+            wanted = wanted_outputs(named, signature, given)
+            counts = classify_counts(named, signature)
         inputs = read_inputs(message, request.raw, signature, given)
-        if signature.batchable:
-            _check_rows(model, inputs, given)
+        if signature.batchable and (rows := len(next(iter(inputs.values())))) > 1:
+            _check_rows(model, rows, given)
         encode = partial(
             _encode,
             given,
@@ -192,18 +189,18 @@ class ModelInferMethod:
         return partial(_wait, part, partial(self._method.missing, request._replace(raw=())))
 
 
-def read(data: bytes) -> tuple[bytes, ModelInferRequest, Sequence[memoryview]]:
-    """Return a message: without its large raw contents, parsed, and those contents as views.
+def read(data: bytes) -> tuple[ModelInferRequest, Sequence[memoryview]]:
+    """Return a message without its large raw contents, and those contents as views.
 
     Raises:
         InvalidArgument: The bytes are no ModelInferRequest.
     """
     if len(data) < LEAST_BYTES:
-        return data, parse(ModelInferRequest, data), ()
+        return parse(ModelInferRequest, data), ()
     if len(data) >= malloc.LARGE_BYTES:
         malloc.trim()  # of the pieces that the transport got it in
     rest, raw = extract_repeated_bytes(data, _RAW_INPUTS)
-    return rest, parse(ModelInferRequest, rest), raw
+    return parse(ModelInferRequest, rest), raw
 
 
 def _encode(
@@ -233,11 +230,8 @@ def _encode(
     return encode_answer(head, wanted, outputs, signature, typed=typed)
 
 
-def _check_rows(model: Model, inputs: Arrays, given: str) -> None:
+def _check_rows(model: Model, rows: int, given: str) -> None:
     """Refuse what the batcher would, in the protocol's words."""
-    rows = len(next(iter(inputs.values())))
-    if rows <= 1:
-        return
     options = model.options if isinstance(model, BatchingServable) else None
     if options is not None and options.refuse_larger and rows > options.max_batch_size:
         raise InvalidArgument(

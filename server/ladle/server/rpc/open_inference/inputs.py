@@ -13,6 +13,7 @@ from ladle.protos.inference_pb import InferTensorContents, ModelInferRequest
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.machine import malloc
 from ladle.server.core.servable import Arrays, Signature, TensorSpec
+from ladle.server.rpc.open_inference.parameters import refuse_shared_memory
 from ladle.server.rpc.open_inference.tensors import (
     Tensor,
     elements,
@@ -42,6 +43,7 @@ def read_inputs(
 
     Raises:
         InvalidArgument: The tensors are not those that the signature takes.
+        Unimplemented: One is in shared memory.
     """
     given = list(message.inputs)
     declared = signature.inputs
@@ -50,6 +52,7 @@ def read_inputs(
         _check_names(names, signature, model)
     if raw and len(raw) != len(given):
         for tensor in given:
+            refuse_shared_memory(tensor.parameters)
             _refuse_contents(tensor, model)
         raise InvalidArgument(
             f"the number of inputs ({len(given)}) does not match the expected number of raw input "
@@ -58,6 +61,8 @@ def read_inputs(
     arrays: dict[str, NDArray[Any]] = {}
     for at, tensor in enumerate(given):
         name, shape = names[at], tuple(tensor.shape)
+        if tensor.parameters:
+            refuse_shared_memory(tensor.parameters)
         spec = declared[name]
         datatype = BY_NAME.get(tensor.datatype)
         if datatype is None or datatype.data_type != spec.data_type:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ladle.protos.inference_pb import InferParameter, ModelInferRequest
+from ladle.protos.inference_pb import InferParameter
 from ladle.server.core.errors import InvalidArgument, Unimplemented
 
 SHARED_MEMORY = "shared memory is not supported"
 """The answer to a request that needs it."""
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
-_SHARED_MEMORY_START = b"shared_memory_"
 _OF_SEQUENCES = ("sequence_start", "sequence_end")
 # The protocol's own word, which has no effect here: models are not decoupled.
 _TRITONS = "triton_enable_empty_final_response"
@@ -29,17 +28,13 @@ def check_parameters(parameters: Mapping[str, InferParameter]) -> None:
         _check(key, value)
 
 
-def refuse_shared_memory(data: bytes, message: ModelInferRequest) -> None:
-    """Refuse a request whose tensors are in shared memory; `data` is the serialized message.
+def refuse_shared_memory(parameters: Mapping[str, InferParameter]) -> None:
+    """Refuse a tensor that is in shared memory, by its parameters.
 
     Raises:
-        Unimplemented: One is there.
+        Unimplemented: It is.
     """
-    if _SHARED_MEMORY_START not in data:
-        return  # nearly always: cheaper than a look at each tensor
-    parameters = [tensor.parameters for tensor in message.inputs]
-    parameters += [output.parameters for output in message.outputs]
-    if any(key in given for given in parameters for key in _SHARED_MEMORY):
+    if any(key in parameters for key in _SHARED_MEMORY):
         raise Unimplemented(SHARED_MEMORY)
 
 

@@ -79,7 +79,7 @@ class _InferDialect:
                 seen.known_as(request.message.id)
             return request._replace(seen=seen), request.deadline
 
-        return _head(given[1]), parsed
+        return _head(given[0]), parsed
 
     def missing(self, tag: object) -> ServingError:
         """Return why the version that a request names can't be had."""

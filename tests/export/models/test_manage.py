@@ -116,6 +116,16 @@ def test_pruning_keeps_the_newest_the_labelled_the_serving_and_the_hidden(base_p
     assert [v.version for v in to_prune(list_versions(base_path), keep=1)] == [3]
 
 
+def test_what_is_not_whole_takes_no_place_and_may_be_on_its_way(base_path: Path) -> None:
+    for number in (1, 5, 6):
+        (base_path / str(number)).mkdir(exist_ok=True)
+        (base_path / str(number) / "saved_model.pb").unlink(missing_ok=True)
+    versions = list_versions(base_path)
+    assert [v.version for v in to_prune(versions, keep=2)] == [1]
+    assert [v.version for v in to_prune(versions, keep=1)] == [1, 3]
+    assert to_prune(versions, keep=4) == []
+
+
 def test_prune_removes_or_only_tells(base_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = run(capsys, "prune", base_path, "--keep", 1, "--dry-run")
     assert told == {"removed": [1, 3], "dry_run": True}

@@ -242,16 +242,23 @@ def restore(base_path: Path, number: int | None = None) -> Version:
 
 
 def to_prune(versions: Iterable[Version], keep: int) -> list[Version]:
-    """Return those of `versions` that pruning removes.
+    """Return the versions that pruning removes.
 
-    All but the `keep` highest in sight; never the highest, one with a label that lies beside the
-    versions, or one out of sight. What a server's own configuration names is not known here.
+    They are below the `keep` highest that are whole and in sight: what is not whole may be on its
+    way, and takes nobody's place. The one that serves, one with a label that lies beside the
+    versions, and one out of sight stay. What a server's own configuration names is not known here.
     """
     in_sight = sorted(
         (version for version in versions if not version.hidden), key=lambda v: v.version
     )
-    old = in_sight[: max(0, len(in_sight) - keep)]
-    return [version for version in old if not version.serves and not version.labels]
+    whole = [version.version for version in in_sight if not version.problem]
+    if len(whole) < keep:
+        return []
+    return [
+        version
+        for version in in_sight
+        if version.version < whole[-keep] and not version.serves and not version.labels
+    ]
 
 
 def remove(version: Version) -> None:

@@ -178,7 +178,9 @@ def _make_parser() -> argparse.ArgumentParser:
         _prune,
         "remove old versions, never the newest or one labelled here",
     )
-    prune.add_argument("--keep", type=_keep, required=True, metavar="N", help="how many whole ones to keep")
+    prune.add_argument(
+        "--keep", type=_keep, required=True, metavar="N", help="how many whole ones to keep"
+    )
     prune.add_argument("--dry-run", action="store_true", help="only tell which")
     return parser
 

@@ -28,6 +28,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("models/m", "--data: expected what to train on"),
         ("models/m --data digits --recipe vgg", "argument --recipe: invalid choice: 'vgg'"),
         ("models/m --data digits --epochs many", "argument --epochs: invalid int value: 'many'"),
+        ("models/m --data digits --loss-weight a=", "expected a number, or NAME=NUMBER,..."),
         ("models/m --data digits --epochs 0", "epochs: expected at least 1, got 0"),
         ("models/m --data digits --batch-size -1", "batch size: expected at least 1, got -1"),
         ("models/m --data digits --seed -1", "seed: expected 0 to 4294967295, got -1"),

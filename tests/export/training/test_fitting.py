@@ -95,6 +95,11 @@ def test_the_loss_weight_is_a_factor(small: Dataset) -> None:
     assert fit(small, **frozen, loss_weight=3.0).history["loss"][0] == pytest.approx(3 * once)
 
 
+def test_a_loss_weight_by_name_is_for_several_outputs(small: Dataset) -> None:
+    with pytest.raises(ValueError, match="expected a number, since the model has one output"):
+        fit(small, loss_weight={"price": 0.5})
+
+
 def test_metrics_are_measured_each_epoch(small: Dataset) -> None:
     history = fit(small, epochs=2, metrics=("sparse_top_k_categorical_accuracy",)).history
     assert len(history["sparse_top_k_categorical_accuracy"]) == 2

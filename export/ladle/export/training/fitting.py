@@ -126,6 +126,11 @@ def train(
         ValueError: An option does not suit the data, the recipe or Keras; the message names it.
     """
     check_backend()
+    if isinstance(options.loss_weight, Mapping):
+        raise ValueError(
+            "loss weight: expected a number, since the model has one output, got one for"
+            f" {', '.join(options.loss_weight)}"
+        )
     checkpoints = None
     if options.checkpoint_dir is not None:
         checkpoints = Checkpoints(options.checkpoint_dir)

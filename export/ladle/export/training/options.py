@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,10 +45,15 @@ def _number(metavar: str, help_: str) -> dict[str, object]:
 
 
 def _loss_weight(text: str) -> float | dict[str, float]:
-    if "=" not in text:
-        return float(text)
-    pairs = [part.partition("=") for part in text.split(",")]
-    return {name.strip(): float(number) for name, _, number in pairs}
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a number, or NAME=NUMBER,... for several outputs, got {text!r}"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -546,3 +546,20 @@ def test_a_version_that_is_wanted_again_while_it_is_given_up_comes(tmp_path: Pat
     there.fetches.run()
     there.scan()
     assert there.content(2) == TWO
+
+
+def test_a_version_of_the_cache_may_have_zeros_before_its_number_in_the_store(
+    tmp_path: Path,
+) -> None:
+    first = Harness(tmp_path)
+    for key, data in upload_order(1, ONE):
+        first.store.write(key.replace("/1/", "/00000001/"), data)
+    first.look()
+    first.base.close()
+    second = Harness(tmp_path, first.store)
+    second.store.before = unreachable
+    second.look()
+    second.store.before = lambda _request, _key: None
+    found = second.look(times=45)
+    assert (found.problem, second.noted.changes) == (None, 0)
+    assert second.content(1) == ONE

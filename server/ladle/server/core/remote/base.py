@@ -190,7 +190,9 @@ class RemoteBase:
                 self._versions.pop(version).drop()
             if not self._closed:
                 for version, name in believed.folders.items():
-                    self._versions.setdefault(version, RemoteVersion(name))
+                    known = self._versions.setdefault(version, RemoteVersion(name))
+                    # The cache knows numbers alone, and a store's name may begin with zeros.
+                    known.folder_name = now.folders.get(version, known.folder_name)
             policy, failed = self._policy, frozenset(self._failed)
             versions = dict(self._versions)
             checks_all = self._looks % _LOOKS_BETWEEN_CHECKS == _LOOKS_BETWEEN_CHECKS - 1

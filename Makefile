@@ -16,7 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(VENV)/.installed native ## make .venv with ladle and everything that working on it needs
+install: $(VENV)/.installed ## make .venv with ladle and everything that working on it needs
+	@$(MAKE) --no-print-directory native
 
 # All cores compile at once; pip would use one. Some packages bring files that don't compile.
 $(VENV)/.installed: $(BUILD_INPUTS)
@@ -28,7 +29,7 @@ $(VENV)/.installed: $(BUILD_INPUTS)
 	@touch $@ $(VENV)/.demo
 
 # The native transport is compiled where Rust is; grpcio serves where it is not. CI needs it.
-native: $(VENV)/.installed
+native: $(VENV)/.demo
 	@if command -v cargo >/dev/null; then \
 	  $(MAKE) --no-print-directory $(VENV)/.native || test -z "$(CI)"; \
 	elif test -n "$(CI)"; then \
@@ -38,7 +39,9 @@ native: $(VENV)/.installed
 	fi
 
 # Without isolation, which would give each build another path and compile everything anew.
-$(VENV)/.native: $(VENV)/.installed $(NATIVE_INPUTS)
+$(VENV)/.native: $(VENV)/.demo $(NATIVE_INPUTS)
+	@echo "Compiling the native transport, which takes a minute or two, once."
+	test -x $(BIN)/maturin || $(BIN)/python -m pip install --quiet "maturin>=1.9,<2"
 	PATH="$(CURDIR)/$(BIN):$$PATH" CARGO_TARGET_DIR="$(CURDIR)/build/native" \
 		$(BIN)/python -m pip install --quiet \
 		--no-build-isolation --no-deps ./server/native
@@ -54,6 +57,7 @@ $(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
 	@touch $@
 
 demo: $(VENV)/.demo ## in two minutes: train, publish, serve and predict real images
+	@$(MAKE) --no-print-directory native
 	$(BIN)/python examples/demo.py
 
 # What a demo needs, and no more; `make install` brings it too.

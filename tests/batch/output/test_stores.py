@@ -195,3 +195,19 @@ def test_of_many_inputs_the_message_names_the_right_one(
     store.write("l/x.npy", b"nonsense")
     assert predict("--input", *places, "--output", OUT) == 1
     assert "s3://bucket/l/x.npy" in capsys.readouterr().err
+
+
+def test_a_manifest_of_others_removes_no_file_of_this_machine(
+    store: FakeStore, predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--input", IN, "--output", OUT) == 0
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"x")
+    told = manifest(store)
+    told["shards"][0]["files"] = [str(precious)]
+    told["is_complete"] = False
+    store.write("out/_manifest.json", json.dumps(told).encode())
+    ended = predict("--input", IN, "--output", OUT)
+    assert precious.exists()
+    assert ended == 1
+    assert "expected names of files" in capsys.readouterr().err

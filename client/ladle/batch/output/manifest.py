@@ -77,7 +77,7 @@ class Manifest:
                 version=None if fields["version"] is None else int(fields["version"]),
                 shards=tuple(
                     Shard(
-                        files=tuple(shard["files"]),
+                        files=tuple(map(_name, shard["files"])),
                         start=int(shard["start"]),
                         stop=int(shard["stop"]),
                         failed=int(shard["failed"]),
@@ -87,7 +87,14 @@ class Manifest:
                 ),
                 is_complete=bool(fields["is_complete"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise BatchError(f"{FILE_NAME}: it can't be read as a manifest: {error}") from None
 
 
@@ -120,6 +127,17 @@ def resumed(
     # An input that was done may have new rows.
     is_complete = found.is_complete and found.input == wanted.input
     return replace(found, input=wanted.input, version=wanted.version, is_complete=is_complete)
+
+
+def _name(given: Any) -> str:
+    """Return the name of a file in the folder itself: files are removed by these names.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(given, str) or "/" in given or "\0" in given or given in ("", ".", ".."):
+        raise ValueError(f"expected names of files, got {given!r}")
+    return given
 
 
 def _text(value: Any) -> str:

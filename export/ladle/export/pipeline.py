@@ -53,6 +53,7 @@ from ladle.export.training.own_preparation import (
     normalized_for,
 )
 from ladle.export.training.recipes import RECIPES
+from ladle.export.training.vocabularies import check_vocabularies
 from ladle.protos.files.versions import MAX_VERSION
 from ladle.protos.model_card import Column, ModelCard
 from ladle.store.url import StoreUrl
@@ -344,6 +345,7 @@ def _trained_model(
 
 def _as_it_is(custom: Any, dataset: Dataset) -> Trained:
     """Return a model of one's own as it would be served without being trained here."""
+    check_vocabularies(custom)
     model = as_served(custom, dataset)
     gives = output_kind(model, dataset)
     return Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exporting import ONE_EPOCH
 
-from ladle.export import DataError, Dataset, export_model, load_data
+from ladle.export import DataError, Dataset, ExportError, export_model, load_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # Keras's
 WORDS = {"praise": ("good", "lovely", "great"), "blame": ("bad", "awful", "poor")}
@@ -156,6 +156,22 @@ def test_a_saved_model_of_texts_is_exported_as_it_is(
     np.testing.assert_allclose(
         signature(text=tf.constant(given))["probabilities"].numpy()[:, 1], expected, atol=1e-5
     )
+
+
+def test_a_layer_without_a_vocabulary_is_named_unless_it_can_learn_it(texts: Dataset) -> None:
+    import keras
+
+    from ladle.export.training.vocabularies import check_vocabularies, learn_vocabularies
+
+    layers = keras.layers
+    words = layers.TextVectorization(output_sequence_length=4, name="words")
+    inside = keras.Sequential([keras.Input((), dtype="string"), words, layers.Embedding(50, 4)])
+    model = keras.Sequential([keras.Input((), dtype="string"), inside, layers.Flatten()])
+    with pytest.raises(ExportError, match=r"layer words, a TextVectorization, has no vocabulary"):
+        check_vocabularies(model)
+    learn_vocabularies(model, texts)
+    check_vocabularies(model)
+    assert "lovely" in words.get_vocabulary()
 
 
 def test_what_is_for_numbers_is_refused_for_texts(tmp_path: Path, texts: Dataset) -> None:

@@ -24,6 +24,7 @@ from ladle.export.saved_model.subprocess_check import Loading
 from ladle.export.saved_model.warmup import write_warmup
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import computes_in_half
+from ladle.export.training.vocabularies import check_vocabularies
 from ladle.protos.model_card import Column, ModelCard
 
 _CHECKED_EXAMPLES = 64
@@ -68,6 +69,7 @@ def export_multi_io(
     if custom_endpoints(signatures, model):
         raise ValueError("signatures: not taken for a model with several inputs or outputs")
     check_options(options, dataset)
+    check_vocabularies(model)
     named = NamedModel(model, dataset)
     history = {} if is_trained else fit(named, dataset, options, verbose)
     metrics, outputs = measure(named, dataset)

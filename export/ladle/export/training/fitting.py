@@ -25,7 +25,7 @@ from ladle.export.training.checkpoints import Checkpoints
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import OutputKind, cross_entropy, output_kind
 from ladle.export.training.recipes import Recipe
-from ladle.export.training.vocabularies import learn_vocabularies
+from ladle.export.training.vocabularies import check_vocabularies, learn_vocabularies
 
 Verbosity = Literal[0, 1, 2]
 """What Keras prints to stdout: nothing, a progress bar, or a line for each epoch."""
@@ -146,6 +146,7 @@ def train(
             learn_vocabularies(model, dataset)
         else:
             learn_vocabularies(model, dataset)
+            check_vocabularies(model)
             gives = output_kind(model, dataset)
         trained = Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
         if verbose and not dataset.is_regression:

@@ -7,20 +7,36 @@ from typing import Any
 import keras
 
 from ladle.export.data.dataset import Dataset
+from ladle.export.errors import ExportError
 
 _TEXTS_AT_A_TIME = 1024
 
 
 def learn_vocabularies(model: Any, dataset: Dataset) -> None:
-    """Adapt each layer `TextVectorization` or `StringLookup` that has no vocabulary.
+    """Adapt each layer `TextVectorization` that has no vocabulary to the training texts.
 
-    Only layers that take the model's texts as they are; a vocabulary that is there stays.
+    A vocabulary that is there stays. Other layers that look something up get what other layers
+    make of the texts, so their owner has to adapt them.
     """
     if not dataset.preparation.are_texts:
         return
-    waiting = [layer for layer in _layers(model) if _is_empty(layer)]
-    for layer in waiting:
-        layer.adapt(_batches(dataset))
+    for layer in _layers(model):
+        if isinstance(layer, keras.layers.TextVectorization) and _is_empty(layer):
+            layer.adapt(_batches(dataset))
+
+
+def check_vocabularies(model: Any) -> None:
+    """See that each layer that looks something up has a vocabulary.
+
+    Raises:
+        ExportError: One has none; the message names it.
+    """
+    for layer in _layers(model):
+        if _is_empty(layer):
+            raise ExportError(
+                f"model: its layer {layer.name}, a {type(layer).__name__}, has no vocabulary: call"
+                " its adapt() with the training data, or give it a vocabulary"
+            )
 
 
 def _batches(dataset: Dataset) -> Any:
@@ -38,7 +54,8 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _is_empty(layer: Any) -> bool:
-    kinds = (keras.layers.TextVectorization, keras.layers.StringLookup)
+    layers = keras.layers
+    kinds = (layers.TextVectorization, layers.StringLookup, layers.IntegerLookup)
     if not isinstance(layer, kinds):
         return False
     return len(layer.get_vocabulary(include_special_tokens=False)) == 0

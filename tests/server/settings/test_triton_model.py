@@ -128,6 +128,16 @@ def test_version_policies(text: str, policy: object) -> None:
             "bytes, got more",
         ),
         (
+            'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 '
+            "dims: [ 0, 999999999, 999999999, 999999999 ] zero_data: true } } }",
+            "bytes, got more",
+        ),
+        (
+            'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 '
+            f"dims: [ {', '.join(['1'] * 99)} ] zero_data: true }} }} }}",
+            "dimensions, got 99",
+        ),
+        (
             'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 dims: 1 '
             'input_data_file: "/etc/passwd" } } }',
             "expected a file in the model's own folder",

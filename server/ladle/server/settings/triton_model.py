@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ladle.protos.datatypes import BY_NAME, Datatype
+from ladle.protos.tensors import NUMPYS_MAX_RANK
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.machine.cpus import cpus
@@ -223,7 +224,12 @@ def _warmup_input(where: str, name: str, fields: Fields, batch_size: int) -> War
     dims = fields.integers("dims", least=0)
     shape = (batch_size, *dims) if batch_size else dims
     width = _STRING_BYTES if datatype.field == "bytes_contents" else datatype.dtype.itemsize
-    if math.prod(shape) * width > _MOST_BYTES_OF_WARMUP:
+    if len(shape) > NUMPYS_MAX_RANK:
+        raise InvalidArgument(
+            f"{where}: expected at most {NUMPYS_MAX_RANK} dimensions, got {len(shape)}"
+        )
+    # As if no dimension were 0: numpy multiplies the others all the same.
+    if math.prod(max(size, 1) for size in shape) * width > _MOST_BYTES_OF_WARMUP:
         raise InvalidArgument(f"{where}: expected at most {_MOST_BYTES_OF_WARMUP} bytes, got more")
     file = fields.text("input_data_file")
     if file:

@@ -114,7 +114,9 @@ def look(root: Path) -> Release:
     Raises:
         subprocess.CalledProcessError: It is none.
     """
-    manifests = ["pyproject.toml", *_git(root, "ls-files", "*/Cargo.toml")]
+    # What fuzzes is never published.
+    crates = _git(root, "ls-files", "*/Cargo.toml", ":!*/fuzz/Cargo.toml")
+    manifests = ["pyproject.toml", *crates]
     tags = [line.split() for line in _git(root, "tag", "--list", "v*", f"--format={_TAG}")]
     return Release(
         uncommitted=tuple(_git(root, "status", "--porcelain")),

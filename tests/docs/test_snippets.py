@@ -345,7 +345,14 @@ def test_the_first_prediction_is_of_a_digit_that_no_training_has_seen(page: str)
     assert digits.labels[digits.y_test[at]] == "7"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/quickstart.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{name}.md" for name in ("client", "moving", "quickstart", "remote", "services")),
+    ],
+)
 def test_a_page_begins_with_what_works_on_a_bare_machine(page: str) -> None:
     first = next(block for block in blocks(ROOT / page) if block.language == "sh")
     assert commands(first.text)[:2] == [f"git clone {source()}", "cd ladle"]

@@ -7,6 +7,7 @@ back new ones. If a call does not end in time, the child's clients raise at once
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -108,6 +109,10 @@ class ForkGate:
                 "this process was forked while an AsyncClient of its parent was open, so gRPC's "
                 f"asyncio does not work in it; close the AsyncClient before the fork, {_ADVICE}"
             )
+        if self.problem or self.asyncio_problem:
+            # What the parent's threads were at work on has lost its stack. Python crashed where its
+            # garbage collection went over that, or freed what gRPC was using.
+            gc.freeze()
         self.generation += 1
         self._calls = self._streams = self._asyncio_clients = 0
         self._condition = Condition()  # the parent's threads may have held parts of the old one

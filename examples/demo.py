@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="default: ./demo")
     folder: Path = parser.parse_args(argv).dir
+    # Shells have what runs in the background ignore it, and then Python does nothing at Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)  # so that `finally` is reached, and the server stopped
     try:
@@ -113,8 +115,8 @@ def predict_held_out(address: str, held_out: Dataset, picture: Path) -> None:
 def stay(server: Server) -> None:
     """Say where to look and how to stop, and wait for Ctrl-C."""
     print(f"\nThe server goes on. Draw a digit on its status page: {server.http}")
-    print("Ctrl-C stops it.", flush=True)
     try:
+        print("Ctrl-C stops it.", flush=True)
         status = server.process.wait()
     except KeyboardInterrupt:
         print("\nStopping the server", flush=True)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ladle.server.config import Config
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # What sending the last spans may take, after the grace.
 _FLUSH_S = 2.0
+# How late a signal may be noticed.
+_LOOK_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +54,9 @@ def serve(given: Mapping[str, Any]) -> int:
     signals = _Signals(events, log_format)
     starting = _Starting(config, events, log_format)
     starting.begin()
-    event = events.get()
+    event = _next(events)
     if event is _Event.UP:
-        event = events.get()
+        event = _next(events)
     if starting.missing is not None:
         raise starting.missing
     if event is _Event.FAILED:
@@ -75,6 +77,15 @@ class _Event(Enum):
     FAILED = auto()
     """The server can't start, and why has been said."""
     SIGNAL = auto()
+
+
+def _next(events: SimpleQueue[_Event]) -> _Event:
+    # A signal that comes in the moment before the thread falls asleep does not wake it.
+    while True:
+        try:
+            return events.get(timeout=_LOOK_S)
+        except Empty:
+            continue
 
 
 class _Starting:

@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def written(name: str, folder: Path, addresses: Mapping[str, str]) -> Path:
-    """The file `name` with other addresses in the place of those that it has."""
+    """Write the file `name` with its addresses replaced, and return where."""
     text = (PROXIES / name).read_text()
     for given, other in addresses.items():
         assert given in text, given

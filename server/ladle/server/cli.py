@@ -100,7 +100,7 @@ class _Starting:
         self._events = events
         self._log_format = log_format
         self.missing: ModuleNotFoundError | None = None
-        """The start failed for want of a package."""
+        """Set if the start failed because a package is not installed."""
         self._server: Server | None = None
         self._ended_opening = threading.Event()
 

@@ -203,9 +203,10 @@ def test_an_async_client_that_is_open_at_a_fork_makes_those_of_the_child_raise()
 
 @pytest.mark.parametrize("mode", ["asyncio in flight", "asyncio streaming"])
 def test_a_fork_amid_a_call_or_a_stream_of_an_async_client_answers_nothing(mode: str) -> None:
-    """A child that lives raises at once."""
-    told = outcomes(mode, children=2)
-    assert len(told) in (0, 3, 6)
+    """A child that lives raises at once; gRPC ends some of the others, and never all."""
+    told = outcomes(mode, children=8)
+    assert len(told) >= 3
+    assert len(told) % 3 == 0
     for line in told:
         assert line.startswith("RuntimeError: "), line
         assert "fork" in line

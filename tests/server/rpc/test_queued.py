@@ -36,7 +36,7 @@ def channel() -> Iterator[grpc.Channel]:
 
 
 def test_an_answered_request_is_freed_without_the_collector(channel: grpc.Channel) -> None:
-    """Garbage of each request makes full collections, and each of those stops every thread."""
+    """Garbage causes full collections, and a full collection stops every thread."""
     message = PredictRequest()
     message.model_spec.name = "m"
     message.inputs["x"].CopyFrom(tensors.to_proto(np.ones((1, 2), np.float32)))

@@ -25,7 +25,7 @@ def made_up_data(
     """Return made-up examples for a Keras model with one input and one output.
 
     A model of images with 1, 3 or 4 channels gets raw pixels, one of texts texts, and any other
-    numbers. Several sigmoids are labels of which an example may have several.
+    numbers. Several sigmoids are labels, and an example may have more than one.
 
     Args:
         model: The model.

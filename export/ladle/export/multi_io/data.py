@@ -23,7 +23,7 @@ from ladle.export.errors import DataError
 
 Arrays = Mapping[str, NDArray[Any]]
 Task = Literal["classes", "labels", "numbers"]
-"""One class an example; labels of which an example may have several; or numbers."""
+"""A class, labels (an example may have more than one), or numbers."""
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 ONLY = ""

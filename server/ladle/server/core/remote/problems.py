@@ -1,4 +1,4 @@
-"""What is told of a model whose versions are missing; without I/O."""
+"""Says why a model in a store has no version to serve; without I/O."""
 
 from __future__ import annotations
 

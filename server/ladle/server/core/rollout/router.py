@@ -45,18 +45,21 @@ class Router:
         self._draw = draw
         self.rollouts: Mapping[str, Rollout] = {}
         """By model; replaced as a whole."""
-        self._held: dict[str, int] = {}  # by model: the version that gets nothing
         self._lock = threading.Lock()
+        # By model: the version that gets nothing. Changed under the lock, replaced as a whole.
+        self._held: dict[str, int] = {}
         self._keyless: dict[str, int] = {}  # guarded by _lock
 
     def replace(self, rollouts: Iterable[Rollout]) -> None:
         """Put others in place of all that there were; no version is held then."""
-        self._held = {}
+        with self._lock:
+            self._held = {}
         self.rollouts = {rollout.model: rollout for rollout in rollouts}
 
     def hold(self, model: str, version: int) -> None:
         """Give a version on trial nothing more, until its label is on another."""
-        self._held = {**self._held, model: version}
+        with self._lock:
+            self._held = {**self._held, model: version}
 
     def choose(self, model: str, metadata: Metadata | None = None) -> int | None:
         """Return the version for a request that names none; None leaves it to the usual rule.

@@ -76,6 +76,16 @@ def test_any_text_is_a_url_or_one_clear_line(text: str) -> None:
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize("text", ["s3:/models/m", "gs:models", "az:", "s3:m/1"])
+def test_a_url_without_both_slashes_is_no_folder(text: str) -> None:
+    """`ladle export s3:/models/m` published into a folder of that name."""
+    assert is_url(text)
+    with pytest.raises(ValueError, match=r"expected s3://BUCKET/PATH.*, got no '://'"):
+        parse_url(text)
+
+
 def test_folders_are_no_urls() -> None:
     assert not is_url("/models/digits")
+    assert not is_url("./s3:/models")
+    assert not is_url("s3")
     assert is_url("hdfs://x")

@@ -322,3 +322,12 @@ def test_only_what_is_whole_serves(base_path: Path, capsys: pytest.CaptureFixtur
     assert "version 3 is the only one in sight that is whole" in told
     (base_path / "3" / "saved_model.pb").unlink()
     assert "expected a version that is whole, found 1 (" in refused(capsys, "show", base_path)
+
+
+@pytest.mark.parametrize("command", ["label", "promote", "demote"])
+def test_the_labels_of_a_folder_that_is_not_there_are_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They read as a folder without labels."""
+    assert main([command, str(tmp_path / "typo")]) != 0
+    assert "typo: expected a model's folder, found none" in capsys.readouterr().err

@@ -123,8 +123,10 @@ def read_labels(base_path: Path) -> dict[str, int]:
     """Return the labels of the versions under `base_path`, by name.
 
     Raises:
-        PublishError: Their file is damaged.
+        PublishError: There is no such folder, or their file is damaged.
     """
+    if not base_path.is_dir():
+        raise PublishError(f"{base_path}: expected a model's folder, found none")
     try:
         return read_labels_file(base_path)
     except (OSError, ValueError) as error:

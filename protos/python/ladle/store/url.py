@@ -43,8 +43,11 @@ class StoreUrl:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is meant as a URL, be it one of a store's or not."""
-    return "://" in text
+    """Whether a text is meant as a URL, be it one of a store's or not.
+
+    `s3:/models` is meant as one; `./s3:/models` is a folder.
+    """
+    return "://" in text or text.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
 
 
 def parse_url(text: str) -> StoreUrl:
@@ -53,8 +56,10 @@ def parse_url(text: str) -> StoreUrl:
     Raises:
         ValueError: It names none; the message does not repeat what may be a secret.
     """
-    scheme, _, rest = text.partition("://")
+    scheme, is_whole, rest = text.partition("://")
     forms = "s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    if not is_whole:
+        raise ValueError(f"expected {forms}, got no '://'; a folder of such a name is ./NAME")
     if scheme not in SCHEMES:
         shown = scheme if scheme.isidentifier() else "something else"
         raise ValueError(f"expected {forms}, got {shown}://")

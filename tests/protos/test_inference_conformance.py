@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
-from server.open_inference.harness import row
+from server.open_inference.harness import mlserver_installs, row
 
 from ladle.protos import _pool
 
@@ -84,7 +84,9 @@ def ours() -> Fields:
 
 
 @pytest.mark.conformance
-@pytest.mark.parametrize("package", DISAGREEMENTS)
+@pytest.mark.parametrize(
+    "package", ["tritonclient", "kserve", pytest.param("mlserver", marks=mlserver_installs)]
+)
 @row(86)
 def test_every_field_that_both_have_is_the_same(conformance_python: str, package: str) -> None:
     told = subprocess.run(

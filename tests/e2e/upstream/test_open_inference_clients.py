@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from e2e.upstream.official import told_by
-from server.open_inference.harness import Served, row, serving
+from server.open_inference.harness import Served, mlserver_installs, row, serving
 
 pytestmark = pytest.mark.conformance
 
@@ -44,6 +44,7 @@ def test_kserves_clients_get_their_answers(conformance_python: str, served: Serv
     assert unknown in grpc["error"]
 
 
+@mlserver_installs
 @row(32)
 def test_mlservers_types_hold_the_answers(conformance_python: str, served: Served) -> None:
     grpc_address, http_address = addresses(served)

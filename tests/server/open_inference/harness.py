@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,12 @@ def row(*numbers: int) -> Callable[[F], F]:
         return test
 
     return note
+
+
+mlserver_installs = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="no release of MLServer installs on this Python"
+)
+"""For what asks by MLServer's package: tests/conformance/requirements.txt."""
 
 
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

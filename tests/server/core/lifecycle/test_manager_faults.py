@@ -354,6 +354,27 @@ def test_listeners_hear_of_changes_and_may_ask(manager: Manager) -> None:
     assert {name for name, _ in heard} == {"m"}
 
 
+def test_who_waits_for_a_model_finds_the_listeners_told(manager: Manager) -> None:
+    """The health service is one: a server that has started must not say that it serves nothing."""
+    told: list[bool] = []
+    waiter, let_loader_go_on = threading.current_thread(), threading.Event()
+
+    def listen(name: str) -> None:
+        if threading.current_thread() is not waiter:
+            let_loader_go_on.wait(TIMEOUT_S)  # the loading thread gets here late
+        elif manager.is_available(name):
+            told.append(True)
+
+    manager.add_listener(listen)
+    manager.expect("m")
+    manager.aspire("m", ONE)
+    try:
+        assert manager.wait_until_settled(["m"], TIMEOUT_S)
+        assert told
+    finally:
+        let_loader_go_on.set()
+
+
 def test_a_look_that_finds_nothing_new_tells_nobody(manager: Manager) -> None:
     """With a thousand models there are a thousand each second."""
     manager.expect("m")

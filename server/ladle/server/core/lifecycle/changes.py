@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 Listener = Callable[[str], None]
 """Gets a model's name after something about the model may have changed."""
@@ -32,6 +32,10 @@ class ChangeNotifier:
         """Call the listeners with what was recorded; called without the lock."""
         with self.condition:
             names, self._pending = list(self._pending), {}
+        self.tell(names)
+
+    def tell(self, names: Iterable[str]) -> None:
+        """Call the listeners with `names`; called without the lock."""
         for name in names:
             for listener in self._listeners:
                 listener(name)

@@ -286,9 +286,13 @@ class Manager:
         """Block until each model has a version available, or has failed; False if time passed.
 
         A version that failed counts, even if it will be tried again. A model that was not scanned
-        yet does not.
+        yet does not. The listeners have heard how the models stand when this returns.
         """
-        return self._waiting.until_settled(names, timeout_s)
+        names = list(names)
+        settled = self._waiting.until_settled(names, timeout_s)
+        # The thread that settled a model may be on its way to the listeners still.
+        self._changes.tell(names)
+        return settled
 
     def source_stopped(self) -> None:
         """Take note that nothing more will be aspired.

@@ -199,7 +199,7 @@ class ModelSet:
             Unavailable: Too many callers wait already; what they changed is in place.
         """
         names = sorted(names)
-        if all(map(self._manager.is_settled, names)):
+        if self._manager.wait_until_settled(names, 0.0):
             self._require(names)
             return
         if not self._waits.acquire(blocking=False):

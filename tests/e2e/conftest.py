@@ -33,7 +33,7 @@ def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
 
     base_path = tmp_path_factory.mktemp("models") / "digits"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ladle.export.pipeline.train", train)
+        patch.setattr("ladle.export.single_io.export.train", train)
         # A server in a process of its own loads it soon.
         patch.setattr("ladle.export.saved_model.checked.run_in_subprocess", run_in_this_process)
         export_model(base_path, load_data("digits"), options=TrainingOptions(epochs=3))

@@ -149,7 +149,7 @@ def test_an_operation_that_is_not_allowed_publishes_nothing(
 
         return endpoints | {"logits": replace(endpoints["logits"], function=read)}
 
-    monkeypatch.setattr("ladle.export.pipeline.make_endpoints", make_one_that_reads)
+    monkeypatch.setattr("ladle.export.single_io.export.make_endpoints", make_one_that_reads)
     with pytest.raises(CheckError, match="operations failed: the graph holds ReadFile"):
         export_model(tmp_path, small, options=ONE_EPOCH)
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +169,7 @@ def test_the_version_number_may_be_the_time(tmp_path: Path, small: Dataset) -> N
 def test_a_version_that_is_there_is_refused_before_training(
     tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle.export.pipeline.train", None)
+    monkeypatch.setattr("ladle.export.single_io.export.train", None)
     (tmp_path / "007").mkdir()
     with pytest.raises(PublishError, match=r"version 7 is there already \(007\)"):
         export_model(tmp_path, small, version=7)
@@ -218,7 +218,7 @@ def test_a_written_model_that_answers_otherwise_is_not_published(
         wrong = replace(preparation, normalization=Normalization(divisor=16.0))
         return make_endpoints(trained, wrong, labels)
 
-    monkeypatch.setattr("ladle.export.pipeline.make_endpoints", make_with_wrong_divisor)
+    monkeypatch.setattr("ladle.export.single_io.export.make_endpoints", make_with_wrong_divisor)
     with pytest.raises(CheckError, match=r'signatures failed: signature "[a-z0-9_]+": output'):
         export_model(tmp_path, small, options=ONE_EPOCH)
     assert list(tmp_path.iterdir()) == []
@@ -227,7 +227,7 @@ def test_a_written_model_that_answers_otherwise_is_not_published(
 def test_a_base_path_that_cannot_be_written_is_told_before_training(
     tmp_path: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ladle.export.pipeline.train", None)
+    monkeypatch.setattr("ladle.export.single_io.export.train", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(PublishError, match="Not a directory"):
         export_model(tmp_path / "file" / "model", small)

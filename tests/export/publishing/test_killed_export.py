@@ -9,33 +9,37 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from exporting import ONE_EPOCH
 
-from ladle.export import Dataset, export_model, pipeline
+from ladle.export import Dataset, export_model
 from ladle.export.publishing import destination
 from ladle.export.publishing.publish import STAGING_PREFIX, STALE_AFTER_S, publish, staging_folder
+from ladle.export.saved_model import written
+from ladle.export.single_io import export as single_io
 
 pytestmark = pytest.mark.e2e
 
-STAGES = (
-    "make_endpoints",
-    "write_saved_model",
-    "check_operations",
-    "check_signatures",
-    "write_warmup",
-    "write_evaluation",
-    "write_card",
-    "publish",
+STAGES: tuple[tuple[ModuleType, str], ...] = (
+    (single_io, "make_endpoints"),
+    (written, "write_saved_model"),
+    (written, "check_operations"),
+    (written, "check_signatures"),
+    (written, "write_warmup"),
+    (single_io, "write_evaluation"),
+    (single_io, "write_card"),
+    (destination, "publish"),
 )
 KILLED = (
-    "import os, signal, sys; from ladle.cli import main; import ladle.export.pipeline as pipeline\n"
+    "import os, signal, sys; from ladle.cli import main\n"
+    "import ladle.export.single_io.export as single_io\n"
     "import ladle.export.saved_model.checked as checked\n"
     "from checking import run_in_this_process\n"
     "checked.run_in_subprocess = run_in_this_process\n"
-    "pipeline.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "single_io.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     "main(['export', *sys.argv[1:]])"
 )
 
@@ -81,8 +85,7 @@ def test_no_stage_of_an_export_leaves_what_a_server_would_take(
 
         return run
 
-    for stage in STAGES:
-        module = destination if stage == "publish" else pipeline
+    for module, stage in STAGES:
         monkeypatch.setattr(module, stage, watched(stage, getattr(module, stage)))
     monkeypatch.setattr(os, "fsync", watched("publish", os.fsync))
     rename = Path.rename
@@ -95,7 +98,7 @@ def test_no_stage_of_an_export_leaves_what_a_server_would_take(
     assert export_model(base_path, small, options=ONE_EPOCH).version == 2
     monkeypatch.undo()
     reached = [stage for stage, _ in copies]
-    assert {f"after {stage}" for stage in STAGES if stage != "publish"} < set(reached)
+    assert {f"after {stage}" for _, stage in STAGES if stage != "publish"} < set(reached)
     before = reached.index("rename") + 1
     staged = [len(list(path.glob(f"{STAGING_PREFIX}*/*"))) for _, path in copies[:before]]
     assert staged[0] == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.errors import CheckError
+from ladle.export.publishing.destination import Destination
 from ladle.export.publishing.requirements import Requirements
 from ladle.export.saved_model.row_independence import decided_by
 from ladle.export.saved_model.subprocess_check import Arrays
@@ -143,3 +145,26 @@ def _check_sums(where: str, answer: NDArray[Any]) -> None:
             f"{where}: expected rows that sum to 1 within {TOLERANCE:g},"
             f" got one that is off by {off:g}",
         )
+
+
+def check_metrics(
+    metrics: Mapping[str, float], destination: Destination, requirements: Requirements
+) -> None:
+    """Hold what was measured to the requirements and to the version that serves now; may block.
+
+    Raises:
+        CheckError: The accuracy is too low.
+        ValueError: An accuracy is required, and the model has no single one.
+    """
+    if "accuracy" not in metrics:
+        if requirements.of_accuracy:
+            raise ValueError(
+                "min accuracy, max regression: the model has no single accuracy; its metrics are"
+                f" {', '.join(metrics)}"
+            )
+        return
+    check_accuracy(metrics["accuracy"], requirements)
+    serving = destination.now_serving()
+    if serving is not None and "accuracy" in serving[1].metrics:
+        before = (serving[0], serving[1].metrics["accuracy"])
+        check_regression(metrics["accuracy"], before, requirements)

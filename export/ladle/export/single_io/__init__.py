@@ -1,0 +1,1 @@
+"""Models with one input and one output: the whole export of one."""

@@ -281,9 +281,7 @@ def test_early_stopping_takes_the_weights_of_the_best_epoch(
 def test_a_stopped_training_goes_on_from_its_last_epoch(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    import keras
-
-    from ladle.export.training import custom_loop as loop
+    from ladle.export.training.checkpoints import Checkpoints
 
     sized = small.resized(10, 10)
     options: dict[str, Any] = {
@@ -293,20 +291,15 @@ def test_a_stopped_training_goes_on_from_its_last_epoch(
         "shuffle": False,
     }
     expected = weights(sized, recipe, **options)
-    epochs = 0
+    save = Checkpoints.save
 
-    def stop_in_the_third(*arguments: Any, **_: Any) -> Any:
-        nonlocal epochs
-        epochs += 1
-        if epochs == 3:
+    def stop_after_two(checkpoints: Checkpoints, model: Any, epochs_done: int) -> None:
+        save(checkpoints, model, epochs_done)
+        if epochs_done == 2:
             raise KeyboardInterrupt
-        return 0.5
 
     with monkeypatch.context() as patch:
-        if recipe == "lenet":
-            patch.setattr(loop, "_accuracy", stop_in_the_third)
-        else:
-            patch.setattr(keras.callbacks.History, "on_epoch_begin", stop_in_the_third, False)
+        patch.setattr(Checkpoints, "save", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             fit(sized, recipe, **options, checkpoint_dir=str(tmp_path / "state"))
     resumed = fit(sized, recipe, **options, checkpoint_dir=str(tmp_path / "state"))
@@ -349,6 +342,23 @@ def test_lenet_measures_on_held_out_data_after_every_epoch(small: Dataset) -> No
     assert len(trained.history["val_accuracy"]) == len(trained.history["loss"]) == 3
     predicted = trained.raw_outputs(sized.preparation.apply(sized.x_test)).argmax(1)
     assert trained.history["val_accuracy"][-1] == np.mean(predicted == sized.y_test)
+
+
+def test_lenet_tells_loss_and_accuracy_of_both_parts(small: Dataset) -> None:
+    from ladle.export.training.outputs import cross_entropy
+
+    sized = small.resized(10, 10)
+    # With so small a rate the model is at the end what it was in every step.
+    trained = fit(sized, "lenet", epochs=1, learning_rate=1e-12)
+    assert list(trained.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    for part, raw, targets in (
+        ("", sized.x_train, sized.y_train),
+        ("val_", sized.x_test, sized.y_test),
+    ):
+        answers = np.asarray(trained.activated(trained.raw_outputs(sized.preparation.apply(raw))))
+        assert trained.history[f"{part}accuracy"] == [np.mean(answers.argmax(1) == targets)]
+        expected = cross_entropy(answers, targets)
+        assert trained.history[f"{part}loss"] == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -27,7 +27,9 @@ _NOT_TAKEN = (
     "validation_steps",
     "steps_per_execution",
 )
-_ACCURACY = "val_accuracy"
+# What is measured of every epoch, in the order in which it is printed.
+_MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+_CHOOSES = "val_accuracy"
 
 
 def fit_in_custom_loop(
@@ -44,7 +46,8 @@ def fit_in_custom_loop(
 ) -> tuple[dict[str, list[float]], int]:
     """Train the classifier `model` from one-hot labels; measure on held-out data after every epoch.
 
-    Returns loss and held-out accuracy, `val_accuracy`, of each epoch, and the first one's number.
+    Returns of each epoch loss and accuracy, and `val_loss` and `val_accuracy` of the held-out data;
+    and the first epoch's number. Loss and accuracy of the training are measured while it learns.
 
     Raises:
         ValueError: It is a regression, or an option is given that this loop has no use for.
@@ -54,23 +57,26 @@ def fit_in_custom_loop(
     best = _Best(model, options.early_stopping)
     loss_of = keras.losses.CategoricalCrossentropy(from_logits=True)
 
-    def step(images: Any, labels: Any, counts: Any = None) -> Any:
+    def step(images: Any, labels: Any, counts: Any = None) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
-            loss = loss_of(labels, model(images, training=True), sample_weight=counts)
+            logits = model(images, training=True)
+            loss = loss_of(labels, logits, sample_weight=counts)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
+        return loss, _n_right(labels, logits)
 
-    def predict(images: Any) -> Any:
-        return model(images, training=False)
+    def measure(images: Any, labels: Any) -> tuple[Any, Any]:
+        logits = model(images, training=False)
+        return loss_of(labels, logits), _n_right(labels, logits)
 
     run = step if options.run_eagerly else tf.function(step)
-    predict = predict if options.run_eagerly else tf.function(predict)
+    measured = measure if options.run_eagerly else tf.function(measure)
     batches = training_batches(dataset, options, weights, one_hot=True)
     held_out = validation_batches(dataset, _held_out(options), one_hot=True)
+    assert held_out is not None  # which is measured on in any case
     # An epoch of a given number of steps goes on where the last one stopped.
     endless = iter(batches) if options.steps_per_epoch is not None else None
-    history: dict[str, list[float]] = {"loss": [], _ACCURACY: []}
+    history: dict[str, list[float]] = {name: [] for name in _MEASURES}
     done = 0 if checkpoints is None else checkpoints.restore(model)
     begin = max(options.initial_epoch, done)
     for epoch in range(begin, epochs):
@@ -78,18 +84,15 @@ def fit_in_custom_loop(
         if verbose:
             print(f"Epoch {epoch + 1}/{epochs}", flush=True)
         coming = islice(endless or iter(batches), steps)
-        losses = [run(*batch) for batch in _with_bar(coming, steps, verbose)]
-        history["loss"].append(float(np.mean([loss.numpy() for loss in losses])))
-        history[_ACCURACY].append(_accuracy(predict, held_out))
+        of_epoch = (*_means(run, _with_bar(coming, steps, verbose)), *_means(measured, held_out))
+        for name, value in zip(_MEASURES, of_epoch, strict=True):
+            history[name].append(value)
         if verbose:
-            print(
-                f"{steps}/{steps} - {time.monotonic() - started:.0f}s"
-                f" - loss: {history['loss'][-1]:.4f} - {_ACCURACY}: {history[_ACCURACY][-1]:.4f}",
-                flush=True,
-            )
+            told = " - ".join(f"{name}: {values[-1]:.4f}" for name, values in history.items())
+            print(f"{steps}/{steps} - {time.monotonic() - started:.0f}s - {told}", flush=True)
         if checkpoints is not None:
             checkpoints.save(model, epoch + 1)
-        if best.is_too_long_ago(history[_ACCURACY]):
+        if best.is_too_long_ago(history[_CHOOSES]):
             break
     best.take()
     if checkpoints is not None:
@@ -152,10 +155,18 @@ def _with_bar(batches: Iterator[Any], steps: int, verbose: int) -> Iterator[Any]
             bar.update(number)
 
 
-def _accuracy(predict: Callable[[Any], Any], batches: Any) -> float:
-    right = total = 0
-    for images, labels in batches:
-        predicted = tf.argmax(predict(images), axis=1)
-        right += int(tf.reduce_sum(tf.cast(predicted == tf.argmax(labels, axis=1), tf.int64)))
-        total += len(labels)
-    return right / total
+def _n_right(labels: Any, logits: Any) -> Any:
+    right = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
+    return tf.reduce_sum(tf.cast(right, tf.int64))
+
+
+def _means(function: Callable[..., tuple[Any, Any]], batches: Iterable[Any]) -> tuple[float, float]:
+    """Call the function with each batch; return mean loss and accuracy over all examples."""
+    n_examples = n_right = 0
+    loss = 0.0
+    for batch in batches:
+        of_batch, right = function(*batch)
+        loss += float(of_batch) * len(batch[0])
+        n_right += int(right)
+        n_examples += len(batch[0])
+    return loss / n_examples, n_right / n_examples

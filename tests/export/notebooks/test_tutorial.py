@@ -15,7 +15,7 @@ from checking import run_in_this_process
 from ladle.export import Dataset
 from ladle.export.cli import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "export.md").read_text(encoding="utf-8")
 COMMAND = next(line for line in PAGE.splitlines() if "--data mnist --recipe mlp" in line)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import playwright
 import pytest
-from fakes import TIMEOUT_S, FakeLoader, FakeServable
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, until
 from numpy.typing import NDArray
 
 from ladle.client import Client
@@ -25,6 +26,7 @@ from ladle.export import load_data
 from ladle.protos.model_card import ModelCard, Normalization
 from ladle.server import Config, Server
 from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
 
 pytestmark = pytest.mark.e2e
 
@@ -427,6 +429,36 @@ def test_both_versions_of_a_rollout_are_side_by_side(browser: Any, tmp_path: Pat
         stable, canary = page.locator("table.rollout tbody tr").all_inner_texts()
         assert stable.startswith("stable version 1\t87.50 %")
         assert canary.startswith("canary version 2\t12.50 %")
+
+
+def test_how_a_canary_answers_stands_beside_how_stable_does(browser: Any, tmp_path: Path) -> None:
+    for version in "12":
+        (tmp_path / "m" / version).mkdir(parents=True)
+    (tmp_path / "m" / ".ladle-labels.json").write_text('{"stable": 1, "canary": 2}')
+    (tmp_path / "rollout.txt").write_text(
+        'rollout { model: "m" canary { percent: 0 } shadow { percent: 100 } }'
+    )
+    models, loader = ("m", tmp_path / "m"), FakeLoader()
+    more = {"rollout_file": str(tmp_path / "rollout.txt")}
+    with (
+        serving(tmp_path / "models", models, load=loader, **more) as server,
+        opened(browser, server) as page,
+    ):
+        shadow = loader.loaded[ServableId("m", 2)]
+        shadow.function = lambda inputs: {"y": inputs["x"][:, ::-1] * np.float32(2)}
+        url = f"{page.url}v1/models/m:predict"
+
+        def compared() -> bool:
+            urlopen(Request(url, b'{"instances": [[1, 2]]}'), timeout=TIMEOUT_S).close()
+            found = server.snapshot()["m"].shadow
+            return found is not None and found.requests > 0
+
+        until(compared)
+        page.wait_for_selector("table.shadow tbody tr")
+        canary = page.locator("table.rollout tbody tr").nth(1).inner_text()
+        assert re.search(r"100 % of [\d,]+ rows$", canary)
+        (output,) = page.locator("table.shadow tbody tr").all_inner_texts()
+        assert output.split("\t") == ["y", "100 %", "100 %", "2", "2", "0.5", "0.5", "0"]
 
 
 def test_a_server_with_tokens_asks_for_one(browser: Any, tmp_path: Path) -> None:

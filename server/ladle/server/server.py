@@ -37,7 +37,7 @@ from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.ports import Ports
 from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
-from ladle.server.wiring.rollout_guard import RolloutGuard
+from ladle.server.wiring.rollouts import Rollouts
 from ladle.server.wiring.startup import StartupError
 from ladle.store.opening import open_store
 from ladle.store.store import Store
@@ -127,8 +127,7 @@ class Server:
             poll_wait_s=config.model_config_file_poll_wait_seconds,
             open_store=open_store,
         )
-        self._rollout_file = startup.rollout_file(config, self.manager.router, open_store)
-        self._rollout_guard = RolloutGuard(self.manager.router, self.metrics)
+        self._rollouts = Rollouts(config, self.manager, serving, self.metrics, open_store)
         self._health = Health()
         self.methods = methods(
             self.manager,
@@ -142,6 +141,7 @@ class Server:
             health=self._health,
             open_inference=config.enable_open_inference,
             statistics=self.metrics.statistics,
+            shadows=self._rollouts.shadows,
         )
         """Everything that the server answers, by full method path."""
         require_metrics(self.methods)
@@ -186,7 +186,7 @@ class Server:
 
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """Return how each model does at this moment, by name; takes about a millisecond."""
-        return snapshot(self.metrics, self.manager)
+        return snapshot(self.metrics, self.manager, self._rollouts.shadows.standing)
 
     def _figures(self) -> dict[str, dict[str, Any]]:
         return {name: asdict(model) for name, model in self.snapshot().items()}
@@ -237,9 +237,7 @@ class Server:
             self._config_file.start()
         if self._config.model_repository:
             self._repository.start()
-        if self._config.rollout_file:
-            self._rollout_file.start()
-            self._rollout_guard.start()
+        self._rollouts.start()
         if self.access.by_token:
             self._tokens_file.start()
         if self._config.wait_for_models:
@@ -302,8 +300,7 @@ class Server:
             self._remote.stop()
             self._config_file.stop()
             self._repository.stop()
-            self._rollout_file.stop()
-            self._rollout_guard.stop()
+            self._rollouts.stop()
             self._tokens_file.stop()
             self._batching.stop()
             self._ports.stop(grace_s)

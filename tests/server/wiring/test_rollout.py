@@ -156,7 +156,7 @@ def test_both_versions_are_told_side_by_side(there: Harness) -> None:
 
 def test_a_start_with_a_wrong_file_says_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "rollout.txt"
-    file.write_text('rollout { model: "m" shadow {} }')
+    file.write_text('rollout { model: "m" mirror {} }')
     config = Config(model_base_path=str(tmp_path), rollout_file=str(file))
     with pytest.raises(StartupError, match=r"--rollout_file: .*no field named"):
         Server(config, load=FakeLoader())

@@ -48,7 +48,9 @@ def test_a_canary_that_fails_is_held(caplog: pytest.LogCaptureFixture) -> None:
         guard.step()
         guard.step()
     assert chosen() == 1
-    assert router.shares("m") == (Share("stable", 1, 1.0), Share("canary", 2, 0.0, is_held=True))
+    why = "10 of 10 requests failed: 100.00%, expected at most 1.00%"
+    held = Share("canary", 2, 0.0, is_held=True, reason=why)
+    assert router.shares("m") == (Share("stable", 1, 1.0), held)
     (record,) = caplog.records
     assert record.getMessage() == (
         "model m: version 2 is held, and stable gets its requests: "

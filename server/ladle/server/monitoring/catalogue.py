@@ -19,6 +19,7 @@ _SIZES = exponential(1, 2, 15)
 
 _SECONDS = exponential(0.00005, 2, 21)  # to 52 s
 _BYTES = exponential(64, 4, 13)  # to 1 GiB
+_DIFFERENCES = exponential(1e-7, 10, 11)  # to 1000
 _LOAD_SECONDS = exponential(0.05, 2, 14)  # to 7 minutes
 
 _WHICH = ("model", "version", "signature")
@@ -248,6 +249,43 @@ class LadleMetrics:
             "ladle_version_changed_total",
             "model",
             about="Versions in a store that were overwritten while they were served.",
+        )
+        self.shadow_requests = Counters(
+            "ladle_shadow_requests_total",
+            *("model", "version", "code"),
+            about="Requests that have run on a shadow after stable had answered them.",
+        )
+        self.shadow_dropped = Counters(
+            "ladle_shadow_dropped_total",
+            *("model", "reason"),
+            about="Requests that were to run on a shadow and did not, and why.",
+        )
+        self.shadow_seconds = Histograms(
+            "ladle_shadow_seconds",
+            _SECONDS,
+            *("model", "version"),
+            about="What runs on a shadow have taken.",
+        )
+        self.shadow_rows = Counters(
+            "ladle_shadow_rows_total",
+            *("model", "version"),
+            about="Rows of a shadow's answers that were compared.",
+        )
+        self.shadow_disagreeing_rows = Counters(
+            "ladle_shadow_disagreeing_rows_total",
+            *("model", "version", "output"),
+            about="Rows of an output that came out otherwise than from stable.",
+        )
+        self.shadow_problems = Counters(
+            "ladle_shadow_problems_total",
+            *("model", "version", "output", "problem"),
+            about="Answers whose output is missing, has another dtype or shape, or other NaN.",
+        )
+        self.shadow_differences = Histograms(
+            "ladle_shadow_largest_difference",
+            _DIFFERENCES,
+            *("model", "version", "output"),
+            about="The largest difference in each answer's floats.",
         )
         self.dropped_logs = Counters(
             "ladle_dropped_log_records_total",

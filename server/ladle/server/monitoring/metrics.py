@@ -22,6 +22,7 @@ from ladle.server.monitoring.catalogue import (
 )
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
+from ladle.server.monitoring.shadow_metrics import ShadowMetrics
 from ladle.server.monitoring.statistics import StatisticsByVersion
 from ladle.server.monitoring.store_metrics import StoreMetrics
 
@@ -72,6 +73,8 @@ class Metrics:
         self.lock = threading.Lock()
         self.stores = StoreMetrics(self.own, self.lock)
         """Counts what comes from stores."""
+        self.shadows = ShadowMetrics(self.own, self.lock)
+        """Counts what comparisons with shadows show."""
         self._configured = configured
         self._is_served = is_served
         self._at_once = _COUNTED_AT_ONCE

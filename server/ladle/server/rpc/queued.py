@@ -18,6 +18,7 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation
+from ladle.server.core.rollout.shadow_runs import Sample, ShadowRuns
 from ladle.server.core.servable import Afterwards, Model, Pending
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
@@ -83,6 +84,8 @@ class QueuedRequest(Generic[R, A]):
         "_observation",
         "_pending",
         "_request",
+        "_sample",
+        "_shadows",
         "is_large",
         "is_submitted",
     )
@@ -95,6 +98,7 @@ class QueuedRequest(Generic[R, A]):
         deadline: float | None,
         observation: Observation,
         deliver: Callable[[A | Exception], Afterwards],
+        shadows: ShadowRuns | None = None,
     ) -> None:
         """Take a request that was parsed.
 
@@ -106,6 +110,7 @@ class QueuedRequest(Generic[R, A]):
             observation: where what becomes of the request is noted.
             deliver: gets the answer, or the exception, once, in any thread, unless `submit` raises.
                 What it returns is done after all others of the batch have their answers.
+            shadows: run some of what was answered on another version too; None for nothing.
         """
         self._method = method
         self._request: R | None = request
@@ -118,6 +123,8 @@ class QueuedRequest(Generic[R, A]):
         self._pending: Pending | None = None
         self._cancelled = False
         self._nbytes = nbytes
+        self._shadows = shadows
+        self._sample: Sample | None = None
         self.is_large = nbytes >= malloc.LARGE_BYTES
         """Whether the request is worth some milliseconds to take less memory."""
         self.is_submitted = False
@@ -142,8 +149,17 @@ class QueuedRequest(Generic[R, A]):
             invocation, self._encode = self._method.plan(servable, request)
             observation.signatures = invocation.signature.names
             self._handle = handle
+            if self._shadows is not None and self._shadows.lanes:
+                self._sample = self._shadows.sample(
+                    handle.id,
+                    invocation.signature.stateful,
+                    partial(self._planned, request),
+                    self._nbytes,
+                )
             pending = servable.submit(*invocation, self._ran, self._deadline, observation)
         except BaseException:
+            if self._sample is not None:
+                self._sample.abandon()
             handle.release()
             raise
         self.is_submitted = True
@@ -164,7 +180,7 @@ class QueuedRequest(Generic[R, A]):
     def _ran(self, outcome: Outputs | Exception) -> Afterwards:
         """Encode what the run gave, deliver it, and release the version."""
         answer: A | Exception
-        encode, deliver = self._encode, self._deliver
+        encode, deliver, sample = self._encode, self._deliver, self._sample
         assert encode is not None
         assert deliver is not None
         try:
@@ -179,9 +195,17 @@ class QueuedRequest(Generic[R, A]):
             afterwards = deliver(answer)
         finally:
             self._handle.release()
-            self._pending = self._encode = self._deliver = None
+            self._pending = self._encode = self._deliver = self._sample = None
+            if sample is not None and isinstance(outcome, Exception):
+                sample.abandon()
+        if sample is not None and not isinstance(outcome, Exception):
+            afterwards = (*(afterwards or ()), partial(sample.answered, outcome))
         # The next large request should find the heap as this one found it.
         return (*(afterwards or ()), malloc.trim) if self.is_large else afterwards
+
+    def _planned(self, request: R, model: Model) -> Invocation:
+        """Return what a request comes down to for another version."""
+        return self._method.plan(model, request)[0]
 
 
 class QueuedMethod(Generic[R]):
@@ -190,9 +214,15 @@ class QueuedMethod(Generic[R]):
     Checks come in upstream's order: the message, the model, then all that `plan` looks at.
     """
 
-    def __init__(self, manager: Manager, method: InferMethod[R, bytes]) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        method: InferMethod[R, bytes],
+        shadows: ShadowRuns | None = None,
+    ) -> None:
         self._manager = manager
         self._method = method
+        self._shadows = shadows
 
     def __call__(self, call: ObservedCall) -> BlockingPart | None:
         """Answer the call once its rows have run; never blocks.
@@ -212,6 +242,8 @@ class QueuedMethod(Generic[R]):
             deadline,
             call.observation,
             partial(self._deliver, call),
+            # Who names a version is not routed, and so not shadowed.
+            None if spec.WhichOneof("version_choice") else self._shadows,
         )
         return with_version(self._manager, spec, partial(self._submit, call, queued), call.metadata)
 

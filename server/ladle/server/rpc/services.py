@@ -12,6 +12,7 @@ from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.observation import Observer, Unobserved
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.statistics import Statistics
 from ladle.server.rpc.guard import RULES, guarded, inference_rules
 from ladle.server.rpc.health import Health
@@ -51,6 +52,7 @@ def methods(
     health: Health | None = None,
     open_inference: bool = True,
     statistics: Statistics | None = None,
+    shadows: ShadowRuns | None = None,
 ) -> Methods:
     """Return the handlers of all services.
 
@@ -66,6 +68,7 @@ def methods(
         health: the health service; by default nothing serves.
         open_inference: whether the Open Inference Protocol is served beside the others.
         statistics: returns what requests to each version have taken.
+        shadows: run some of the unary requests on another version too.
 
     Raises:
         KeyError: A method is in none of our .proto files, or has no rule for its callers.
@@ -93,7 +96,7 @@ def methods(
     ]
     non_blocking: dict[str, NonBlockingMethod] = {
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
-        **{method.path: QueuedMethod(manager, method) for method in infer_methods},
+        **{method.path: QueuedMethod(manager, method, shadows) for method in infer_methods},
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
         **{path: middleware.non_blocking(path, method) for path, method in non_blocking.items()},
@@ -111,6 +114,7 @@ def methods(
             middleware,
             is_ready=partial(health.serves, ""),
             statistics=statistics or dict,
+            shadows=shadows,
         )
     reflected = reflection({path.split("/")[1] for path in served})
     served |= reflected

@@ -14,7 +14,9 @@ from ladle.protos.ladle_pb import RolloutConfig
 from ladle.protos.services import pool
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
+from ladle.server.core.rollout.comparing import OutputRule
 from ladle.server.core.rollout.guard import Guard
+from ladle.server.core.rollout.shadow import Shadow
 from ladle.server.core.rollout.split import BUCKETS, Rollout
 from ladle.server.settings.polled_file import PolledFile
 from ladle.store.opening import open_store
@@ -22,6 +24,7 @@ from ladle.store.store import Store
 from ladle.store.url import StoreUrl
 
 _MAX_BYTES = 1 << 20
+_MOST_IN_FLIGHT = 1000
 # gRPC's names of metadata, and HTTP's of headers; what ends with -bin holds bytes.
 _KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
@@ -105,11 +108,52 @@ def _rollout(proto: RolloutProto) -> Rollout:
         canary_buckets=buckets,
         key_name=key_name,
         salt=proto.salt or model,
-        guard=_guard(proto) if proto.HasField("guard") else None,
+        guard=_guard(proto, canary) if proto.HasField("guard") else None,
+        shadow=_shadow(proto, stable, canary) if proto.HasField("shadow") else None,
     )
 
 
-def _guard(proto: RolloutProto) -> Guard:
+def _shadow(proto: RolloutProto, stable: str, canary: str) -> Shadow:
+    given = proto.shadow
+    where = f"model {proto.model}: shadow"
+    label = given.label or canary or "canary"
+    if label == stable:
+        raise InvalidArgument(f"{where}: expected another label than stable's, got {label!r}")
+    if not 0 < given.percent <= 100:
+        raise InvalidArgument(
+            f"{where}: percent: expected more than 0, up to 100, got {given.percent:g}"
+        )
+    if given.max_in_flight > _MOST_IN_FLIGHT:
+        raise InvalidArgument(
+            f"{where}: max_in_flight: expected at most {_MOST_IN_FLIGHT}, got {given.max_in_flight}"
+        )
+    rules: dict[str, OutputRule] = {}
+    for entry in given.compare:
+        if entry.output in rules:
+            which = f"output {entry.output!r}" if entry.output else "all outputs"
+            raise InvalidArgument(f"{where}: expected one compare for {which}, got two")
+        for name in ("atol", "rtol"):
+            value = getattr(entry, name)
+            if not 0 <= value < math.inf:
+                raise InvalidArgument(f"{where}: {name}: expected 0 or more, got {value:g}")
+        if not (entry.atol or entry.rtol or entry.top_k):
+            raise InvalidArgument(f"{where}: compare: expected atol, rtol or top_k, got none")
+        rules[entry.output] = OutputRule(
+            atol=entry.atol,
+            rtol=entry.rtol,
+            has_tolerance=bool(entry.atol or entry.rtol),
+            top_k=entry.top_k,
+        )
+    usual = Shadow(share=given.percent / 100)
+    return Shadow(
+        label=label,
+        share=usual.share,
+        max_in_flight=given.max_in_flight or usual.max_in_flight,
+        rules=rules,
+    )
+
+
+def _guard(proto: RolloutProto, canary: str) -> Guard:
     given = proto.guard
     where = f"model {proto.model}: guard"
     if not proto.HasField("canary"):
@@ -118,6 +162,13 @@ def _guard(proto: RolloutProto) -> Guard:
         raise InvalidArgument(
             f"{where}: max_error_ratio: expected 0 to 1, got {given.max_error_ratio:g}"
         )
+    if not 0 <= given.max_disagreement <= 1:
+        raise InvalidArgument(
+            f"{where}: max_disagreement: expected 0 to 1, got {given.max_disagreement:g}"
+        )
+    of_canary = proto.HasField("shadow") and (proto.shadow.label or canary) == canary
+    if given.max_disagreement and not of_canary:
+        raise InvalidArgument(f"{where}: max_disagreement: expected a shadow of the canary")
     for name in ("max_errors_to_stable", "max_p99_to_stable"):
         value = getattr(given, name)
         if not (value == 0 or 1 <= value < math.inf):
@@ -128,4 +179,5 @@ def _guard(proto: RolloutProto) -> Guard:
         max_error_ratio=given.max_error_ratio or usual.max_error_ratio,
         max_errors_to_stable=given.max_errors_to_stable or usual.max_errors_to_stable,
         max_p99_to_stable=given.max_p99_to_stable,
+        max_disagreement=given.max_disagreement,
     )

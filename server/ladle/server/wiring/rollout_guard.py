@@ -14,6 +14,7 @@ from ladle.server.core.clock import Clock
 from ladle.server.core.polling import Poller
 from ladle.server.core.rollout.guard import Figures, breach
 from ladle.server.core.rollout.router import Router
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.metrics import Metrics
 from ladle.server.monitoring.recent import WINDOW_S
@@ -30,6 +31,7 @@ class RolloutGuard:
         self,
         router: Router,
         metrics: Metrics,
+        shadows: ShadowRuns | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
         clock: Clock | None = None,
@@ -39,11 +41,13 @@ class RolloutGuard:
         Args:
             router: the roll-outs.
             metrics: what has counted.
+            shadows: what has compared answers; None for nothing.
             now: the time by which requests are counted.
             clock: waits between looks.
         """
         self._router = router
         self._metrics = metrics
+        self._shadows = shadows
         self._now = now
         self._poller = Poller(self.step, name="roll-outs", wait_s=_WAIT_S, clock=clock)
 
@@ -68,13 +72,21 @@ class RolloutGuard:
                 self._metrics.count()
                 of_canary = self._figures(model, canary.version)
                 of_stable = self._figures(model, stable.version if stable else None)
+            of_canary = self._with_agreement(model, canary.version, of_canary)
             reason = breach(rollout.guard, of_canary, of_stable)
             if reason:
-                self._router.hold(model, canary.version)
+                self._router.hold(model, canary.version, reason)
                 logger.error(
                     "model %s: version %d is held, and stable gets its requests: %s",
                     *(model, canary.version, reason),
                 )
+
+    def _with_agreement(self, model: str, version: int, figures: Figures) -> Figures:
+        standing = self._shadows.standing(model) if self._shadows else None
+        if standing is None or standing.agreement.version != version:
+            return figures
+        found = standing.agreement
+        return figures._replace(compared=found.requests, disagreement=found.disagreement)
 
     def _figures(self, model: str, version: int | None) -> Figures:
         recent = None

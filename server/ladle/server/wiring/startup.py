@@ -19,7 +19,6 @@ from ladle.server.core.lifecycle.manager import ManagerOptions
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.models.config import ModelConfig
-from ladle.server.core.rollout.router import Router
 from ladle.server.core.sources.base_path import without_versions
 from ladle.server.core.sources.version_policy import Latest
 from ladle.server.monitoring.config import read_path
@@ -27,7 +26,6 @@ from ladle.server.settings import triton_model
 from ladle.server.settings.batching_parameters import BatchingConfig
 from ladle.server.settings.model_config_file import ConfigFile
 from ladle.server.settings.platform_config import PlatformConfig, read_platform_config
-from ladle.server.settings.rollout_file import RolloutFile
 from ladle.server.settings.tokens_file import TokensFile
 from ladle.server.settings.triton_repository import ModelRepository
 from ladle.server.transport.credentials import (
@@ -37,16 +35,12 @@ from ladle.server.transport.credentials import (
     read_credentials,
     read_pem,
 )
-from ladle.store.store import Store
 from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_REQUESTS = 256
 """How many requests may wait for first versions; each has a thread, which costs little but room."""
-
-
-_ROLLOUT_POLL_WAIT_S = 1.0
 
 
 class StartupError(Exception):
@@ -156,30 +150,6 @@ def model_repository(
         poll_wait_s=config.file_system_poll_wait_seconds if is_polled else 0.0,
         only=config.loaded_models,
     )
-
-
-def rollout_file(
-    config: Config, router: Router, open_store: Callable[[StoreUrl], Store]
-) -> RolloutFile:
-    """Return the file that changes the roll-outs later; what it says now is in force.
-
-    Raises:
-        StartupError: `--rollout_file` is of no use.
-    """
-    path = config.rollouts
-    is_far = isinstance(path, StoreUrl)
-    file = RolloutFile(
-        path,
-        router.replace,
-        poll_wait_s=config.remote_poll_wait_seconds if is_far else _ROLLOUT_POLL_WAIT_S,
-        open_store=open_store,
-    )
-    if config.rollout_file:
-        try:
-            router.replace(file.read())
-        except InvalidArgument as error:
-            raise StartupError(f"--rollout_file: {error.message}") from None
-    return file
 
 
 def manager_options(config: Config) -> ManagerOptions:

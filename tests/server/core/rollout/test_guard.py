@@ -37,6 +37,18 @@ def test_slow_answers_hold_if_they_are_compared() -> None:
     assert breach(GUARD, Figures(1000, 0, None), GOOD) == ""
 
 
+def test_answers_that_differ_hold_if_they_are_compared() -> None:
+    strict = Guard(min_requests=100, max_disagreement=0.02)
+    other = Figures(0, 0, None, compared=100, disagreement=0.0201)
+    assert breach(strict, other, GOOD) == (
+        "2.01% of the rows of 100 requests came out otherwise than from stable, "
+        "expected at most 2.00%"
+    )
+    assert breach(strict, other._replace(compared=99), GOOD) == ""
+    assert breach(strict, other._replace(disagreement=0.02), GOOD) == ""
+    assert breach(Guard(), other, GOOD) == ""
+
+
 @given(st.integers(100, 10_000), st.data())
 def test_a_canary_that_never_fails_and_is_no_slower_is_never_held(
     requests: int, data: st.DataObject

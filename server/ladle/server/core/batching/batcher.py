@@ -169,6 +169,16 @@ class BatchingServable:
         scheduler.enqueue(task, key, signature)
         return task
 
+    def run_aside(self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...]) -> Outputs:
+        """Return the named outputs for a request that nobody waits for; blocks.
+
+        It runs by itself and past the queue, in this thread, and no observer hears of it.
+
+        Raises:
+            ServingError: The model refused these inputs.
+        """
+        return self._model.run(signature, inputs, outputs)
+
     def admit(self, nbytes: int) -> None:
         """Refuse at once what would find the queue full; cheap, for before it is decoded.
 

@@ -18,6 +18,9 @@ class Guard:
     """How many times stable's part may fail: requests that are wrong in themselves fail at both."""
     max_p99_to_stable: float = 0.0
     """How many times stable's 99th percentile its own may be; 0 for any."""
+    max_disagreement: float = 0.0
+    """The part of the rows that its shadow may have otherwise than stable, from 0 to 1; 0 for
+    any."""
 
 
 class Figures(NamedTuple):
@@ -27,6 +30,10 @@ class Figures(NamedTuple):
     failures: int
     p99_s: float | None
     """Of its answers; None if there were none."""
+    compared: int = 0
+    """Requests to stable that have run on it too, as a shadow."""
+    disagreement: float = 0.0
+    """The part of their rows that came out otherwise, from 0 to 1."""
 
     @property
     def error_ratio(self) -> float:
@@ -36,6 +43,12 @@ class Figures(NamedTuple):
 
 def breach(guard: Guard, canary: Figures, stable: Figures) -> str:
     """Return why the canary is to get nothing more, in a sentence; empty if it may go on."""
+    disagrees = guard.max_disagreement and canary.disagreement > guard.max_disagreement
+    if disagrees and canary.compared >= guard.min_requests:
+        return (
+            f"{canary.disagreement:.2%} of the rows of {canary.compared} requests came out "
+            f"otherwise than from stable, expected at most {guard.max_disagreement:.2%}"
+        )
     if canary.requests < guard.min_requests:
         return ""
     allowed = max(guard.max_error_ratio, guard.max_errors_to_stable * stable.error_ratio)

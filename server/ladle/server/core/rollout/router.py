@@ -30,6 +30,8 @@ class Share(NamedTuple):
     """Of the requests that name no version, from 0 to 1."""
     is_held: bool = False
     """Whether it gets nothing because it did worse than it may."""
+    reason: str = ""
+    """Why it is held, in a sentence."""
 
 
 class Router:
@@ -46,8 +48,9 @@ class Router:
         self.rollouts: Mapping[str, Rollout] = {}
         """By model; replaced as a whole."""
         self._lock = threading.Lock()
-        # By model: the version that gets nothing. Changed under the lock, replaced as a whole.
-        self._held: dict[str, int] = {}
+        # By model: the version that gets nothing, and why. Changed under the lock, replaced as a
+        # whole.
+        self._held: dict[str, tuple[int, str]] = {}
         self._keyless: dict[str, int] = {}  # guarded by _lock
 
     def replace(self, rollouts: Iterable[Rollout]) -> None:
@@ -56,10 +59,10 @@ class Router:
             self._held = {}
         self.rollouts = {rollout.model: rollout for rollout in rollouts}
 
-    def hold(self, model: str, version: int) -> None:
-        """Give a version on trial nothing more, until its label is on another."""
+    def hold(self, model: str, version: int, reason: str) -> None:
+        """Give a version on trial nothing more, until its label is on another; say why."""
         with self._lock:
-            self._held = {**self._held, model: version}
+            self._held = {**self._held, model: (version, reason)}
 
     def choose(self, model: str, metadata: Metadata | None = None) -> int | None:
         """Return the version for a request that names none; None leaves it to the usual rule.
@@ -75,7 +78,8 @@ class Router:
         labels, available = self._serving.labels(model), self._serving.versions(model)
         if metadata is not None and rollout.canary_buckets:
             canary = canary_version(rollout, labels, available)
-            if canary == self._held.get(model):
+            held = self._held.get(model)
+            if held is not None and canary == held[0]:
                 canary = None
             if canary is not None and self._bucket(rollout, metadata) < rollout.canary_buckets:
                 return canary
@@ -89,11 +93,13 @@ class Router:
         labels, available = self._serving.labels(model), self._serving.versions(model)
         canary = canary_version(rollout, labels, available)
         stable = stable_version(rollout, labels, available)
-        is_held = canary is not None and canary == self._held.get(model)
+        held, reason = self._held.get(model, (None, ""))
+        is_held = canary is not None and canary == held
         has_part = canary is not None and not is_held
         share = rollout.canary_buckets / BUCKETS if has_part else 0.0
+        of_canary = Share("canary", canary or 0, share, is_held, reason if is_held else "")
         found = [] if stable is None else [Share("stable", stable, 1 - share)]
-        return (*found, *([] if canary is None else [Share("canary", canary, share, is_held)]))
+        return (*found, *([] if canary is None else [of_canary]))
 
     def keyless(self) -> Mapping[str, int]:
         """Return how many requests had no key, by model, where one was looked for."""

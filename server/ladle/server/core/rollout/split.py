@@ -8,6 +8,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from ladle.server.core.rollout.guard import Guard
+from ladle.server.core.rollout.shadow import Shadow
 
 BUCKETS = 10_000
 """A bucket is a hundredth of a percent."""
@@ -30,6 +31,8 @@ class Rollout:
     """Mixed into each key."""
     guard: Guard | None = None
     """When the canary gets nothing more."""
+    shadow: Shadow | None = None
+    """The version on which requests run once more, for a comparison."""
 
 
 def bucket_of(salt: str, key: str) -> int:

@@ -17,6 +17,7 @@ from ladle.server.core.errors import InvalidArgument, NotFound, ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable import Model, Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
@@ -163,9 +164,11 @@ class ModelInfer:
 class ModelInferMethod:
     """Answers ModelInfer calls. Thread-safe."""
 
-    def __init__(self, method: ModelInfer, manager: Manager) -> None:
+    def __init__(
+        self, method: ModelInfer, manager: Manager, shadows: ShadowRuns | None = None
+    ) -> None:
         self._method = method
-        self._queued = QueuedMethod(manager, method)
+        self._queued = QueuedMethod(manager, method, shadows)
 
     def __call__(self, call: ObservedCall) -> BlockingPart | None:
         """Answer the call once its rows have run; never blocks.

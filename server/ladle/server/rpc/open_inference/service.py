@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ladle.server.call import Handler, NonBlocking, Streaming
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.model_set import ModelSet
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.statistics import Statistics
 from ladle.server.rpc.middleware import Middleware, ObservedCall
 from ladle.server.rpc.open_inference.configuration import ModelConfigMethod
@@ -33,6 +34,7 @@ def open_inference_service(
     *,
     is_ready: Callable[[], bool],
     statistics: Statistics,
+    shadows: ShadowRuns | None = None,
 ) -> dict[str, Handler | NonBlocking | Streaming]:
     """Return the handlers.
 
@@ -42,6 +44,7 @@ def open_inference_service(
         middleware: makes handlers of methods.
         is_ready: whether the server as a whole serves.
         statistics: returns what requests to each version have taken.
+        shadows: run some of the unary requests on another version too.
     """
     server = ServerMethods(manager, is_ready)
     unobserved = Middleware()
@@ -54,7 +57,9 @@ def open_inference_service(
         **refusing(),
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
-        MODEL_INFER: middleware.non_blocking(MODEL_INFER, ModelInferMethod(infer, manager)),
+        MODEL_INFER: middleware.non_blocking(
+            MODEL_INFER, ModelInferMethod(infer, manager, shadows)
+        ),
         MODEL_STREAM_INFER: model_stream_infer(manager, infer, middleware.observer),
     }
     for name, method in methods.items():

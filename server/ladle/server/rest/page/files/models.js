@@ -41,7 +41,7 @@ function modelCard(name) {
       problem.hidden = !model.problem;
       problem.textContent = model.problem;
       tiles.replaceChildren(...loadTiles(name, model.load));
-      rollout.replaceChildren(...rolloutTable(model.load));
+      rollout.replaceChildren(...rolloutTable(model.load), ...shadowTable(model.load));
       const now = JSON.stringify(model.versions);
       if (now !== shown) { // else what is unfolded would fold up again
         versions.replaceChildren(versionTable(model.versions));
@@ -74,7 +74,9 @@ function loadTiles(name, load) {
 // Both versions side by side, so that one look says whether the one on trial is as good.
 function rolloutTable(load) {
   if (!load || !load.rollout.length) return [];
-  const titles = ["Roll-out", "Share", "Requests/s", "Failures/s", "Median", "99th percentile"];
+  const { shadow } = load;
+  const titles = ["Roll-out", "Share", "Requests/s", "Failures", "Median", "99th percentile"];
+  if (shadow) titles.push("Answers otherwise");
   const body = element("tbody", "");
   const baseline = load.rollout.find((part) => part.part === "stable");
   for (const part of load.rollout) {
@@ -86,21 +88,86 @@ function rolloutTable(load) {
       "tr", "",
       element(
         "td", "", badge(part.part, "label"), ` version ${part.version}`,
-        ...(part.is_held ? [" ", badge("held", "bad")] : []),
+        ...(part.is_held ? [" ", badge("held", "bad"), element("p", "alert small", part.reason)] : []),
       ),
       share,
       element("td", "", amount(part.requests_per_s)),
-      element("td", failsMore(part, baseline) ? "worse" : "", amount(part.failures_per_s)),
+      element("td", failsMore(part, baseline) ? "worse" : "", failures(part)),
       element("td", "", milliseconds(part.p50_ms)),
       element("td", isSlower(part, baseline) ? "worse" : "", milliseconds(part.p99_ms)),
+      ...(shadow ? [element("td", "", shadow.version === part.version ? otherwise(shadow) : "")] : []),
+    ));
+  }
+  if (shadow && !load.rollout.some((part) => part.version === shadow.version)) {
+    body.append(element(
+      "tr", "",
+      element("td", "", badge("shadow", "label"), ` version ${shadow.version}`),
+      ...["none", "–", failures(shadow), milliseconds(shadow.p50_ms), milliseconds(shadow.p99_ms), otherwise(shadow)]
+        .map((text) => element("td", "", text)),
     ));
   }
   const head = element("tr", "", ...titles.map((title) => element("th", "", title)));
   return [element("table", "rollout", element("thead", "", head), body)];
 }
 
+// What the shadow's answers were beside those of stable, one line for each output.
+function shadowTable(load) {
+  const shadow = load && load.shadow;
+  if (!shadow) return [];
+  const dropped = Object.entries(shadow.dropped).map(([reason, count]) => `${amount(count)} ${DROPPED[reason] || reason}`);
+  const what = `Version ${shadow.version} as a shadow of version ${shadow.stable}: ${amount(shadow.requests)} requests ` +
+    `have run on it too, ${amount(shadow.rows)} rows; median run ${milliseconds(shadow.p50_ms)}` +
+    (dropped.length ? `. Not compared: ${dropped.join(", ")}.` : ".");
+  const shown = [element("p", "dim small", what)];
+  if (shadow.failures) {
+    shown.push(element("p", "alert small", `${amount(shadow.failures)} requests failed there. The last: ${shadow.last_error}`));
+  }
+  const names = Object.keys(shadow.outputs);
+  if (!names.length) return shown;
+  const titles = ["Output", "Rows otherwise", "Other top class", "Difference: mean", "largest", "Relative: mean", "largest", "NaN, ∞"];
+  const body = element("tbody", "");
+  for (const name of names) {
+    const output = shadow.outputs[name];
+    const problems = Object.entries(output.problems).map(([problem, count]) => `${problem} ${amount(count)} times`);
+    const cell = element("td", "mono", name);
+    if (problems.length) cell.append(element("p", "alert small", `${problems.join(", ")}: ${output.detail}`));
+    const bad = (value) => value ? "worse" : "";
+    body.append(element(
+      "tr", "", cell,
+      element("td", bad(output.disagreeing_rows), percent(output.rows ? output.disagreeing_rows / output.rows : 0)),
+      element("td", "", output.top_changed === null ? "–" : percent(output.top_changed)),
+      ...[output.mean_abs, output.max_abs, output.mean_rel, output.max_rel].map((value) => element("td", "", difference(value))),
+      element("td", bad(output.not_finite), amount(output.not_finite)),
+    ));
+  }
+  const head = element("tr", "", ...titles.map((title) => element("th", "", title)));
+  return [...shown, element("table", "shadow", element("thead", "", head), body)];
+}
+
+const DROPPED = {
+  busy: "while the server was busy", bytes: "for want of room", stateful: "of a graph with state",
+  not_loaded: "while it was not loaded",
+};
+
+function otherwise(shadow) {
+  return shadow.requests ? `${percent(shadow.disagreement)} of ${amount(shadow.rows)} rows` : "none yet";
+}
+
+function failures(of) {
+  return of.requests ? `${percent(of.failures / of.requests)} of ${amount(of.requests)}` : "–";
+}
+
+function percent(part) {
+  return `${part && part < 0.1 ? (100 * part).toFixed(2) : (100 * part).toFixed(part % 1 ? 1 : 0)} %`;
+}
+
+function difference(value) {
+  if (value === null) return "–";
+  return value && value < 0.001 ? value.toExponential(1) : Number(value.toPrecision(3)).toString();
+}
+
 function failsMore(part, baseline) {
-  const ratio = (of) => of.requests_per_s ? of.failures_per_s / of.requests_per_s : 0;
+  const ratio = (of) => of.requests ? of.failures / of.requests : 0;
   return part !== baseline && ratio(part) > (baseline ? 2 * ratio(baseline) : 0);
 }
 

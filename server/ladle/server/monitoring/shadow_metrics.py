@@ -1,0 +1,44 @@
+"""Counts what comparisons with shadows show."""
+
+from __future__ import annotations
+
+import threading
+
+from ladle.server.core.errors import Code
+from ladle.server.core.rollout.agreement import OTHERS, Comparison
+from ladle.server.monitoring.catalogue import LadleMetrics
+
+_MAX_OUTPUTS = 64
+
+
+class ShadowMetrics:
+    """Hears of each comparison. Thread-safe."""
+
+    def __init__(self, own: LadleMetrics, lock: threading.Lock) -> None:
+        """Take the families, and the lock that guards them."""
+        self._own = own
+        self._lock = lock
+
+    def shadow_compared(self, comparison: Comparison) -> None:
+        """Count a request that has run on a shadow."""
+        own, which = self._own, (comparison.model, str(comparison.version))
+        with self._lock:
+            own.shadow_requests.add(1, *which, comparison.code.name)
+            own.shadow_seconds.observe([comparison.took_s], *which)
+            if comparison.code is not Code.OK:
+                return
+            own.shadow_rows.add(comparison.rows, *which)
+            for number, found in enumerate(comparison.outputs):
+                labels = (*which, found.output if number < _MAX_OUTPUTS else OTHERS)
+                own.shadow_disagreeing_rows.add(found.off_rows, *labels)
+                if found.problem:
+                    own.shadow_problems.add(1, *labels, found.problem)
+                if found.not_finite:
+                    own.shadow_problems.add(1, *labels, "not_finite")
+                if found.measured:
+                    own.shadow_differences.observe([found.max_abs], *labels)
+
+    def shadow_dropped(self, model: str, reason: str) -> None:
+        """Count a request that was to run on a shadow and did not."""
+        with self._lock:
+            self._own.shadow_dropped.add(1, model, reason)

@@ -85,7 +85,9 @@ class Harness:
         request = ModelInferRequest(model_name="m")
         given = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
         given.contents.fp32_contents.extend([1, 2])
-        call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer"
+        )
         call(request.SerializeToString(), timeout=TIMEOUT_S)
 
     def seen(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def there(tmp_path: Path) -> Iterator[Harness]:
 def test_callers_get_stables_answers_and_the_page_says_how_the_canary_differs(
     there: Harness,
 ) -> None:
-    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.float32([4, 1])}
+    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.array([4, 1], np.float32)}
 
     def enough() -> bool:
         answer = there.predict()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -54,7 +56,7 @@ def test_floats_that_are_no_classes_agree_within_a_thousandth() -> None:
     assert one(prices, prices * 1.0005).off_rows == 0
     assert one(prices, prices * [[1.0], [1.01]]).off_rows == 1
     assert one(prices, prices).class_rows == 0
-    assert one(np.float32(1.0).reshape(()), np.float32(3.0).reshape(())).off_rows == 1
+    assert one(np.array(1.0), np.array(3.0)).off_rows == 1
 
 
 def test_numbers_that_are_finite_in_one_only_are_counted_and_not_measured() -> None:
@@ -100,8 +102,8 @@ def test_what_is_no_float_is_equal_or_not(a: NDArray[np.generic], b: NDArray[np.
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.complex64, np.float64])
 def test_each_kind_of_float_is_measured(dtype: type) -> None:
-    a = np.array([[1.0], [2.0]]).astype(dtype)
-    b = np.array([[1.0], [4.0]]).astype(dtype)
+    a: NDArray[Any] = np.array([[1.0], [2.0]]).astype(dtype)
+    b: NDArray[Any] = np.array([[1.0], [4.0]]).astype(dtype)
     found = one(a, b)
     assert (found.off_rows, found.measured, found.max_abs, found.max_rel) == (1, 2, 2.0, 0.5)
 

@@ -87,13 +87,13 @@ def there() -> Iterator[Harness]:
 def test_an_answer_is_compared_with_that_of_the_shadow(there: Harness) -> None:
     there.begin()
     there.run()
-    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.float32([3, 2])}
+    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.array([3, 2], np.float32)}
     there.run()
     assert [(c.code, c.rows, c.off_rows) for c in there.comparisons] == [
         (Code.OK, 1, 0),
         (Code.OK, 1, 0),  # the same class is on top
     ]
-    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.float32([9, 2])}
+    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.array([9, 2], np.float32)}
     there.run()
     standing = there.runs.standing("m")
     assert standing is not None

@@ -96,8 +96,8 @@ def _difference(
         return OutputDifference(alias, rows, 0), np.zeros(rows, np.bool_)
     if not _is_float(a.dtype):
         unequal = np.asarray(a != b, np.bool_).reshape(rows, -1)
-        mask: Mask = np.any(unequal, axis=1)
-        return OutputDifference(alias, rows, int(mask.sum())), mask
+        off: Mask = np.logical_or.reduce(unequal, axis=1)
+        return OutputDifference(alias, rows, int(off.sum())), off
     return _float_difference(alias, a.reshape(rows, -1), b.reshape(rows, -1), a.ndim == 2, rule)
 
 

@@ -114,6 +114,24 @@ def test_models_that_never_loaded_are_forgotten_once_they_are_not_configured() -
     assert len(metrics.recent) == 1024
 
 
+def test_models_in_stores_that_never_loaded_are_forgotten_too() -> None:
+    configured: set[str] = set()
+    metrics = Metrics(lambda: configured)
+    for number in range(1100):
+        configured = {"kept", f"m{number}"}
+        for name in configured:
+            metrics.stores.look_failed(name)
+            metrics.stores.fetched(name, 5, 0.1, "failed")
+            metrics.stores.version_changed(name)
+
+    told = shown(metrics)
+    for family in ("ladle_store_failures_total", "ladle_download_bytes_total"):
+        assert f'{family}{{model="kept"}}' in told
+        assert f'{family}{{model="m1099"}}' in told
+        assert f'{family}{{model="m0"}}' not in told
+    assert len(metrics.own.failed_looks.values) == 1024
+
+
 def test_a_run_of_several_signatures_is_one_series_whatever_their_order() -> None:
     metrics = Metrics()
     ended(metrics, signatures=("a", "b"))

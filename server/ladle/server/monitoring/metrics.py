@@ -13,6 +13,7 @@ from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable_id import ServableId
 from ladle.server.core.statistics import VersionStatistics
+from ladle.server.monitoring.beside_requests import ShadowMetrics, StoreMetrics
 from ladle.server.monitoring.catalogue import (
     COUNTED_BY_UPSTREAM,
     LadleMetrics,
@@ -22,9 +23,7 @@ from ladle.server.monitoring.catalogue import (
 )
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
-from ladle.server.monitoring.shadow_metrics import ShadowMetrics
 from ladle.server.monitoring.statistics import StatisticsByVersion
-from ladle.server.monitoring.store_metrics import StoreMetrics
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ class Metrics:
         self.recent_by_version: dict[ServableId, Recent] = {}
         """What has happened to each version of late; hold `lock` to read it."""
         self.lock = threading.Lock()
-        self.stores = StoreMetrics(self.own, self.lock)
+        self.stores = StoreMetrics(self.own, self.lock, self._remember_model)
         """Counts what comes from stores."""
         self.shadows = ShadowMetrics(self.own, self.lock)
         """Counts what comparisons with shadows show."""

@@ -1,14 +1,51 @@
-"""Counts what comparisons with shadows show."""
+"""Counts what is neither a request of a caller nor a run for one: stores and shadows."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ladle.server.core.errors import Code
 from ladle.server.core.rollout.agreement import OTHERS, Comparison
 from ladle.server.monitoring.catalogue import LadleMetrics
 
 _MAX_OUTPUTS = 64
+
+
+class StoreMetrics:
+    """Hears of looks and downloads. Thread-safe."""
+
+    def __init__(
+        self, own: LadleMetrics, lock: threading.Lock, remember: Callable[[str], object]
+    ) -> None:
+        """Take the families, the lock that guards them, and what bounds the names of models.
+
+        `remember` is called with the name of each model that is counted, with the lock held.
+        """
+        self._own = own
+        self._lock = lock
+        self._remember = remember
+
+    def fetched(self, model: str, nbytes: int, took_s: float, outcome: str) -> None:
+        """Count a version that was brought into the cache, or could not be."""
+        with self._lock:
+            self._remember(model)
+            self._own.downloads.add(1, model, outcome)
+            self._own.download_seconds.observe([took_s], model, outcome)
+            if nbytes:
+                self._own.download_bytes.add(nbytes, model)
+
+    def look_failed(self, model: str) -> None:
+        """Count a look that failed."""
+        with self._lock:
+            self._remember(model)
+            self._own.failed_looks.add(1, model)
+
+    def version_changed(self, model: str) -> None:
+        """Count a version that was overwritten."""
+        with self._lock:
+            self._remember(model)
+            self._own.changed_versions.add(1, model)
 
 
 class ShadowMetrics:

@@ -12,6 +12,7 @@ from exporting import ONE_EPOCH
 from numpy.typing import NDArray
 
 from ladle.export import (
+    CustomSignature,
     DataError,
     ExportError,
     MultiDataset,
@@ -199,7 +200,12 @@ def test_a_saved_model_tells_whether_it_has_several_inputs(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ("auc",)}, "metrics: not taken for a model with several"),
+        ({"metrics": ("auc",)}, "metrics: expected one for an output, price=..."),
+        ({"weighted_metrics": ("cost=mae",)}, "weighted metrics: expected one for an output"),
+        ({"metrics": ("price=luck",)}, "metrics: expected those of Keras, got luck"),
+        ({"prefetch": 2}, "prefetch: not taken for a model with several inputs .* in memory"),
+        ({"class_weights": "balanced"}, "class weights: expected one output, with classes"),
+        ({"epochs": 2, "initial_epoch": 2}, "initial epoch: expected less than the 2 epochs"),
         ({"loss": "cost=mae"}, "loss: expected one for an output, price=..."),
         ({"loss_weight": 2.0}, "loss weight: expected one for an output"),
         ({"loss": "kind=mse"}, 'loss: mse does not suit output "kind"'),
@@ -213,6 +219,110 @@ def test_options_that_do_not_suit_are_refused(
         export_model(
             tmp_path, dataset, model=model(as_dicts=True), options=replace(OPTIONS, **options)
         )
+
+
+@pytest.mark.usefixtures("checked_here")
+def test_each_output_is_measured_by_metrics_of_its_own(tmp_path: Path) -> None:
+    options = replace(
+        OPTIONS,
+        metrics=("price=mape", "kind=auc"),
+        weighted_metrics=("price=mse",),
+        steps_per_epoch=2,
+        epochs=2,
+    )
+    dataset = MultiDataset.from_arrays("houses", parts())
+    exported = export_model(tmp_path, dataset, model=model(as_dicts=False), options=options)
+    history = exported.card.provenance["history"]
+    assert {"price_mape", "val_kind_auc", "price_mse"} <= history.keys()
+    assert history["epochs"] == [1, 2]
+
+
+@pytest.mark.usefixtures("checked_here")
+def test_classes_count_as_their_weights_say(tmp_path: Path) -> None:
+    dataset = load_multi_data(heart(tmp_path / "heart.csv"))
+    options = replace(OPTIONS, epochs=3, learning_rate=0.3, class_weights="0=0")
+    exported = export_model(tmp_path, dataset, model=heart_model(), options=options)
+    # Nobody has told the model what an example of class 0 looks like.
+    assert exported.accuracy == pytest.approx(np.mean(dataset.y_test[""]))
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # Keras and h5py
+@pytest.mark.usefixtures("checked_here")
+def test_a_stopped_training_goes_on_from_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ladle.export.training.checkpoints import Checkpoints
+
+    dataset = load_multi_data(heart(tmp_path / "heart.csv"))
+    options = replace(OPTIONS, epochs=4, shuffle=False)
+    whole, resumed = heart_model(), heart_model()
+    resumed.set_weights(whole.get_weights())
+    export_model(tmp_path / "whole", dataset, model=whole, options=options)
+    kept = replace(options, checkpoint_dir=str(tmp_path / "state"))
+    save = Checkpoints.save
+
+    def stop_after_two(checkpoints: Checkpoints, model: Any, epochs_done: int) -> None:
+        save(checkpoints, model, epochs_done)
+        if epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(tmp_path / "m", dataset, model=resumed, options=kept)
+    exported = export_model(tmp_path / "m", dataset, model=heart_model(), options=kept)
+    assert exported.card.provenance["history"]["epochs"] == [3, 4]
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+@pytest.mark.usefixtures("checked_here")
+def test_signatures_of_ones_own_are_tried_on_the_inputs_of_their_names(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def signatures(made: Any) -> Any:
+        def dearer(area: Any, street: Any, factor: Any) -> Any:
+            rooms = tf.zeros([tf.shape(area)[0], 1], tf.int32)
+            raw = made({"area": area, "street": street, "rooms": rooms})
+            return {"price": raw["price"][:, 0] * factor}
+
+        specs = [
+            tf.TensorSpec([None], tf.float32, "area"),
+            tf.TensorSpec([None, 1], tf.string, "street"),
+            tf.TensorSpec([None], tf.float32, "factor"),
+        ]
+        return {
+            "dearer": CustomSignature(
+                function=dearer, inputs=tuple(specs), examples={"factor": [2.0, 3.0]}
+            )
+        }
+
+    dataset = MultiDataset.from_arrays("houses", parts())
+    made = model(as_dicts=True)
+    exported = export_model(
+        tmp_path, dataset, model=made, options=OPTIONS, fit=False, signatures=signatures
+    )
+    assert set(exported.card.signatures) == {"serving_default", "dearer"}
+    assert "dearer" in exported.card.row_independent_signatures
+
+    def of_another_name(made: Any) -> Any:
+        spec = tf.TensorSpec([None], tf.float32, "road")
+        return {"a": (lambda road: {"b": road}, [spec])}
+
+    with pytest.raises(ExportError, match='input "road": no held-out example is float32'):
+        export_model(tmp_path, dataset, model=made, fit=False, signatures=of_another_name)
+
+
+@pytest.mark.usefixtures("checked_here")
+def test_what_was_made_of_the_targets_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = parts()
+    for part in ("y_train", "y_test"):
+        kinds = given[part]["kind"]
+        given[part] = {**given[part], "kind": np.stack([1 - kinds, kinds], axis=1)}
+    dataset = MultiDataset.from_arrays("houses", given)
+    export_model(tmp_path, dataset, model=model(as_dicts=True), fit=False)
+    assert "houses: each row of y_train and y_test has one 1: they are taken as" in caplog.text
 
 
 def test_what_does_not_fit_the_model_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ from ladle.export import CheckError, CustomSignature, Dataset, ExportError, expo
 from ladle.export.cli import main
 from ladle.export.models.verify import check_version
 from ladle.export.publishing.card import read_card
-from ladle.export.saved_model.custom_signatures import as_endpoint, custom_endpoints, custom_sample
+from ladle.export.saved_model.custom_signatures import (
+    as_endpoint,
+    custom_endpoints,
+    custom_sample,
+    held_out,
+)
 
 pytestmark = pytest.mark.usefixtures("checked_here")
 
@@ -148,7 +153,7 @@ def test_a_signature_that_cannot_be_tried_is_one_line(
         function=function, inputs=tuple(spec(*shape) for shape in inputs), examples=examples
     )
     with pytest.raises(ExportError) as error:
-        custom_sample("a", signature, small.x_test, small)
+        custom_sample("a", signature, held_out(small.x_test, small))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

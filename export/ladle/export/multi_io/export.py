@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ladle.export.multi_io import signatures as signing
@@ -16,7 +18,11 @@ from ladle.export.publishing.store import Placed
 from ladle.export.publishing.versions import size_bytes
 from ladle.export.report.evaluation import Evaluation, recorded_history, write_evaluation
 from ladle.export.report.plots import write_plots
-from ladle.export.saved_model.custom_signatures import custom_endpoints
+from ladle.export.saved_model.custom_signatures import (
+    as_endpoint,
+    custom_endpoints,
+    custom_sample,
+)
 from ladle.export.saved_model.signatures import declared_signatures
 from ladle.export.saved_model.written import write_checked
 from ladle.export.settings import Settings
@@ -25,6 +31,8 @@ from ladle.export.training.fitting import check_backend
 from ladle.export.training.outputs import computes_in_half
 from ladle.export.training.vocabularies import check_vocabularies
 from ladle.protos.model_card import Column, ModelCard
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_EXAMPLES = 64
 
@@ -54,14 +62,18 @@ def export_multi_io(
     check_backend()
     model = _model(model, dataset, settings)
     options, requirements = settings.options, settings.requirements
-    if custom_endpoints(settings.signatures, model):
-        raise ValueError("signatures: not taken for a model with several inputs or outputs")
     check_options(options, dataset)
     check_vocabularies(model)
     named = NamedModel(model, dataset)
-    history = fit(named, dataset, options, settings.verbose) if settings.fit else {}
+    customs = custom_endpoints(settings.signatures, model)
+    for note in dataset.notes:
+        logger.warning("%s: %s", dataset.name, note)
+    history: Mapping[str, list[float]] = {}
+    first_epoch = 1
+    if settings.fit:
+        history, first_epoch = fit(named, dataset, options, settings.verbose)
     metrics, outputs = measure(named, dataset)
-    recorded = recorded_history(history, options.initial_epoch + 1)
+    recorded = recorded_history(history, first_epoch)
     evaluation = Evaluation(n_examples=dataset.n_test)
     if settings.plots is not None:
         write_plots(settings.plots, recorded, evaluation, ())
@@ -70,6 +82,9 @@ def export_multi_io(
         examples = {name: array[:_CHECKED_EXAMPLES] for name, array in dataset.x_test.items()}
         endpoints = signing.make_endpoints(named, examples)
         samples = signing.make_samples(endpoints, named, examples)
+        for name, signature in customs.items():
+            samples[name] = custom_sample(name, signature, signing.held_out(named, examples))
+            endpoints[name] = as_endpoint(name, signature)
         checked = write_checked(
             folder,
             destination.model_name,
@@ -78,6 +93,7 @@ def export_multi_io(
             requirements,
             sums_to_1=all(o.gives != "sigmoid" and not o.is_multi_label for o in named.outputs),
             computed_in_half=computes_in_half(model),
+            customs=customs.keys(),
         )
         write_evaluation(evaluation, folder)
         only = named.outputs[0] if len(named.outputs) == 1 else None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ladle.export.multi_io.data import Arrays
 from ladle.export.multi_io.model import NamedModel
+from ladle.export.saved_model.custom_signatures import Find
 from ladle.export.saved_model.samples import Sample
 from ladle.export.saved_model.signatures import (
     CLASSIFY,
@@ -95,6 +96,26 @@ def make_samples(
     if REGRESS in endpoints:
         samples[REGRESS] = Sample(inputs=serialised, outputs={"outputs": answer})
     return samples
+
+
+def held_out(named: NamedModel, examples: Arrays) -> Find:
+    """Return what finds the examples that an input of a signature takes, by the input's name."""
+
+    def find(spec: Any) -> NDArray[Any] | None:
+        if spec.name not in named.takes or (spec.dtype == tf.string) != (
+            named.takes[spec.name].dtype == "string"
+        ):
+            return None
+        array = examples[spec.name]
+        forms = [array, array[..., np.newaxis]]
+        if array.ndim > 1 and array.shape[-1] == 1:
+            forms.append(array[..., 0])
+        for form in forms:
+            if spec.shape.is_compatible_with(form.shape):
+                return form if spec.dtype == tf.string else form.astype(spec.dtype.as_numpy_dtype)
+        return None
+
+    return find
 
 
 def _feature_dtype(dtype: Any) -> Any:

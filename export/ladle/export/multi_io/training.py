@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from ladle.export.multi_io.data import ONLY, Arrays, MultiDataset
 from ladle.export.multi_io.model import NamedModel, Output
-from ladle.export.training.compilation import loss_named, make_optimizer
+from ladle.export.training.callbacks import make_callbacks
+from ladle.export.training.checkpoints import Checkpoints
+from ladle.export.training.compilation import (
+    check_metrics,
+    class_weights,
+    loss_named,
+    make_optimizer,
+)
 from ladle.export.training.options import TrainingOptions
 
-# What these trainings have no use for, or what would have to be said for each output.
-_NOT_TAKEN = (
-    "metrics",
-    "weighted_metrics",
-    "class_weights",
-    "steps_per_epoch",
-    "validation_steps",
-    "checkpoint_dir",
-    "data_workers",
-    "prefetch",
-)
+# What these trainings do not take, and why.
+_NOT_TAKEN = {
+    "data_workers": "the examples are in memory, and nothing prepares them",
+    "prefetch": "the examples are in memory, and nothing prepares them",
+}
 _USUAL_EPOCHS = 5
 
 
@@ -36,25 +37,40 @@ def check_options(options: TrainingOptions, dataset: MultiDataset) -> None:
         ValueError: One is given; or a loss or weight is for an output that there is not.
     """
     usual = TrainingOptions()
-    for name in _NOT_TAKEN:
+    for name, why in _NOT_TAKEN.items():
         if getattr(options, name) != getattr(usual, name):
             raise ValueError(
-                f"{name.replace('_', ' ')}: not taken for a model with several inputs or outputs"
+                f"{name.replace('_', ' ')}: not taken for a model with several inputs or outputs:"
+                f" {why}"
             )
     _by_output("loss", _losses(options), dataset)
     _by_output("loss weight", _weights(options), dataset)
+    for what, given in (
+        ("metrics", options.metrics),
+        ("weighted metrics", options.weighted_metrics),
+    ):
+        by_output = _metrics(given)
+        _by_output(what, {name: ", ".join(names) for name, names in by_output.items()}, dataset)
+        check_metrics(tuple(name for names in by_output.values() for name in names))
+    if options.class_weights is not None and [*map(dataset.task, dataset.y_train)] != ["classes"]:
+        raise ValueError(
+            "class weights: expected one output, with classes; weigh examples instead, with an"
+            " array sample_weight"
+        )
 
 
 def fit(
     named: NamedModel, dataset: MultiDataset, options: TrainingOptions, verbose: int
-) -> Mapping[str, list[float]]:
-    """Train the model, and return its history: loss and metrics of each epoch.
+) -> tuple[Mapping[str, list[float]], int]:
+    """Train the model; return its history, loss and metrics of each epoch, and the first's number.
 
     Seeds the random numbers of Python, NumPy and TensorFlow for the whole process.
 
     Raises:
+        ExportError: Checkpoints cannot be written where they shall be, or what is there is damaged.
         ValueError: An option does not suit the data or Keras; the message names it.
     """
+    checkpoints = None if options.checkpoint_dir is None else Checkpoints(options.checkpoint_dir)
     keras.utils.set_random_seed(options.seed)
     n_aside = round(dataset.n_train * options.kept_aside)
     # Data often come class by class: what is kept aside is of all of them.
@@ -63,10 +79,17 @@ def fit(
     if not len(trained):
         raise ValueError("validation split: leaves no example to train on")
     epochs = options.epochs_for(len(trained), _USUAL_EPOCHS)
-    steps = -(-len(trained) // options.batch_size)
+    if options.initial_epoch >= epochs:
+        raise ValueError(
+            f"initial epoch: expected less than the {epochs} epochs to train,"
+            f" got {options.initial_epoch}"
+        )
+    steps = options.steps_per_epoch or -(-len(trained) // options.batch_size)
     weights = _weights(options)
     losses = {o.name: _loss(o, _losses(options)) for o in named.outputs}
-    metrics = {o.name: [_metric(o)] for o in named.outputs}
+    more = _metrics(options.metrics)
+    metrics = {o.name: [_metric(o), *more.get(o.name, ())] for o in named.outputs}
+    weighted = {**{o.name: [] for o in named.outputs}, **_metrics(options.weighted_metrics)}
     is_one = len(named.outputs) == 1
     only = named.outputs[0].name
     named.model.compile(
@@ -74,6 +97,7 @@ def fit(
         loss=losses[only] if is_one else losses,
         loss_weights=None if is_one else {o.name: weights.get(o.name, 1.0) for o in named.outputs},
         metrics=metrics[only] if is_one else metrics,
+        weighted_metrics=weighted[only] if is_one else weighted,
         run_eagerly=options.run_eagerly,
         steps_per_execution=options.steps_per_execution,
     )
@@ -82,31 +106,44 @@ def fit(
         validation = _batches(named, _rows(dataset.x_train, aside), _rows(dataset.y_train, aside))
     elif options.measures_held_out:
         validation = _batches(named, dataset.x_test, dataset.y_test)
+    weights_of_examples = _example_weights(dataset, options)
     batches = _batches(
         named,
         _rows(dataset.x_train, trained),
         _rows(dataset.y_train, trained),
-        None if dataset.sample_weight is None else dataset.sample_weight[trained],
+        None if weights_of_examples is None else weights_of_examples[trained],
         shuffled=options.seed if options.shuffle else None,
         batch_size=options.batch_size,
     )
-    callbacks = []
-    if options.early_stopping is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_loss", patience=options.early_stopping, restore_best_weights=True
-            )
-        )
+    if options.steps_per_epoch is not None:
+        batches = batches.repeat()
+    done = 0 if checkpoints is None else checkpoints.restore(named.model)
     history = named.model.fit(
         batches,
         shuffle=False,  # the batches come shuffled
         epochs=epochs,
-        initial_epoch=options.initial_epoch,
+        initial_epoch=max(options.initial_epoch, done),
+        steps_per_epoch=options.steps_per_epoch,
         validation_data=validation,
-        callbacks=callbacks,
+        validation_steps=None if validation is None else options.validation_steps,
+        callbacks=make_callbacks(
+            named.model, options, checkpoints, validated=validation is not None
+        ),
         verbose=verbose,
     )
-    return {name: [float(v) for v in values] for name, values in history.history.items()}
+    if checkpoints is not None:
+        checkpoints.finish()
+    measured = {name: [float(v) for v in values] for name, values in history.history.items()}
+    return measured, 1 + min(history.epoch, default=0)
+
+
+def _example_weights(dataset: MultiDataset, options: TrainingOptions) -> NDArray[np.float32] | None:
+    """Return how much each training example counts, by itself and by its class."""
+    if options.class_weights is None:
+        return dataset.sample_weight
+    (output,) = dataset.y_train
+    weights = class_weights(options.class_weights, dataset.y_train[output], dataset.labels[output])
+    return weights if dataset.sample_weight is None else weights * dataset.sample_weight
 
 
 def _batches(
@@ -189,6 +226,15 @@ def _losses(options: TrainingOptions) -> dict[str, str]:
         return {ONLY: options.loss}
     pairs = [part.partition("=") for part in options.loss.split(",")]
     return {name.strip(): loss.strip() for name, _, loss in pairs}
+
+
+def _metrics(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names that `NAME=METRIC`, or `METRIC` for the only output, give each output."""
+    by_output: dict[str, list[str]] = {}
+    for text in given:
+        output, _, metric = text.rpartition("=")
+        by_output.setdefault(output.strip() or ONLY, []).append(metric.strip())
+    return by_output
 
 
 def _weights(options: TrainingOptions) -> dict[str, float]:

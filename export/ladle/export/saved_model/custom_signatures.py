@@ -22,6 +22,9 @@ from ladle.export.saved_model.signatures import BUILT_IN, Endpoint
 ATTRIBUTE = "ladle_signatures"
 """A model's attribute for them: a mapping, or a method that returns one."""
 
+Find = Callable[[Any], NDArray[Any] | None]
+"""Takes a tf.TensorSpec, and returns held-out examples of its dtype and shape; None for none."""
+
 _MAX_REASON_LENGTH = 300
 
 
@@ -78,18 +81,20 @@ def as_endpoint(name: str, signature: CustomSignature) -> Endpoint:
     return Endpoint(function=graph, inputs=signature.inputs)
 
 
-def custom_sample(
-    name: str, signature: CustomSignature, raw: NDArray[Any], dataset: Dataset
-) -> Sample:
+def custom_sample(name: str, signature: CustomSignature, find: Find) -> Sample:
     """Return inputs for `signature`, and what its function makes of them here.
+
+    Args:
+        name: For messages.
+        signature: The signature.
+        find: Gives held-out examples for an input that has no examples of its own.
 
     Raises:
         ExportError: An input takes no examples of the data and has none of its own, or the
             function fails or returns something else than a row for each row.
     """
     inputs = {
-        spec.name: _examples(name, spec, signature.examples, raw, dataset)
-        for spec in signature.inputs
+        spec.name: _examples(name, spec, signature.examples, find) for spec in signature.inputs
     }
     # There may be fewer of the user's than of the data's.
     n_rows = min(len(array) for array in inputs.values())
@@ -107,6 +112,27 @@ def custom_sample(
                 f" got shape {list(array.shape)}"
             )
     return Sample(inputs=inputs, outputs=arrays)
+
+
+def held_out(raw: NDArray[Any], dataset: Dataset) -> Find:
+    """Return what finds, among the examples `raw` of the data, those that an input takes.
+
+    They are encoded, raw or prepared, as the input's dtype and shape say.
+    """
+    preparation = dataset.preparation
+
+    def find(spec: Any) -> NDArray[Any] | None:
+        # Features are float32 raw and prepared: prepared, as a model's are.
+        prepared_shape = (len(raw), *preparation.model_shape)
+        if spec.dtype == tf.float32 and spec.shape.is_compatible_with(prepared_shape):
+            return preparation.apply(raw)
+        if spec.dtype == tf.as_dtype(raw.dtype) and spec.shape.is_compatible_with(raw.shape):
+            return raw
+        if spec.dtype == tf.string and spec.shape.rank == 1 and preparation.decodable:
+            return encode(raw, preparation)
+        return None
+
+    return find
 
 
 def _as_custom(name: str, signature: Any) -> CustomSignature:
@@ -144,29 +170,19 @@ def _checked(name: str, signature: CustomSignature) -> CustomSignature:
     return signature
 
 
-def _examples(
-    name: str, spec: Any, given: Mapping[str, Any], raw: NDArray[Any], dataset: Dataset
-) -> NDArray[Any]:
+def _examples(name: str, spec: Any, given: Mapping[str, Any], find: Find) -> NDArray[Any]:
     where = f'signature "{name}": input "{spec.name}"'
     if spec.name in given:
         array = np.asarray(given[spec.name], spec.dtype.as_numpy_dtype)
         if not array.size or not spec.shape.is_compatible_with(array.shape):
             raise ExportError(f"{where}: expected examples {spec.shape}, got {list(array.shape)}")
         return array
-    preparation = dataset.preparation
-    candidates: list[Callable[[], NDArray[Any]]] = []
-    if spec.dtype == tf.string and spec.shape.rank == 1 and preparation.decodable:
-        candidates.append(lambda: encode(raw, preparation))
-    if spec.dtype == tf.as_dtype(raw.dtype) and spec.shape.is_compatible_with(raw.shape):
-        candidates.append(lambda: raw)
-    prepared_shape = (len(raw), *preparation.model_shape)
-    if spec.dtype == tf.float32 and spec.shape.is_compatible_with(prepared_shape):
-        candidates.append(lambda: preparation.apply(raw))
-    if not candidates:
+    found = find(spec)
+    if found is None:
         raise ExportError(
             f"{where}: no held-out example is {spec.dtype.name} {spec.shape}; give examples of it"
         )
-    return candidates[-1]()  # features are float32 raw and prepared: prepared, as a model's are
+    return found
 
 
 def _called(function: Callable[..., Any], *arguments: Any) -> Any:

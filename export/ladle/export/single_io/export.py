@@ -25,6 +25,7 @@ from ladle.export.saved_model.custom_signatures import (
     as_endpoint,
     custom_endpoints,
     custom_sample,
+    held_out,
 )
 from ladle.export.saved_model.samples import make_samples
 from ladle.export.saved_model.signatures import declared_signatures, make_endpoints
@@ -179,7 +180,7 @@ def _write_checked(
     raw = dataset.x_test[:_CHECKED_EXAMPLES]
     samples = make_samples(endpoints, raw, trained, dataset.preparation, dataset.labels)
     for name, signature in customs.items():
-        samples[name] = custom_sample(name, signature, raw, dataset)
+        samples[name] = custom_sample(name, signature, held_out(raw, dataset))
         endpoints[name] = as_endpoint(name, signature)
     return write_checked(
         folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -142,15 +143,30 @@ def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.fl
             "class weights: an example may have several labels; weigh examples instead, with an"
             " array sample_weight"
         )
-    by_class = _class_weights(options.class_weights, dataset)
-    weights = by_class[dataset.y_train.astype(np.int64)]
+    weights = class_weights(options.class_weights, dataset.y_train, dataset.labels)
     return weights if of_examples is None else weights * of_examples
 
 
-def _class_weights(text: str, dataset: Dataset) -> NDArray[np.float32]:
-    n_classes = len(dataset.labels)
+def class_weights(text: str, targets: NDArray[Any], labels: Sequence[str]) -> NDArray[np.float32]:
+    """Return how much each example counts by its class, [examples].
+
+    Args:
+        text: "balanced", or LABEL=WEIGHT,...
+        targets: The class of each example, [examples].
+        labels: The names of the classes.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    classes = targets.astype(np.int64)
+    by_class = _by_class(text, classes, labels)
+    return by_class[classes]
+
+
+def _by_class(text: str, classes: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.float32]:
+    n_classes = len(labels)
     if text == "balanced":
-        counts = np.bincount(dataset.y_train.astype(np.int64), minlength=n_classes)
+        counts = np.bincount(classes, minlength=n_classes)
         balanced: NDArray[np.float32] = (counts.sum() / (n_classes * np.maximum(counts, 1))).astype(
             np.float32
         )
@@ -158,13 +174,13 @@ def _class_weights(text: str, dataset: Dataset) -> NDArray[np.float32]:
     weights = np.ones(n_classes, np.float32)
     for part in text.split(","):
         label, _, number = part.rpartition("=")
-        if label not in dataset.labels:
+        if label not in labels:
             raise ValueError(
                 "class weights: expected balanced or LABEL=WEIGHT,..."
-                f" with labels such as {dataset.labels[0]}, got {part!r}"
+                f" with labels such as {labels[0]}, got {part!r}"
             )
         try:
-            weights[dataset.labels.index(label)] = float(number)
+            weights[labels.index(label)] = float(number)
         except ValueError:
             raise ValueError(
                 f"class weights: expected a number for {label}, got {number}"

@@ -21,6 +21,7 @@ from ladle.export.training.batches import (
     training_batches,
     validation_batches,
 )
+from ladle.export.training.callbacks import make_callbacks
 from ladle.export.training.checkpoints import Checkpoints
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import OutputKind, cross_entropy, output_kind
@@ -251,7 +252,7 @@ def _fit(
         steps_per_epoch=options.steps_per_epoch,
         validation_data=validation,
         validation_steps=None if validation is None else options.validation_steps,
-        callbacks=_callbacks(model, options, checkpoints, validated=validation is not None),
+        callbacks=make_callbacks(model, options, checkpoints, validated=validation is not None),
         verbose=verbose,
     )
     if checkpoints is not None:
@@ -260,24 +261,3 @@ def _fit(
         name: [float(value) for value in values] for name, values in history.history.items()
     }
     return measured, 1 + min(history.epoch, default=0)
-
-
-def _callbacks(
-    model: Any, options: TrainingOptions, checkpoints: Checkpoints | None, *, validated: bool
-) -> list[Any]:
-    callbacks = []
-    if checkpoints is not None:
-
-        def save(epoch: int, _logs: Any) -> None:
-            checkpoints.save(model, epoch + 1)
-
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=save))
-    if options.early_stopping is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_loss" if validated else "loss",
-                patience=options.early_stopping,
-                restore_best_weights=True,
-            )
-        )
-    return callbacks

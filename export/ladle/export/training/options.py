@@ -114,7 +114,9 @@ class TrainingOptions:
     metrics: tuple[str, ...] = field(
         default=(),
         metadata=_text(
-            "NAME", "a metric of Keras beside accuracy, or mae for a regression; may be given again"
+            "NAME",
+            "a metric of Keras beside accuracy, or mae for a regression; may be given again. Of"
+            " several outputs OUTPUT=NAME",
         ),
     )
     weighted_metrics: tuple[str, ...] = field(

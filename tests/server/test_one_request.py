@@ -26,6 +26,8 @@ RECORDED = 10
 # Both threads of a request enter it: the one that reads from the network, which parses the
 # request, and the one that runs the batch, which encodes the answer.
 IN_BOTH_THREADS = "ladle/server/rpc/prediction/predict.py"
+# A thread enters it when it starts, and one more may start amid the requests.
+OF_A_NEW_THREAD = "ladle/server/core/machine/scheduling.py"
 
 
 class Recorder:
@@ -57,6 +59,7 @@ class Recorder:
             name: sorted({f for thread in of_requests & threads.keys() for f in threads[thread]})
             for name, threads in found.items()
         }
+        modules.pop(OF_A_NEW_THREAD, None)
         return {name: functions for name, functions in modules.items() if functions}
 
 

@@ -5,7 +5,7 @@ import pytest
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.rollout.comparing import OutputRule
 from ladle.server.core.rollout.shadow import Shadow
-from ladle.server.core.rollout.split import Rollout
+from ladle.server.core.rollout.split import Rollout, Steps
 from ladle.server.settings.rollout_file import parse
 
 
@@ -32,6 +32,11 @@ def test_a_rollout_has_defaults() -> None:
     assert rollout.shadow == Shadow(label="b", share=0.2, max_in_flight=16, rules=rules)
     (rollout,) = parse('rollout { model: "m" shadow { percent: 1 max_in_flight: 3 } }')
     assert rollout.shadow == Shadow(label="canary", share=0.01, max_in_flight=3)
+    (rollout,) = parse(
+        'rollout { model: "m" canary {} steps { percent: 5 percent: 25 percent: 100 hold_s: 600 } }'
+    )
+    assert rollout.steps == Steps(buckets=(500, 2_500, 10_000), hold_s=600)
+    assert rollout.canary_buckets == 500
     assert parse('rollout { model: "m" }') == (Rollout(model="m", salt="m"),)
 
 
@@ -91,6 +96,24 @@ def test_a_rollout_has_defaults() -> None:
         (
             'rollout { model: "m" canary {} guard { max_disagreement: 2 } }',
             "max_disagreement: expected 0 to 1, got 2",
+        ),
+        ('rollout { model: "m" steps {} }', "steps: expected a canary, got none"),
+        (
+            'rollout { model: "m" canary { percent: 5 } steps { percent: 5 hold_s: 1 } }',
+            "steps: expected no percent of the canary beside them",
+        ),
+        ('rollout { model: "m" canary {} steps { hold_s: 1 } }', "expected a percent, got none"),
+        (
+            'rollout { model: "m" canary {} steps { percent: 5 } }',
+            "steps: hold_s: expected 1 or more, got 0",
+        ),
+        (
+            'rollout { model: "m" canary {} steps { percent: 25 percent: 5 hold_s: 1 } }',
+            "percent: expected ascending ones, got 25, 5",
+        ),
+        (
+            'rollout { model: "m" canary {} steps { percent: 200 hold_s: 1 } }',
+            "steps: percent: expected 0 to 100, got 200",
         ),
         ('rollout { model: "m" sticky {} }', "expected the name of a header, got ''"),
         ('rollout { model: "m" sticky { metadata: "a b" } }', "the name of a header, got 'a b'"),

@@ -21,7 +21,7 @@ from ladle.protos.serving_pb import (
     PredictResponse,
 )
 from ladle.server import Config, Server, StartupError
-from ladle.server.core.rollout.split import bucket_of
+from ladle.server.core.rollout.split import bucket_of, salted
 
 SPLIT = 'rollout {{ model: "m" canary {{ percent: {} }} sticky {{ metadata: "X-User-Id" }} }}'
 KEYS = [f"user-{number}" for number in range(40)]
@@ -82,7 +82,7 @@ def there(tmp_path: Path) -> Iterator[Harness]:
 
 def test_requests_without_a_version_are_split_by_their_key(there: Harness) -> None:
     for key in KEYS:
-        assert there.predict(key) == (2 if bucket_of("m", key) < 5000 else 1)
+        assert there.predict(key) == (2 if bucket_of(salted("m"), key) < 5000 else 1)
 
 
 def test_who_names_a_version_or_a_label_gets_it(there: Harness) -> None:
@@ -124,7 +124,7 @@ def test_a_header_is_a_key_too(there: Harness) -> None:
             headers={"X-User-Id": key},
         )
         urlopen(request, timeout=TIMEOUT_S).close()
-        expected = "2" if bucket_of("m", key) < 5000 else "1"
+        expected = "2" if bucket_of(salted("m"), key) < 5000 else "1"
         there.server.metrics.totals()
         assert counted()[expected] == before[expected] + 1
 

@@ -17,7 +17,7 @@ from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.rollout.comparing import OutputRule
 from ladle.server.core.rollout.guard import Guard
 from ladle.server.core.rollout.shadow import Shadow
-from ladle.server.core.rollout.split import BUCKETS, Rollout
+from ladle.server.core.rollout.split import BUCKETS, Rollout, Steps
 from ladle.server.settings.polled_file import PolledFile
 from ladle.store.opening import open_store
 from ladle.store.store import Store
@@ -85,13 +85,10 @@ def _rollout(proto: RolloutProto) -> Rollout:
     if stable == canary:
         raise InvalidArgument(f"model {model}: expected two labels, got {stable!r} for both parts")
     percent = proto.canary.percent
-    if not 0 <= percent <= 100:
-        raise InvalidArgument(f"model {model}: percent: expected 0 to 100, got {percent:g}")
-    buckets = round(percent * BUCKETS / 100)
-    if percent and not buckets:
-        raise InvalidArgument(
-            f"model {model}: percent: expected 0 or at least 0.01, got {percent:g}"
-        )
+    buckets = _buckets(f"model {model}", percent)
+    steps = _steps(proto) if proto.HasField("steps") else None
+    if steps is not None:
+        buckets = steps.buckets[0]
     key_name = proto.sticky.metadata.lower()
     if proto.HasField("sticky") and not _KEY_NAME.fullmatch(key_name):
         raise InvalidArgument(
@@ -106,11 +103,39 @@ def _rollout(proto: RolloutProto) -> Rollout:
         stable_label=stable,
         canary_label=canary,
         canary_buckets=buckets,
+        steps=steps,
         key_name=key_name,
         salt=proto.salt or model,
         guard=_guard(proto, canary) if proto.HasField("guard") else None,
         shadow=_shadow(proto, stable, canary) if proto.HasField("shadow") else None,
     )
+
+
+def _buckets(where: str, percent: float) -> int:
+    if not 0 <= percent <= 100:
+        raise InvalidArgument(f"{where}: percent: expected 0 to 100, got {percent:g}")
+    buckets = round(percent * BUCKETS / 100)
+    if percent and not buckets:
+        raise InvalidArgument(f"{where}: percent: expected 0 or at least 0.01, got {percent:g}")
+    return buckets
+
+
+def _steps(proto: RolloutProto) -> Steps:
+    given = proto.steps
+    where = f"model {proto.model}: steps"
+    if not proto.HasField("canary"):
+        raise InvalidArgument(f"{where}: expected a canary, got none")
+    if proto.canary.percent:
+        raise InvalidArgument(f"{where}: expected no percent of the canary beside them")
+    if not given.percent:
+        raise InvalidArgument(f"{where}: expected a percent, got none")
+    if not given.hold_s:
+        raise InvalidArgument(f"{where}: hold_s: expected 1 or more, got 0")
+    buckets = tuple(_buckets(where, percent) for percent in given.percent)
+    if sorted(set(buckets)) != list(buckets):
+        listed = ", ".join(f"{percent:g}" for percent in given.percent)
+        raise InvalidArgument(f"{where}: percent: expected ascending ones, got {listed}")
+    return Steps(buckets=buckets, hold_s=float(given.hold_s))
 
 
 def _shadow(proto: RolloutProto, stable: str, canary: str) -> Shadow:

@@ -10,8 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from ladle.server.core.clock import Clock
-from ladle.server.core.polling import Poller
 from ladle.server.core.rollout.guard import Figures, breach
 from ladle.server.core.rollout.router import Router
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
@@ -21,11 +19,9 @@ from ladle.server.monitoring.recent import WINDOW_S
 
 logger = logging.getLogger(__name__)
 
-_WAIT_S = 1.0
-
 
 class RolloutGuard:
-    """Looks each second. Order of calls: `start` and `stop`; `step` is a look."""
+    """Each `step` is a look; one thread calls it."""
 
     def __init__(
         self,
@@ -34,7 +30,6 @@ class RolloutGuard:
         shadows: ShadowRuns | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
-        clock: Clock | None = None,
     ) -> None:
         """Take what splits the requests, and what has counted them.
 
@@ -43,21 +38,11 @@ class RolloutGuard:
             metrics: what has counted.
             shadows: what has compared answers; None for nothing.
             now: the time by which requests are counted.
-            clock: waits between looks.
         """
         self._router = router
         self._metrics = metrics
         self._shadows = shadows
         self._now = now
-        self._poller = Poller(self.step, name="roll-outs", wait_s=_WAIT_S, clock=clock)
-
-    def start(self) -> None:
-        """Look from now on, in a thread."""
-        self._poller.start()
-
-    def stop(self) -> None:
-        """End looking."""
-        self._poller.stop()
 
     def step(self) -> None:
         """Hold each canary that does worse than it may."""

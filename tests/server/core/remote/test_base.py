@@ -296,9 +296,12 @@ def test_labels_are_read_when_they_change(tmp_path: Path) -> None:
     there.look()
     assert there.labels == {}
     there.store.write(f"{BASE.path}/{LABELS_NAME}", b'{"stable": 1}')
-    there.look(times=3)
-    assert there.labels == {"stable": 1}
-    assert there.store.requests.count(("get", f"{BASE.path}/{LABELS_NAME}")) == 1
+    written_s = there.store.now_s
+    found = there.look(times=3)
+    assert (there.labels, found.labelled_s) == ({"stable": 1}, written_s)
+    there.store.write(f"{BASE.path}/{LABELS_NAME}", b'{"stable": 1}')  # the same, later
+    assert there.look().labelled_s == written_s + 3 * 400.0
+    assert there.store.requests.count(("get", f"{BASE.path}/{LABELS_NAME}")) == 2
     there.store.write(f"{BASE.path}/{LABELS_NAME}", b"nonsense")
     there.look()
     assert there.labels == {"stable": 1}

@@ -17,8 +17,11 @@ from ladle.server.core.rollout.router import Router, Share
 from ladle.server.core.rollout.split import (
     BUCKETS,
     Rollout,
+    Steps,
     bucket_of,
+    buckets_at,
     canary_version,
+    salted,
     stable_version,
 )
 
@@ -29,16 +32,16 @@ LABELS = st.dictionaries(st.sampled_from(["stable", "canary"]), st.integers(1, 4
 @pytest.mark.parametrize("percent", [1, 5, 25, 50, 99])
 def test_a_split_of_many_keys_is_what_was_asked_for(percent: int) -> None:
     salts = ("digits", "fashion", "prices", "a", "b")
-    part = sum(bucket_of(s, key) < percent * BUCKETS // 100 for s in salts for key in KEYS)
+    part = sum(bucket_of(salted(s), key) < percent * BUCKETS // 100 for s in salts for key in KEYS)
     assert abs(part / len(KEYS) / len(salts) - percent / 100) < 0.01
 
 
 def test_a_key_has_its_bucket_for_ever() -> None:
     # Written down: another number would be another split after an update of one server.
-    found = [bucket_of("digits", key) for key in ("a", "b", "user-7", "é", "")]
+    found = [bucket_of(salted("digits"), key) for key in ("a", "b", "user-7", "é", "")]
     assert found == [8466, 3362, 6614, 6986, 8395]
-    assert bucket_of("digits", "user-1") == 7721
-    assert bucket_of("other", "user-1") != bucket_of("digits", "user-1")
+    assert bucket_of(salted("digits"), "user-1") == 7721
+    assert bucket_of(salted("other"), "user-1") != bucket_of(salted("digits"), "user-1")
 
 
 @given(LABELS, st.frozensets(st.integers(1, 4)))
@@ -55,6 +58,23 @@ def test_there_is_an_answer_while_any_version_is_there(
         assert stable != canary or not available
     assert canary in (None, labels.get("canary"))
     assert canary is None or canary in available
+
+
+@given(
+    st.lists(st.integers(0, BUCKETS), min_size=1, max_size=5, unique=True).map(sorted),
+    st.floats(1, 1e6),
+    st.floats(-1e9, 1e9),
+    st.floats(0, 1e9),
+)
+def test_steps_follow_each_other_and_never_go_back(
+    buckets: list[int], hold_s: float, since_s: float, later_s: float
+) -> None:
+    steps = Steps(buckets=tuple(buckets), hold_s=hold_s)
+    assert buckets_at(steps, None) == buckets[0]
+    assert buckets_at(steps, since_s) <= buckets_at(steps, since_s + later_s)
+    for number, expected in enumerate(buckets):
+        assert buckets_at(steps, (number + 0.5) * hold_s) == expected
+    assert buckets_at(steps, len(buckets) * hold_s * 10) == buckets[-1]
 
 
 class Harness:
@@ -138,6 +158,27 @@ def test_without_a_key_chance_decides_and_it_is_counted(there: Harness) -> None:
     found = [router.choose("m", lambda _name: None) for _ in range(4_000)]
     assert abs(found.count(2) / len(found) - 0.25) < 0.03
     assert router.keyless() == {"m": 4_000}
+
+
+def test_a_choice_follows_labels_versions_holds_and_shares_at_once(there: Harness) -> None:
+    there.manager.set_labels({"m": {"stable": 1, "canary": 2}})
+    there.split(100)
+    assert there.chosen("a") == 2
+    there.manager.set_labels({"m": {"stable": 1, "canary": 3}})
+    assert there.chosen("a") == 3
+    there.router.hold("m", 3, "it fails")
+    assert there.chosen("a") == 1
+    there.router.release("m")
+    assert there.chosen("a") == 3
+    rollout = there.router.rollouts["m"]
+    there.router.give(rollout, 0)
+    assert there.chosen("a") == 1
+    there.router.give(rollout, BUCKETS)  # of what is no longer in force
+    assert there.chosen("a") == 1
+    there.split(100)
+    there.manager.aspire("m", {1: Path(), 2: Path()})
+    until(lambda: not there.manager.is_available("m", 3))
+    assert there.chosen("a") == 1
 
 
 def test_models_without_a_rollout_are_left_alone(there: Harness) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,16 @@ def test_a_scan_says_what_each_wanted_version_lacks(tmp_path: Path) -> None:
         2: "version 2 is not whole: there is no saved_model.pb",
     }
     assert str(tmp_path) not in "".join(found.incomplete.values())
+
+
+def test_a_scan_says_when_labels_were_written(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    base = BasePath(tmp_path)
+    assert base.scan(Latest()).labelled_s is None
+    file = tmp_path / ".ladle-labels.json"
+    file.write_text('{"canary": 1}')
+    for written_s in (1_000, 2_000):
+        os.utime(file, (written_s, written_s))
+        assert base.scan(Latest()).labelled_s == written_s
+    file.unlink()
+    assert base.scan(Latest()).labelled_s is None

@@ -37,7 +37,7 @@ class Aspirations:
     def withdraw(self, name: str) -> None:
         self.withdrawn.append(name)
 
-    def label(self, name: str, labels: Mapping[str, int]) -> None:
+    def label(self, name: str, labels: Mapping[str, int], changed_s: float | None = None) -> None:
         self.labels.append(labels)
 
     def failed(self, name: str) -> Collection[int]:

@@ -223,14 +223,14 @@ class Manager:
         """Return a model's labels: those configured or, where none are, those of its folder."""
         return self._serving.labels(name)
 
-    def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """State the labels that lie in a model's folder.
+    def label(self, name: str, labels: Mapping[str, int], changed_s: float | None = None) -> None:
+        """State the labels that lie in a model's folder, and when they were changed, if known.
 
         They count where none are configured. One comes into force when its version is available,
         and stays where it was until then.
         """
         with self._changed:
-            if self._serving.set_folder_labels(name, labels):
+            if self._serving.set_folder_labels(name, labels, changed_s):
                 self._serving.publish(name, self._registry.versions(name))
 
     def is_available(self, name: str, version: int | None = None) -> bool:

@@ -36,10 +36,13 @@ class ServingMap:
     """
 
     def __init__(self) -> None:
+        self.revision = object()
+        """Another one after each change: for who keeps what follows from the map."""
         self._serving: Mapping[str, Serving] = {}
         self._configured_labels: Mapping[str, Mapping[str, int]] = {}
         # Of each model, as the files beside its versions say.
         self._folder_labels: dict[str, Mapping[str, int]] = {}
+        self._labelled_s: Mapping[str, float] = {}  # when these were changed; replaced as a whole
 
     def __contains__(self, name: str) -> bool:
         """Whether a version of the model can be had."""
@@ -91,9 +94,22 @@ class ServingMap:
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replace all configured labels, of all models, at once."""
         self._configured_labels = labels
+        self.revision = object()
 
-    def set_folder_labels(self, name: str, labels: Mapping[str, int]) -> bool:
-        """Take the labels of a model's folder, which `publish` puts in force; False: as before."""
+    def labelled_s(self, name: str) -> float | None:
+        """Return when the labels in force were changed, in seconds since 1970, if that is known."""
+        return None if self.has_configured_labels(name) else self._labelled_s.get(name)
+
+    def set_folder_labels(
+        self, name: str, labels: Mapping[str, int], changed_s: float | None = None
+    ) -> bool:
+        """Take the labels of a model's folder, which `publish` puts in force; False: as before.
+
+        `changed_s` is when they were changed, in seconds since 1970; None where nobody knows.
+        """
+        if self._labelled_s.get(name) != changed_s:
+            others = {model: at for model, at in self._labelled_s.items() if model != name}
+            self._labelled_s = others if changed_s is None else {**others, name: changed_s}
         if self._folder_labels.get(name, {}) == labels:
             return False
         self._folder_labels[name] = labels
@@ -118,6 +134,7 @@ class ServingMap:
             )
             serving[name] = Serving(available, available[max(available)], labels)
         self._serving = serving
+        self.revision = object()
 
 
 class Handle:

@@ -36,6 +36,8 @@ class KnownLabels(NamedTuple):
 
     etag: str
     labels: Mapping[str, int]
+    changed_s: float | None = None
+    """When they were changed, by the store's clock, if that is known."""
 
 
 def ask_version(
@@ -73,12 +75,12 @@ def ask_labels(
     if stored is None:
         return KnownLabels("", {})
     if known is not None and known.etag == stored.etag:
-        return known
+        return known._replace(changed_s=stored.modified_s)
     try:
         if stored.size > _MAX_LABELS_BYTES:
             raise ValueError(f"expected at most {_MAX_LABELS_BYTES} bytes")
         text = get_whole(store, stored)
-        return KnownLabels(stored.etag, parse_labels(text))
+        return KnownLabels(stored.etag, parse_labels(text), stored.modified_s)
     except ValueError as error:
         logger.warning("labels can't be read base_path=%s error=%s", base, error)
     except Changed:

@@ -362,4 +362,5 @@ class RemoteBase:
             None if self._labels is None else self._labels.labels,
             (),
             {v: f"version {v} is not there: {why.text}" for v, why in missing.items()},
+            None if self._labels is None else self._labels.changed_s,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace as replaced
+from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
 from ladle.server.core.lifecycle.serving_map import ServingMap
@@ -13,6 +15,7 @@ from ladle.server.core.rollout.split import (
     Rollout,
     bucket_of,
     canary_version,
+    salted,
     stable_version,
 )
 
@@ -34,6 +37,18 @@ class Share(NamedTuple):
     """Why it is held, in a sentence."""
 
 
+class _Route(NamedTuple):
+    """What a model's roll-out comes down to, while all that it was made of is as it was."""
+
+    rollout: Rollout
+    revision: object
+    held: Mapping[str, tuple[int, str]]
+    stable: int | None
+    canary: int | None
+    """None where all requests go to stable."""
+    salted: blake2b
+
+
 class Router:
     """The roll-outs in force. Thread-safe; a choice takes a microsecond."""
 
@@ -48,21 +63,34 @@ class Router:
         self.rollouts: Mapping[str, Rollout] = {}
         """By model; replaced as a whole."""
         self._lock = threading.Lock()
-        # By model: the version that gets nothing, and why. Changed under the lock, replaced as a
-        # whole.
-        self._held: dict[str, tuple[int, str]] = {}
+        self.held: Mapping[str, tuple[int, str]] = {}
+        """By model, the version that gets nothing, and why; replaced as a whole."""
+        self._routes: dict[str, _Route] = {}  # by model; remade when they are out of date
         self._keyless: dict[str, int] = {}  # guarded by _lock
 
     def replace(self, rollouts: Iterable[Rollout]) -> None:
         """Put others in place of all that there were; no version is held then."""
         with self._lock:
-            self._held = {}
-        self.rollouts = {rollout.model: rollout for rollout in rollouts}
+            self.held = {}
+            self.rollouts = {rollout.model: rollout for rollout in rollouts}
+            self._routes = {}
+
+    def release(self, model: str) -> None:
+        """Hold no version of a model any more."""
+        with self._lock:
+            self.held = {name: held for name, held in self.held.items() if name != model}
+
+    def give(self, rollout: Rollout, buckets: int) -> None:
+        """Give the canary of a roll-out so many buckets; without effect if it is out of force."""
+        with self._lock:
+            if self.rollouts.get(rollout.model) is rollout:
+                changed = replaced(rollout, canary_buckets=buckets)
+                self.rollouts = {**self.rollouts, rollout.model: changed}
 
     def hold(self, model: str, version: int, reason: str) -> None:
         """Give a version on trial nothing more, until its label is on another; say why."""
         with self._lock:
-            self._held = {**self._held, model: (version, reason)}
+            self.held = {**self.held, model: (version, reason)}
 
     def choose(self, model: str, metadata: Metadata | None = None) -> int | None:
         """Return the version for a request that names none; None leaves it to the usual rule.
@@ -75,15 +103,31 @@ class Router:
         rollout = self.rollouts.get(model)
         if rollout is None:
             return None
-        labels, available = self._serving.labels(model), self._serving.versions(model)
-        if metadata is not None and rollout.canary_buckets:
-            canary = canary_version(rollout, labels, available)
-            held = self._held.get(model)
-            if held is not None and canary == held[0]:
-                canary = None
-            if canary is not None and self._bucket(rollout, metadata) < rollout.canary_buckets:
-                return canary
-        return stable_version(rollout, labels, available)
+        route = self._routes.get(model)
+        if (
+            route is None
+            or route.rollout is not rollout
+            or route.revision is not self._serving.revision
+            or route.held is not self.held
+        ):
+            route = self._routes[model] = self._route(rollout)
+        canary = route.canary
+        if canary is None or metadata is None:
+            return route.stable
+        key = metadata(rollout.key_name) if rollout.key_name else None
+        bucket = bucket_of(route.salted, key) if key else self._drawn(rollout)
+        return canary if bucket < rollout.canary_buckets else route.stable
+
+    def _route(self, rollout: Rollout) -> _Route:
+        # In this order: what is read after the revision is that one's, or a later one's.
+        revision, held = self._serving.revision, self.held
+        labels = self._serving.labels(rollout.model)
+        available = self._serving.versions(rollout.model)
+        canary = canary_version(rollout, labels, available)
+        if not rollout.canary_buckets or canary == held.get(rollout.model, (None, ""))[0]:
+            canary = None
+        stable = stable_version(rollout, labels, available)
+        return _Route(rollout, revision, held, stable, canary, salted(rollout.salt))
 
     def shares(self, model: str) -> tuple[Share, ...]:
         """Return what the versions of a model get; nothing where it has no roll-out."""
@@ -93,7 +137,7 @@ class Router:
         labels, available = self._serving.labels(model), self._serving.versions(model)
         canary = canary_version(rollout, labels, available)
         stable = stable_version(rollout, labels, available)
-        held, reason = self._held.get(model, (None, ""))
+        held, reason = self.held.get(model, (None, ""))
         is_held = canary is not None and canary == held
         has_part = canary is not None and not is_held
         share = rollout.canary_buckets / BUCKETS if has_part else 0.0
@@ -106,12 +150,8 @@ class Router:
         with self._lock:
             return dict(self._keyless)
 
-    def _bucket(self, rollout: Rollout, metadata: Metadata) -> int:
-        if not rollout.key_name:
-            return self._draw(BUCKETS)
-        key = metadata(rollout.key_name)
-        if key:
-            return bucket_of(rollout.salt, key)
-        with self._lock:
-            self._keyless[rollout.model] = self._keyless.get(rollout.model, 0) + 1
+    def _drawn(self, rollout: Rollout) -> int:
+        if rollout.key_name:
+            with self._lock:
+                self._keyless[rollout.model] = self._keyless.get(rollout.model, 0) + 1
         return self._draw(BUCKETS)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
+from struct import Struct
 
 from ladle.server.core.rollout.guard import Guard
 from ladle.server.core.rollout.shadow import Shadow
 
+_unpack = Struct(">Q").unpack
+
 BUCKETS = 10_000
 """A bucket is a hundredth of a percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What the canary gets, as time goes on."""
+
+    buckets: tuple[int, ...]
+    """Of each step; the last one stays."""
+    hold_s: float
+    """How long each step takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +36,9 @@ class Rollout:
     canary_label: str = ""
     """The label of the version on trial; empty where there is none."""
     canary_buckets: int = 0
-    """How many of the buckets that one gets."""
+    """How many of the buckets that one gets; where there are steps, at this moment."""
+    steps: Steps | None = None
+    """What it gets later."""
     key_name: str = ""
     """The name, in lower case, of the metadata that holds a request's key; empty for none."""
     salt: str = ""
@@ -35,19 +49,36 @@ class Rollout:
     """The version on which requests run once more, for a comparison."""
 
 
-def bucket_of(salt: str, key: str) -> int:
+def bucket_of(salt: blake2b, key: str) -> int:
     """Return the bucket of a key, 0 to BUCKETS - 1: the same on every server.
 
     It does not depend on the version: who was with the canary at 5 % is so at 25 %.
+
+    Args:
+        salt: what `salted` has returned.
+        key: any text.
     """
-    hasher = _salted(salt).copy()
+    hasher = salt.copy()
     hasher.update(key.encode("utf-8", "surrogatepass"))
-    return int.from_bytes(hasher.digest(), "big") % BUCKETS
+    number: int = _unpack(hasher.digest())[0]
+    return number % BUCKETS
 
 
-@lru_cache(maxsize=1024)
-def _salted(salt: str) -> blake2b:
+def salted(salt: str) -> blake2b:
+    """Return what the hashes of all keys begin with."""
     return blake2b(f"{salt}\0".encode(), digest_size=8)
+
+
+def buckets_at(steps: Steps, since_s: float | None) -> int:
+    """Return how many buckets the canary gets.
+
+    Args:
+        steps: one after the other.
+        since_s: the seconds since the first began; None, while that is not known, and less than 0
+            stand for the first.
+    """
+    number = int(max(0.0, since_s or 0.0) // steps.hold_s)
+    return steps.buckets[min(number, len(steps.buckets) - 1)]
 
 
 def stable_version(

@@ -40,6 +40,8 @@ class ScanResult(NamedTuple):
     """The versions that had failed to load, and whose files have changed since."""
     incomplete: Mapping[int, str] = MappingProxyType({})
     """Why each version that is wanted may not be loaded yet."""
+    labelled_s: float | None = None
+    """When the labels were changed, in seconds since 1970, if that is known."""
 
 
 class Base(Protocol):
@@ -104,6 +106,7 @@ class BasePath:
         self._wall = wall
         self._labelled = True  # perhaps
         self._labels: Mapping[str, int] = {}
+        self._labelled_s: float | None = None
         self._labels_error: str | None = None
         self._current: set[int] = set()
         self._accepted: dict[int, tuple[str, int]] = {}
@@ -171,6 +174,7 @@ class BasePath:
                 version: f"version {version} is not whole: {why.reason}"
                 for version, why in incomplete.items()
             },
+            self._labelled_s,
         )
 
     def _forget_all_but(self, folders: Mapping[int, str]) -> None:
@@ -227,6 +231,7 @@ class BasePath:
     def _read_labels(self) -> Mapping[str, int] | None:
         try:
             labels = read_labels(self._path)
+            labelled_s = (self._path / LABELS_NAME).stat().st_mtime if labels else None
         except (OSError, ValueError) as error:
             if self._labels_error != str(error):
                 logger.warning("labels can't be read base_path=%s error=%s", self._path, error)
@@ -234,7 +239,7 @@ class BasePath:
             return None
         self._labels_error = None
         self._labelled = bool(labels)
-        self._labels = labels
+        self._labels, self._labelled_s = labels, labelled_s
         return labels
 
     def _problem(

@@ -255,7 +255,7 @@ class FileSystemSource:
 
     def _report(self, name: str, found: ScanResult) -> None:
         if found.labels is not None:
-            self._manager.label(name, found.labels)
+            self._manager.label(name, found.labels, found.labelled_s)
         if found.wanted is not None:
             self._manager.aspire(name, found.wanted)
         self._manager.report(name, found.problem, final=found.final, incomplete=found.incomplete)

@@ -32,8 +32,11 @@ class AspiredVersions(Protocol):
     def withdraw(self, name: str) -> None:
         """Take out a model that is no longer watched."""
 
-    def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """Take the labels that lie beside a model's versions."""
+    def label(self, name: str, labels: Mapping[str, int], changed_s: float | None = None) -> None:
+        """Take the labels that lie beside a model's versions.
+
+        `changed_s` is when they were changed, in seconds since 1970; None if that is not known.
+        """
 
     def failed(self, name: str) -> Collection[int]:
         """Return the aspired versions that could not be loaded."""

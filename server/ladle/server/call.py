@@ -129,8 +129,8 @@ Handler: TypeAlias = Callable[[Call], None]
 class NonBlocking:
     """A handler that waits for nothing, and so needs no thread of its own.
 
-    The transport calls it in the thread that reads from the network, unless the request is so
-    large that decoding it would hold up others. Where it has to wait after all, it returns a
+    A transport may call it in the thread that takes what comes from the network, unless the request
+    is so large that decoding it would hold up others. Where it has to wait after all, it returns a
     Handler that takes the call over in a thread.
     """
 

@@ -17,7 +17,6 @@ ALLOWED = {
     "monitoring/request_log.py": "writes it",
     "monitoring/tracing.py": "writes it",
     "rpc/open_inference/statistics.py": "writes it",
-    "transport/grpcio/completion.py": "turns gRPC's deadline into a monotonic one at once",
     "wiring/rollouts.py": "compares it with the times of labels",
     "wiring/remote.py": "passes it on, to be compared with the times of objects in a store",
 }

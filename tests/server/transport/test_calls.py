@@ -1,22 +1,20 @@
-"""Calls with and without threads behave alike, on real connections."""
+"""Calls of blocking and of other handlers behave alike, on real connections."""
 
 from __future__ import annotations
 
-import gc
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
-from fakes import TIMEOUT_S, refusal, until
+from fakes import TIMEOUT_S, refusal
 from transports import MakeTransport
 
 from ladle.server.call import Call, Handler, NonBlocking
-from ladle.server.core.errors import Code, ServingError, Unavailable
+from ladle.server.core.errors import ServingError, Unavailable
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.health import Health
 
@@ -50,16 +48,6 @@ def serve(request: pytest.FixtureRequest, make_transport: MakeTransport) -> Iter
     yield serve
     for close in closing:
         close()
-
-
-def calls_of_transports() -> list[Call]:
-    """The calls with a message that Python's side of any transport holds."""
-    return [
-        each
-        for each in gc.get_objects()
-        if str(type(each).__module__).startswith("ladle.server.transport")
-        and hasattr(each, "request")
-    ]
 
 
 def echo(call: Call) -> None:
@@ -209,8 +197,9 @@ def test_a_handler_that_fails_takes_nothing_with_it(serve: Serve) -> None:
 
 
 def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that(
-    make_transport: MakeTransport,
+    make_transport: MakeTransport, transport_name: str
 ) -> None:
+    """grpcio's call has one already."""
     threads: list[str] = []
 
     def blocking(call: Call) -> None:
@@ -227,51 +216,10 @@ def test_a_non_blocking_handler_that_has_to_wait_gets_a_thread_for_that(
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
         assert call(b"", timeout=TIMEOUT_S) == b""
     transport.stop(TIMEOUT_S)
-    assert threads[0].startswith("waiting")
+    assert threads[0].startswith("waiting" if transport_name == "native" else "grpc")
 
 
-def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
-    make_transport: MakeTransport,
-) -> None:
-    """Nor does its message stay, once its bytes are given back."""
-    came, go_on = threading.Semaphore(0), threading.Event()
-    handled: list[bytes] = []
-    refused: queue.SimpleQueue[ServingError] = queue.SimpleQueue()
-
-    def hold(call: Call) -> None:
-        handled.append(call.request[:1])
-        came.release()
-        assert go_on.wait(TIMEOUT_S)
-        call.respond(b"")
-
-    budget = ByteBudget(1 << 62)
-    transport = make_transport(
-        {"/a/B": NonBlocking(hold)},
-        max_threads=1,
-        limits=Limits(LIMIT, budget, refused.put),
-    )
-    port = transport.listen("127.0.0.1:0")
-    transport.start()
-    with grpc.insecure_channel(
-        f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
-    ) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        first = call.future(b"1" * LIMIT, timeout=TIMEOUT_S)
-        assert came.acquire(timeout=TIMEOUT_S)
-        gone = call.future(b"2" * LIMIT, timeout=TIMEOUT_S)
-        until(lambda: budget.used == 2 * LIMIT)
-        gone.cancel()
-        until(lambda: budget.used == LIMIT)
-        assert sum(len(call.request) for call in calls_of_transports()) <= LIMIT
-        go_on.set()
-        assert first.result(TIMEOUT_S) == b""
-        assert refused.get(timeout=TIMEOUT_S).code is Code.CANCELLED
-        assert call(b"3" * LIMIT, timeout=TIMEOUT_S) == b""
-    transport.stop(TIMEOUT_S)
-    assert handled == [b"1", b"3"]
-
-
-def test_non_blocking_calls_wait_without_threads_up_to_128_for_each_that_there_is(
+def test_non_blocking_calls_may_wait_up_to_128_for_each_that_there_is(
     make_transport: MakeTransport,
 ) -> None:
     """A slow model's callers wait without taking anything from those of another."""
@@ -307,40 +255,6 @@ def test_a_stopping_transport_lets_calls_end(serve: Serve) -> None:
     """The fixture stops the transport, whose grace is long: it must not need all of it."""
     with pytest.raises(grpc.RpcError):
         serve(lambda call: call.fail(ServingError("no")))(b"", timeout=TIMEOUT_S)
-
-
-def test_without_a_thread_to_be_had_a_call_is_refused_and_the_server_goes_on(
-    make_transport: MakeTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What fails where calls begin would otherwise end gRPC's polling, and so all calls."""
-
-    def no_room(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    def wait_for_model(call: Call) -> Handler | None:
-        if call.request == b"wait":
-            return echo
-        echo(call)
-        return None
-
-    transport = make_transport(
-        {"/a/B": NonBlocking(wait_for_model)},
-        max_threads=1,
-        limits=Limits(LIMIT, ByteBudget(LIMIT)),
-    )
-    port = transport.listen("127.0.0.1:0")
-    transport.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a/B", None, None)
-        with monkeypatch.context() as patched:
-            patched.setattr(ThreadPoolExecutor, "submit", no_room)
-            for request in (bytes(LIMIT), b"wait"):
-                with pytest.raises(grpc.RpcError) as raised:
-                    call(request, timeout=TIMEOUT_S)
-                assert refusal(raised.value)[0] == "UNAVAILABLE"
-        assert call(b"small", timeout=TIMEOUT_S) == b"small"
-        assert call(bytes(LIMIT), timeout=TIMEOUT_S) == bytes(LIMIT), "its bytes were given back"
-    transport.stop(TIMEOUT_S)
 
 
 def test_calls_share_the_threads_there_are_where_no_other_can_be_started(

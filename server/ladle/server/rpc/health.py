@@ -15,8 +15,8 @@ from ladle.server.core.errors import InvalidArgument, NotFound, ResourceExhauste
 
 _SERVICE = "/grpc.health.v1.Health"
 
-# Watchers hold no thread, but each takes memory, and so does each name that is watched, known or
-# not. Nobody needs a token for it.
+# Each watcher takes memory, and over grpcio a thread; each name that is watched takes memory, known
+# or not. Nobody needs a token for it.
 _MAX_WATCHERS = 4096
 _MAX_WATCHED_NAMES = 1024
 

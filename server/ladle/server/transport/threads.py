@@ -15,7 +15,7 @@ class SteadyPool(ThreadPoolExecutor):
     def __init__(self, max_threads: int, name: str) -> None:
         """Start the first thread; `name` is what the names of all begin with."""
         super().__init__(max_threads, thread_name_prefix=name)
-        self.submit(int)
+        super().submit(int)
 
     def _adjust_thread_count(self) -> None:
         # Called when the work is in the queue already. It is the standard library's own part:

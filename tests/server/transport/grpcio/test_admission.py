@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladle.server.core.errors import ServingError
-from ladle.server.transport.grpcio.intake import MESSAGE_TIMEOUT_S, Admission
+from ladle.server.transport.grpcio.admission import MESSAGE_TIMEOUT_S, Admission
 
 
 class Time:
@@ -24,45 +24,65 @@ class FakeCall:
 
     def __init__(self, admission: Admission) -> None:
         self.error: ServingError | None = None
+        self.is_told = False
         self._admission = admission
 
-    def finish(self, message: bytes | None, error: ServingError | None) -> None:
+    def cut_off(self, error: ServingError) -> None:
         if self.error is None:
             self.error = error
             self.end()
 
+    def stop(self) -> None:
+        self.is_told = True
+
     def end(self) -> None:
         self._admission.ended(self)
+        self._admission.leave()
+
+
+def begin(admission: Admission) -> FakeCall:
+    """Let a call come in that is not refused."""
+    assert admission.refusal() is None
+    admission.come()
+    call = FakeCall(admission)
+    admission.begin(call)
+    return call
 
 
 def test_what_finds_no_place_is_told_when_to_come_back() -> None:
     refused: list[ServingError] = []
     admission = Admission(1, refused.append)
-    first, second = FakeCall(admission), FakeCall(admission)
+    first = begin(admission)
 
-    assert admission.admit(first)
-    assert not admission.admit(second)
-    assert second.error is not None
-    assert second.error.code.name == "UNAVAILABLE"
-    assert second.error.retry_after_s == 0.1
-    assert "1 calls are under way already" in second.error.message
-    assert refused == [second.error]
-    assert second.error.reason == "calls"
+    error = admission.refusal()
+    assert error is not None
+    assert error.code.name == "UNAVAILABLE"
+    assert error.retry_after_s == 0.1
+    assert "1 calls are under way already" in error.message
+    assert refused == [error]
+    assert error.reason == "calls"
 
     first.end()
-    assert admission.admit(FakeCall(admission))
+    begin(admission)
+
+
+def test_a_call_that_waits_for_a_thread_has_a_place() -> None:
+    admission = Admission(1)
+    admission.come()
+
+    assert admission.refusal() is not None
+    admission.leave()
+    assert admission.refusal() is None
 
 
 def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
     time = Time()
     refused: list[ServingError] = []
     admission = Admission(10, refused.append, clock=time)
-    silent, speaking, late = FakeCall(admission), FakeCall(admission), FakeCall(admission)
-    admission.admit(silent)
-    admission.admit(speaking)
+    silent, speaking = begin(admission), begin(admission)
     admission.received(speaking)
     time.now = 1
-    admission.admit(late)
+    late = begin(admission)
 
     time.now = MESSAGE_TIMEOUT_S
     admission.end_silent()
@@ -78,18 +98,37 @@ def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
 def test_a_silent_call_gives_its_place_to_the_next_one() -> None:
     time = Time()
     admission = Admission(2, clock=time)
-    silent, speaking, newer = FakeCall(admission), FakeCall(admission), FakeCall(admission)
-    admission.admit(silent)
-    admission.admit(speaking)
+    silent, speaking = begin(admission), begin(admission)
     admission.received(speaking)
     time.now = 0.5
-    assert not admission.admit(FakeCall(admission)), "it may still be on its way"
+    assert admission.refusal() is not None, "its message may still be on its way"
 
     time.now = 1
-    assert admission.admit(newer)
+    begin(admission)
     assert silent.error is not None
     assert speaking.error is None
-    assert not admission.admit(FakeCall(admission))
+    assert admission.refusal() is not None
+
+
+def test_a_stop_is_told_to_all_calls_and_to_later_ones() -> None:
+    admission = Admission(2)
+    before = begin(admission)
+    admission.stop()
+    after = begin(admission)
+
+    assert before.is_told
+    assert after.is_told
+
+
+def test_what_is_under_way_can_be_ended() -> None:
+    admission = Admission(2)
+    calls = [begin(admission), begin(admission)]
+    admission.received(calls[0])
+    error = ServingError("over")
+    admission.end_all(error)
+
+    assert [call.error for call in calls] == [error, error]
+    assert admission.under_way == 0
 
 
 @given(st.lists(st.sampled_from(["come", "speak", "end", "wait", "sweep"])), st.integers(1, 4))
@@ -101,9 +140,10 @@ def test_there_are_never_more_than_the_most_and_each_is_counted_once(
     alive: list[FakeCall] = []
     for step in steps:
         if step == "come":
-            call = FakeCall(admission)
-            if admission.admit(call):
-                alive.append(call)
+            if admission.refusal() is None:
+                admission.come()
+                alive.append(FakeCall(admission))
+                admission.begin(alive[-1])
         elif step == "wait":
             time.now += 0.7
         elif step == "sweep":

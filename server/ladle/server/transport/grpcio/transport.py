@@ -1,4 +1,4 @@
-"""The first transport: grpcio's synchronous server, which hands over the bytes as they came."""
+"""The plain transport: grpcio's synchronous server by its public parts, a thread for each call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ladle.server.core.errors import Unavailable
 from ladle.server.core.machine.scheduling import starting_such_as_yield
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport.addresses import AddressInUse, check_address, make_way
-from ladle.server.transport.grpcio import completion
-from ladle.server.transport.grpcio.completion import Pools
-from ladle.server.transport.grpcio.intake import Admission, RpcHandlers
+from ladle.server.transport.grpcio.admission import Admission, Room
+from ladle.server.transport.grpcio.handlers import Rooms, RpcHandlers
 from ladle.server.transport.grpcio.interceptor import GateInterceptor
+from ladle.server.transport.grpcio.stream import Idling, Pools
 from ladle.server.transport.threads import SteadyPool
 
-# Calls that wait for a thread hold no more than their headers; past this many they are refused.
+# Most calls wait for a batch, and so there may be many for each thread that works.
 _CALLS_PER_THREAD = 128
+# Each call holds a thread, so there are no more of them on any machine.
+_MOST_CALLS = 1 << 12
 # For health, beside all others.
 _OWN_ROOM = 1024
 # A caller with more calls than that keeps them until the first ones have ended, and loses none.
@@ -39,8 +41,8 @@ _SILENCE_POLL_S = 5.0
 class GrpcioTransport:
     """Serves methods on TCP ports and Unix sockets.
 
-    A call blocks one of `max_threads` threads until it is answered, unless its handler is
-    NonBlocking or Streaming: those take no thread, and half of the CPU.
+    Each call blocks a thread until it is answered, and a stream that waits for a message blocks
+    another. Threads are started as they are needed.
     """
 
     def __init__(
@@ -72,17 +74,25 @@ class GrpcioTransport:
         limits = self.limits = limits or Limits((1 << 31) - 1, ByteBudget(1 << 62))
         self._credentials = credentials
         self._shares_ports = bool(dict(options).get("grpc.so_reuseport"))
-        self._executor = SteadyPool(max_threads, "grpc")
-        self._waiting = SteadyPool(max_waiting, "waiting")
-        pools = Pools(working=self._executor, waiting=self._waiting)
-        self._admission = Admission(max_threads * _CALLS_PER_THREAD, limits.refused)
-        self._own_room = Admission(_OWN_ROOM, limits.refused)
-        self._handlers = RpcHandlers(methods, pools, limits, self._admission, self._own_room)
+        places = min(max_threads * _CALLS_PER_THREAD, _MOST_CALLS)
+        with starting_such_as_yield():  # and so do those that they start
+            self._rooms = Rooms(
+                waiting=Room(places, "grpc", Admission(places, limits.refused)),
+                blocking=Room(max_threads, "blocking", Admission(places, limits.refused)),
+                own=Room(_OWN_ROOM, "health", Admission(_OWN_ROOM, limits.refused)),
+            )
+            self._pools = Pools(
+                working=SteadyPool(max_threads, "working"),
+                waiting=SteadyPool(max_waiting, "waiting"),
+                reading=SteadyPool(places + _OWN_ROOM, "reading"),
+            )
+        self._idling = Idling()
+        self._handlers = RpcHandlers(methods, self._rooms, self._pools, self._idling, limits)
         self._stopping = threading.Event()
         self._stopped: threading.Event | None = None
         self._until = 0.0
         self._server = grpc.server(
-            self._executor,
+            self._rooms.waiting,
             handlers=[self._handlers],
             interceptors=[GateInterceptor(gate, self._handlers.refusing)] if gate else [],
             options=[
@@ -100,10 +110,8 @@ class GrpcioTransport:
                     else [("grpc.compression_enabled_algorithms_bitset", _IDENTITY)]
                 ),
             ],
-            # Where calls are not ours to count, grpcio does.
-            maximum_concurrent_rpcs=(
-                None if completion.supported() else max_threads * _CALLS_PER_THREAD
-            ),
+            # All that there is room for, and as many that wait to be refused.
+            maximum_concurrent_rpcs=2 * (2 * places + _OWN_ROOM),
         )
 
     @property
@@ -146,12 +154,13 @@ class GrpcioTransport:
         """Take calls from now on; returns at once."""
         with starting_such_as_yield():  # the thread that polls
             self._server.start()
+            self._idling.start()
         threading.Thread(target=self._end_silent, name="grpc silence", daemon=True).start()
 
     def _end_silent(self) -> None:
         while not self._stopping.wait(_SILENCE_POLL_S):
-            self._admission.end_silent()
-            self._own_room.end_silent()
+            for room in self._rooms:
+                room.admission.end_silent()
 
     def enter_lame_duck(self) -> None:
         """Go on as before: grpcio can ask callers to go elsewhere only where it ends."""
@@ -163,7 +172,8 @@ class GrpcioTransport:
             # What is left when the grace is over is ended by `stop`, and only then by gRPC.
             self._stopped = self._server.stop(grace_s + _LAST_S)
             self._until = time.monotonic() + grace_s
-            self._handlers.streams.stop()
+            for room in self._rooms:
+                room.admission.stop()
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Drain, unless `drain` was called before, and return when every call has ended."""
@@ -171,8 +181,10 @@ class GrpcioTransport:
         assert self._stopped is not None  # drain sets it
         if not self._stopped.wait(max(0.0, self._until - time.monotonic())):
             error = Unavailable("the server has stopped before the answer was there: ask another")
-            self._admission.end_all(error)
-            self._own_room.end_all(error)
+            for room in self._rooms:
+                room.admission.end_all(error)
             self._stopped.wait()
-        for executor in (self._executor, self._waiting):
-            executor.shutdown(wait=False, cancel_futures=True)
+        self._idling.stop()
+        self._handlers.stop()
+        for pool in (*self._rooms, *self._pools):
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
+from batch.conftest import Batch
 
 from ladle.batch import cli
 
 SERVER = ["--server", "h:1", "--model", "m"]
+OUT = [*SERVER, "--input", "x", "--output", "o"]
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,7 +20,13 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert exit_.value.code == 0
     told = capsys.readouterr().out
-    for part in ("--map images='pixel*':uint8", "--plot chart.png", "Exit status", "--restart"):
+    for part in (
+        "--map images='pixel*':uint8",
+        "--plot chart.png",
+        "Exit status",
+        "--restart",
+        "--task 0/8",
+    ):
         assert part in told
     assert max(map(len, told.splitlines())) <= 110
 
@@ -34,6 +43,17 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
         ([*SERVER, "--input", "x", "--max-failed", "-1"], "--max-failed"),
         (["--server", "a,,b", "--model", "m", "--input", "x"], "names with commas between"),
         ([*SERVER, "--input", "x", "--key", "k"], "--certificate and --key: expected both"),
+        ([*SERVER, "--input", "x", "--task", "0/2"], "--task: there is no --output to go on with"),
+        (
+            [*OUT, "--task", "2/2"],
+            "--task: expected I/N with I from 0 to N-1, auto, or auto/N, got",
+        ),
+        ([*OUT, "--task", "0/2", "--restart"], "--restart: one of many workers can't begin anew"),
+        ([*OUT, "--task", "0/2", "--allow-changed-input"], "--allow-changed-input: one of many"),
+        (
+            ["--check", "o", "--model", "m"],
+            "--model: --check takes a place and --json, and nothing",
+        ),
         ([*SERVER, "--input", "x", "--tls", "--no-tls"], "--no-tls: another option asks for TLS"),
     ],
 )
@@ -94,3 +114,36 @@ def test_npy_to_json_lines_takes_no_pyarrow() -> None:
         "import ladle.batch.readers.jsonl, ladle.batch.writers.jsonl, ladle.batch.writers.npy\n"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_workers_of_one_job(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch.poison(700)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    arguments = ("--shard-rows", 300, "--output-format", "jsonl", "--task", "auto/2")
+    assert batch.run(*arguments, "--json") == 3
+    told = json.loads(batch.printed)
+    expected = {
+        "rows": 1000,
+        "failed": 1,
+        "tasks": 4,
+        "tasks_now": 4,
+        "shards": 4,
+        "rows_now": 1000,
+    }
+    assert expected.items() <= told.items()
+    assert batch.run(*arguments) == 3
+    assert "4 parts, by version 1; 0 of 4 tasks here; all was done before" in batch.printed
+    assert cli.main(["--check", str(batch.out), "--json"]) == 0
+    told = json.loads(batch.printed)
+    assert (told["is_complete"], told["missing"], told["failed"]) == (True, [], 1)
+    (batch.out / "_manifest.json").unlink()
+    (batch.out / "_tasks" / "000002.json").unlink()
+    assert cli.main(["--check", str(batch.out)]) == 1
+    assert "3 of 4 tasks done; missing: 2\n" in batch.printed
+
+
+def test_a_place_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--check", "hdfs://x"]) == 1
+    assert "--check: expected s3://BUCKET/PATH" in capsys.readouterr().err
+    assert cli.main(["--check", "/nowhere/at/all"]) == 1
+    assert "there is no output of ladle predict --task" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import dashboard
 import jsonschema
 import pytest
 import yaml
-from deploy.schemas import WHEELS, Schemas
+from deploy.schemas import Schemas
 
 from ladle.server import Config
 from ladle.server.flags import settings
@@ -92,17 +91,6 @@ def deployment() -> Any:
 @pytest.fixture(scope="module")
 def runtime() -> Any:
     return loaded(DEPLOY / "kserve" / "serving-runtime.yaml")
-
-
-@pytest.fixture(scope="module")
-def schemas() -> Schemas:
-    wheels = sorted(WHEELS.glob("kubernetes_validate-*.whl"))
-    if not wheels:
-        reason = f"no kubernetes-validate in {WHEELS}; `make install` puts it there"
-        if os.environ.get("CI"):
-            pytest.fail(reason)  # CI that skips this would guard nothing
-        pytest.skip(reason)
-    return Schemas(wheels[-1])
 
 
 @pytest.mark.parametrize("version", [OLDEST, "newest"])

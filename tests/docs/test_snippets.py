@@ -446,11 +446,13 @@ OTHERS_FLAGS = {
     "--build-arg",
     "--data-binary",
     "--entrypoint",
+    "--file",
     "--health-cmd",
     "--http",
     "--init",
     "--now",
     "--preload",
+    "--requeue",
     "--stop-timeout",
     "--tag",
 }

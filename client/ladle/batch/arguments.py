@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 
+from ladle.batch.tasks.worker import Worker, parse_worker
 from ladle.cli.arguments import Parser, add_protocol, add_tls, seconds, tls_of
 
 _DESCRIPTION = """\
@@ -21,6 +23,14 @@ of the row, the model's outputs, and the label and score of a class_id. A folder
 manifest; parts appear when they are whole. Killed at any moment and started again with the same
 command, it goes on after the last part, and every row is there once. It doesn't go on if the input
 has changed or another version of the model is served, unless an option allows that.
+
+Many workers share one job, each started with the same command and a --task of its own:
+
+  ladle predict --server ladle:8500 --model digits --input in/ --output out --task 0/8
+
+They agree on a plan in OUT, and each commits whole tasks. Any of them may be killed or started
+twice: each ends when all tasks are committed, and every row is there once. --check OUT shows what
+is missing.
 
 The input, one format in each run, by the extension or --input-format:
 
@@ -60,7 +70,10 @@ says why; what is done stays), 2 wrong usage, 130 interrupted.
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments, with --map as `rules` and TLS's options as `tls`; exit on a mistake."""
+    """Return the arguments; exit on a mistake.
+
+    --map is there as `rules`, and, without --check, TLS's options as `tls`.
+    """
     parser = _make_parser()
     args = parser.parse_args(argv)
     from ladle.batch.columns.mapping import parse_rule
@@ -69,12 +82,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         args.rules = tuple(parse_rule(text) for text in args.map)
     except ValueError as error:
         parser.error(f"--map: {error}")
-    if args.output is None:
-        for name in ("restart", "allow_changed_input", "allow_changed_model"):
-            if getattr(args, name):
-                parser.error(f"--{name.replace('_', '-')}: there is no --output to go on with")
-    elif args.plot is not None:
-        parser.error("--plot: a chart is for what is printed, without --output")
+    _check_what_is_asked(args, parser)
+    if args.check is not None:
+        return args
     args.tls = tls_of(args, parser)
     if args.no_tls and args.tls:
         parser.error("--no-tls: another option asks for TLS")
@@ -90,6 +100,31 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def _check_what_is_asked(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    needed = {f"--{name}": getattr(args, name) for name in ("server", "model", "input")}
+    if args.check is not None:
+        for name, value in {**needed, "--output": args.output, "--task": args.task}.items():
+            if value is not None:
+                parser.error(f"{name}: --check takes a place and --json, and nothing else")
+        return
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    if args.output is None:
+        for name in ("restart", "allow_changed_input", "allow_changed_model", "task"):
+            if getattr(args, name):
+                parser.error(f"--{name.replace('_', '-')}: there is no --output to go on with")
+    elif args.plot is not None:
+        parser.error("--plot: a chart is for what is printed, without --output")
+    if args.task is not None:
+        for name in ("restart", "allow_changed_input"):
+            if getattr(args, name):
+                parser.error(
+                    f"--{name.replace('_', '-')}: one of many workers can't begin anew, or change "
+                    "the input; give another --output"
+                )
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="ladle predict",
@@ -99,12 +134,11 @@ def _make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--server", required=True, type=_names, metavar="HOST:PORT[,HOST:PORT...]")
+    add("--server", type=_names, metavar="HOST:PORT[,HOST:PORT...]")
     add_protocol(parser)
-    add("--model", required=True, type=_name, metavar="NAME")
+    add("--model", type=_name, metavar="NAME")
     add(
         "--input",
-        required=True,
         nargs="+",
         metavar="IN",
         help="files or folders, or URLs in stores",
@@ -151,6 +185,20 @@ def _make_parser() -> argparse.ArgumentParser:
         help="how raw pixels, images or uint8, are sent to a model of floats: normalised as the"
         " model records it, here or by the model's signature for raw pixels (auto: by the signature"
         " if there is one); or as the numbers that they are",
+    )
+    many = parser.add_argument_group("many workers")
+    many.add_argument(
+        "--task",
+        type=_worker,
+        metavar="I/N",
+        help="be worker I of N, from 0; auto takes both from Slurm or AWS Batch, auto/N takes I"
+        " from a Kubernetes Job too. N decides who begins where, and nothing else",
+    )
+    many.add_argument(
+        "--check",
+        metavar="OUT",
+        help="only say how far the workers of OUT are; exit status 0 if the output is complete,"
+        " 1 if not",
     )
     running = parser.add_argument_group("the run")
     add = running.add_argument
@@ -208,6 +256,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "--no-tls", action="store_true", help="send the token without TLS, to anybody on the way"
     )
     return parser
+
+
+def _worker(text: str) -> Worker:
+    try:
+        return parse_worker(text, os.environ)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
     from ladle.client.errors import LadleError
 
     try:
+        if args.check is not None:
+            return _check(args)
         return _predict_all(args) if args.output is not None else _show(args)
     except ModuleNotFoundError:
         raise  # `ladle` itself says what to install
@@ -49,7 +51,12 @@ def _predict_all(args: argparse.Namespace) -> int:
 
     progress = Progress(sys.stderr, is_quiet=args.quiet)
     try:
-        summary = execute(_job(args), _connector(args), show=progress.show)
+        if args.task is None:
+            summary = execute(_job(args), _connector(args), show=progress.show)
+        else:
+            from ladle.batch.tasks.execute import execute_tasks
+
+            summary = execute_tasks(_job(args), args.task, _connector(args), show=progress.show)
     except KeyboardInterrupt:
         progress.end()
         write_line(sys.stderr, "ladle predict: the same command goes on where this ends")
@@ -58,6 +65,14 @@ def _predict_all(args: argparse.Namespace) -> int:
         progress.end()
     write_line(sys.stdout, json.dumps(asdict(summary)) if args.json else _as_text(summary))
     return 3 if summary.failed else 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ladle.batch.tasks.checking import as_text, check
+
+    found = check(_place(args.check, "--check"))
+    write_line(sys.stdout, json.dumps(asdict(found)) if args.json else as_text(found))
+    return 0 if found.is_complete else 1
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -77,7 +92,7 @@ def _job(args: argparse.Namespace) -> Job:
     return Job(
         model=args.model,
         inputs=tuple(args.input),
-        output=_place(args.output or "."),
+        output=_place(args.output or ".", "--output"),
         output_format=args.output_format,
         input_format=args.input_format,
         version=args.version,
@@ -101,11 +116,11 @@ def _job(args: argparse.Namespace) -> Job:
     )
 
 
-def _place(text: str) -> Path | StoreUrl:
+def _place(text: str, option: str) -> Path | StoreUrl:
     try:
         return parse_url(text) if is_url(text) else Path(text)
     except ValueError as error:
-        raise ValueError(f"--output: {error}") from None
+        raise ValueError(f"{option}: {error}") from None
 
 
 def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
@@ -130,11 +145,15 @@ def _connector(args: argparse.Namespace) -> Callable[[bool], Client]:
 
 
 def _as_text(summary: Summary) -> str:
+    from ladle.batch.job import TaskSummary
+
     versions = ", ".join(map(str, summary.versions))
     parts = "1 part" if summary.shards == 1 else f"{summary.shards} parts"
     text = f"{summary.rows:,} rows in {summary.output}, {parts}"
     if summary.versions:
         text += f", by version {versions}"
+    if isinstance(summary, TaskSummary):
+        text += f"; {summary.tasks_now:,} of {summary.tasks:,} tasks here"
     if summary.rows_now:
         text += f"; {summary.rows_now / summary.seconds:,.0f} rows/s"
     else:

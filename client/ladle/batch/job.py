@@ -54,3 +54,12 @@ class Summary:
     versions: tuple[int, ...]
     """The versions of the model that answered."""
     output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary(Summary):
+    """What came of a job that many workers do; its `rows` are those of all."""
+
+    tasks: int
+    tasks_now: int
+    """How many tasks this worker has committed."""

@@ -32,6 +32,11 @@ def fetch_metadata(job: Job, connect: ConnectClient) -> ModelMetadata:
             return ModelMetadata(model=job.model, version=job.version, signatures={})
 
 
+def asked_version(job: Job, metadata: ModelMetadata) -> int | None:
+    """Return the version that each request names: one for all, unless the job allows several."""
+    return job.version if job.allow_changed_model else metadata.version
+
+
 def signature_of(job: Job, metadata: ModelMetadata) -> Signature | None:
     """Return the signature that the job asks for; None where the server doesn't tell signatures.
 

@@ -109,6 +109,18 @@ class Part:
         )
         return first, second
 
+    def moved(self, by: int) -> Part:
+        """Return the part with `by` added to the numbers of its rows."""
+        if not by:
+            return self
+        return replace(
+            self,
+            start=self.start + by,
+            stop=self.stop + by,
+            numbers=self.numbers + by,
+            failed=tuple(failed._replace(row=failed.row + by) for failed in self.failed),
+        )
+
     def answered(self, prediction: Prediction) -> Answered:
         """Return the rows with their predictions.
 

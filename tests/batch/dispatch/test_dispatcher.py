@@ -22,6 +22,7 @@ from ladle.batch.dispatch.options import Options
 from ladle.batch.errors import BatchError, ModelLost
 from ladle.batch.output.folder import OutputFolder
 from ladle.batch.output.manifest import Manifest
+from ladle.batch.output.shards import ShardedOutput
 from ladle.batch.rows import FailedRow, Part
 from ladle.batch.writers.jsonl import JsonlWriter
 from ladle.client import (
@@ -88,16 +89,26 @@ def run_into(
 ) -> Manifest:
     """Run with one request at a time, where no options say otherwise."""
     with OutputFolder(folder) as opened:
-        return dispatch(
-            parts,
-            ask,
-            opened,
-            manifest,
-            JsonlWriter,
-            options or Options(max_in_flight=1),
-            give_up=lambda: None,
-            now=now,
-        )
+        options = options or Options(max_in_flight=1)
+        output = output_to(opened, manifest, options, now)
+        dispatch(parts(output.next_row), ask, output, options, give_up=lambda: None, now=now)
+        return output.manifest
+
+
+def output_to(
+    folder: OutputFolder,
+    manifest: Manifest,
+    options: Options,
+    now: Callable[[], float] = time.monotonic,
+) -> ShardedOutput:
+    return ShardedOutput(
+        folder,
+        manifest,
+        JsonlWriter,
+        shard_rows=options.shard_rows,
+        shard_s=options.shard_s,
+        now=now,
+    )
 
 
 @settings(
@@ -295,16 +306,15 @@ def test_requests_that_never_come_back_end_the_run(tmp_path: Path) -> None:
         released.wait()
         raise Unavailable("given up")
 
+    options = Options(timeout_s=0.01, patience_s=0.01)
     with (
         OutputFolder(tmp_path) as opened,
         pytest.raises(ModelLost, match=r"no answer and no error for .* requests in flight: 1"),
     ):
         dispatch(
-            lambda start: parts_of(4, set(), [4], start),
+            parts_of(4, set(), [4], 0),
             ask,
-            opened,
-            EMPTY,
-            JsonlWriter,
-            Options(timeout_s=0.01, patience_s=0.01),
+            output_to(opened, EMPTY, options),
+            options,
             give_up=released.set,
         )

@@ -75,6 +75,7 @@ class FakeFleet:
         has_ended = False
         schedule = Schedule(
             options,
+            first_row=self.written,
             rows_before=self.written,
             failed_before=len(self.failed),
             used_up=used_up,
@@ -248,7 +249,9 @@ def part(rows: int) -> Part:
 
 
 def begun(options: Options, rows: int = 8) -> Schedule:
-    schedule = Schedule(options, rows_before=0, failed_before=0, used_up=lambda: None, now_s=0.0)
+    schedule = Schedule(
+        options, first_row=0, rows_before=0, failed_before=0, used_up=lambda: None, now_s=0.0
+    )
     schedule.add_chunk(part(rows))
     schedule.end_input()
     return schedule

@@ -1,6 +1,6 @@
 """`ladle predict` in a process of its own, which kills itself at a step: `killed.py STEP N ...`.
 
-STEP is what `OutputFolder` calls it, N says which time of it; the rest are the command's arguments.
+STEP is what the output calls it, N says which time of it; the rest are the command's arguments.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from functools import partial
 
 from ladle.batch import cli, execute
+from ladle.batch.tasks import execute as tasks
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
 
     execute.execute = partial(execute.execute, on_step=on_step)
+    tasks.execute_tasks = partial(tasks.execute_tasks, on_step=on_step)
     return cli.main(sys.argv[3:])
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeAlias
 
+from ladle.batch.dispatch.destination import Destination
 from ladle.batch.dispatch.options import Options
 from ladle.batch.dispatch.reader_thread import ChunkRead, ReaderThread
 from ladle.batch.dispatch.schedule import Request, Schedule
@@ -25,12 +26,8 @@ from ladle.batch.dispatch.steps import (
     Write,
     next_step,
 )
-from ladle.batch.output.folder import OutputFolder
-from ladle.batch.output.manifest import Manifest
-from ladle.batch.output.shards import ShardedOutput
 from ladle.batch.progress import ProgressState
 from ladle.batch.rows import Part
-from ladle.batch.writers.writer import MakeWriter
 from ladle.client.errors import LadleError
 from ladle.client.prediction import Prediction
 
@@ -43,40 +40,30 @@ Ask: TypeAlias = "Callable[[Part], Prediction]"
 
 
 def dispatch(
-    read: Callable[[int], Iterator[Part]],
+    parts: Iterator[Part],
     ask: Ask,
-    folder: OutputFolder,
-    manifest: Manifest,
-    make_writer: MakeWriter,
+    output: Destination,
     options: Options,
     *,
     give_up: Callable[[], None],
     show: Callable[[ProgressState], None] = lambda state: None,
     now: Callable[[], float] = time.monotonic,
-) -> Manifest:
-    """Predict all rows that the manifest doesn't count yet; return the manifest at the end.
+) -> None:
+    """Predict all rows of `parts`, which begin at the output's next row.
 
-    `read(n)` yields the input from row n on. `give_up` makes all calls of `ask` return; it is
-    called at the end, when only a run that failed still has calls under way. Blocks until all rows
-    are in place. No thread is left afterwards, and the folder has what its manifest counts.
+    `give_up` makes all calls of `ask` return; it is called at the end, when only a run that failed
+    still has calls under way. Blocks until all rows are in place. No thread is left afterwards, and
+    the output has what it finished.
 
     Raises:
         BatchError: The run can't go on; see `errors`.
         OSError: The input can't be read, or the output can't be written.
     """
-    output = ShardedOutput(
-        folder,
-        manifest,
-        make_writer,
-        shard_rows=options.shard_rows,
-        shard_s=options.shard_s,
-        now=now,
-    )
     with ThreadPoolExecutor(options.max_in_flight, thread_name_prefix="predict") as executor:
         events: SimpleQueue[_Event] = SimpleQueue()
-        reader = ReaderThread(read(manifest.rows), events.put)
+        reader = ReaderThread(parts, events.put)
         try:
-            return _Dispatcher(ask, output, options, executor, events, reader, show, now).finish()
+            _Dispatcher(ask, output, options, executor, events, reader, show, now).finish()
         finally:
             give_up()
             executor.shutdown(wait=False, cancel_futures=True)
@@ -96,7 +83,7 @@ class _Dispatcher:
     def __init__(
         self,
         ask: Ask,
-        output: ShardedOutput,
+        output: Destination,
         options: Options,
         executor: ThreadPoolExecutor,
         events: SimpleQueue[_Event],
@@ -114,13 +101,14 @@ class _Dispatcher:
         self._rows_before = output.rows
         self._schedule = Schedule(
             options,
+            first_row=output.next_row,
             rows_before=output.rows,
             failed_before=output.failed,
             used_up=reader.allow_another,
             now_s=self._began_s,
         )
 
-    def finish(self) -> Manifest:
+    def finish(self) -> None:
         """Take steps until the last one."""
         while True:
             now_s = self._now()
@@ -140,7 +128,8 @@ class _Dispatcher:
                     if not self._wait(_LAST_WAIT_S):
                         raise self._schedule.silence(now_s)
                 case Finish():
-                    return self._output.finish()
+                    self._output.finish()
+                    return
 
     def _wait(self, timeout_s: float | None) -> bool:
         """Take the next event; tell whether there was one in time."""

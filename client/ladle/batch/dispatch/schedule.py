@@ -71,12 +71,15 @@ class Schedule:
         self,
         options: Options,
         *,
+        first_row: int,
         rows_before: int,
         failed_before: int,
         used_up: Callable[[], None],
         now_s: float,
     ) -> None:
-        """Begin at row number `rows_before`; `failed_before` rows of earlier runs have failed.
+        """Begin at row number `first_row`.
+
+        Earlier runs have done `rows_before` rows, and `failed_before` of them have failed.
 
         `used_up` is called each time that nothing is left of a chunk.
         """
@@ -93,7 +96,7 @@ class Schedule:
         self._failures = FailureCounter(
             options.max_failed, rows_before=rows_before, failed_before=failed_before
         )
-        self._buffer = ReorderBuffer(rows_before)
+        self._buffer = ReorderBuffer(first_row)
         self._in_flight: dict[int, _Pending] = {}
         self._ready: list[_Pending] = []
         self._delayed: list[tuple[float, _Pending]] = []

@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 from ladle.batch.errors import BatchError
-from ladle.batch.output.manifest import FILE_NAME, Manifest, Shard
+from ladle.batch.output.manifest import FILE_NAME, PLAN_NAME, Manifest, Shard
 from ladle.batch.rows import Answered, FailedRow
 from ladle.batch.writers import names
 from ladle.batch.writers.writer import MakeWriter, Writer
@@ -27,7 +27,7 @@ OnStep: TypeAlias = "Callable[[str], None]"
 """Is called with the name of each finished step; an exception that it raises ends the run there."""
 
 _LOCK = "_lock"
-_OURS = re.compile(r"(part|_failed)-\d{5,}(-[0-9a-f]+)?\..+|\..+\.tmp")
+_OURS = re.compile(r"(part|_failed)-\d{5,}(-[0-9a-f]+){0,2}\..+|\..+\.tmp")
 
 
 class OutputFolder:
@@ -91,9 +91,10 @@ class OutputFolder:
         The manifest is the first file in a folder, and the last one to be removed.
 
         Raises:
-            BatchError: The folder has files but no manifest.
+            BatchError: The folder has files but no manifest, or is of many workers.
         """
         names = set(os.listdir(self.path)) - {_LOCK, _temporary(FILE_NAME)}
+        refuse_tasks(self.path, names)
         if names and FILE_NAME not in names:
             raise BatchError(
                 f"{self.path}: expected an empty folder or one of ladle predict, found "
@@ -127,7 +128,7 @@ class OutputFolder:
 
     def open_shard(self, index: int, start: int, make_writer: MakeWriter) -> ShardFiles:
         """Begin shard number `index`, whose first row is number `start`."""
-        return ShardFiles(self, index, start, make_writer, self.on_step)
+        return ShardFiles(self, f"{index:05}{self.run}", start, make_writer, self.on_step)
 
     def sync_names(self) -> None:
         """Sync the folder itself, so that renamed files keep their names after a crash."""
@@ -138,20 +139,44 @@ class OutputFolder:
             os.close(descriptor)
 
 
+class ShardFolder(Protocol):
+    """The folder of a shard's files."""
+
+    @property
+    def path(self) -> Path:
+        """Where the files are written."""
+
+    def sync_names(self) -> None:
+        """Sync the folder itself, so that renamed files keep their names after a crash."""
+
+
 class ShardFiles:
     """The files of a shard while they are written; for one thread."""
 
     def __init__(
         self,
-        folder: OutputFolder,
-        index: int,
+        folder: ShardFolder,
+        number: str,
         start: int,
         make_writer: MakeWriter,
         on_step: OnStep,
+        file: str | None = None,
     ) -> None:
+        """Begin a shard whose first row is number `start`.
+
+        Args:
+            folder: where the files go.
+            number: what follows `part-` and `_failed-` in their names.
+            start: the number of the first row.
+            make_writer: makes the writer of the rows.
+            on_step: see `OnStep`.
+            file: the file of the input that all rows are of; None where rows are numbered through
+                all files.
+        """
         self.start = self.stop = start
         self._folder = folder
-        self._index = index
+        self._number = number
+        self._file = file
         self._on_step = on_step
         self._make_writer = make_writer
         self._writer: Writer | None = None
@@ -228,14 +253,12 @@ class ShardFiles:
         if self._failures is None:
             self._failures = self._open(f"_failed-{self._number}.jsonl")
         fields = {"row": failed.row, "code": failed.code, "reason": failed.reason}
+        if self._file is not None:
+            fields = {"file": self._file} | fields
         line = json.dumps(fields, ensure_ascii=False)
         # Lone surrogates, as in names of files that are no UTF-8, become JSON's escapes.
         self._failures.write(line.encode(errors="backslashreplace") + b"\n")
         self._failed += 1
-
-    @property
-    def _number(self) -> str:
-        return f"{self._index:05}{self._folder.run}"
 
     def _open(self, name: str) -> BinaryIO:
         # Some file systems take names for the same that differ only in case.
@@ -249,6 +272,19 @@ class ShardFiles:
 
     def _path(self, name: str) -> Path:
         return self._folder.path / _temporary(name)
+
+
+def refuse_tasks(place: object, names: Container[str]) -> None:
+    """Refuse a place whose files, of these names, were written by many workers.
+
+    Raises:
+        BatchError: It is one.
+    """
+    if PLAN_NAME in names:
+        raise BatchError(
+            f"{place}: it holds the output of many workers, which goes on with --task; "
+            "give another --output"
+        )
 
 
 def is_of_ours(name: str) -> bool:

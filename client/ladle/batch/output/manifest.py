@@ -11,6 +11,8 @@ from ladle.batch.errors import BatchError, ChangedError
 
 FILE_NAME = "_manifest.json"
 FORMAT = 1
+PLAN_NAME = "_plan.json"
+"""The first file of a place that many workers write to; see `tasks.plan`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class Manifest:
                 version=None if fields["version"] is None else int(fields["version"]),
                 shards=tuple(
                     Shard(
-                        files=tuple(map(_name, shard["files"])),
+                        files=tuple(map(file_name, shard["files"])),
                         start=int(shard["start"]),
                         stop=int(shard["stop"]),
                         failed=int(shard["failed"]),
@@ -107,13 +109,9 @@ def resumed(
         ChangedError: `found` has other settings. Or it has another input, or another version of
             the model, and that is not allowed.
     """
-    for name in sorted(found.settings.keys() | wanted.settings.keys()):
-        before, now = found.settings.get(name), wanted.settings.get(name)
-        if before != now:
-            raise ChangedError(
-                f"the run before had another {name}: {_text(before)}, not {_text(now)}; "
-                "--restart begins anew"
-            )
+    check_settings(
+        found.settings, wanted.settings, who="the run before had", hint="--restart begins anew"
+    )
     if found.input != wanted.input and not allow_changed_input:
         raise ChangedError(
             f"the input has changed since {found.rows} of its rows were done; "
@@ -129,7 +127,27 @@ def resumed(
     return replace(found, input=wanted.input, version=wanted.version, is_complete=is_complete)
 
 
-def _name(given: Any) -> str:
+def check_settings(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], *, who: str, hint: str
+) -> None:
+    """Check that settings are those of before.
+
+    Args:
+        found: those of before.
+        wanted: those of now.
+        who: who had those of before, with its verb.
+        hint: what helps.
+
+    Raises:
+        ChangedError: They are not.
+    """
+    for name in sorted(found.keys() | wanted.keys()):
+        before, now = found.get(name), wanted.get(name)
+        if before != now:
+            raise ChangedError(f"{who} another {name}: {_text(before)}, not {_text(now)}; {hint}")
+
+
+def file_name(given: Any) -> str:
     """Return the name of a file in the folder itself: files are removed by these names.
 
     Raises:

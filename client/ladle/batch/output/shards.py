@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ class ShardedOutput:
         *,
         shard_rows: int,
         shard_s: float,
-        now: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Go on after the rows of the manifest; shards end as `Options` says."""
         self.manifest = manifest
@@ -42,6 +43,11 @@ class ShardedOutput:
         self._shard: ShardFiles | None = None
         self._shard_began = 0.0
         self._is_resumed = manifest.rows > 0
+
+    @property
+    def next_row(self) -> int:
+        """The number of the row that is written next."""
+        return self.rows
 
     def write(self, answered: Answered) -> None:
         """Write the rows that follow the last ones, and end the shard where it is time.

@@ -61,19 +61,28 @@ def find(inputs: Sequence[str], input_format: str | None = None) -> tuple[str, l
             paths.append(path)
         else:
             raise BatchError(f"{given}: no such file or folder")
-    formats = {input_format or _format(path) for path in paths}
-    if len(formats) > 1:
-        raise BatchError(
-            f"--input: expected files of one format, got {', '.join(sorted(formats))}; "
-            "--input-format says which"
-        )
-    found = formats.pop()
+    found = common_format(paths, input_format)
     if found == "list":
         return "images", [image for path in paths for image in _listed(path)]
     for path in paths:
         if found != "images" and not path.is_file():  # a pipe can't be read twice
             raise BatchError(f"{path}: expected a file")
     return found, paths
+
+
+def common_format(paths: Sequence[Path], input_format: str | None) -> str:
+    """Return the one format that all files have, by their names; there is at least one file.
+
+    Raises:
+        BatchError: A name has no known extension, or another format's than the first one.
+    """
+    formats = {input_format or _format(path) for path in paths}
+    if len(formats) > 1:
+        raise BatchError(
+            f"--input: expected files of one format, got {', '.join(sorted(formats))}; "
+            "--input-format says which"
+        )
+    return formats.pop()
 
 
 def fingerprint(paths: Sequence[Path]) -> str:

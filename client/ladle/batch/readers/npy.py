@@ -130,7 +130,26 @@ def _open(path: Path, name: str) -> IO[bytes]:
         return archive.open(f"{name}.npy")
 
 
-def _read_header(file: IO[bytes], path: Path) -> _Header:
+def row_count(file: IO[bytes], name: object) -> int:
+    """Return how many rows an open file has, by its headers; `name` is for messages.
+
+    Raises:
+        BatchError: It is no file of numpy's, or is damaged.
+    """
+    with _damage_as_error(name):
+        is_archive = zipfile.is_zipfile(file)
+        file.seek(0)
+        if not is_archive:
+            return _read_header(file, name).shape[0]
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.namelist():
+                if member.endswith(".npy"):
+                    with archive.open(member) as array:
+                        return _read_header(array, name).shape[0]
+    raise BatchError(f"{name}: it holds no arrays")
+
+
+def _read_header(file: IO[bytes], path: object) -> _Header:
     try:
         version = np.lib.format.read_magic(file)
         read = (
@@ -157,7 +176,7 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
 
 
 @contextmanager
-def _damage_as_error(path: Path) -> Iterator[None]:
+def _damage_as_error(path: object) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ladle.batch.readers.reader import Reader
 
+TEXT_FORMATS = frozenset(("csv", "jsonl"))
+"""Formats in whose files numbers have no dtype; see `Reader.is_text`."""
+
 
 def open_reader(
     input_format: str, paths: Sequence[Path], name_of: Callable[[Path], str] = str

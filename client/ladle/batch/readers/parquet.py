@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +62,19 @@ class ParquetReader:
                     )
                     number = stop
             first += rows
+
+
+def row_groups(file: BinaryIO, name: object) -> list[int]:
+    """Return how many rows each row group of an open file has; `name` is for messages.
+
+    Raises:
+        BatchError: It is no Parquet file.
+    """
+    try:
+        metadata = pq.read_metadata(file)
+    except pa.ArrowInvalid as error:
+        raise BatchError(f"{name}: it can't be read as Parquet: {one_line(error)}") from None
+    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
 
 def _read(path: Path, skipped: int, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -86,6 +86,21 @@ def fetched(inputs: Sequence[str], input_format: str | None) -> Iterator[Input]:
 
 def _fetch(store: Store, url: StoreUrl, folder: Path, input_format: str | None) -> bool:
     """Fetch an object, or all objects below a path; return whether it is one object."""
+    listed, is_one = listing(store, url, input_format)
+    start = len(url.path) - len(url.name) if is_one else len(url.path) + 1 if url.path else 0
+    fetch(store, [(stored, folder / stored.key[start:]) for stored in listed])
+    return is_one
+
+
+def listing(
+    store: Store, url: StoreUrl, input_format: str | None
+) -> tuple[list[StoredObject], bool]:
+    """Return the objects that a URL stands for, and whether it is the URL of one object. Blocks.
+
+    Raises:
+        BatchError: There is nothing to be read, or too much.
+        StoreError: The store does not say.
+    """
     try:
         one = store.head(url.path) if url.path else None
     except Absent:
@@ -93,22 +108,16 @@ def _fetch(store: Store, url: StoreUrl, folder: Path, input_format: str | None) 
     if one is not None:
         if url.name.lower().endswith(".txt") and input_format in (None, "list"):
             raise BatchError(f"{url}: a list can't be read from a store; give the images' folder")
-        _fetch_all(store, [(one, folder / url.name)])
-        return True
+        return [one], True
     start = len(url.path) + 1 if url.path else 0
     listed = store.list_all(url.path, most=_MAX_OBJECTS)
     if len(listed) > _MAX_OBJECTS:
         raise BatchError(f"{url}: expected at most {_MAX_OBJECTS:,} objects")
     known = endings(input_format)
-    todo = [
-        (stored, folder / stored.key[start:])
-        for stored in listed
-        if _is_read(stored.key[start:], known)
-    ]
-    if not todo:
+    found = [stored for stored in listed if _is_read(stored.key[start:], known)]
+    if not found:
         raise BatchError(f"{url}: there is no object of a format that can be read")
-    _fetch_all(store, todo)
-    return False
+    return found, False
 
 
 def _is_read(path: str, known: tuple[str, ...]) -> bool:
@@ -119,7 +128,13 @@ def _is_read(path: str, known: tuple[str, ...]) -> bool:
     )
 
 
-def _fetch_all(store: Store, todo: Sequence[tuple[StoredObject, Path]]) -> None:
+def fetch(store: Store, todo: Sequence[tuple[StoredObject, Path]]) -> None:
+    """Fetch objects into files of this machine, several at a time. Blocks.
+
+    Raises:
+        StoreError: The store does not give one, or has another one by now.
+        OSError: A file can't be written.
+    """
     with ThreadPoolExecutor(min(_FETCHED_AT_A_TIME, len(todo))) as pool:
         for _ in pool.map(lambda one: _fetch_one(store, *one), todo):
             pass

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ladle.batch.errors import BatchError
-from ladle.batch.output.folder import OnStep, OutputFolder, is_of_ours
+from ladle.batch.output.folder import OnStep, OutputFolder, is_of_ours, refuse_tasks
 from ladle.batch.output.manifest import FILE_NAME, Manifest
 from ladle.store.errors import Absent, Changed, StoreError, Taken
 from ladle.store.store import Listing, Store, get_whole, put_own
@@ -83,11 +83,12 @@ class StoreOutputFolder(OutputFolder):
         """Check that there is nothing, or what `ladle predict` has made.
 
         Raises:
-            BatchError: There are objects but no manifest.
+            BatchError: There are objects but no manifest, or they are of many workers.
         """
         with self._as_batch_errors():
             listing = self._store.list_folder(self._url.path)
         names = _names(listing)
+        refuse_tasks(self._url, names)
         if names and FILE_NAME not in names:
             raise BatchError(
                 f"{self._url}: expected nothing there, or what ladle predict has made, found "

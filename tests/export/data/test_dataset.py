@@ -39,8 +39,9 @@ def test_labels_may_be_any_integers(arrays: Arrays, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("x_train", np.zeros((12, 4, 4)), "x_train: expected raw uint8 pixels"),
-        ("x_test", np.zeros((6, 4, 4), ">u2"), "x_test: expected raw uint8 pixels"),
+        ("x_train", np.zeros((12, 4, 4)), "x_test: expected float32 as in x_train, got uint8"),
+        ("x_train", np.zeros((12, 4, 4), complex), "x_train: expected raw uint8 pixels"),
+        ("x_test", np.zeros((6, 4, 4), "M8[s]"), "features or texts, got datetime64[s]"),
         (
             "x_train",
             np.zeros((12, 16), np.uint8),
@@ -54,9 +55,10 @@ def test_labels_may_be_any_integers(arrays: Arrays, dtype: str) -> None:
             np.zeros((6, 5, 4), np.uint8),
             "[4, 4] as in x_train, got [5, 4]",
         ),
-        ("y_train", np.zeros(12), "y_train: expected integer labels, got float64"),
+        ("y_train", np.full(12, 0.5), "got float64 with fractions; for a regression choose a loss"),
+        ("y_train", np.full(12, np.nan), "y_train: expected integer labels, got float64 with"),
+        ("y_train", np.zeros(12, complex), "y_train: expected integer labels, got complex128"),
         ("y_train", np.array(["cat", "dog"] * 6), "y_test: expected one name of a class"),
-        ("y_train", np.zeros(12, bool), "y_train: expected integer labels, got bool"),
         ("y_train", np.full((12, 2), 3), "y_train: expected 0s and 1s, got 3 at [0, 0]"),
         ("y_train", np.zeros((12, 2), int), "y_test: expected a row of 0s and 1s"),
         ("y_train", np.full((12, 2), 0.5), "y_train: expected 0s and 1s, got float64"),
@@ -90,6 +92,88 @@ def test_the_fingerprint_is_that_of_the_content(
     assert Dataset.from_arrays("in pieces", same).fingerprint == original
     same["x_test"][5, 3, 3] ^= 1
     assert Dataset.from_arrays("small", same).fingerprint != original
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "becomes"),
+    [
+        ("float64", (4, 4), "float32"),
+        ("float16", (16,), "float32"),
+        (">f8", (4, 4), "float32"),
+        ("int64", (16,), "float32"),
+        ("bool", (4, 4), "float32"),
+        ("int64", (4, 4), "uint8"),
+        (">u2", (4, 4, 1), "uint8"),
+    ],
+)
+def test_numbers_of_other_types_are_converted_and_that_is_said(
+    arrays: Arrays, dtype: str, shape: tuple[int, ...], becomes: str
+) -> None:
+    for part, count in (("x_train", 12), ("x_test", 6)):
+        arrays[part] = (np.arange(count * 16) % 200).astype(dtype).reshape(count, *shape)
+    dataset = Dataset.from_arrays("small", arrays)
+    assert dataset.x_train.dtype == dataset.x_test.dtype == becomes
+    assert np.array_equal(dataset.x_train, arrays["x_train"])
+    assert dataset.normalization.divisor == (255 if becomes == "uint8" else 1)
+    (note,) = dataset.notes
+    assert f"x_train and x_test held {arrays['x_train'].dtype}" in note
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (np.full((12, 3), 1e39), np.zeros((6, 3)), "float32, which does not hold 1e+39; scale"),
+        (np.zeros((12, 3)), np.full((6, 3), -(2**24) - 1), "x_test: int64 is taken as float32"),
+        (np.full((12, 3), np.inf), np.zeros((6, 3)), "x_train: expected finite numbers, got inf"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(
+    arrays: Arrays, train: NDArray[Any], test: NDArray[Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        Dataset.from_arrays("small", arrays | {"x_train": train, "x_test": test})
+
+
+def test_integers_are_pixels_only_if_all_are_bytes(arrays: Arrays) -> None:
+    train, test = (arrays[part].astype(np.int64) for part in ("x_train", "x_test"))
+    test[0, 0, 0] = 256
+    dataset = Dataset.from_arrays("small", arrays | {"x_train": train, "x_test": test})
+    assert dataset.x_train.dtype == np.float32
+    assert "taken as float32" in dataset.notes[0]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bool"])
+def test_classes_of_other_types_are_integers(arrays: Arrays, dtype: str) -> None:
+    for part in ("y_train", "y_test"):
+        arrays[part] = (arrays[part] % 2).astype(dtype)
+    dataset = Dataset.from_arrays("small", arrays)
+    assert dataset.labels == ("0", "1")
+    assert dataset.y_train.tolist() == arrays["y_train"].astype(int).tolist()
+    assert f"y_train holds {dtype}, taken as classes" in dataset.notes
+
+
+def test_weights_may_be_integers(arrays: Arrays) -> None:
+    dataset = Dataset.from_arrays("small", {**arrays, "sample_weight": np.arange(12)})
+    assert dataset.sample_weight is not None
+    assert dataset.sample_weight.dtype == np.float32
+
+
+def test_a_regression_may_have_several_numbers_an_example(arrays: Arrays) -> None:
+    several = {part: np.outer(arrays[part], [1, 10]) for part in ("y_train", "y_test")}
+    dataset = Dataset.from_arrays("small", arrays | several, regression=True)
+    assert (dataset.n_values, dataset.n_outputs) == (2, 2)
+    one = Dataset.from_arrays("small", arrays, regression=True)
+    assert (one.n_values, one.n_outputs) == (None, 1)
+    for part, targets, message in (
+        ("y_test", np.zeros((6, 3)), "y_test: expected [2] numbers an example as in y_train"),
+        ("y_train", np.zeros((12, 0)), "y_train: expected [12], or [12, n] for n numbers"),
+        ("y_train", np.zeros((11, 2)), "got [11, 2]"),
+        ("y_train", np.full((12, 2), np.nan), "y_train: expected finite numbers"),
+        ("y_train", np.zeros((12, 2, 2)), "y_train: expected [12], got [12, 2, 2]"),
+        ("y_train", np.full((12, 2), "a"), "y_train: expected numbers, got"),
+    ):
+        with pytest.raises(DataError, match=re.escape(message)):
+            Dataset.from_arrays("small", arrays | several | {part: targets}, regression=True)
 
 
 def test_a_regression_takes_any_finite_numbers(arrays: Arrays) -> None:

@@ -82,6 +82,25 @@ def check_numbers(what: str, targets: NDArray[Any], n_examples: int) -> None:
     check_finite(what, targets)
 
 
+def check_targets(what: str, targets: NDArray[Any], n_examples: int) -> None:
+    """See that there are finite numbers for each example, as many for one as for another.
+
+    Raises:
+        DataError: There are not.
+    """
+    if targets.ndim != 2:
+        check_numbers(what, targets, n_examples)
+        return
+    if targets.dtype.kind != "f":
+        raise DataError(f"{what}: expected numbers, got {targets.dtype}")
+    if len(targets) != n_examples or not targets.shape[1]:
+        raise DataError(
+            f"{what}: expected [{n_examples}], or [{n_examples}, n] for n numbers an example,"
+            f" got {list(targets.shape)}"
+        )
+    check_finite(what, targets)
+
+
 def check_weights(what: str, weights: NDArray[Any], n_examples: int) -> None:
     """See that there is a weight for each example, and that some count.
 

@@ -16,9 +16,16 @@ from ladle.export.data.checks import (
     check_classes,
     check_examples,
     check_indicators,
-    check_integers,
-    check_numbers,
+    check_targets,
     check_weights,
+)
+from ladle.export.data.conversion import (
+    as_classes,
+    as_examples,
+    as_numbers,
+    classes_of_texts,
+    number_labels,
+    targets_of_rows,
 )
 from ladle.export.data.preparation import Preparation
 from ladle.export.errors import DataError
@@ -59,7 +66,7 @@ class Dataset:
     y_train: Targets
     """For each example the index of its class in `labels`, any integer type, [examples]; or, where
     an example may have several labels or none, 0 or 1 for each label, [examples, labels]; or, where
-    there are no labels, the number to predict, finite, [examples]."""
+    there are no labels, the number to predict, finite, [examples], or several, [examples, n]."""
     x_test: Examples
     """Held-out examples, of the same type and shape."""
     y_test: Targets
@@ -91,7 +98,7 @@ class Dataset:
             examples, targets = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             check_examples(f"{self.name}: x_{part}", examples)
             if self.is_regression:
-                check_numbers(f"{self.name}: y_{part}", targets, len(examples))
+                check_targets(f"{self.name}: y_{part}", targets, len(examples))
             elif self.is_multi_label:
                 check_indicators(f"{self.name}: y_{part}", targets, len(examples), len(self.labels))
             else:
@@ -105,6 +112,11 @@ class Dataset:
             raise DataError(
                 f"{self.name}: x_test: expected {self.x_train.dtype} as in x_train,"
                 f" got {self.x_test.dtype}"
+            )
+        if self.y_test.shape[1:] != self.y_train.shape[1:]:
+            raise DataError(
+                f"{self.name}: y_test: expected {list(self.y_train.shape[1:])} numbers an example"
+                f" as in y_train, got {list(self.y_test.shape[1:])}"
             )
         if self.resize is not None and self.x_train.dtype != np.uint8:
             raise DataError(f"{self.name}: resize: expected images, got {self.what}")
@@ -132,7 +144,9 @@ class Dataset:
         `y_train`: a gap is far more often a wrong label than a class that nothing can be learnt
         about. Texts are the names of classes; blanks around them don't count.
         Rows of 0s and 1s are labels that an example has or lacks; where each row has one 1, they
-        are classes. In a regression targets are any numbers.
+        are classes. In a regression targets are any numbers, one or several an example.
+        Numbers of other types than a data set holds are converted where their values fit, and a
+        note says so; see `as_examples` and `as_classes`.
 
         Args:
             name: What messages and the model card call it.
@@ -148,30 +162,31 @@ class Dataset:
         for part in ("y_train", "y_test"):
             if parts[part].ndim == 2 and parts[part].shape[1] == 1:  # as keras.datasets has some
                 parts[part] = parts[part][:, 0]
-        for part in ("x_train", "x_test"):
-            parts[part] = as_texts(parts[part])
+        examples, notes = as_examples(name, parts["x_train"], parts["x_test"])
+        parts |= dict(zip(("x_train", "x_test"), examples, strict=True))
+        targets: tuple[Targets, Targets] = (parts["y_train"], parts["y_test"])
         labels: tuple[str, ...] = ()
-        notes: tuple[str, ...] = ()
+        found: tuple[str, ...] = ()
         if regression:
-            parts |= {part: _as_numbers(parts[part]) for part in ("y_train", "y_test")}
-        elif parts["y_train"].ndim == 2:
-            targets, labels, notes = targets_of_rows(name, parts["y_train"], parts["y_test"])
-            parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
-        elif parts["y_train"].dtype.kind in "USO":
-            targets, labels = classes_of_texts(name, parts["y_train"], parts["y_test"])
-            parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
+            targets = (as_numbers(targets[0]), as_numbers(targets[1]))
+        elif targets[0].ndim == 2:
+            targets, labels, found = targets_of_rows(name, *targets)
+        elif targets[0].dtype.kind in "USO":
+            targets, labels = classes_of_texts(name, *targets)
         else:
-            check_integers(f"{name}: y_train", parts["y_train"])
-            labels = number_labels(name, parts["y_train"])
+            targets, found = as_classes(name, *targets)
+            labels = number_labels(name, targets[0])
+        parts |= dict(zip(("y_train", "y_test"), targets, strict=True))
         if normalization is None:
-            pixels = arrays["x_train"].dtype == np.uint8
+            pixels = parts["x_train"].dtype == np.uint8
             normalization = BYTE_PIXELS if pixels else AS_IT_IS
+        weights = arrays.get(WEIGHTS_NAME)
         return cls(
             name=name,
             labels=labels,
             normalization=normalization,
-            sample_weight=arrays.get(WEIGHTS_NAME),
-            notes=notes,
+            sample_weight=None if weights is None else as_numbers(weights),
+            notes=(*notes, *found),
             **parts,
         )
 
@@ -189,6 +204,19 @@ class Dataset:
     def is_regression(self) -> bool:
         """Whether the targets are numbers, not classes."""
         return not self.labels
+
+    @property
+    def n_values(self) -> int | None:
+        """How many numbers a regression predicts of an example; None where targets are [examples].
+
+        Of classes and labels None too.
+        """
+        return self.y_train.shape[1] if self.is_regression and self.y_train.ndim == 2 else None
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers a model gives for an example."""
+        return len(self.labels) or self.n_values or 1
 
     @property
     def is_multi_label(self) -> bool:
@@ -250,85 +278,9 @@ class Dataset:
         return f"sha256:{digest.hexdigest()}"
 
 
-def as_texts(array: NDArray[Any]) -> NDArray[Any]:
-    """Return texts of a fixed width, as files have them, as objects; anything else as it is."""
-    return array.astype(object) if array.dtype.kind in "US" else array
-
-
 def row_bytes(rows: NDArray[Any]) -> bytes:
     """Return the bytes of some rows, for a hash; of texts each with its length."""
     if rows.dtype != object:
         return np.ascontiguousarray(rows).tobytes()
     encoded = (text.encode() if isinstance(text, str) else text for text in rows)
     return b"".join(len(text).to_bytes(8, "little") + text for text in encoded)
-
-
-def classes_of_texts(
-    name: str, y_train: Targets, y_test: Targets
-) -> tuple[tuple[Targets, Targets], tuple[str, ...]]:
-    """Return classes and their names, in the order of the alphabet, for targets that are texts.
-
-    Raises:
-        DataError: They are something else, one is empty, or one of `y_test` is not in `y_train`.
-    """
-    parts = []
-    for part, targets in (("y_train", y_train), ("y_test", y_test)):
-        if targets.ndim != 1 or targets.dtype.kind not in "USO":
-            raise DataError(
-                f"{name}: {part}: expected one name of a class for each example, got"
-                f" {targets.dtype} {list(targets.shape)}"
-            )
-        texts = [t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in targets]
-        parts.append([text.strip() for text in texts])
-        if "" in parts[-1]:
-            raise DataError(f"{name}: {part}: expected a label, got an empty one")
-    labels = tuple(sorted(set(parts[0])))
-    unknown = sorted(set(parts[1]) - set(labels))
-    if unknown:
-        raise DataError(f"{name}: y_test: class {unknown[0]!r} is not in y_train")
-    places = {label: place for place, label in enumerate(labels)}
-    classes = [np.array([places[text] for text in part], np.int64) for part in parts]
-    return (classes[0], classes[1]), labels
-
-
-def targets_of_rows(
-    name: str, y_train: Targets, y_test: Targets
-) -> tuple[tuple[Targets, Targets], tuple[str, ...], tuple[str, ...]]:
-    """Return targets, labels and notes for targets that are rows of 0s and 1s.
-
-    Raises:
-        DataError: They are something else.
-    """
-    n_labels = y_train.shape[1]
-    parts = []
-    for part, targets in (("y_train", y_train), ("y_test", y_test)):
-        if targets.dtype.kind == "f" and np.isin(targets, (0, 1)).all():
-            targets = targets.astype(np.uint8)
-        check_indicators(f"{name}: {part}", targets, len(targets), n_labels)
-        parts.append(targets)
-    labels = tuple(str(number) for number in range(n_labels))
-    if any((targets.astype(np.int64).sum(axis=1) != 1).any() for targets in parts):
-        return (parts[0], parts[1]), labels, ()
-    note = "each row of y_train and y_test has one 1: they are taken as classes, one an example"
-    classes = (parts[0].argmax(axis=1), parts[1].argmax(axis=1))
-    return classes, number_labels(name, classes[0]), (note,)
-
-
-def number_labels(name: str, targets: Targets) -> tuple[str, ...]:
-    """Return the names of classes that are numbers from 0.
-
-    Raises:
-        DataError: They leave a gap.
-    """
-    classes = np.unique(targets)
-    strange = classes[(classes < 0) | (classes >= len(classes))]
-    if len(strange):
-        raise DataError(
-            f"{name}: y_train: expected labels 0 to {len(classes) - 1},"
-            f" as it holds {len(classes)} different ones, got {strange[0]}"
-        )
-    return tuple(str(number) for number in range(len(classes)))
-
-
-def _as_numbers(targets: Targets) -> Targets:
-    return targets.astype(np.float32) if targets.dtype.kind in "iuf" else targets

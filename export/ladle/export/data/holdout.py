@@ -6,15 +6,13 @@ files have no name, and are gone with the process.
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from array import array
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.export.data.conversion import mapped
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.groups import check_groups, grouped_holdout
 from ladle.export.errors import DataError
@@ -161,27 +159,3 @@ class Labels:
         places = {label: place for place, label in enumerate(labels)}
         as_seen = np.array([places[text] for text in texts], np.int64)
         return labels, as_seen[np.frombuffer(self._seen, np.int64)]
-
-
-def mapped(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return a new array of zeros whose bytes are in a temporary file.
-
-    Raises:
-        DataError: The disk has no room for it.
-    """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if not size:
-        return np.empty(shape, dtype)
-    try:
-        with tempfile.TemporaryFile(prefix="ladle-examples-") as file:
-            # A hole in the file that the disk cannot fill later would kill the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-            return np.memmap(file, dtype, "r+", shape=shape)
-    except OSError as error:
-        raise DataError(
-            f"{tempfile.gettempdir()}: no room for {size} bytes of examples:"
-            f" {error.strerror or error}"
-        ) from error

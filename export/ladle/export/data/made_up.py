@@ -90,9 +90,10 @@ def _targets(model: Any, labels: tuple[str, ...]) -> NDArray[Any]:
     """Return targets that say what kind the task is, and nothing more."""
     from ladle.export.training.outputs import last_activation
 
-    if not labels:
-        return np.zeros(_EXAMPLES, np.float32)
     width = getattr(model, "output_shape", (None,))[-1]
+    if not labels:
+        one = np.zeros(_EXAMPLES, np.float32)
+        return one if width in (None, 1) else np.tile(one[:, np.newaxis], width)
     if last_activation(model) == "sigmoid" and width == len(labels):
         return np.zeros((_EXAMPLES, len(labels)), np.int64)
     return np.zeros(_EXAMPLES, np.int64)

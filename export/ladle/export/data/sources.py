@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.export.data.conversion import mapped
 from ladle.export.data.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.data.folders import read_folder
-from ladle.export.data.holdout import mapped, stratified_holdout
+from ladle.export.data.holdout import stratified_holdout
 from ladle.export.data.records import read_tfrecords
 from ladle.export.data.tables import read_csv
 from ladle.export.errors import DataError
@@ -59,7 +60,9 @@ def load_data(
     y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
     height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
     [examples, features], or sequences and other numbers [examples, ...]; or texts [examples].
-    Where an example may have several labels, they are rows of 0s and 1s [examples, labels].
+    Where an example may have several labels, they are rows of 0s and 1s [examples, labels]. A
+    regression's targets are [examples], or [examples, n] for n numbers each. Numbers of other types
+    are converted where their values fit, see `Dataset.from_arrays`.
     It may hold `sample_weight` too. Pixels are divided by 255.
 
     Args:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.checks import ROWS_AT_A_TIME, check_finite, check_weights
-from ladle.export.data.dataset import (
+from ladle.export.data.conversion import (
     as_texts,
     classes_of_texts,
     number_labels,
-    row_bytes,
     targets_of_rows,
 )
+from ladle.export.data.dataset import row_bytes
 from ladle.export.errors import DataError
 
 Arrays = Mapping[str, NDArray[Any]]

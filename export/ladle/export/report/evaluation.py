@@ -74,7 +74,8 @@ class Evaluation:
     """A classifier's first examples of each class, at most `SHOWN_OF_CLASSES`, and then the worst
     mistakes beyond those."""
     pairs: tuple[tuple[float, float], ...] = ()
-    """A regression's first targets, each with what was predicted."""
+    """A regression's first targets, each with what was predicted; of several numbers an example one
+    after the other."""
 
     def to_json(self) -> str:
         """Return what `from_json` reads."""
@@ -130,13 +131,14 @@ def evaluate(dataset: Dataset, outputs: NDArray[np.float32]) -> Evaluation:
     Args:
         dataset: What the model was trained on.
         outputs: For each held-out example its probabilities [examples, classes], or a
-            regression's value [examples]. Of examples with several labels the number alone is
-            recorded; see `by_label`.
+            regression's values [examples] or [examples, n]. Of examples with several labels the
+            number alone is recorded; see `by_label`.
     """
     n_examples = len(dataset.x_test)
     if dataset.is_regression:
-        targets = dataset.y_test[:_MAX_PAIRS].tolist()
-        pairs = zip(targets, outputs[:_MAX_PAIRS].tolist(), strict=True)
+        targets = dataset.y_test[:_MAX_PAIRS].reshape(-1)[:_MAX_PAIRS].tolist()
+        found = outputs[:_MAX_PAIRS].reshape(-1)[:_MAX_PAIRS].tolist()
+        pairs = zip(targets, found, strict=True)
         finite = tuple((a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b))
         return Evaluation(n_examples=n_examples, pairs=finite)
     if dataset.is_multi_label:

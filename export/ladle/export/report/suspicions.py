@@ -24,7 +24,7 @@ def suspicions(answers: NDArray[np.float32], dataset: Dataset) -> list[str]:
 
     Args:
         answers: To the held-out examples: probabilities [examples, classes], or a regression's
-            values [examples].
+            values [examples] or [examples, n].
         dataset: What they belong to.
     """
     if len(answers) > 1 and float(np.ptp(answers, axis=0).max()) < _SAME:
@@ -37,7 +37,8 @@ def suspicions(answers: NDArray[np.float32], dataset: Dataset) -> list[str]:
 
 
 def _of_regression(values: NDArray[np.float32], targets: NDArray[np.float32]) -> list[str]:
-    error, spread = float(np.mean((values - targets) ** 2)), float(np.var(targets))
+    error = float(np.mean((values - targets) ** 2))
+    spread = float(np.mean(np.var(targets, axis=0)))
     if error < spread or len(values) < _SEEN_OFTEN:
         return []
     return [

@@ -107,7 +107,7 @@ def _outputs(
     name: str, model_outputs: NDArray[np.float32], trained: Trained, labels: tuple[str, ...]
 ) -> Arrays:
     if trained.is_regression:
-        return {"outputs" if name == REGRESS else "values": model_outputs.reshape(-1)}
+        return {"outputs" if name == REGRESS else "values": trained.values_of(model_outputs)}
     if name == LOGITS:
         return {"logits": model_outputs}
     probabilities = np.asarray(trained.activated(model_outputs))

@@ -73,7 +73,8 @@ def make_endpoints(
 
     A classifier gives `probabilities` float32 [-1, classes] and `class_id` int64 [-1]; or, where
     an example may have several labels, `indicators` int64 [-1, labels] in place of the latter,
-    1 for each label whose probability is above 1/2. A regression gives `values` float32 [-1].
+    1 for each label whose probability is above 1/2. A regression gives `values` float32 [-1], or
+    [-1, n] for several numbers an example; Regress, which has one, can't answer with these.
     """
     answer, outputs = _answers(trained)
     name = preparation.input_name
@@ -128,9 +129,9 @@ def make_endpoints(
         endpoints[ENCODED] = takes(from_encoded, tf.string, [None])
     if trained.has_logits:
         endpoints[LOGITS] = takes(logits, dtype, shape)
-    if trained.is_regression:
+    if trained.is_regression and trained.n_values is None:
         endpoints[REGRESS] = takes(regress, tf.string, [None], EXAMPLES_INPUT)
-    else:
+    elif not trained.is_regression:
         endpoints[CLASSIFY] = takes(classify, tf.string, [None], EXAMPLES_INPUT)
     return endpoints
 

@@ -164,7 +164,9 @@ def _as_it_is(custom: Any, dataset: Dataset) -> Trained:
     check_vocabularies(custom)
     model = as_served(custom, dataset)
     gives = output_kind(model, dataset)
-    return Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
+    return Trained(
+        model, gives=gives, is_multi_label=dataset.is_multi_label, n_values=dataset.n_values
+    )
 
 
 def _write_checked(

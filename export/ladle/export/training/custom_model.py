@@ -18,12 +18,13 @@ _SAVED = (".keras", ".h5")
 def load_model(spec: Any, dataset: Dataset, *, allow_unsafe: bool = False) -> Any:
     """Return the keras.Model that `spec` is or names, see `read_model`, if it fits the data.
 
-    A function is called with the shape of a prepared example and the number of classes.
+    A function is called with the shape of a prepared example and the number of classes, or of the
+    numbers that a regression predicts.
 
     Raises:
         ExportError: There is no such model, it cannot be had, or it does not fit the data.
     """
-    arguments = (dataset.preparation.model_shape, len(dataset.labels) or 1)
+    arguments = (dataset.preparation.model_shape, dataset.n_outputs)
     model = read_model(spec, arguments, allow_unsafe=allow_unsafe)
     _check_fits(name_of(spec), model, dataset)
     return model
@@ -122,7 +123,7 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
     if not isinstance(model, keras.Model):
         raise ExportError(f"model: expected {spec} to give a keras.Model, got {type(model)}")
     expected = dataset.preparation.model_shape
-    outputs = len(dataset.labels) or 1
+    outputs = dataset.n_outputs
     takes = getattr(model, "input_shape", (None, *expected))  # a subclass doesn't tell
     is_column = dataset.preparation.are_texts and _matches(takes, (None, 1))
     if not _matches(takes, (None, *expected)) and not is_column:
@@ -138,7 +139,7 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
             f" {_reason(error)}"
         ) from error
     gives = getattr(given, "shape", given)
-    if outputs == 2 and _matches(gives, (None, 1)):
+    if len(dataset.labels) == 2 and _matches(gives, (None, 1)):
         return  # the second class alone; as_served adds the first
     if not _matches(gives, (None, outputs)):
         raise ExportError(

@@ -43,7 +43,8 @@ class Trained:
     """A trained Keras model, from prepared examples [-1, ...] to what its task asks for.
 
     A classifier gives logits [-1, classes], or probabilities where it has a softmax or sigmoids of
-    its own. A regression gives values [-1, 1].
+    its own. A regression gives values [-1, 1], or [-1, n] for
+    `n_values` numbers an example.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trained:
         *,
         gives: OutputKind = "logits",
         is_multi_label: bool = False,
+        n_values: int | None = None,
         history: History | None = None,
         first_epoch: int = 1,
     ) -> None:
@@ -60,6 +62,8 @@ class Trained:
         self.is_multi_label = is_multi_label
         """Whether an example may have several labels: each has a probability by itself."""
         self.is_regression = gives == "values"
+        self.n_values = n_values
+        """How many numbers a regression gives an example; None for one, without a dimension."""
         self.has_logits = gives == "logits"
         self.sums_to_1 = gives in ("logits", "softmax") and not is_multi_label
         """Whether the probabilities of an example do."""
@@ -82,8 +86,16 @@ class Trained:
         return tf.nn.sigmoid(outputs) if self.is_multi_label else tf.nn.softmax(outputs)
 
     def values(self, batch: Any) -> Any:
-        """Return a regression's values for a batch of tensors, [examples]."""
-        return tf.reshape(self.logits(batch), [-1])
+        """Return a regression's values for a batch of tensors, [examples] or [examples, n]."""
+        return tf.reshape(self.logits(batch), self._values_shape)
+
+    def values_of(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the values that the outputs of a regression stand for."""
+        return outputs.reshape(self._values_shape)
+
+    @property
+    def _values_shape(self) -> list[int]:
+        return [-1] if self.n_values is None else [-1, self.n_values]
 
     def raw_outputs(self, examples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what Keras itself predicts for prepared `examples`."""
@@ -93,14 +105,14 @@ class Trained:
         return outputs
 
     def answers(self, raw: NDArray[Any], preparation: Preparation) -> NDArray[np.float32]:
-        """Return a classifier's probabilities [examples, classes], or a regression's values.
+        """Return a classifier's probabilities [examples, classes], or a regression's `values`.
 
         The `raw` examples are read batch by batch, and so may be more than fit in memory.
         """
         batches = prepared_batches(raw, preparation, _PREDICT_BATCH_SIZE)
         outputs: NDArray[np.float32] = self.model.predict(batches, verbose=0)
         if self.is_regression:
-            return outputs.reshape(-1)
+            return self.values_of(outputs)
         if not self.has_logits:
             return outputs
         probabilities: NDArray[np.float32] = self.activated(outputs).numpy()
@@ -142,14 +154,19 @@ def train(
     try:
         if model is None:
             preparation = dataset.preparation
-            model = recipe.build(preparation.model_shape, len(dataset.labels) or 1)
+            model = recipe.build(preparation.model_shape, dataset.n_outputs)
             gives: OutputKind = "values" if dataset.is_regression else "logits"
             learn_vocabularies(model, dataset)
         else:
             learn_vocabularies(model, dataset)
             check_vocabularies(model)
             gives = output_kind(model, dataset)
-        trained = Trained(model, gives=gives, is_multi_label=dataset.is_multi_label)
+        trained = Trained(
+            model,
+            gives=gives,
+            is_multi_label=dataset.is_multi_label,
+            n_values=dataset.n_values,
+        )
         if verbose and not dataset.is_regression:
             _print_untrained(trained, dataset)
         trained.history, trained.first_epoch = _fit(

@@ -128,3 +128,5 @@ class ServedModel:
     """The signatures of each available version, by name."""
     labels: Mapping[str, int]
     """The version that each label stands for."""
+    is_unloaded: bool = False
+    """Whether it is not loaded, and a request has it loaded."""

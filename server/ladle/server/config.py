@@ -183,6 +183,11 @@ class Config:
         "a folder of models in Triton's layout, each a folder with numbered versions and perhaps "
         "a config.pbtxt, instead of --model_name and its path; see ladle triton --help",
     )
+    model_root: str = flag(
+        "",
+        "a folder of models, or its URL: each folder in it that holds numbered versions is a model "
+        "of that name, loaded when a request asks for it; instead of --model_name and its path",
+    )
     model_control_mode: str = flag(
         "none",
         "which models of --model_repository are served: none, all that there are at the start; "
@@ -246,7 +251,10 @@ class Config:
         choices=("availability_preserving", "resource_preserving"),
     )
     num_load_threads: int = flag(
-        0, "versions that load at the same time, of all models; 0 is 4 for each CPU", least=0
+        0,
+        "versions that load at the same time, of all models; 0 is 4 for each CPU, and 1 where "
+        "models are loaded on demand",
+        least=0,
     )
     max_num_load_retries: int = flag(
         5, "how often a version that failed to load is tried again", least=0
@@ -261,6 +269,26 @@ class Config:
     )
     num_request_iterations_for_warmup: int = flag(
         0, "how often each warm-up request runs; 0 is once", least=0
+    )
+
+    # How many models are loaded
+    max_loaded_models: int = flag(
+        0,
+        "models that are loaded at a time; one more is loaded when a request asks for it, and the "
+        "least recently used one goes. 0 loads all, except those of --model_root",
+        least=0,
+    )
+    max_loaded_bytes: int = flag(
+        0,
+        "memory that loaded versions may take, as far as it can be measured; the least recently "
+        "used go before one more is loaded. 0 sets no limit",
+        least=0,
+    )
+    model_idle_seconds: float = flag(
+        0.0, "unload a model that nobody has asked for so long; 0 never does", least=0
+    )
+    pinned_models: str = flag(
+        "", "comma-separated models that are always loaded, where others come and go"
     )
 
     # How requests run
@@ -350,7 +378,12 @@ class Config:
             raise ValueError(f"--rest_api_port: expected another port than --port, got {self.port}")
         if self.port == 0 and not self.grpc_socket_path:
             raise ValueError("--port=0 switches TCP off: expected --grpc_socket_path beside it")
-        if not self.model_base_path and not self.model_config_file and not self.model_repository:
+        if not (
+            self.model_base_path
+            or self.model_config_file
+            or self.model_repository
+            or self.model_root
+        ):
             raise ValueError(
                 "--model_base_path: expected the folder of a model's versions, "
                 "or --model_config_file instead"
@@ -364,11 +397,27 @@ class Config:
             raise ValueError(
                 "--model_repository: expected it without --model_base_path and --model_config_file"
             )
+        if self.model_root and (self.model_base_path or self.model_repository):
+            other = "model_base_path" if self.model_base_path else "model_repository"
+            raise ValueError(
+                f"--model_root: expected it without --{other}; --model_config_file may state "
+                "some of its models otherwise"
+            )
+        if self.pinned and not self.loads_on_demand:
+            raise ValueError(
+                "--pinned_models needs --model_root, --max_loaded_models, --max_loaded_bytes or "
+                "--model_idle_seconds: without them all models are always loaded"
+            )
+        if self.max_loaded_models and len(self.pinned) >= self.max_loaded_models:
+            raise ValueError(
+                f"--max_loaded_models: expected more than the {len(self.pinned)} of "
+                f"--pinned_models, got {self.max_loaded_models}"
+            )
         if not self.model_repository and self.model_control_mode != "none":
             raise ValueError("--model_control_mode needs --model_repository")
         if self.load_model and self.model_control_mode != "explicit":
             raise ValueError("--load_model needs --model_control_mode=explicit")
-        for name in ("model_base_path", "model_config_file", "rollout_file"):
+        for name in ("model_base_path", "model_config_file", "model_root", "rollout_file"):
             if is_url(getattr(self, name)):
                 try:
                     parse_url(getattr(self, name))
@@ -407,6 +456,27 @@ class Config:
     def config_file(self) -> Path | StoreUrl:
         """The model config file: a file, or an object in a store."""
         return _file(self.model_config_file)
+
+    @property
+    def root(self) -> Path | StoreUrl:
+        """The folder of models, absolute, or the place in a store that holds them."""
+        location = _file(self.model_root)
+        return location if isinstance(location, StoreUrl) else location.absolute()
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether models are loaded when requests ask for them, and not all at the start."""
+        return bool(
+            self.model_root
+            or self.max_loaded_models
+            or self.max_loaded_bytes
+            or self.model_idle_seconds
+        )
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """The names of the models that are always loaded where others come and go."""
+        return frozenset(n.strip() for n in self.pinned_models.split(",") if n.strip())
 
     @property
     def rollouts(self) -> Path | StoreUrl:

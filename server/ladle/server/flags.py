@@ -42,6 +42,7 @@ _SECTIONS = {
     "max_request_bytes": "how much is taken",
     "model_name": "what to serve",
     "aspired_version_policy": "how versions come and go",
+    "max_loaded_models": "how many models are loaded",
     "enable_batching": "how requests run",
     "wait_for_models": "how it starts",
     "enable_grpc_healthcheck_service": "without effect",
@@ -67,7 +68,7 @@ def settings(argv: Sequence[str] | None, prog: str = "ladle serve") -> dict[str,
     folder = given.pop("folder")
     if folder is None:
         return given
-    for name in ("model_base_path", "model_config_file", "model_repository"):
+    for name in ("model_base_path", "model_config_file", "model_repository", "model_root"):
         if name in given:
             shown = "a URL" if is_url(folder) else folder
             parser.error(f"expected a folder or --{name}, got {shown} and --{name}")
@@ -109,7 +110,7 @@ def _problem(given: str) -> str:
     more = f" and {len(models) - _MOST_NAMED} more" if len(models) > _MOST_NAMED else ""
     return (
         f"{folder} holds models, and no versions: expected one of {shown}{more}; "
-        "--model_config_file serves several, --model_repository all of a folder"
+        "--model_config_file serves several, --model_root all of a folder"
     )
 
 

@@ -34,6 +34,7 @@ from ladle.server.wiring.loading import (
     saved_model_loader,
 )
 from ladle.server.wiring.observers import Observers
+from ladle.server.wiring.on_demand import OnDemand
 from ladle.server.wiring.ports import Ports
 from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
@@ -103,7 +104,9 @@ class Server:
         self._remote = RemoteModels(config, check, self.metrics.stores, open_store=open_store)
         load = self._remote.cache.holding(load)
         self._batching = batching_loader(config, platform, load, observer)
-        self.manager = Manager(self._batching, startup.manager_options(config), serving=serving)
+        self._on_demand = OnDemand(config, lambda models: self._models.found(models), open_store)
+        load = self._on_demand.measured(self._batching)
+        self.manager = Manager(load, startup.manager_options(config), serving=serving)
         """Every version of every model."""
         self._source: Source = FileSystemSource(
             self.manager,
@@ -114,10 +117,12 @@ class Server:
         self._repository = startup.model_repository(
             config, lambda models: self._models.replace(models)
         )
+        residents = self._on_demand.residents(self.manager, self._source, self.metrics.residency)
         self._models = ModelSet(
             self.manager,
             self._source,
             configured=configured,
+            residents=residents,
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
             catalogue=self._repository if config.model_repository else None,
         )
@@ -145,7 +150,7 @@ class Server:
         )
         """Everything that the server answers, by full method path."""
         require_metrics(self.methods)
-        self.exposition = Exposition(self.metrics, self.manager)
+        self.exposition = Exposition(self.metrics, self.manager, residents)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
         limits = transports.limits(config, observer)
         try:
@@ -176,10 +181,13 @@ class Server:
             self.manager,
             configured.names,
             self._health.set,
+            wanted=self._models.wanted if config.loads_on_demand else None,
             open_inference=config.enable_open_inference,
             strict=config.strict_readiness,
         )
         self.manager.add_listener(self._readiness.model_changed)
+        if config.loads_on_demand:  # models that nothing happens to are there too
+            configured.add_listener(lambda: self._readiness.model_changed(""))
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,
         `http://0.0.0.0:8501`."""
@@ -222,17 +230,19 @@ class Server:
 
     def _open(self) -> None:
         models = startup.first_models(self._config, self._config_file, self._repository)
+        found = self._on_demand.read()
         try:
             self._batching.start()
         except InvalidArgument as error:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._ports.check()
-        self._models.apply_first(models)
+        self._models.apply_first(models, found)
         if self._config.strict_readiness is not None:
             self._readiness.model_changed("")  # there may be no models whose changes would say it
         if not self._config.wait_for_models:
             self.addresses = self._ports.open()
         self._source.start()
+        self._on_demand.start()
         if self._config.model_config_file:
             self._config_file.start()
         if self._config.model_repository:
@@ -253,10 +263,12 @@ class Server:
         """
         if self._config.file_system_poll_wait_seconds < 0:
             return  # nothing is loaded before somebody asks for a re-scan
-        self.manager.wait_until_settled(self._models.models, timeout_s=None)
+        self.manager.wait_until_settled(self._models.wanted(), timeout_s=None)
         name = self._config.model_name
         if not self._config.model_base_path or self._config.model_config_file:
             return
+        if name not in self._models.wanted():
+            return  # a request has it loaded
         if self.manager.is_available(name):
             return
         problem = self.manager.problem(name)
@@ -279,6 +291,7 @@ class Server:
         self._ports.enter_lame_duck()
         self._health.enter_lame_duck()  # last: who has seen it finds all else as it should be
         self._source.stop()
+        self._on_demand.stop()
         self._config_file.stop()
         self._repository.stop()
         if lame_duck and self.addresses:
@@ -297,6 +310,7 @@ class Server:
         with self._halting:
             started = time.monotonic()
             self._source.stop()
+            self._on_demand.stop()
             self._remote.stop()
             self._config_file.stop()
             self._repository.stop()

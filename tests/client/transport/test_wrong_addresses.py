@@ -100,7 +100,7 @@ class Named(FakeServing):
     """Serves the model "m", and not "digit"."""
 
     def answer(self, method: str, body: bytes) -> bytes:
-        if b"digit" in body:
+        if b"digit" in body and not method.endswith("ListModels"):
             raise Refused(grpc.StatusCode.NOT_FOUND, 'model "digit" is not served')
         return super().answer(method, body)
 
@@ -143,7 +143,7 @@ class TestModels:
         with (
             listening(self.served(*(f"m{n}" for n in range(30)))) as address,
             client_class(address) as client,
-            pytest.raises(NotFound, match=r"; served here: m0, m1, .*, m9 and 21 more$"),
+            pytest.raises(NotFound, match=r"; served here: m0, m1, .*, m9 and others$"),
         ):
             client.predict("digit", PIXELS)
 

@@ -33,7 +33,7 @@ def used(models: int) -> Metrics:
 
 
 def test_a_model_takes_few_kilobytes_of_the_metrics() -> None:
-    text = Exposition(used(MODELS), Manager(FakeLoader()), lambda: None)()
+    text = Exposition(used(MODELS), Manager(FakeLoader()), pause=lambda: None)()
     assert len(text) < 10_000 * MODELS
 
 
@@ -47,7 +47,7 @@ def test_whoever_serves_goes_on_between_slices() -> None:
         if free:
             metrics.lock.release()
 
-    lines = Exposition(metrics, Manager(FakeLoader()), pause)().count(b"\n")
+    lines = Exposition(metrics, Manager(FakeLoader()), pause=pause)().count(b"\n")
     assert all(pauses)
     assert len(pauses) >= lines // 250
 

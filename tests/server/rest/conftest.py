@@ -61,6 +61,10 @@ def serving(folder: Path, **settings: Any) -> Iterator[Harness]:
     }
     server = Server(Config(**defaults | settings), load=load)
     server.start()
+    both = [ServableId("m", 1), ServableId("m", 2)]
+    assert server.manager.wait_until(
+        lambda: all(server.manager.is_available(*version) for version in both), TIMEOUT_S
+    )
     try:
         verify = "ssl_config_file" not in settings
         with httpx.Client(base_url=address_of(server), timeout=TIMEOUT_S, verify=verify) as http:

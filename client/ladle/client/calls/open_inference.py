@@ -88,7 +88,7 @@ class OpenInference:
                 return versions
         raise NotFound(f"{target}: the index of the server's repository doesn't have it")
 
-    def models(self, name: str) -> Flow[tuple[ServedModel, ...]]:
+    def models(self, name: str, limit: int = 0) -> Flow[tuple[ServedModel, ...]]:
         """List the models of the server's repository, or the one of that name."""
         answer = yield requests.index()
         listed = responses.index(answer)

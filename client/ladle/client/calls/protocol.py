@@ -76,8 +76,11 @@ class Protocol(typing.Protocol):
     def status(self, target: Servable) -> Flow[tuple[VersionStatus, ...]]:
         """Fetch the states of a model's versions."""
 
-    def models(self, name: str) -> Flow[tuple[ServedModel, ...]]:
-        """List the models that the server has, or the one of that name."""
+    def models(self, name: str, limit: int = 0) -> Flow[tuple[ServedModel, ...]]:
+        """List the models that the server has, or the one of that name.
+
+        With a `limit`, servers that know it list so many at most, the first by name.
+        """
 
     def reload(self, configs: ModelConfigs) -> Flow[None]:
         """Replace the list of models that the server serves."""

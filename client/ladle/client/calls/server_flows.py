@@ -44,7 +44,9 @@ def naming_what_is_served(flow: Flow[T], target: Servable, protocol: Protocol) -
         result = yield from flow
     except NotFound as error:
         try:
-            served = yield from protocol.models("")
+            served = yield from protocol.models(target.model)
+            if not served:  # there may be thousands of others
+                served = yield from protocol.models("", _MOST_NAMES + 1)
         except LadleError:
             raise error from error.__cause__
         what = _what_is_served(served, target)
@@ -65,7 +67,9 @@ def _what_is_served(served: tuple[ServedModel, ...], target: Servable) -> str:
             versions = _listing(str(v.version) for v in available)
             problem = f"; {model.problem}" if model.problem else ""
             return f"; its versions served here: {versions}{problem}"
-    return f"; served here: {_listing(model.name for model in served)}"
+    names = [model.name for model in served]
+    others = " and others" if len(names) > _MOST_NAMES else ""
+    return f"; served here: {_listing(names[:_MOST_NAMES])}{others}"
 
 
 def _listing(names: Iterable[str]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from os import PathLike
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ladle.client.calls.effects import Flow
-from ladle.client.errors import InvalidInput, NotFound, Unimplemented
+from ladle.client.errors import InvalidInput, LadleError, NotFound, Unimplemented
 from ladle.client.messages import requests, responses
 from ladle.client.messages.requests import EncodedRequest, ModelConfigs, Servable
 from ladle.client.messages.streams import PREDICT_STREAM_MESSAGES, StreamMessages
@@ -67,10 +68,10 @@ class TensorFlowServing:
         answer = yield requests.status(target)
         return responses.status(answer, target)
 
-    def models(self, name: str) -> Flow[tuple[ServedModel, ...]]:
+    def models(self, name: str, limit: int = 0) -> Flow[tuple[ServedModel, ...]]:
         """List the models that the server is configured to serve; ladle servers only."""
         try:
-            answer = yield requests.models(name)
+            answer = yield requests.models(name, limit)
         except Unimplemented as error:
             raise Unimplemented(
                 "this server doesn't list its models, as TensorFlow Serving doesn't; "
@@ -105,7 +106,8 @@ class TensorFlowServing:
     def not_ready(self, target: Servable | None) -> Flow[str | None]:
         """Fetch why the server or the model is not ready; None when it is.
 
-        A server without health checks, such as TensorFlow Serving, is ready once it answers.
+        A server without health checks, such as TensorFlow Serving, is ready once it answers. A
+        model that is loaded when a request asks for it is ready.
         """
         if target is None:
             try:
@@ -116,6 +118,11 @@ class TensorFlowServing:
         versions = yield from self.status(Servable(target.model, target.version))
         if any(version.state is VersionState.AVAILABLE for version in versions):
             return None
+        if any(version.state is VersionState.START for version in versions):
+            with suppress(LadleError):  # none of ladle's servers, which loads all its models
+                served = yield from self.models(target.model)
+                if any(model.is_unloaded for model in served):
+                    return None
         states = ", ".join(f"version {v.version} is {v.state.name}" for v in versions)
         failures = "".join(f"; {v.error_message}" for v in versions if v.error_message)
         return f"{target}: {states or 'it has no version'}{failures}"

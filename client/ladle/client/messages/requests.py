@@ -212,9 +212,12 @@ def reload(configs: ModelConfigs) -> EncodedRequest:
     return EncodedRequest(RELOAD_CONFIG, message.SerializeToString())
 
 
-def models(name: str) -> EncodedRequest:
-    """Return a ListModels request, for one model or, if `name` is empty, for all."""
-    message = ladle_pb.ListModelsRequest(name=name)
+def models(name: str, limit: int = 0) -> EncodedRequest:
+    """Return a ListModels request, for one model or, if `name` is empty, for all.
+
+    With a `limit`, servers that know it list so many at most, the first by name.
+    """
+    message = ladle_pb.ListModelsRequest(name=name, limit=limit)
     return EncodedRequest(LIST_MODELS, message.SerializeToString())
 
 

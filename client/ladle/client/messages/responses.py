@@ -237,6 +237,7 @@ def _served(model: ladle_pb.Model) -> ServedModel:
             if version.signature
         },
         labels=dict(model.config.version_labels),
+        is_unloaded=model.unloaded,
     )
 
 

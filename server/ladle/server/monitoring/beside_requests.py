@@ -1,4 +1,4 @@
-"""Counts what is neither a request of a caller nor a run for one: stores and shadows."""
+"""Counts what is neither a request of a caller nor a run for one: stores, shadows and loads."""
 
 from __future__ import annotations
 
@@ -79,3 +79,30 @@ class ShadowMetrics:
         """Count a request that was to run on a shadow and did not."""
         with self._lock:
             self._own.shadow_dropped.add(1, model, reason)
+
+
+class ResidencyMetrics:
+    """Hears of models that are loaded on demand, and unloaded again. Thread-safe.
+
+    There may be thousands of models: no label has their names.
+    """
+
+    def __init__(self, own: LadleMetrics, lock: threading.Lock) -> None:
+        """Take the families, and the lock that guards them."""
+        self._own = own
+        self._lock = lock
+
+    def load_wanted(self, cause: str) -> None:
+        """Count a model that is about to be loaded."""
+        with self._lock:
+            self._own.model_loads.add(1, cause)
+
+    def model_unloaded(self, reason: str) -> None:
+        """Count a model that is about to be unloaded."""
+        with self._lock:
+            self._own.model_evictions.add(1, reason)
+
+    def request_waited(self, seconds: float) -> None:
+        """Count a request that has waited for its model."""
+        with self._lock:
+            self._own.model_load_wait.observe([seconds])

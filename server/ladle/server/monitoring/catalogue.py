@@ -287,6 +287,21 @@ class LadleMetrics:
             *("model", "version", "output"),
             about="The largest difference in each answer's floats.",
         )
+        self.model_loads = Counters(
+            "ladle_model_loads_total",
+            "cause",
+            about="Models that were loaded on demand: at the start, by a request, by a call.",
+        )
+        self.model_evictions = Counters(
+            "ladle_model_evictions_total",
+            "reason",
+            about="Models that were unloaded: to make room, because nobody asked, after a failure.",
+        )
+        self.model_load_wait = Histograms(
+            "ladle_model_load_wait_seconds",
+            _LOAD_SECONDS,
+            about="What requests have waited for a model that was not loaded.",
+        )
         self.dropped_logs = Counters(
             "ladle_dropped_log_records_total",
             *("log", "reason"),

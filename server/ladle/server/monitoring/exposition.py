@@ -12,6 +12,7 @@ from itertools import chain
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
+from ladle.server.core.models.residents import Residents
 from ladle.server.monitoring.families import Counters, Family, Gauges, slices
 from ladle.server.monitoring.metrics import Metrics
 
@@ -28,6 +29,7 @@ class Exposition:
         self,
         metrics: Metrics,
         manager: Manager,
+        residents: Residents | None = None,
         pause: Callable[[], None] = lambda: time.sleep(_PAUSE_S),
     ) -> None:
         """Take what to show.
@@ -35,11 +37,13 @@ class Exposition:
         Args:
             metrics: what was counted.
             manager: where the models are.
+            residents: the models that are loaded on demand; None: all are loaded.
             pause: lets threads that serve go first; called without a lock, after each slice.
         """
         self._pause = pause
         self._metrics = metrics
         self._manager = manager
+        self._residents = residents
         self._process: Callable[[], bytes] | None = None
         self._lock = threading.Lock()
         self._build = _build_info()
@@ -136,8 +140,27 @@ class Exposition:
                     held.set(float(share.is_held), name, str(share.version))
         for name, count in router.keyless().items():
             keyless.add(count, name)
+        known = Gauges("ladle_models_known", about="Models that are configured, loaded or not.")
+        loaded = Gauges("ladle_models_loaded", about="Models that are loaded, or about to be.")
+        taken = Gauges("ladle_loaded_bytes", about="What loaded versions have taken of the heap.")
+        if self._residents is not None:
+            known.set(self._residents.known)
+            loaded.set(self._residents.count)
+            taken.set(self._residents.nbytes)
         waiting = (requests, rows, nbytes, running, unwanted, comparisons, standings)
-        return self._build, in_flight, *waiting, states, problems, shares, held, keyless
+        return (
+            self._build,
+            in_flight,
+            *waiting,
+            states,
+            problems,
+            shares,
+            held,
+            keyless,
+            known,
+            loaded,
+            taken,
+        )
 
     def _process_metrics(self) -> bytes:
         with self._lock:

@@ -13,7 +13,11 @@ from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.observation import Loading, Observation, Run
 from ladle.server.core.servable_id import ServableId
 from ladle.server.core.statistics import VersionStatistics
-from ladle.server.monitoring.beside_requests import ShadowMetrics, StoreMetrics
+from ladle.server.monitoring.beside_requests import (
+    ResidencyMetrics,
+    ShadowMetrics,
+    StoreMetrics,
+)
 from ladle.server.monitoring.catalogue import (
     COUNTED_BY_UPSTREAM,
     LadleMetrics,
@@ -74,6 +78,8 @@ class Metrics:
         """Counts what comes from stores."""
         self.shadows = ShadowMetrics(self.own, self.lock)
         """Counts what comparisons with shadows show."""
+        self.residency = ResidencyMetrics(self.own, self.lock)
+        """Counts what is loaded on demand."""
         self._configured = configured
         self._is_served = is_served
         self._at_once = _COUNTED_AT_ONCE

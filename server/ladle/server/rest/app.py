@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -132,6 +132,7 @@ class App:
                 response = await match.route.endpoint(
                     Request(
                         names=match.names,
+                        query=_query(scope),
                         headers=headers,
                         body=body,
                         deadline=deadline,
@@ -215,6 +216,11 @@ class App:
             response.headers["content-encoding"] = encoding
             response.headers["content-length"] = str(len(response.body))
         return response
+
+
+def _query(scope: Scope) -> Mapping[str, str]:
+    text: bytes = scope.get("query_string", b"")
+    return QueryParams(text) if text else {}
 
 
 def _preflight(headers: Headers) -> Response:

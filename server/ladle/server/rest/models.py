@@ -36,6 +36,7 @@ T = TypeVar("T")
 _PREDICTION = "/tensorflow.serving.PredictionService"
 _MODEL = "/tensorflow.serving.ModelService"
 _REPOSITORY = "/ladle.v1.ModelRepository"
+_MOST_LISTED = 1000
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -106,11 +107,20 @@ class Models:
         )
 
     async def list(self, request: Request) -> Response:
-        """List the models: upstream has no such thing, and answers 400."""
-        message = ListModelsRequest().SerializeToString()
+        """List the models: upstream has no such thing, and answers 400.
+
+        `?after=NAME&limit=N` asks for a part; there is a limit in any case. If there are more, the
+        answer says after which name they come.
+        """
+        limit = _limit(request.query.get("limit"))
+        asked = ListModelsRequest(after=request.query.get("after", ""), limit=limit + 1)
+        message = asked.SerializeToString()
         answer = await self._services.call(f"{_REPOSITORY}/ListModels", message, request)
         models = ListModelsResponse.FromString(answer).model
-        return json_response(orjson.dumps({"models": [summary(model) for model in models]}))
+        listed: dict[str, Any] = {"models": [summary(model) for model in models[:limit]]}
+        if len(models) > limit:
+            listed["more_after"] = models[limit - 1].config.name
+        return json_response(orjson.dumps(listed))
 
     async def _examples(
         self, request: Request, method: str, to_json: Callable[[bytes], bytes]
@@ -145,6 +155,14 @@ class Models:
         self, request: Request, data: bytes, function: Callable[..., T], *arguments: Any
     ) -> T:
         return await self._services.sized(len(data), request.deadline, function, *arguments)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return _MOST_LISTED
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:6]) <= _MOST_LISTED:
+        raise InvalidArgument(f"limit: expected 1 to {_MOST_LISTED}, got {text[:64]!r}")
+    return int(text)
 
 
 def _listing(endpoint: Endpoint) -> Route:
@@ -194,6 +212,7 @@ def summary(model: Any) -> dict[str, Any]:
     return {
         "name": model.config.name,
         "available": model.available,
+        "unloaded": model.unloaded,
         "problem": model.problem,
         "versions": [
             {

@@ -18,6 +18,8 @@ class Request:
 
     names: Mapping[str, str] = field(default_factory=dict)
     """What the URL names: `model`, and `version` (digits) or `label`; percent-decoded."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """What stands behind the URL's question mark, decoded; of one name the last value."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """By lower-case name."""
     body: bytes = b""

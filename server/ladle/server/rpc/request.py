@@ -91,6 +91,12 @@ class ExpectedVersion(NamedTuple):
         except NotFound:
             if not self.manager.wait_for_first(self.spec.name, deadline, on_end):
                 raise
+        try:
+            return _acquire(self.manager, self.spec, self.metadata)
+        except NotFound:
+            spec = self.spec
+            version = spec.version.value if spec.HasField("version") else None
+            self.manager.wait_for_version(spec.name, version, spec.version_label, deadline, on_end)
         return _acquire(self.manager, self.spec, self.metadata)
 
 

@@ -49,6 +49,7 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
     """
     from ladle.server.saved_model.custom_operations import import_modules
     from ladle.server.saved_model.loading import TFLITE_FILE, LoadOptions, load_saved_model
+    from ladle.server.saved_model.runtime import tensorflow
     from ladle.server.saved_model.session_config import SessionOptions, session_config
     from ladle.server.saved_model.tflite import load_tflite
 
@@ -72,6 +73,8 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
         options = LoadOptions(tags=config.tags, config=session_config(session))
     except InvalidArgument as error:
         raise StartupError(f"--tensorflow_session_config_file {error.message}") from error
+    if config.loads_on_demand:
+        tensorflow()  # now, and not while the first request waits
     interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
 
     def load(servable_id: ServableId, path: Path) -> Model:

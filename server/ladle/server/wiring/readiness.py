@@ -26,8 +26,9 @@ class Readiness:
     """Follows the manager's changes. Thread-safe.
 
     A model serves while a version of it answers. The whole, and the services that run models,
-    serve from the moment that every configured model has come up or failed, and one has come up,
+    serve from the moment that every wanted model has come up or failed, and one has come up,
     for as long as one is there: a bad model does not take the server from the others' callers.
+    A model that is loaded on demand serves too, since it answers who asks; it is not waited for.
     ModelService serves as long as the server runs.
     """
 
@@ -37,6 +38,7 @@ class Readiness:
         configured: Callable[[], Collection[str]],
         say: Say,
         *,
+        wanted: Callable[[], Collection[str]] | None = None,
         open_inference: bool = True,
         strict: bool | None = None,
     ) -> None:
@@ -44,8 +46,11 @@ class Readiness:
 
         Args:
             manager: what changes.
-            configured: returns the names of the models that there should be.
+            configured: returns the names of the models that there should be; the same object,
+                as long as they are the same.
             say: called with how things stand.
+            wanted: returns the names of the models that should be loaded whether anyone asks for
+                them or not; None: all that are configured.
             open_inference: whether the Open Inference Protocol is served.
             strict: True: the whole serves while every configured model does; False: always; None:
                 as the class says.
@@ -54,7 +59,10 @@ class Readiness:
         self._configured = configured
         self._say = say
         self._lock = threading.Lock()
+        self._wanted = wanted or configured
+        self._loads_on_demand = wanted is not None
         self._stated: set[str] = set()
+        self._seen: Collection[str] = ()
         self._begun = False
         self._strict = strict
         self._running = (*_PREDICTION, *([_OPEN_INFERENCE] if open_inference else []))
@@ -68,23 +76,37 @@ class Readiness:
         # Read under the lock: of two changes at once, the later word has to be the newer one.
         with self._lock:
             configured = self._configured()
-            for gone in self._stated - set(configured):
-                self._stated.discard(gone)
-                self._say_of_model(gone, None)
+            if configured is not self._seen:  # there may be thousands
+                self._seen = configured
+                for gone in self._stated - set(configured):
+                    self._stated.discard(gone)
+                    self._say_of_model(gone, None)
+                if self._loads_on_demand:
+                    for new in set(configured) - self._stated:
+                        self._stated.add(new)
+                        self._say_of_model(new, self._answers(new))
             if name in configured:
                 self._stated.add(name)
-                self._say_of_model(name, self._manager.is_available(name))
+                self._say_of_model(name, self._answers(name))
+            wanted = self._wanted()
             if not self._begun:
-                self._begun = all(map(self._manager.is_settled, configured))
-            whole = self._serves(configured)
+                self._begun = all(map(self._manager.is_settled, wanted))
+            whole = self._serves(wanted)
             # The whole comes last: a caller who hears of it finds all else up to date.
             for service in (*self._running, ""):
                 self._say(service, whole)
 
-    def _serves(self, configured: Collection[str]) -> bool:
+    def _answers(self, name: str) -> bool:
+        if self._loads_on_demand and name not in self._wanted():
+            return True
+        return self._manager.is_available(name)
+
+    def _serves(self, wanted: Collection[str]) -> bool:
         if self._strict is None:
-            return self._begun and any(map(self._manager.is_available, configured))
-        return not self._strict or all(map(self._manager.is_available, configured))
+            if not wanted and self._loads_on_demand:
+                return self._begun
+            return self._begun and any(map(self._manager.is_available, wanted))
+        return not self._strict or all(map(self._manager.is_available, wanted))
 
     def _say_of_model(self, name: str, serving: bool | None) -> None:
         if name not in self._running and name not in _ADMIN:

@@ -122,6 +122,8 @@ def first_models(
             return repository.read()
         except InvalidArgument as error:
             raise StartupError(f"--model_repository: {error.message}") from None
+    if config.model_root and not config.model_config_file:
+        return ()
     if not config.model_config_file:
         base_path = config.base_path
         if isinstance(base_path, StoreUrl):
@@ -156,10 +158,13 @@ def manager_options(config: Config) -> ManagerOptions:
     """Return how versions come and go."""
     return ManagerOptions(
         policy=cast(TransitionPolicy, config.aspired_version_policy),
-        max_concurrent_loads=config.num_load_threads or 4 * cpus(),
+        # Loads in Python hold its lock: one at a time takes less from the requests.
+        max_concurrent_loads=config.num_load_threads
+        or (1 if config.loads_on_demand else 4 * cpus()),
         max_load_retries=config.max_num_load_retries,
         longest_retry_wait_s=config.load_retry_interval_micros / 1e6,
         max_waiting_requests=MAX_WAITING_REQUESTS,
+        max_waiting_for_one=MAX_WAITING_REQUESTS // (4 if config.loads_on_demand else 1),
     )
 
 

@@ -10,12 +10,14 @@ from types import MappingProxyType
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle.changes import ChangeNotifier, Listener
+from ladle.server.core.lifecycle.demand import Demand
 from ladle.server.core.lifecycle.registry import Registry, VersionStatus
 from ladle.server.core.lifecycle.serving_map import Entry, Handle, ServingMap
-from ladle.server.core.lifecycle.states import TransitionPolicy
+from ladle.server.core.lifecycle.states import HOLDING, TransitionPolicy
 from ladle.server.core.lifecycle.transitions import Loader, Transitions
 from ladle.server.core.lifecycle.waiting import Waiting
 from ladle.server.core.rollout.router import Router
+from ladle.server.core.servable_id import ServableId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class ManagerOptions:
     """The bound of the waits between them; less than 0 tries at once."""
     max_waiting_requests: int = 8
     """How many requests may wait for first versions at a time, of all models together."""
+    max_waiting_for_one: int | None = None
+    """How many of them may wait for the same model; None sets no limit."""
     longest_request_wait_s: float = 60.0
     """How long each of them waits at most."""
 
@@ -66,6 +70,7 @@ class Manager:
         self._changed = self._changes.condition
         self._registry = Registry(options.policy)
         self._serving = serving or ServingMap()
+        self._demand: Demand | None = None
         self.router = Router(self._serving)
         """Chooses the version for requests that name none."""
         self._transitions = Transitions(
@@ -83,12 +88,17 @@ class Manager:
             self._changes,
             self._clock,
             most=options.max_waiting_requests,
+            most_for_one=options.max_waiting_for_one or options.max_waiting_requests,
             longest_s=options.longest_request_wait_s,
         )
 
     def add_listener(self, listener: Listener) -> None:
         """Have `listener` called after every change, from any thread, without a lock held."""
         self._changes.add_listener(listener)
+
+    def load_on_demand(self, demand: Demand) -> None:
+        """Have models loaded when requests ask for them; to be called before the first request."""
+        self._demand = demand
 
     def expect(self, name: str) -> None:
         """Take note that a model is configured: requests for it may wait for its first version."""
@@ -160,13 +170,16 @@ class Manager:
             self._changes.record(name)
         self._changes.notify()
 
-    def acquire(self, name: str, version: int | None = None) -> Handle:
+    def acquire(self, name: str, version: int | None = None, *, is_use: bool = True) -> Handle:
         """Return a handle on a version, or on the highest one available; never blocks.
+
+        `is_use`: whether the model counts as used, and so is not unloaded soon where others wait
+        for its place.
 
         Raises:
             NotFound: No such version is available.
         """
-        return self._serving.acquire(name, version)
+        return self._serving.acquire(name, version, is_use=is_use)
 
     def wait_for_first(
         self,
@@ -176,7 +189,8 @@ class Manager:
     ) -> bool:
         """Block while a configured model has its first version on the way.
 
-        Returns False at once if there is nothing to wait for.
+        A model that is loaded on demand is loaded now. Returns False at once if there is nothing
+        to wait for.
 
         Args:
             name: the model.
@@ -187,14 +201,65 @@ class Manager:
             Cancelled: The caller has gone.
             DeadlineExceeded: The deadline passed.
             Unavailable: It took too long, or too many requests wait already.
+            ServingError: It is loaded on demand, and that failed, or there is no room for it.
         """
+        demand = self._demand
+        if demand is None or not demand.knows(name) or name in self._serving:
+            self._waiting.for_first(name, deadline, on_end)
+            return name in self._serving
+        began = self._clock.now()
+        demand.want(name)
         self._waiting.for_first(name, deadline, on_end)
+        demand.waited(self._clock.now() - began)
+        if name not in self._serving:
+            demand.explain(name)
         return name in self._serving
+
+    def wait_for_version(
+        self,
+        name: str,
+        version: int | None,
+        label: str,
+        deadline: float | None,
+        on_end: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """Block while a version is on the way behind others of a model that is loaded on demand.
+
+        Returns at once if there is nothing to wait for. The arguments are as for `wait_for_first`;
+        where there is no `version`, `label` says which.
+
+        Raises:
+            Cancelled: The caller has gone.
+            DeadlineExceeded: The deadline passed.
+            Unavailable: It took too long, or too many requests wait already.
+        """
+        if self._demand is None or not self._demand.knows(name):
+            return
+        if version is None and label:
+            version = self.labels(name).get(label) or self._serving.folder_label(name, label)
+        if version is not None:
+            self._waiting.for_first(name, deadline, on_end, version)
 
     @property
     def waiting_requests(self) -> int:
         """How many requests wait for first versions, at this moment."""
         return self._waiting.requests
+
+    def waiting_for(self, name: str) -> int:
+        """Return how many requests wait for a model, at this moment."""
+        with self._changed:
+            return self._waiting.waiting_for(name)
+
+    def holds(self, servable_id: ServableId) -> bool:
+        """Whether a version takes memory: it loads, is available, or unloads."""
+        with self._changed:
+            entry = self._registry.versions(servable_id.name).get(servable_id.version)
+            return entry is not None and entry.state in HOLDING
+
+    def is_loading(self, name: str) -> bool:
+        """Whether a version of a model loads, or is about to."""
+        with self._changed:
+            return self._registry.is_loading(name)
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replace all configured labels, of all models, at once: the version of each."""
@@ -212,12 +277,24 @@ class Manager:
         version = self.labels(name).get(label)
         if version is None and not serves and not self._serving.has_configured_labels(name):
             with self._changed:
-                if self._registry.is_coming(name):
+                if self._registry.is_coming(name) or self.is_unloaded(name):
                     raise NotFound(f"Servable not found for request: Label({name}, {label})")
                 version = self.labels(name).get(label)  # perhaps it has come since
+        if version is None and serves and self._is_label_coming(name, label):
+            raise NotFound(f"Servable not found for request: Label({name}, {label})")
         if version is None:
             raise InvalidArgument(f"Unrecognized servable version label: {label}")
         return version
+
+    def _is_label_coming(self, name: str, label: str) -> bool:
+        """Whether the version that a label is to be on loads behind others, on demand."""
+        if self._demand is None or self._serving.has_configured_labels(name):
+            return False
+        version = self._serving.folder_label(name, label)
+        if version is None:
+            return False
+        with self._changed:
+            return self._registry.is_coming(name, version)
 
     def labels(self, name: str) -> Mapping[str, int]:
         """Return a model's labels: those configured or, where none are, those of its folder."""
@@ -243,7 +320,7 @@ class Manager:
 
     def is_known(self, name: str) -> bool:
         """Whether a model is configured, or a version of it is still there."""
-        if name in self._serving:
+        if name in self._serving or (self._demand is not None and self._demand.knows(name)):
             return True  # the usual case, without a lock
         with self._changed:
             return self._registry.is_known(name)
@@ -257,6 +334,20 @@ class Manager:
         """Return what is known of a model's versions, the highest first; empty if nothing is."""
         with self._changed:
             return self._registry.status(name)
+
+    def is_unloaded(self, name: str) -> bool:
+        """Whether a request would have a model loaded; never blocks."""
+        return self._demand is not None and self._demand.is_unloaded(name)
+
+    def look(self, name: str) -> list[VersionStatus]:
+        """As `status`; the versions of a model that is not loaded are looked for, which may block.
+
+        Raises:
+            Unavailable: The place where they lie does not answer.
+        """
+        if self._demand is not None and self._demand.is_unloaded(name):
+            return self._demand.look(name)
+        return self.status(name)
 
     def problem(self, name: str) -> str | None:
         """Return why versions of a model are missing, or did not load; None if all is well."""

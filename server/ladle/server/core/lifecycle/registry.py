@@ -182,7 +182,7 @@ class Registry:
         states = {entry.state for entry in entries}
         if State.AVAILABLE in states:
             return True
-        if states & {State.START, State.LOADING}:
+        if states & {State.START, State.LOADING} or any(map(_comes_back, entries)):
             return False
         _, final = self._problems.get(name, ("", False))
         return (
@@ -192,14 +192,24 @@ class Registry:
             or any(entry.has_failed for entry in entries)
         )
 
-    def is_coming(self, name: str) -> bool:
-        """Whether a version may become available soon, and none is."""
+    def is_coming(self, name: str, version: int | None = None) -> bool:
+        """Whether a version may become available soon, and none is; or whether that one may."""
         entries = self.versions(name).values()
+        if version is not None:
+            entry = self.versions(name).get(version)
+            if entry is None or self.stopping:
+                return False
+            return _begins(entry) or _comes_back(entry)
         if self.stopping or any(entry.state is State.AVAILABLE for entry in entries):
             return False
-        if any(e.state in (State.START, State.LOADING) and not e.attempt for e in entries):
+        if any(_begins(entry) or _comes_back(entry) for entry in entries):
             return True
         return name in self._expected and not self.is_settled(name)
+
+    def is_loading(self, name: str) -> bool:
+        """Whether a version loads, or is about to."""
+        states = {entry.state for entry in self.versions(name).values()}
+        return bool(states & {State.START, State.LOADING})
 
     def holds_anything(self) -> bool:
         """Whether any version is still loaded."""
@@ -242,3 +252,13 @@ class Registry:
             if all(entry.state is State.END for entry in self.versions(name).values()):
                 self._models.pop(name, None)
                 del self._withdrawn[name]
+
+
+def _begins(entry: Entry) -> bool:
+    """Whether a version loads for the first time, or is about to."""
+    return entry.state in (State.START, State.LOADING) and not entry.attempt
+
+
+def _comes_back(entry: Entry) -> bool:
+    """Whether a version is wanted again before it is unloaded: then it loads afresh."""
+    return entry.aspired and entry.state is State.UNLOADING

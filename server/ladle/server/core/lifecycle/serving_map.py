@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -43,13 +44,16 @@ class ServingMap:
         # Of each model, as the files beside its versions say.
         self._folder_labels: dict[str, Mapping[str, int]] = {}
         self._labelled_s: Mapping[str, float] = {}  # when these were changed; replaced as a whole
+        self._uses = itertools.count(1)
 
     def __contains__(self, name: str) -> bool:
         """Whether a version of the model can be had."""
         return name in self._serving
 
-    def acquire(self, name: str, version: int | None = None) -> Handle:
+    def acquire(self, name: str, version: int | None = None, *, is_use: bool = True) -> Handle:
         """Return a handle on a version, or on the highest one available; never blocks.
+
+        `is_use`: whether the model counts as used.
 
         Raises:
             NotFound: No such version is available.
@@ -62,6 +66,8 @@ class ServingMap:
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
                 raise NotFound(f"Servable not found for request: {wanted}")
             if found.retain():
+                if is_use:
+                    found.last_use = next(self._uses)
                 return Handle(found)
             # It was quiesced since the look-up; the map has been replaced before that.
 
@@ -90,6 +96,10 @@ class ServingMap:
             return configured
         serving = self._serving.get(name)
         return serving.labels if serving else {}
+
+    def folder_label(self, name: str, label: str) -> int | None:
+        """Return the version that a label beside it is to be on, in force or not."""
+        return self._folder_labels.get(name, {}).get(label)
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         """Replace all configured labels, of all models, at once."""
@@ -180,6 +190,8 @@ class Entry:
         self.aspired = True
         self.error: ServingError | None = None
         self.servable: Servable | None = None
+        self.last_use = 0
+        """Grows with each handle that was given out to use it, of all versions."""
         self._began = False
         self._lock = threading.Lock()  # guards the two below
         self._handles = 0

@@ -23,6 +23,9 @@ class State(IntEnum):
     END = 50
 
 
+HOLDING = (State.LOADING, State.AVAILABLE, State.UNLOADING)
+"""The states in which a version takes memory."""
+
 _NEXT = {
     State.START: {State.LOADING, State.END},
     State.LOADING: {State.AVAILABLE, State.END},

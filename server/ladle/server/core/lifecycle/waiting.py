@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from ladle.server.core.clock import Clock
@@ -21,24 +22,31 @@ class Waiting:
         clock: Clock,
         *,
         most: int,
+        most_for_one: int,
         longest_s: float,
     ) -> None:
-        """`most` requests wait for first versions at a time, each for at most `longest_s`."""
+        """`most` requests wait at a time, `most_for_one` for one model, each for `longest_s`."""
         self._registry = registry
         self._changed = changes.condition
         self._clock = clock
         self._most = most
+        self._most_for_one = most_for_one
         self._longest_s = longest_s
         self.requests = 0
         """How many requests wait for first versions."""
+        self._by_model: Counter[str] = Counter()  # guarded by the manager's lock
 
     def for_first(
         self,
         name: str,
         deadline: float | None,
         on_end: Callable[[Callable[[], None]], None] | None = None,
+        version: int | None = None,
     ) -> None:
-        """Block while a model has its first version on the way; see `Manager.wait_for_first`."""
+        """Block while a model has its first version on the way; see `Manager.wait_for_first`.
+
+        With a `version`, block while that one is on the way.
+        """
         limit = self._clock.now() + self._longest_s
         until = limit if deadline is None else min(limit, deadline)
         gone = threading.Event()
@@ -49,14 +57,16 @@ class Waiting:
                 self._changed.notify_all()
 
         with self._changed:
-            if not self._registry.is_coming(name):
+            if not self._registry.is_coming(name, version):
                 return
-            if self.requests >= self._most:
+            here = self._by_model[name]
+            if self.requests >= self._most or here >= self._most_for_one:
+                waiting = self.requests if self.requests >= self._most else here
                 raise _loading(
-                    f"model {name} is still loading, and {self.requests} requests "
-                    "wait already: try again"
+                    f"model {name} is still loading, and {waiting} requests wait already: try again"
                 )
             self.requests += 1
+            self._by_model[name] += 1
             self._changed.notify_all()
         try:
             if on_end is not None:
@@ -64,7 +74,7 @@ class Waiting:
                 # stream keeps it until its end, however many of its requests are refused.
                 on_end(leave)
             with self._changed:
-                while self._registry.is_coming(name):
+                while self._registry.is_coming(name, version):
                     remaining_s = until - self._clock.now()
                     if remaining_s <= 0:
                         late = Unavailable if until == limit else DeadlineExceeded
@@ -75,7 +85,14 @@ class Waiting:
         finally:
             with self._changed:
                 self.requests -= 1
+                self._by_model[name] -= 1
+                if not self._by_model[name]:
+                    del self._by_model[name]
                 self._changed.notify_all()
+
+    def waiting_for(self, name: str) -> int:
+        """Return how many requests wait for a model."""
+        return self._by_model.get(name, 0)
 
     def until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
         """Block until each model is settled; False if time passed, or everything unloads."""

@@ -60,6 +60,34 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.ndarray(shape, dtype, memory, start)
 
 
+def in_use() -> int:
+    """Return how many bytes of the C library's heap are in use; 0 where that can't be asked."""
+    info = _mallinfo()()
+    return 0 if info is None else int(info.uordblks + info.hblkhd)
+
+
+class _MallInfo(ctypes.Structure):
+    """What glibc's mallinfo2 returns; man mallinfo has the fields."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+@cache
+def _mallinfo() -> Callable[[], Any]:
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):  # not glibc, or an old one
+        return lambda: None
+    mallinfo2.restype = _MallInfo
+    return mallinfo2
+
+
 @cache
 def _trim() -> Callable[[int], object]:
     try:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import NotFound, ServingError, Unavailable
+from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError, Unavailable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.models.config import ModelConfig, check_labels
+from ladle.server.core.models.residents import Residents
 from ladle.server.core.sources.source import Source
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 600.0
 # Each wait holds a thread of the transport: past so many, the next is refused.
 _MAX_WAITING = 4
+# How many names of models a line of the log has.
+_LOGGED = 10
 # What is kept of a caller's time to bring the answer to it.
 _LARGEST_MARGIN_S = 1.0
 
@@ -43,7 +46,7 @@ class Configured:
 
     def names(self) -> Collection[str]:
         """Return the names of the models."""
-        return self._models.keys()
+        return self._models
 
     def replace(self, models: Mapping[str, ModelConfig]) -> None:
         """Put others in place of all that there were, by a single assignment."""
@@ -81,9 +84,21 @@ class ModelSet:
         configured: Configured | None = None,
         allow_unavailable_labels: bool = False,
         catalogue: Catalogue | None = None,
+        residents: Residents | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`catalogue` has models that are not configured, for `bring_back`."""
+        """Take what a change reaches.
+
+        Args:
+            manager: has the versions.
+            source: scans the base paths.
+            configured: what is configured.
+            allow_unavailable_labels: whether a label may be put on what is not available.
+            catalogue: has models that are not configured, for `bring_back`.
+            residents: loads models on demand; None loads all that are configured.
+            clock: the time.
+        """
+        self._residents = residents
         self._manager = manager
         self._source = source
         self._allow_unavailable_labels = allow_unavailable_labels
@@ -92,17 +107,35 @@ class ModelSet:
         self._lock = threading.Lock()  # held around each change of what is configured
         self._waits = threading.BoundedSemaphore(_MAX_WAITING)
         self._configured = configured or Configured()
-        self._set_aside: dict[str, ModelConfig] = {}  # guarded by _lock
+        # These three are guarded by _lock.
+        self._stated: Mapping[str, ModelConfig] = {}
+        self._found: Mapping[str, ModelConfig] = {}
+        self._set_aside: dict[str, ModelConfig] = {}
 
     @property
     def models(self) -> Mapping[str, ModelConfig]:
         """What is configured now, by name."""
         return self._configured.models()
 
-    def apply_first(self, models: Iterable[ModelConfig]) -> None:
-        """Put the first models in place: their labels may name versions that are yet to load."""
+    def apply_first(self, models: Iterable[ModelConfig], found: Iterable[ModelConfig] = ()) -> None:
+        """Put the first models in place: their labels may name versions that are yet to load.
+
+        Args:
+            models: those that are stated.
+            found: those that lie under the model root.
+        """
         with self._lock:
-            self._apply(models)
+            self._found = {model.name: model for model in found}
+            self._apply({model.name: model for model in models})
+
+    def found(self, models: Iterable[ModelConfig]) -> None:
+        """Take what lies under the model root, all of it: it is served beside what is stated.
+
+        Where a model of that name is stated, that counts.
+        """
+        with self._lock:
+            self._found = {model.name: model for model in models}
+            self._apply(self._stated)
 
     def replace(self, models: Iterable[ModelConfig]) -> set[str]:
         """Put `models` in place of all that were; return the names that are new, at once.
@@ -124,7 +157,7 @@ class ModelSet:
             FailedPrecondition: A label may not be put where it is wanted.
         """
         with self._lock:
-            self._replace({**self.models, model.name: model})
+            self._replace({**self._stated, model.name: model})
             self._set_aside.pop(model.name, None)
 
     def remove(self, name: str) -> None:
@@ -132,11 +165,11 @@ class ModelSet:
 
         Raises:
             NotFound: It is not configured.
+            FailedPrecondition: It lies under the model root, and is not stated.
         """
         with self._lock:
-            if name not in self.models:
-                raise NotFound(f"model {name} is not configured")
-            self._replace({n: model for n, model in self.models.items() if n != name})
+            self._require_stated(name)
+            self._replace({n: model for n, model in self._stated.items() if n != name})
 
     def set_aside(self, name: str) -> None:
         """Take one model out as `remove` does, and keep its configuration for `bring_back`.
@@ -145,12 +178,11 @@ class ModelSet:
 
         Raises:
             NotFound: It is not configured.
+            FailedPrecondition: It lies under the model root, and is not stated.
         """
         with self._lock:
-            model = self.models.get(name)
-            if model is None:
-                raise NotFound(f"model {name} is not configured")
-            self._replace({n: other for n, other in self.models.items() if n != name})
+            model = self._require_stated(name)
+            self._replace({n: other for n, other in self._stated.items() if n != name})
             self._set_aside[name] = model
 
     def bring_back(self, name: str) -> bool:
@@ -170,8 +202,22 @@ class ModelSet:
                 return False
             self._set_aside.pop(name, None)
             # As at the server's start, its labels may name versions that are yet to load.
-            self._apply([*self.models.values(), model])
+            self._apply({**self._stated, name: model})
             return True
+
+    def load(self, name: str) -> None:
+        """Have a model loaded that is loaded on demand otherwise; does not wait for the load.
+
+        Raises:
+            ResourceExhausted: There is no room for it.
+            ServingError: It could not be loaded a moment ago; the message says why.
+        """
+        if self._residents is not None:
+            self._residents.want(name, "call")
+
+    def wanted(self) -> Collection[str]:
+        """Return the names of the models that should be loaded whether anyone asks or not."""
+        return self.models.keys() if self._residents is None else self._residents.wanted
 
     def absent(self) -> Collection[str]:
         """Return the names of the models that `bring_back` would bring; may block."""
@@ -188,17 +234,20 @@ class ModelSet:
             NotFound: It is not configured.
             Unavailable: The base path does not answer.
         """
-        if not self._source.rescan(name):
+        rescan = self._source.rescan if self._residents is None else self._residents.rescan
+        if not rescan(name):
             raise NotFound(f"model {name} is not configured")
 
     def wait_for(self, names: Iterable[str], deadline: float | None) -> None:
         """Block until each model has a version available or has failed, but not past `deadline`.
 
+        Models that are loaded on demand, and that nobody has asked for, are not waited for.
+
         Raises:
             ServingError: UNKNOWN, as upstream has it: which did not become available, and why.
             Unavailable: Too many callers wait already; what they changed is in place.
         """
-        names = sorted(names)
+        names = sorted(name for name in names if not self._manager.is_unloaded(name))
         if self._manager.wait_until_settled(names, 0.0):
             self._require(names)
             return
@@ -229,6 +278,16 @@ class ModelSet:
             return "it was taken out again"
         return self._manager.problem(name) or "it is still loading"
 
+    def _require_stated(self, name: str) -> ModelConfig:
+        model = self._stated.get(name)
+        if model is not None:
+            return model
+        if name in self._found:
+            raise FailedPrecondition(
+                f"model {name} lies under --model_root: it goes when its folder does"
+            )
+        raise NotFound(f"model {name} is not configured")
+
     def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
         check_labels(
             models.values(),
@@ -237,14 +296,21 @@ class ModelSet:
             allow_unavailable=self._allow_unavailable_labels,
         )
         new = models.keys() - self.models.keys()
-        self._apply(models.values())
+        self._apply(models)
         return new
 
-    def _apply(self, models: Iterable[ModelConfig]) -> None:
-        models = list(models)
-        self._configured.replace({model.name: model for model in models})
-        self._manager.set_labels({model.name: model.labels for model in models})
-        for model in models:
-            self._manager.expect(model.name)
-        self._source.set_models(model.monitored for model in models)
-        logger.info("configured models=%s", sorted(self.models))
+    def _apply(self, stated: Mapping[str, ModelConfig]) -> None:
+        self._stated = dict(stated)
+        together = {**self._found, **stated}
+        models = list(together.values())
+        self._configured.replace(together)
+        self._manager.set_labels({model.name: model.labels for model in models if model.labels})
+        if self._residents is not None:
+            self._residents.set_models(self.models)
+        else:
+            for model in models:
+                self._manager.expect(model.name)
+            self._source.set_models(model.monitored for model in models)
+        names = sorted(self.models)
+        more = f" and {len(names) - _LOGGED}" if len(names) > _LOGGED else ""
+        logger.info("configured models=%s%s", names[:_LOGGED], more)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -14,6 +16,7 @@ from ladle.server.core.errors import Unavailable
 from ladle.server.core.sources.base_path import Base, BasePath, Check, ScanResult
 from ladle.server.core.sources.scan_threads import ScanThreads
 from ladle.server.core.sources.source import AspiredVersions, MonitoredModel
+from ladle.server.core.sources.version_policy import aspired, numbered
 from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
@@ -104,22 +107,75 @@ class FileSystemSource:
         wanted = {model.name: model for model in models}
         with self._changed:
             for name in self._watched.keys() - wanted.keys():
-                self._watched.pop(name).base.close()
-                self._manager.withdraw(name)
+                self.unwatch(name)
             for name, model in wanted.items():
-                known = self._watched.get(name)
-                if known is None or known.model.base_path != model.base_path:
-                    if known is not None:
-                        known.base.close()
-                    self._watched[name] = _Watched(model, self._base(model))
-                    if self._poll_wait_s < 0:
-                        unseen = "its base path is not scanned before RescanModel asks for it"
-                        self._manager.report(name, unseen, final=True)
-                elif known.model != model:
-                    known.model = model
-                    known.scanned = False
+                self.watch(model)
+                if self._poll_wait_s < 0 and not self._watched[name].scanned:
+                    unseen = "its base path is not scanned before RescanModel asks for it"
+                    self._manager.report(name, unseen, final=True)
             self._due = True
             self._changed.notify_all()
+
+    def watch(self, model: MonitoredModel) -> None:
+        """Watch one model more, or by another base path or policy; returns at once.
+
+        It is scanned by `scan`, or at the next poll.
+        """
+        with self._changed:
+            known = self._watched.get(model.name)
+            if known is None or known.model.base_path != model.base_path:
+                if known is not None:
+                    known.base.close()
+                self._watched[model.name] = _Watched(model, self._base(model))
+            elif known.model != model:
+                known.model = model
+                known.scanned = False
+
+    def unwatch(self, name: str) -> None:
+        """Watch one model less: it is withdrawn. Returns at once."""
+        with self._changed:
+            watched = self._watched.pop(name, None)
+            if watched is not None:
+                watched.base.close()
+                self._manager.withdraw(name)
+
+    def scan(self, name: str) -> None:
+        """Scan a model that was not scanned yet, in the caller's time; blocks for some seconds.
+
+        A scan that takes longer goes on by itself.
+        """
+        with self._changed:
+            watched = self._watched.get(name)
+            if watched is None or watched.scanned or self._stopped:
+                return
+        if not watched.base.may_hang:
+            if self._claim(watched, _SHORT_PATIENCE_S):
+                self._scan_and_report(watched)
+        elif not (self._claim(watched, 0.0) and self._scan(watched, _RESCAN_PATIENCE_S)):
+            self._report_hanging(watched)
+
+    def versions(self, model: MonitoredModel) -> Collection[int]:
+        """Return the versions that lie in a model's folder, as far as its policy wants them.
+
+        They may be incomplete. Of a model in a store only those are known that it has told of.
+
+        Raises:
+            Unavailable: The base path does not answer.
+        """
+        base_path = model.base_path
+        if isinstance(base_path, StoreUrl):
+            return ()
+        found: list[str] = []
+
+        def list_folder() -> None:
+            with contextlib.suppress(OSError):
+                found.extend(os.listdir(base_path))
+
+        if self._scan_threads.are_all_hanging or not self._scan_threads.run(
+            list_folder, _RESCAN_PATIENCE_S
+        ):
+            raise Unavailable(f"model {model.name}: base path {base_path} does not answer")
+        return aspired(numbered(found), model.policy)
 
     def start(self) -> None:
         """Scan once, in the caller's time, then go on in a thread."""

@@ -70,6 +70,25 @@ class Source(Protocol):
     def set_models(self, models: Iterable[MonitoredModel]) -> None:
         """Follow these models and no others; those left out are withdrawn. Returns at once."""
 
+    def watch(self, model: MonitoredModel) -> None:
+        """Follow one model more, or follow it by another base path or policy; returns at once."""
+
+    def unwatch(self, name: str) -> None:
+        """Follow one model less: it is withdrawn. Returns at once."""
+
+    def scan(self, name: str) -> None:
+        """Scan the base path of a model that is followed, and was not scanned yet; may block.
+
+        What does not answer within some seconds goes on by itself.
+        """
+
+    def versions(self, model: MonitoredModel) -> Collection[int]:
+        """Return the versions that a model would have, whether it is followed or not; may block.
+
+        Raises:
+            Unavailable: The place where they lie does not answer.
+        """
+
     def start(self) -> None:
         """Look for versions now, and again from time to time; may block for a first scan."""
 

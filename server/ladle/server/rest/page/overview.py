@@ -56,7 +56,7 @@ def _version(
     }
     if state is State.AVAILABLE:
         try:
-            with manager.acquire(name, version) as handle:
+            with manager.acquire(name, version, is_use=False) as handle:
                 shown["signatures"] = _signatures(handle.servable)
                 shown |= _card(handle.servable.card_json)
         except NotFound:

@@ -111,11 +111,18 @@ class StatusPage:
             "uptime_s": time.monotonic() - self._started,
             "metrics_path": self._metrics_path,
         }
-        models = overview(self._manager, sorted(self._names()), self._figures)
-        return {"server": server, "models": models}
+        loaded, unloaded = self._split()
+        models = overview(self._manager, loaded, self._figures)
+        return {"server": server, "models": models, "unloaded": unloaded}
+
+    def _split(self) -> tuple[list[str], int]:
+        """Return the models that are loaded, or should be, and how many others there are."""
+        names = self._names()
+        loaded = sorted(name for name in names if not self._manager.is_unloaded(name))
+        return loaded, len(names) - len(loaded)
 
     def _openapi(self) -> dict[str, Any]:
-        models = overview(self._manager, sorted(self._names()), dict)
+        models = overview(self._manager, self._split()[0], dict)
         return document(self._others, models, version=_version(), by_token=self._by_token)
 
 

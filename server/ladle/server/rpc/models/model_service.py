@@ -29,14 +29,14 @@ class GetModelStatus:
         self._manager = manager
 
     def __call__(self, call: ObservedCall) -> bytes:
-        """Return the GetModelStatusResponse, the highest version first."""
+        """Return the GetModelStatusResponse, the highest version first; may block for a moment."""
         request = parse(GetModelStatusRequest, call.request)
         require_model_spec(request)
         spec = request.model_spec
         call.observation.model = spec.name
         if not spec.name:
             raise InvalidArgument("ModelSpec has no name specified.")
-        statuses = self._manager.status(spec.name)
+        statuses = self._manager.look(spec.name)
         if not statuses:
             raise NotFound(f"Could not find any versions of model {spec.name}")
         # A label is not looked at, as upstream doesn't: all versions are listed.

@@ -45,11 +45,21 @@ class ModelRepository:
         }
 
     def list_models(self, call: ObservedCall) -> bytes:
-        """Return the ListModelsResponse."""
-        wanted = parse(ListModelsRequest, call.request).name
+        """Return the ListModelsResponse; may block for a moment."""
+        request = parse(ListModelsRequest, call.request)
+        if request.limit < 0:
+            raise InvalidArgument(f"limit: expected 0 or more, got {request.limit}")
         models = self._models.models
-        names = [name for name in sorted(models) if wanted in ("", name)]
-        response = ListModelsResponse(model=[self._describe(models[name]) for name in names])
+        if request.name:
+            names = [request.name] if request.name in models else []
+        else:
+            names = sorted(name for name in models if name > request.after)
+        if request.limit:
+            names = names[: request.limit]
+        look = bool(request.name)
+        response = ListModelsResponse(
+            model=[self._describe(models[name], look=look) for name in names]
+        )
         return response.SerializeToString()
 
     def load_model(self, call: ObservedCall) -> bytes:
@@ -59,6 +69,7 @@ class ModelRepository:
             raise InvalidArgument("expected a config, got none")
         model = model_from_proto(request.config)
         self._models.add(model)
+        self._models.load(model.name)
         self._models.wait_for([model.name], call.deadline)
         return LoadModelResponse(model=self._describe(model)).SerializeToString()
 
@@ -76,14 +87,18 @@ class ModelRepository:
             raise NotFound(f"model {name} is not configured")
         return RescanModelResponse(model=self._describe(model)).SerializeToString()
 
-    def _describe(self, model: ModelConfig) -> Model:
+    def _describe(self, model: ModelConfig, *, look: bool = True) -> Model:
+        """Return what is known of a model; `look` for the versions of one that is not loaded."""
+        if not look and self._manager.is_unloaded(model.name):
+            return Model(config=to_proto(model), unloaded=True)
         described = Model(
             config=to_proto(model),
             available=self._manager.is_available(model.name),
             problem=bounded(self._manager.problem(model.name) or ""),
+            unloaded=self._manager.is_unloaded(model.name),
         )
         described.config.version_labels.update(self._manager.labels(model.name))
-        for status in self._manager.status(model.name):
+        for status in self._manager.look(model.name):
             version = ModelVersion(status=status_proto(status))
             if status.state is State.AVAILABLE:
                 for name, definition in self._signature_defs(model.name, status.version).items():
@@ -93,7 +108,7 @@ class ModelRepository:
 
     def _signature_defs(self, name: str, version: int) -> Mapping[str, bytes]:
         try:
-            with self._manager.acquire(name, version) as handle:
+            with self._manager.acquire(name, version, is_use=False) as handle:
                 return handle.servable.signature_defs
         except NotFound:  # it went out of service just now
             return {}

@@ -34,7 +34,7 @@ _CHANNELS = (1, 3, 4)  # of pictures: grey, colours, and colours with transparen
 
 
 class ModelConfigMethod:
-    """Answers ModelConfig calls. Thread-safe; nothing here waits."""
+    """Answers ModelConfig calls. Thread-safe; waits only for a model that is loaded on demand."""
 
     def __init__(
         self, manager: Manager, configured: Callable[[], Mapping[str, ModelConfig]]
@@ -54,7 +54,7 @@ class ModelConfigMethod:
         request = parse(ModelConfigRequest, call.request)
         name, spec = names.parse_known(request.name, request.version, self._manager)
         call.observation.model = name.model
-        with names.acquire(self._manager, name, spec) as handle:
+        with names.acquire(self._manager, name, spec, call) as handle:
             call.observation.served_by(handle.id)
             signature = names.find_signature(handle.servable, name.signature)
             config = _config(name.given, handle.servable, signature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,8 +17,11 @@ from ladle.server.core.errors import (
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Model, Signature
+from ladle.server.rpc.request import Waiter, earlier
 
 _LARGEST_VERSION = (1 << 63) - 1
+# How long a question about a model holds a thread while the model loads.
+_LONGEST_LOAD_S = 10.0
 
 
 class Name(NamedTuple):
@@ -89,6 +93,11 @@ def resolve_label(manager: Manager, spec: ModelSpec) -> ModelSpec:
         return spec
     label = spec.version_label
     version = manager.labels(spec.name).get(label)
+    if version is None and manager.is_unloaded(spec.name):
+        raise Unavailable(
+            f"model '{spec.name}' is not loaded, and until then its labels are not known; "
+            "ask for a version, or for none"
+        )
     if version is None:
         raise not_a_version(label)
     resolved = ModelSpec(name=spec.name)
@@ -117,14 +126,19 @@ def _newest(model: str) -> tuple[Name, ModelSpec]:
     return Name(model, model, ""), ModelSpec(name=model)
 
 
-def acquire(manager: Manager, name: Name, spec: ModelSpec) -> Handle:
-    """Return a handle on the version that both texts stand for; never blocks.
+def acquire(manager: Manager, name: Name, spec: ModelSpec, waiter: Waiter) -> Handle:
+    """Return a handle on the version that both texts stand for.
+
+    Never blocks, but while a model loads that nobody has asked for before.
 
     Raises:
         NotFound: There is no such model, or no version of it can be had.
         Unavailable: The version that is asked for is not loaded.
     """
     wanted = spec.version.value if spec.HasField("version") else None
+    if manager.is_unloaded(name.model):
+        limit = time.monotonic() + _LONGEST_LOAD_S
+        manager.wait_for_first(name.model, earlier(waiter.deadline, limit), waiter.on_end)
     try:
         return manager.acquire(name.model, wanted)
     except NotFound:

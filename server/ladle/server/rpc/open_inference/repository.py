@@ -75,7 +75,8 @@ class Repository:
                     name=name, version=str(status.version), state=state, reason=reason
                 )
             if not statuses and not request.ready:
-                reason = "unloaded" if name in absent else self._manager.problem(name) or ""
+                is_unloaded = name in absent or self._manager.is_unloaded(name)
+                reason = "unloaded" if is_unloaded else self._manager.problem(name) or ""
                 response.models.add(name=name, state="UNAVAILABLE", reason=reason)
         return response.SerializeToString()
 
@@ -95,6 +96,7 @@ class Repository:
         try:
             if not self._models.bring_back(name):
                 self._models.rescan(name)
+            self._models.load(name)
         except NotFound:
             raise NotFound(
                 f"failed to load '{name}', failed to poll from model repository"

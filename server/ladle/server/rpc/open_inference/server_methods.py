@@ -42,7 +42,10 @@ PLATFORM = "tensorflow_savedmodel"
 
 
 class ServerMethods:
-    """Answers what is asked about the server and its models. Thread-safe; nothing here waits."""
+    """Answers what is asked about the server and its models. Thread-safe.
+
+    Nothing here waits, but for a model that is loaded on demand.
+    """
 
     def __init__(self, manager: Manager, is_ready: Callable[[], bool]) -> None:
         """`is_ready`: whether the server as a whole serves, as its health says."""
@@ -85,11 +88,14 @@ class ServerMethods:
         request = parse(ModelReadyRequest, call.request)
         name, spec = names.parse_known(request.name, request.version, self._manager)
         call.observation.model = name.model
-        statuses = self._manager.status(name.model)
+        statuses = self._manager.look(name.model)
         wanted = spec.version.value if spec.HasField("version") else None
         if wanted is not None and wanted not in {status.version for status in statuses}:
             raise names.missing(name, spec, self._manager)
-        ready = self._manager.is_available(name.model, wanted)
+        # One that is loaded when it is asked for answers who asks.
+        ready = self._manager.is_unloaded(name.model) or self._manager.is_available(
+            name.model, wanted
+        )
         return ModelReadyResponse(ready=ready).SerializeToString()
 
     def server_metadata(self, call: ObservedCall) -> bytes:
@@ -111,7 +117,7 @@ class ServerMethods:
         request = parse(ModelMetadataRequest, call.request)
         name, spec = names.parse_known(request.name, request.version, self._manager)
         call.observation.model = name.model
-        with names.acquire(self._manager, name, spec) as handle:
+        with names.acquire(self._manager, name, spec, call) as handle:
             call.observation.served_by(handle.id)
             return self._metadata(handle, name, spec).SerializeToString()
 

@@ -5,7 +5,7 @@ const HISTORY = 60; // points in a chart
 const cards = new Map(); // by name: a function that brings the card up to date
 const history = new Map(); // by name: requests/s of late
 
-export function refreshModels(models) {
+export function refreshModels(models, unloaded) {
   for (const [name, card] of cards) {
     if (!models.some((model) => model.name === name)) {
       card.root.remove();
@@ -21,7 +21,10 @@ export function refreshModels(models) {
     }
     cards.get(model.name).update(model);
   }
-  $("no-models").hidden = models.length > 0;
+  $("no-models").hidden = models.length + unloaded > 0;
+  $("unloaded").hidden = !unloaded;
+  const which = unloaded === 1 ? "1 model is" : `${unloaded.toLocaleString("en")} models are`;
+  $("unloaded").textContent = `${which} not loaded: a request has one loaded.`;
 }
 
 function modelCard(name) {

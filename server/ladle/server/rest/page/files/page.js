@@ -195,14 +195,14 @@ async function refresh() {
   try {
     const { body } = await call("status.json");
     showProblem(null);
-    const { server, models } = body;
+    const { server, models, unloaded } = body;
     $("ready").textContent = server.ready ? "ready" : "not ready";
     $("ready").className = `badge ${server.ready ? "good" : "wait"}`;
     const transport = server.transport ? `, gRPC by ${server.transport}` : "";
     $("about").textContent = `version ${server.version}${transport}, up for ${duration(server.uptime_s)}`;
     $("metrics").hidden = !server.metrics_path;
     $("metrics").href = server.metrics_path.slice(1);
-    refreshModels(models);
+    refreshModels(models, unloaded);
     refreshTargets(models);
   } catch (error) {
     showProblem(error);

@@ -1,0 +1,61 @@
+"""Why a model could not be loaded when a request asked for it, and when it is tried again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ladle.server.core.errors import Code, FailedPrecondition, NotFound, ServingError
+from ladle.server.core.lifecycle.states import retry_wait_s
+
+# Codes of errors that pass by themselves, as a lack of memory or of threads does.
+_PASSING = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED)
+
+
+class Failure(NamedTuple):
+    """What is remembered of a load that failed."""
+
+    code: Code
+    reason: str
+    """Why, in words."""
+    word: str
+    """The reason in a word for metrics; else empty."""
+    attempt: int
+    """How many loads of the model failed before this one."""
+    due: float
+    """When it is tried again at the earliest, on the clock of who asks."""
+
+    def as_error(self, name: str, now: float) -> ServingError:
+        """Return what requests for the model get until then."""
+        if self.code is NotFound.code:
+            # "Servable" is what clients and readiness probes of upstream look for.
+            return NotFound(f"Servable not found for request: Latest({name}): {self.reason}")
+        wait_s = max(0.0, self.due - now)
+        error = ServingError(
+            f"model {name} can't be loaded: {self.reason}; it is tried again after {wait_s:.0f} s",
+            self.code,
+        )
+        error.reason = self.word or "not_loaded"
+        if self.code in _PASSING:
+            error.retry_after_s = wait_s
+        return error
+
+
+def failure_of(
+    error: ServingError | None, problem: str, attempt: int, now: float, longest_wait_s: float
+) -> Failure:
+    """Return what to remember of a load that failed.
+
+    Args:
+        error: the error of the load; None where there was no version to load.
+        problem: why, in words.
+        attempt: how many loads of the model failed before this one.
+        now: the time.
+        longest_wait_s: the bound of the waits between two loads.
+    """
+    due = now + retry_wait_s(attempt, longest_wait_s)
+    if error is None:
+        return Failure(NotFound.code, problem, "", attempt, due)
+    code = error.code if error.code in _PASSING else FailedPrecondition.code
+    if error.reason == "no_room":  # the model is all right
+        return Failure(code, error.message, error.reason, 0, now + retry_wait_s(0, longest_wait_s))
+    return Failure(code, problem, error.reason, attempt, due)

@@ -1,0 +1,451 @@
+"""The models that are loaded where not all are: loads on demand, and what makes room for them.
+
+Of all that are configured only the residents have a base path that is scanned, and versions in the
+manager. So a model that is not loaded costs a line in a dict.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import ResourceExhausted, ServingError
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.registry import VersionStatus
+from ladle.server.core.lifecycle.serving_map import Entry
+from ladle.server.core.lifecycle.states import State
+from ladle.server.core.models import residency
+from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.models.failures import Failure, failure_of
+from ladle.server.core.models.residency import Full, ResidencyOptions, Resident
+from ladle.server.core.servable_id import ServableId
+from ladle.server.core.sources.source import Source
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+# How many measurements are kept, for the next loads of the same versions.
+_MOST_MEASURED = 100_000
+# A model that nobody waits for, and that has not come up for so long, gives its place up.
+_LONGEST_LOAD_S = 600.0
+
+Cause: TypeAlias = "Literal['start', 'request', 'call']"
+"""Why a model is loaded: it is pinned; a request asks for it; LoadModel does."""
+Reason: TypeAlias = "Literal['room', 'idle', 'failed']"
+"""Why a model is unloaded: to make room; nobody asks for it; it could not be loaded."""
+
+
+class Notes(Protocol):
+    """Hears of models that come and go. Nothing may block."""
+
+    def load_wanted(self, cause: Cause) -> None:
+        """A model is about to be loaded."""
+
+    def model_unloaded(self, reason: Reason) -> None:
+        """A model is about to be unloaded."""
+
+    def request_waited(self, seconds: float) -> None:
+        """A request has waited for its model."""
+
+
+@dataclass
+class _Known:
+    """A resident, as far as it is remembered between two looks."""
+
+    model: ModelConfig
+    since: float
+    """When it was wanted."""
+    idle_since: float
+    loaded_at: float | None = None
+    last_use: int = 0
+
+
+class Residents:
+    """Loads models on demand, and unloads others to make room. Thread-safe.
+
+    Order of calls: `start` and `stop`. `step` is what the thread does, once a second and after each
+    change of a model.
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        source: Source,
+        options: ResidencyOptions,
+        notes: Notes,
+        *,
+        pinned: Collection[str] = (),
+        longest_retry_wait_s: float = 60.0,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take what loads and unloads; nothing is loaded yet.
+
+        Args:
+            manager: has the versions.
+            source: scans the base paths of residents.
+            options: how many there may be.
+            notes: hears of loads and unloads.
+            pinned: the names of models that are always loaded, if they are configured.
+            longest_retry_wait_s: the bound of the waits between two loads of a model that fails.
+            clock: the time.
+        """
+        self._manager = manager
+        self._source = source
+        self._options = options
+        self._notes = notes
+        self._pinned = frozenset(pinned)
+        self._longest_retry_wait_s = longest_retry_wait_s
+        self._clock = clock or MonotonicClock()
+        self._lock = threading.Lock()
+        """Held around each decision. The source's and the manager's may be taken inside."""
+        # Replaced as a whole under the lock, read without it.
+        self._models: Mapping[str, ModelConfig] = {}
+        self._always: frozenset[str] = frozenset()
+        # Changed under the lock; whether a name is in them is asked without it.
+        self._residents: dict[str, _Known] = {}
+        self._failures: dict[str, Failure] = {}
+        self._bytes: dict[ServableId, int] = {}  # of what is loaded, or about to be
+        self._measured: dict[ServableId, int] = {}  # of what was loaded once
+        # Its own lock, which nothing is taken inside: changes are told under the source's.
+        self._wake = threading.Condition(threading.Lock())
+        self._changed = False
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    # What is configured
+
+    def set_models(self, models: Mapping[str, ModelConfig]) -> None:
+        """Know just these models from now on; those that are left out are unloaded."""
+        with self._lock:
+            before, self._models = self._models, dict(models)
+            self._always = self._pinned & models.keys()
+            for name in [n for n in self._failures if models.get(n) != before.get(n)]:
+                del self._failures[name]
+            for name, known in list(self._residents.items()):
+                model = models.get(name)
+                if model is None:
+                    del self._residents[name]
+                    self._source.unwatch(name)
+                elif model != known.model:
+                    known.model = model
+                    self._source.watch(model.monitored)
+            new = sorted(self._always - self._residents.keys())
+            for name in new:
+                self._begin(name, "start")
+        for name in new:
+            self._source.scan(name)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The models that should be loaded whether anyone asks for them or not; never blocks."""
+        return self._always
+
+    def rescan(self, name: str) -> bool:
+        """Scan a model's base path now; of one that is not loaded forget why it could not be.
+
+        Returns False if no such model is configured.
+
+        Raises:
+            Unavailable: The base path does not answer.
+        """
+        with self._lock:
+            self._failures.pop(name, None)
+            if name not in self._residents:
+                return name in self._models
+        return self._source.rescan(name)
+
+    # What the manager asks, as its Demand
+
+    def knows(self, name: str) -> bool:
+        """Whether a model is configured, loaded or not; never blocks."""
+        return name in self._models
+
+    def is_unloaded(self, name: str) -> bool:
+        """Whether a model is configured and no resident; never blocks."""
+        return name in self._models and name not in self._residents
+
+    def want(self, name: str, cause: Cause = "request") -> None:
+        """Have a model loaded, unless it is loaded or on its way; does not wait for the load.
+
+        May block for a moment, for a look at the model's folder. Does nothing for a model that is
+        not configured.
+
+        Raises:
+            ResourceExhausted: There is no room for it, and none can be made now.
+            ServingError: It could not be loaded a moment ago; the message says why.
+        """
+        with self._lock:
+            if name not in self._models:
+                return
+            if name in self._residents:
+                self._give_up_if_failed(name)
+            if name in self._residents:
+                return
+            self._refuse_failed(name)
+            entries = _by_model(self._manager.available())
+            self._look(entries)
+            full = residency.begin(self._snapshot(entries), self._options)
+            if full is not None:
+                raise self._no_place(name, full)
+            self._begin(name, cause)
+        self._source.scan(name)
+
+    def explain(self, name: str) -> None:
+        """Raise why a model that was wanted is not there; return if nothing is known of that.
+
+        Raises:
+            ServingError: The model could not be loaded; the message says why.
+        """
+        with self._lock:
+            if name in self._residents:
+                self._give_up_if_failed(name)
+            self._refuse_failed(name)
+
+    def waited(self, seconds: float) -> None:
+        """Take note of how long a request has waited for its model."""
+        self._notes.request_waited(seconds)
+
+    def look(self, name: str) -> list[VersionStatus]:
+        """Return the versions of a model that is not loaded, the highest first; blocks a moment.
+
+        They are in the state START: a request would begin their load. The first one's error says
+        why a load has failed of late.
+
+        Raises:
+            Unavailable: The place where the versions lie does not answer.
+        """
+        model = self._models.get(name)
+        if model is None:
+            return []
+        versions = sorted(self._source.versions(model.monitored), reverse=True)
+        statuses = [VersionStatus(version, State.START, None) for version in versions]
+        failure = self._failures.get(name)
+        if statuses and failure is not None:
+            error = failure.as_error(name, self._clock.now())
+            statuses[0] = VersionStatus(versions[0], State.END, error)
+        return statuses
+
+    # How many there are
+
+    @property
+    def count(self) -> int:
+        """How many models are loaded, or about to be."""
+        return len(self._residents)
+
+    @property
+    def known(self) -> int:
+        """How many models are configured."""
+        return len(self._models)
+
+    def model_changed(self, _name: str) -> None:
+        """Look soon, because something about a model may have changed; never blocks."""
+        with self._wake:
+            self._changed = True
+            self._wake.notify_all()
+
+    def start(self) -> None:
+        """Look from now on, in a thread."""
+        self._thread = threading.Thread(target=self._run, name="residents", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; returns at once."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+
+    def step(self) -> None:
+        """Unload what has to go: what could not be loaded, what is too much, and what is idle."""
+        with self._lock:
+            entries = _by_model(self._manager.available())
+            self._look(entries)
+            for name in residency.surplus(self._snapshot(entries), self._options):
+                self._unload(name, "room")
+            for name in residency.idle(self._snapshot(entries), self._options):
+                self._unload(name, "idle")
+
+    def make_room(self, servable_id: ServableId, nbytes: int) -> list[ServableId]:
+        """Have others unloaded before a version loads; return those that have to go first.
+
+        Returns at once. `measured` has to follow.
+
+        Args:
+            servable_id: the version.
+            nbytes: what it takes of the heap, where it was not measured at an earlier load.
+
+        Raises:
+            ResourceExhausted: There is no room for it, and none can be made now.
+        """
+        name = servable_id.name
+        with self._lock:
+            entries = _by_model(self._manager.available())
+            self._look(entries)
+            needed = self._measured.get(servable_id, nbytes)
+            decision = residency.make_room(self._snapshot(entries), name, needed, self._options)
+            if isinstance(decision, Full):
+                raise self._no_bytes(name, needed, decision)
+            for victim in decision:
+                self._unload(victim, "room")
+            leaving = [i for i in self._bytes if i.name not in self._residents]
+            self._bytes[servable_id] = needed
+            return leaving if self._options.max_bytes else []
+
+    def measured(self, servable_id: ServableId, nbytes: int | None) -> None:
+        """Take note of what a version has taken of the heap; None: it could not be loaded."""
+        with self._lock:
+            if nbytes is None:
+                self._bytes.pop(servable_id, None)
+            else:
+                self._bytes[servable_id] = self._measured[servable_id] = nbytes
+                while len(self._measured) > _MOST_MEASURED:
+                    del self._measured[next(iter(self._measured))]
+
+    @property
+    def nbytes(self) -> int:
+        """What all loaded versions have taken of the heap."""
+        return sum(list(self._bytes.values()))
+
+    # With the lock held
+
+    def _begin(self, name: str, cause: Cause) -> None:
+        model, now = self._models[name], self._clock.now()
+        self._residents[name] = _Known(model, since=now, idle_since=now)
+        self._notes.load_wanted(cause)
+        self._manager.expect(name)
+        self._source.watch(model.monitored)
+
+    def _unload(self, name: str, reason: Reason) -> None:
+        del self._residents[name]
+        self._notes.model_unloaded(reason)
+        logger.info("unloading model=%s reason=%s loaded=%d", name, reason, len(self._residents))
+        self._source.unwatch(name)
+
+    def _look(self, entries: Mapping[str, list[Entry]]) -> None:
+        """Take note of what has become of the residents since the last look."""
+        now = self._clock.now()
+        for name, known in list(self._residents.items()):
+            loaded = entries.get(name)
+            if loaded is None:
+                self._look_at_unloaded(name, known, now)
+                continue
+            last_use = max(entry.last_use for entry in loaded)
+            if known.loaded_at is None:
+                known.loaded_at = now
+                self._failures.pop(name, None)
+                known.last_use, known.idle_since = last_use, now
+            elif last_use != known.last_use or any(entry.handles for entry in loaded):
+                known.last_use, known.idle_since = last_use, now
+        for servable_id in [i for i in self._bytes if not self._manager.holds(i)]:
+            del self._bytes[servable_id]
+
+    def _look_at_unloaded(self, name: str, known: _Known, now: float) -> None:
+        if known.loaded_at is not None:  # its versions were taken away
+            known.loaded_at, known.since = None, now
+        self._give_up_if_failed(name)
+        if (
+            name in self._residents
+            and name not in self._always
+            and now - known.since >= _LONGEST_LOAD_S
+            and not self._manager.waiting_for(name)
+            and not self._manager.is_loading(name)
+        ):
+            self._unload(name, "failed")
+
+    def _give_up_if_failed(self, name: str) -> None:
+        """Remember why a resident could not be loaded, and have it no longer."""
+        if name in self._always or self._manager.is_available(name):
+            return
+        if not self._manager.is_settled(name):
+            return
+        statuses = self._manager.status(name)
+        error = next((s.error for s in statuses if s.error and s.state is State.END), None)
+        before = self._failures.get(name)
+        self._failures[name] = failure_of(
+            error,
+            self._manager.problem(name) or "no version of it is available",
+            before.attempt + 1 if before else 0,
+            self._clock.now(),
+            self._longest_retry_wait_s,
+        )
+        self._unload(name, "failed")
+
+    def _refuse_failed(self, name: str) -> None:
+        failure = self._failures.get(name)
+        now = self._clock.now()
+        if failure is not None and now < failure.due:
+            raise failure.as_error(name, now)
+
+    def _snapshot(self, entries: Mapping[str, list[Entry]]) -> list[Resident]:
+        now = self._clock.now()
+        found = []
+        taken: dict[str, int] = {}
+        for servable_id, nbytes in self._bytes.items():
+            taken[servable_id.name] = taken.get(servable_id.name, 0) + nbytes
+        for name, known in self._residents.items():
+            loaded = entries.get(name, ())
+            found.append(
+                Resident(
+                    name,
+                    None if known.loaded_at is None else now - known.loaded_at,
+                    known.last_use,
+                    now - known.idle_since,
+                    any(entry.handles for entry in loaded) or bool(self._manager.waiting_for(name)),
+                    name in self._always,
+                    taken.get(name, 0),
+                )
+            )
+        return found
+
+    def _no_place(self, name: str, full: Full) -> ServingError:
+        most = self._options.max_models
+        return _no_room(
+            f"no room for model {name}: {len(self._residents)} models are loaded or on their way, "
+            f"and --max_loaded_models is {most}",
+            full,
+            self._options,
+        )
+
+    def _no_bytes(self, name: str, needed: int, full: Full) -> ServingError:
+        return _no_room(
+            f"no room for model {name}: it takes about {needed} bytes, and --max_loaded_bytes is "
+            f"{self._options.max_bytes} for all models",
+            full,
+            self._options,
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._stopped and not self._changed:
+                    self._clock.wait(self._wake, _SWEEP_S)
+                if self._stopped:
+                    return
+                self._changed = False
+            try:
+                self.step()
+            except Exception:
+                logger.exception("a look at the loaded models failed")
+
+
+def _no_room(message: str, full: Full, options: ResidencyOptions) -> ServingError:
+    if full.retry_after_s is None:
+        error = ResourceExhausted(f"{message}; nothing else can be unloaded for it")
+    else:
+        error = ResourceExhausted(
+            f"{message}. None of them can be unloaded now: each is in use, or was loaded less "
+            f"than {options.least_stay_s:g} s ago; try again in {full.retry_after_s:.0f} s"
+        )
+        error.retry_after_s = full.retry_after_s
+    error.reason = "no_room"
+    return error
+
+
+def _by_model(available: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in available:
+        found.setdefault(entry.id.name, []).append(entry)
+    return found

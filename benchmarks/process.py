@@ -1,8 +1,8 @@
 """A server in a process of its own, pinned to one core or more, that tells what it has used.
 
 Run as a script it is that process: `process.py ladle BASE_PATH [FLAGS]` or
-`process.py echo FILE TRANSPORT`. It prints its port, and then answers each line on
-stdin with one line of JSON.
+`process.py echo FILE TRANSPORT`. It prints its ports in one line, gRPC's and then HTTP's if there
+is one, and then answers each line on stdin with one line of JSON.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class ServerProcess:
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        self.port, *http = map(int, self._process.stdout.readline().split())
+        self.http_port = http[0] if http else 0
+        """Where it serves HTTP; 0 if it does not."""
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -195,7 +197,7 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
         config = Config(**settings(arguments))
         server = Server(config, load=load)
         server.start()
-    print(server.addresses[0].rpartition(":")[2], flush=True)
+    print(*(address.rpartition(":")[2] for address in server.addresses), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
         started = time.process_time()

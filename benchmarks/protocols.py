@@ -28,6 +28,7 @@ from ladle.protos.serving_pb import PredictRequest
 from ladle.server import Config, Server
 from ladle.server.core.errors import ServingError
 from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.transport.http.exchange import Exchange, Headers
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -37,13 +38,7 @@ _SIGNATURE = Signature(
     {"image": TensorSpec(_FLOAT, (-1, 28, 28))},
     {"scores": TensorSpec(_FLOAT, (-1, 10))},
 )
-_SCOPE = {
-    "type": "http",
-    "method": "POST",
-    "path": "/v2/models/bench/infer",
-    "raw_path": b"/v2/models/bench/infer",
-    "client": ("127.0.0.1", 1),
-}
+_URL = "/v2/models/bench/infer"
 
 
 class _Pixels:
@@ -120,28 +115,29 @@ def methods_cost(server: Server, path: str, request: bytes, count: int, in_fligh
     return (time.process_time() - started) / (rounds * in_flight) * 1e6
 
 
-def http_cost(server: Server, headers: Mapping[bytes, bytes], body: bytes, count: int) -> float:
+def http_cost(server: Server, headers: Mapping[str, str], body: bytes, count: int) -> float:
     """Return the CPU of one request over HTTP in µs, without the reading and writing of HTTP."""
-    return asyncio.run(_http_cost(server, {**_SCOPE, "headers": [*headers.items()]}, body, count))
+    return asyncio.run(_http_cost(server, Headers([*headers.items()]), body, count))
 
 
-async def _http_cost(server: Server, scope: Any, body: bytes, count: int) -> float:
+class _Answered:
+    """Where answers go over HTTP: nowhere."""
+
+    def wants_more(self, exchange: Exchange) -> None:
+        pass
+
+    def answer(self, exchange: Exchange, status: int, headers: Any, body: bytes) -> None:
+        assert status == 200, body
+
+
+async def _http_cost(server: Server, headers: Headers, body: bytes, count: int) -> float:
     assert server.http is not None
-    nothing_more = asyncio.Event()
-
-    async def send(message: Any) -> None:
-        assert message.get("status", 200) == 200, message
-
     started = time.process_time()
     for _ in range(count):
-        coming = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive(coming: list[Any] = coming) -> Any:
-            if not coming:
-                await nothing_more.wait()
-            return coming.pop()
-
-        await server.http.app(scope, receive, send)
+        exchange = Exchange("POST", _URL, headers, _Answered(), local=True)
+        exchange.feed(body)
+        exchange.end_body()
+        await server.http.app(exchange)
     return (time.process_time() - started) / count * 1e6
 
 
@@ -220,7 +216,7 @@ def _over_http(server: Server, rows: int, count: int) -> dict[str, Callable[[], 
             "parameters": {"binary_data_output": True},
         }
     ).encode()
-    length = {b"inference-header-content-length": str(len(head)).encode()}
+    length = {"inference-header-content-length": str(len(head))}
     return {
         "JSON": partial(http_cost, server, {}, text, count),
         "binary": partial(http_cost, server, length, head + images.tobytes(), count),

@@ -47,19 +47,27 @@ def send(
     requests: int,
     in_flight: int,
     *,
+    http1: bool = False,
+    headers: Sequence[str] = (),
     per_s: float | None = None,
     threads: int | None = None,
 ) -> Load:
     """Send requests, so many at a time, each holding these messages; blocks until all are done.
 
-    `per_s` is how many begin in a second; by default the next begins when one ends. `threads`: let
-    so many send, on any core, and not one that keeps off the server's.
+    `http1` and `headers` are those of `Sending`. `per_s` is how many begin in a second; by default
+    the next begins when one ends. `threads`: let so many send, on any core, and not one that keeps
+    off the server's.
 
     Raises:
         Failed: h2load is missing, or a request failed.
     """
     with Sending(
-        port, method, messages, in_flight, requests=requests, per_s=per_s, threads=threads
+        *(port, method, messages, in_flight),
+        requests=requests,
+        http1=http1,
+        headers=headers,
+        per_s=per_s,
+        threads=threads,
     ) as sending:
         return sending.result()
 
@@ -77,12 +85,14 @@ class Sending:
         requests: int | None = None,
         seconds: int = 0,
         http1: bool = False,
+        headers: Sequence[str] = (),
         per_s: float | None = None,
         threads: int | None = None,
     ) -> None:
         """Start it: for so many `requests`, or for `seconds`; `per_s` begin in each of them.
 
-        With `http1` the messages are the body of a plain HTTP/1.1 request, and not gRPC's.
+        With `http1` the messages are the body of a plain HTTP/1.1 request, and not gRPC's;
+        `headers` are lines that it has besides.
         """
         if shutil.which("h2load") is None:
             raise Failed("benchmarks need h2load: apt-get install nghttp2-client")
@@ -100,6 +110,7 @@ class Sending:
                 *([] if per_s is None else [f"--rps={max(1, round(per_s / connections))}"]),
                 *("-w", "24", "-W", "24"),
                 *(_HTTP1 if http1 else _GRPC),
+                *(argument for line in headers for argument in ("-H", line)),
                 f"--log-file={self._log}",
                 f"http://127.0.0.1:{port}{method}",
             ],

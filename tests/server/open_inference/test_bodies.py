@@ -325,3 +325,15 @@ def test_large_bodies_are_copied_in_a_thread_and_small_ones_where_they_come(
     small, large = threads
     assert large.startswith("rest_")
     assert not small.startswith("rest_")
+
+
+def test_the_same_json_before_other_tensors_gives_their_answers(served: Served) -> None:
+    """It is not read twice; what comes after it is."""
+    for number in (1, 2, 3):
+        content = request("half", x=np.full(3, number, np.float32))
+        _, text, raw = rest_form(content, **BINARY)
+        headers = {"inference-header-content-length": str(len(text))}
+        answer = served.http.post(PATH, content=text + raw, headers=headers)
+        length = int(answer.headers["inference-header-content-length"])
+        expected = [number / 2 + 2] * 3
+        assert np.frombuffer(answer.content[length:], np.float32).tolist() == expected

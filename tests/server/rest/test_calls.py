@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fakes import TIMEOUT_S, FakeClock, FakeLoader
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.errors import Cancelled
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.calls import Inbox, Pools, Services
 from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.request import Request
 
@@ -92,3 +93,48 @@ def test_nobody_waits_for_a_model_on_behalf_of_who_has_gone(
 
     asyncio.run(drive())
     assert not manager.waiting_requests
+
+
+class CountingLoop:
+    """An event loop that counts how often it is woken."""
+
+    def __init__(self) -> None:
+        self.woken: list[Callable[[], None]] = []
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        self.woken.append(callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.woken.append(callback)
+
+
+def test_an_inbox_is_woken_once_for_many_and_keeps_their_order() -> None:
+    """Each wake-up is a system call, and a batch has the answers of many."""
+    loop = CountingLoop()
+    inbox = Inbox(loop)  # type: ignore[arg-type]
+    called: list[int] = []
+    for number in range(100):
+        inbox.leave(partial(called.append, number))
+    inbox.leave(lambda: inbox.leave(partial(called.append, 100)))  # from within
+    assert len(loop.woken) == 1
+    while loop.woken:
+        loop.woken.pop()()
+    assert called == list(range(101))
+
+
+def test_an_inbox_loses_nothing_however_threads_interleave() -> None:
+    async def drive() -> int:
+        inbox = Inbox(asyncio.get_running_loop())
+        called: list[int] = []
+
+        def leave_many() -> None:
+            for number in range(2000):
+                inbox.leave(partial(called.append, number))
+
+        with ThreadPoolExecutor(4) as leaving:
+            for _ in range(4):
+                leaving.submit(leave_many)
+            await until(lambda: len(called) == 8000)
+        return len(called)
+
+    assert asyncio.run(drive()) == 8000

@@ -59,7 +59,6 @@ def greeted(listening: socket.socket, refuse: Callable[[], bytes | None] = lambd
         finally:
             writer.close()
             acceptor.close()
-            await acceptor.wait_closed()
 
     with listening:
         return asyncio.run(drive())

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from fakes import TIMEOUT_S
 
 from ladle.server.transport.addresses import AddressInUse, bind
 from ladle.server.transport.descriptors import FOR_PROBES
-from ladle.server.transport.http import HttpTransport
+from ladle.server.transport.http.exchange import Exchange
+from ladle.server.transport.http.transport import HttpTransport
 
 
 class Application:
@@ -28,13 +30,11 @@ class Application:
         self.go_on = threading.Event()
         self.go_on.set()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         self.entered.set()
         while not self.go_on.is_set():
             await asyncio.sleep(0.005)
-        headers = [(b"content-length", b"2")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"ok"})
+        exchange.respond(200, {}, b"ok")
 
 
 class Served:
@@ -120,7 +120,7 @@ def test_the_rest_of_a_body_comes_soon_after_the_answer_or_not_at_all(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a refusal: a byte now and then would keep the connection for ever."""
-    monkeypatch.setattr("ladle.server.transport.http_protocol._REST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("ladle.server.transport.http.connection._REST_TIMEOUT_S", 0.05)
     with served.connect() as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         read_answer(connection)
@@ -149,18 +149,14 @@ def test_a_connection_goes_on_after_a_body_that_came_late(served: Served) -> Non
 class Echo:
     """Answers what was sent, and how."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                break
-        names = b",".join(sorted(name for name, _ in scope["headers"]))
-        answer = b"%b %b %b %b ok" % (scope["method"].encode(), scope["raw_path"], body, names)
-        headers = [(b"content-length", str(len(answer)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+    async def __call__(self, exchange: Exchange) -> None:
+        body, is_whole = exchange.take()
+        while not is_whole and await exchange.wait(time.monotonic() + TIMEOUT_S):
+            piece, is_whole = exchange.take()
+            body += piece
+        names = ",".join(sorted(exchange.headers))
+        head = f"{exchange.method} {exchange.path} ".encode()
+        exchange.respond(200, {}, head + body + f" {names} ok".encode())
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +252,8 @@ def test_past_the_bound_of_connections_only_probes_are_answered() -> None:
         assert b"--rest_api_max_connections" in answer
         probe = b"GET /livez?x=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         assert served.answer_to(probe).endswith(b"ok")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        read_answer(connection)  # whoever came in time is served as before
         for _ in range(2 * FOR_PROBES):
             connected.enter_context(served.connect())
             assert served.answer_to(probe).endswith(b"ok")
@@ -290,6 +288,81 @@ def test_without_descriptors_probes_are_answered_all_the_same() -> None:
         served.transport.stop(0)
     statuses = [answer[9:12] for answer in answers]
     assert statuses == ([b"200"] * 9 + [b"503"]) * 4
+
+
+def test_a_refusal_waits_for_the_answers_before_it() -> None:
+    """The caller takes what comes first for the answer to what it sent first."""
+    held = Served()
+    held.app.go_on.clear()
+    with held.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"\x00 no request\r\n\r\n")
+        assert held.app.entered.wait(TIMEOUT_S)
+        held.app.go_on.set()
+        answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    held.transport.stop(0)
+    assert [answer[:3] for answer in answers] == [b"200", b"400"]
+    assert answers[0].endswith(b"ok")
+
+
+def test_a_body_that_is_broken_on_its_way_is_refused_at_once(echoing: Served) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for last in (b"", b"Connection: close\r\n"):
+        answer = echoing.answer_to(head[:-2] + last + b"\r\n", b"2\r\n12\r\n", b"no size\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_head_is_answered_without_the_body(served: Served) -> None:
+    head, _, body = served.answer_to(b"HEAD" + GET[3:] + b"\r\n").partition(b"\r\n\r\n")
+    assert b"content-length: 2\r\n" in head
+    assert body == b""
+
+
+def test_an_answer_has_its_date(served: Served) -> None:
+    head = served.answer_to(GET + b"\r\n").partition(b"\r\n\r\n")[0].decode()
+    (date,) = [line[6:] for line in head.splitlines() if line.startswith("date: ")]
+    assert parsedate_to_datetime(date).tzinfo is not None
+
+
+def test_a_query_is_no_part_of_the_path(echoing: Served) -> None:
+    for target in (b"/p?q=/x", b"http://host/p?q", b"/p#f"):
+        assert b"GET /p " in echoing.answer_to(b"GET " + target + GET[5:] + b"\r\n")
+    assert b"GET /%2Fp " in echoing.answer_to(b"GET /%2Fp?" + GET[5:] + b"\r\n")
+
+
+class Splitting:
+    """Answers with a header that would be two."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        exchange.respond(200, {"x": "1\r\nset-cookie: 2"}, b"ok")
+
+
+def test_no_header_becomes_two() -> None:
+    splitting = Served(Splitting())
+    assert splitting.answer_to(GET + b"\r\n") == b""
+    splitting.transport.stop(0)
+
+
+class Large:
+    """Answers more than a socket takes, and hears when the caller has gone."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        exchange.respond(200, {}, b"x" * (32 << 20))
+        exchange.gone.add_done_callback(lambda _: self.gone.set())
+
+
+@pytest.mark.parametrize("head", [GET, GET[:-19] + b"\r\n"], ids=["last", "keeps alive"])
+def test_an_answer_that_nobody_reads_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr("ladle.server.transport.http.connection._KEEP_ALIVE_S", 0.05)
+    held = Served(Large())
+    with held.connect() as connection:
+        connection.sendall(head + b"\r\n")
+        assert held.app.gone.wait(TIMEOUT_S)
+    held.transport.stop(0)
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""The ASGI application: routes requests, bounds them, and answers in JSON whatever goes wrong."""
+"""The application over HTTP: routes requests, bounds them, answers in JSON whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-from starlette.datastructures import Headers, QueryParams
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from urllib.parse import parse_qsl
 
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, Unavailable
@@ -26,10 +23,11 @@ from ladle.server.rest.encodings import (
 )
 from ladle.server.rest.hosts import only_host, require_allowed
 from ladle.server.rest.request import Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Match, Route, Routes
 from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
-from ladle.server.transport.peer import is_loopback
+from ladle.server.transport.http.exchange import Exchange, Headers
 
 # How many bytes of a body are JSON, where tensors come after it.
 _JSON_LENGTH = "Inference-Header-Content-Length"
@@ -86,22 +84,20 @@ class App:
         self._allowed_headers = f"Content-Type, {_JSON_LENGTH}"
         self._allowed_headers += ", Authorization" * self._access.by_token
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI has it."""
-        assert scope["type"] == "http", "neither lifespan nor websockets are on"
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
         self.requests += 1
-        headers = Headers(scope=scope)
-        observation = Observation("", "REST", b"", headers.get)
+        observation = Observation("", "REST", b"", exchange.headers.get)
         try:
-            response = await self._answer(scope, headers, receive, observation)
+            response = await self._answer(exchange, observation)
             if observation.api:
-                observation.end(bytes(response.body), self._observer)
+                observation.end(response.body, self._observer)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 # The time to drain is over: nobody else cancels the task of a request.
                 error = Unavailable("the server is stopping, and has no time for the request")
-            status = as_status(error, scope["path"], observation)
-            if observation.api or scope["path"][:4].lower() == "/v1/":
+            status = as_status(error, exchange.path, observation)
+            if observation.api or exchange.path[:4].lower() == "/v1/":
                 observation.end(status, self._observer)
             response = error_response(status)
             status.clear_traceback()  # by now the frames on its way here hold the body
@@ -112,53 +108,45 @@ class App:
             response.headers["access-control-expose-headers"] = _JSON_LENGTH
         if self.closing:
             response.headers["connection"] = "close"
-        await response(scope, receive, send)
+        exchange.respond(response.status, response.headers, response.body)
 
-    async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, observation: Observation
-    ) -> Response:
-        method: str = scope["method"]
-        if method == "OPTIONS" and self._options.cors:
+    async def _answer(self, exchange: Exchange, observation: Observation) -> Response:
+        headers = exchange.headers
+        if exchange.method == "OPTIONS" and self._options.cors:
             return _preflight(headers)
-        path = scope["raw_path"].decode("latin-1").partition("?")[0]
-        local = is_loopback(scope["client"][0]) if scope["client"] else False
-        match = self._admit(method, path, headers, observation, local=local)
+        match = self._admit(exchange, observation)
+        encodings = match.route.encodings
         deadline = time.monotonic() + self._options.timeout_s
         with bodies.Reservation(self._limits) as reservation:
-            body = await self._body(headers, receive, reservation, deadline, match.route.encodings)
+            body = await self._body(exchange, reservation, deadline, encodings)
             observation.request_bytes = len(body)
-            gone = asyncio.ensure_future(_until_gone(receive))
             try:
                 response = await match.route.endpoint(
                     Request(
                         names=match.names,
-                        query=_query(scope),
+                        query=_query(exchange.query),
                         headers=headers,
                         body=body,
                         deadline=deadline,
-                        local=local,
+                        local=exchange.local,
                         observation=observation,
-                        gone=gone,
+                        gone=exchange.gone,
                     )
                 )
             finally:
-                gone.cancel()
-        return await self._compressed(response, headers, match.route.encodings)
+                exchange.gone.cancel()  # whatever waits on the caller's behalf ends
+        if encodings.choose is not never:
+            await self._compress(response, headers, encodings)
+        return response
 
-    def _admit(
-        self,
-        method: str,
-        path: str,
-        headers: Headers,
-        observation: Observation,
-        *,
-        local: bool,
-    ) -> Match:
+    def _admit(self, exchange: Exchange, observation: Observation) -> Match:
         """Return the route, if the caller may have what is there."""
+        headers = exchange.headers
         authorization = headers.get("authorization")
-        host = only_host(headers.getlist("host"))
+        host = only_host(headers.every("host"))
+        local = exchange.local
         try:
-            match = self.routes.find(method, path)
+            match = self.routes.find(exchange.method, exchange.path)
         except HttpError:
             self._access.admit(None, authorization, local=local)
             raise
@@ -167,43 +155,41 @@ class App:
         grant = self._access.admit(kind, authorization, local=local)
         if kind is not Kind.OPEN:
             require_allowed(host, self._options.allowed_hosts)
-            grant.require_models(match.route.about(match.names))
+            if not grant.every_model:
+                grant.require_models(match.route.about(match.names))
         return match
 
     async def _body(
         self,
-        headers: Headers,
-        receive: Receive,
+        exchange: Exchange,
         reservation: bodies.Reservation,
         deadline: float,
         encodings: Encodings,
     ) -> bytes:
-        transfer = headers.get("transfer-encoding", "chunked")
-        if transfer.strip().lower() != "chunked":
+        headers = exchange.headers
+        transfer = headers.get("transfer-encoding")
+        if transfer is not None and transfer.strip().lower() != "chunked":
             raise HttpError(501, f"Transfer-Encoding: expected chunked, got {transfer!r}")
         try:
-            body = await bodies.read(receive, headers, reservation, deadline, encodings)
+            body = await bodies.read(exchange, reservation, deadline, encodings)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 "the request did not come in time (--rest_api_timeout_in_ms)"
             ) from None
         if body is None:
             raise Cancelled("the caller went away")
-        encoding = content_encoding(headers, encodings.known)
-        if encoding:
+        if "content-encoding" in headers and (
+            encoding := content_encoding(headers, encodings.known)
+        ):
             body = await self._services.work(bodies.inflate, body, encoding, reservation)
         reservation.take_for_parsing(encodings.parsed_bytes(headers, len(body)))
         return body
 
-    async def _compressed(
-        self, response: Response, headers: Headers, encodings: Encodings
-    ) -> Response:
-        body = bytes(response.body)
-        if encodings.choose is never:
-            return response
+    async def _compress(self, response: Response, headers: Headers, encodings: Encodings) -> None:
+        body = response.body
         response.headers.setdefault("vary", "Accept-Encoding")
         if not is_worthwhile(len(body)) or "content-encoding" in response.headers:
-            return response
+            return
         accepted = headers.get("accept-encoding", "")
         encoding = encodings.choose(accepted, response.headers.get("content-type", ""))
         if encoding:
@@ -214,13 +200,10 @@ class App:
                 else compress(body, encoding)
             )
             response.headers["content-encoding"] = encoding
-            response.headers["content-length"] = str(len(response.body))
-        return response
 
 
-def _query(scope: Scope) -> Mapping[str, str]:
-    text: bytes = scope.get("query_string", b"")
-    return QueryParams(text) if text else {}
+def _query(text: str) -> Mapping[str, str]:
+    return dict(parse_qsl(text, keep_blank_values=True)) if text else {}
 
 
 def _preflight(headers: Headers) -> Response:
@@ -228,8 +211,3 @@ def _preflight(headers: Headers) -> Response:
     if "http://" not in origin and "https://" not in origin:
         raise HttpError(400, "OPTIONS: expected a header Origin with http:// or https://")
     return Response()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
 
 from ladle.server.limits import Limits
 from ladle.server.rest.encodings import Encodings, content_encoding, window_of
 from ladle.server.rest.status_codes import HttpError
-
-T = TypeVar("T")
+from ladle.server.transport.http.exchange import Exchange
 
 # JSON grows when it is parsed: a number of four bytes becomes an object of 24 and pointers to it,
 # an empty object of two bytes one of 64.
@@ -72,8 +68,7 @@ class Reservation:
 
 
 async def read(
-    receive: Callable[[], Awaitable[Any]],
-    headers: Mapping[str, str],
+    exchange: Exchange,
     reservation: Reservation,
     deadline: float,
     encodings: Encodings | None = None,
@@ -84,8 +79,7 @@ async def read(
     `Reservation.take_for_parsing`'s matter.
 
     Args:
-        receive: ASGI's.
-        headers: of the request.
+        exchange: the request.
         reservation: the request's.
         deadline: the monotonic time, as the event loop has it, at which the body comes too late.
         encodings: what the route takes.
@@ -95,31 +89,33 @@ async def read(
         ResourceExhausted: There is no room for it beside the others.
         TimeoutError: The deadline has passed.
     """
+    headers = exchange.headers
     announced = headers.get("content-length", "")
     if announced.isdecimal():
         reservation.check(int(announced.lstrip("0")[:_MOST_DIGITS] or "0"))
-    content_encoding(headers, (encodings or Encodings()).known)
+    if "content-encoding" in headers:
+        content_encoding(headers, (encodings or Encodings()).known)
     pieces: list[bytes] = []
     size = 0
     progress = _Progress(time.monotonic())
     while True:
-        try:
-            message = await by(min(deadline, progress.ends), receive())
-        except asyncio.TimeoutError:
-            if deadline <= progress.ends:
-                raise
-            raise _stopped(size) from None
-        if message["type"] != "http.request":
-            return None
-        piece = message.get("body", b"")
+        piece, is_whole = exchange.take()
         if piece:
             size += len(piece)
             reservation.check(size)
             reservation.take(len(piece))
             pieces.append(piece)
             progress.note(len(piece), time.monotonic())
-        if not message.get("more_body", False):
+        if is_whole:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        until = min(deadline, progress.ends)
+        try:
+            if not await exchange.wait(until):
+                return None
+        except asyncio.TimeoutError:
+            if deadline <= progress.ends:
+                raise
+            raise _stopped(size) from None
 
 
 class _Progress:
@@ -145,16 +141,6 @@ def _stopped(size: int) -> HttpError:
         f"within {_WINDOW_S:g} s",
         {"connection": "close"},
     )
-
-
-async def by(deadline: float, awaitable: Awaitable[T]) -> T:
-    """Return what is awaited; raises TimeoutError at the deadline."""
-    if sys.version_info >= (3, 11):
-        # Without a task of its own: most bodies are there already.
-        async with asyncio.timeout_at(deadline):
-            return await awaitable
-    else:
-        return await asyncio.wait_for(awaitable, deadline - time.monotonic())
 
 
 def inflate(body: bytes, encoding: str, reservation: Reservation) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ladle.protos.serving_pb import ModelSpec
@@ -43,6 +44,7 @@ class Services:
     def __init__(self, methods: Methods, pools: Pools) -> None:
         self.methods = methods
         self.pools = pools
+        self._inbox: Inbox | None = None
 
     async def call(self, path: str, message: bytes, request: Request) -> bytes:
         """Return the response message of a method to `message`, sent on behalf of `request`.
@@ -52,7 +54,7 @@ class Services:
         """
         method = self.methods[path]
         assert not isinstance(method, Streaming), f"{path} answers streams"
-        call = RestCall(message, request)
+        call = RestCall(message, request, self._inbox_of(asyncio.get_running_loop()))
         try:
             if not isinstance(method, NonBlocking):
                 self.pools.waiting.submit(method, call)
@@ -68,6 +70,11 @@ class Services:
             return await call.outcome()
         finally:
             call.end()
+
+    def _inbox_of(self, loop: asyncio.AbstractEventLoop) -> Inbox:
+        if self._inbox is None or self._inbox.loop is not loop:
+            self._inbox = Inbox(loop)
+        return self._inbox
 
     async def acquire(self, manager: Manager, spec: ModelSpec, request: Request) -> Handle:
         """Return a handle on the version that a request names; waits for a model's first version.
@@ -137,18 +144,44 @@ def _once_done(future: asyncio.Future[None]) -> Callable[[Callable[[], None]], N
     return add
 
 
+class Inbox:
+    """Calls in its event loop what other threads leave here; it is woken once for many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._left: deque[Callable[[], None]] = deque()
+        self._is_woken = False
+
+    def leave(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called; any thread may do so, and never blocks."""
+        # In this order: what is left before a look at the flag, `_call_all` finds or is woken for.
+        self._left.append(callback)
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):  # a loop that has stopped has nobody to tell
+                self.loop.call_soon_threadsafe(self._call_all)
+
+    def _call_all(self) -> None:
+        self._is_woken = False
+        for _ in range(len(self._left)):
+            self._left.popleft()()
+        if self._left and not self._is_woken:
+            self._is_woken = True
+            self.loop.call_soon(self._call_all)
+
+
 class RestCall:
     """A Call that is awaited in an event loop; made in the loop's thread."""
 
-    def __init__(self, message: bytes, request: Request) -> None:
+    def __init__(self, message: bytes, request: Request, inbox: Inbox) -> None:
         self.request = message
         self.local = request.local
         self.shared_observation = request.observation
         self.deadline: float | None = request.deadline
         self._headers: Mapping[str, str] = request.headers
         self._gone = request.gone
-        self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._inbox = inbox
+        self._answer: asyncio.Future[bytes] = inbox.loop.create_future()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] | None = []
 
@@ -170,11 +203,11 @@ class RestCall:
 
     def respond(self, response: bytes) -> None:
         """Hand the response message over; never blocks."""
-        self._complete(lambda: self._answer.set_result(response))
+        self._inbox.leave(partial(self._end_with, response))
 
     def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
-        self._complete(lambda: self._answer.set_exception(error))
+        self._inbox.leave(partial(self._end_with, error))
 
     async def outcome(self) -> bytes:
         """Return the response message.
@@ -184,11 +217,8 @@ class RestCall:
         """
         # One future completed by whatever comes first: waiting for several costs twice as much.
         assert self.deadline is not None
-        timer = self._loop.call_later(
-            self.deadline - time.monotonic(),
-            self._give_up,
-            DeadlineExceeded("the answer was not there in time (--rest_api_timeout_in_ms)"),
-        )
+        # What asyncio's clock shows is the monotonic time.
+        timer = self._inbox.loop.call_at(self.deadline, self._end_late)
         if self._gone is not None:
             self._gone.add_done_callback(self._caller_left)
         try:
@@ -207,17 +237,17 @@ class RestCall:
             callback()
 
     def _caller_left(self, _: asyncio.Future[None]) -> None:
-        self._give_up(Cancelled("the caller went away"))
+        self._end_with(Cancelled("the caller went away"))
 
-    def _give_up(self, error: ServingError) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(error)
+    def _end_late(self) -> None:
+        self._end_with(
+            DeadlineExceeded("the answer was not there in time (--rest_api_timeout_in_ms)")
+        )
 
-    def _complete(self, complete: Callable[[], None]) -> None:
-        def complete_once() -> None:
-            if not self._answer.done():
-                complete()
-
-        # A loop that has stopped has nobody left to tell.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(complete_once)
+    def _end_with(self, outcome: bytes | ServingError) -> None:
+        if self._answer.done():
+            return
+        if isinstance(outcome, ServingError):
+            self._answer.set_exception(outcome)
+        else:
+            self._answer.set_result(outcome)

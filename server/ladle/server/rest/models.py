@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import orjson
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from starlette.responses import Response
 
 from ladle.protos.ladle_pb import ListModelsRequest, ListModelsResponse
 from ladle.protos.serving_pb import (
@@ -27,6 +26,7 @@ from ladle.server.rest.calls import Services
 from ladle.server.rest.json import examples, predict
 from ladle.server.rest.json.text import parse
 from ladle.server.rest.request import Endpoint, Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Route, of_model
 from ladle.server.rest.status_codes import json_response
 from ladle.server.rpc.request import find_signature

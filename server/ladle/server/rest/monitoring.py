@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from starlette.responses import Response
-
 from ladle.server.core.access import Kind
 from ladle.server.rest.request import Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Route
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import orjson
-from starlette.responses import Response
 
 from ladle.server.core.access import Kind
 from ladle.server.rest.request import Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import json_response
 

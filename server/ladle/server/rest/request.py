@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from starlette.responses import Response
-
 from ladle.server.core.observation import Observation
+from ladle.server.rest.response import Response
 
 
 @dataclass(frozen=True, kw_only=True)

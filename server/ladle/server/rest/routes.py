@@ -20,6 +20,9 @@ _PARTS = {
     "label": "[^/:]+",
     "version": "[0-9]+",
 }
+# How long a path is at most whose route is remembered, and how many are.
+_MOST_REMEMBERED = 256
+_MOST_FOUND = 1024
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ class Match(NamedTuple):
 
 
 class Routes:
-    """Finds the route of a request."""
+    """Finds the route of a request. Lives in one event loop."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: Sequence[Route] = tuple(routes)
         """All of them."""
+        self._found: dict[tuple[str, str], Match] = {}  # callers ask for the same again and again
 
     def find(self, method: str, path: str) -> Match:
         """Return the route.
@@ -88,6 +92,16 @@ class Routes:
         Raises:
             HttpError: There is none.
         """
+        found = self._found.get((method, path))
+        if found is None:
+            found = self._look_for(method, path)
+            if len(path) <= _MOST_REMEMBERED:
+                if len(self._found) >= _MOST_FOUND:
+                    self._found.clear()
+                self._found[method, path] = found
+        return found
+
+    def _look_for(self, method: str, path: str) -> Match:
         wanted = "GET" if method == "HEAD" else method
         allowed = []
         for route in self.routes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import orjson
-from starlette.responses import Response
 
 from ladle.server.core.errors import Code, ServingError
+from ladle.server.rest.response import Response
 
 # util/net_http upstream: ToHTTPStatusCode.
 _HTTP_STATUS = {
@@ -61,6 +61,6 @@ def json_response(
     body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response that carries JSON text, which no browser takes for a page."""
-    response = Response(body, status, headers, media_type="application/json")
+    response = Response(body, status, headers, "application/json")
     response.headers["x-content-type-options"] = "nosniff"
     return response

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ladle.server.transport.descriptors import SpareDescriptors
-from ladle.server.transport.http_protocol import HEAD_TIMEOUT_S
+from ladle.server.transport.http.connection import HEAD_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,6 @@ class Acceptor:
             self._closed = True
             self._loop.remove_reader(self._socket)
             self._spare.close()
-
-    async def wait_closed(self) -> None:
-        """Return once connections that were accepted have a protocol, or none."""
-        if self._handshakes:
-            await asyncio.wait(self._handshakes)
 
     def accept(self) -> None:
         """Accept who waits; the loop calls it when somebody does."""

@@ -20,7 +20,7 @@ from ladle.server.rest.page.overview import Figures
 from ladle.server.rest.page.status_page import StatusPage
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route, taken
-from ladle.server.transport.http import HttpTransport
+from ladle.server.transport.http.transport import HttpTransport
 from ladle.server.transport.threads import SteadyPool
 
 

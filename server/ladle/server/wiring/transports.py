@@ -144,7 +144,7 @@ def http_server(
     """
     if config.rest_api_port == 0:
         return None
-    # Imported late: who asks for no HTTP should not wait for starlette.
+    # Imported late: who asks for no HTTP should not wait for it.
     from ladle.server.rest.app import AppOptions
     from ladle.server.rest.monitoring import metrics_route
     from ladle.server.wiring.http_server import HttpServer, PathTaken

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
-from starlette.responses import Response
 
 from ladle.protos.inference_pb import (
     ModelConfigRequest,
@@ -36,6 +35,7 @@ from ladle.server.rest.open_inference.parameters import parameters_of, put
 from ladle.server.rest.open_inference.raw import raw_request
 from ladle.server.rest.open_inference.requests import JSON_LENGTH, json_length, read, with_tensors
 from ladle.server.rest.request import Endpoint, Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.status_codes import json_response
 from ladle.server.rpc.open_inference import names
 from ladle.server.rpc.open_inference.repository import NO_REPOSITORIES
@@ -43,6 +43,9 @@ from ladle.server.rpc.open_inference.repository import NO_REPOSITORIES
 _SERVICE = "/inference.GRPCInferenceService"
 BINARY = "application/octet-stream"
 """The content type of an answer with binary tensors."""
+
+# How long JSON before tensors is at most, the model's name included, that is kept as it was read.
+_REPEATED_BYTES = 2 << 10
 
 
 class Endpoints:
@@ -163,14 +166,14 @@ class Endpoints:
         length = json_length(request.headers, len(request.body))
         if length == 0 and JSON_LENGTH in request.headers:
             return await self._infer_raw(request)
-        model = request.names["model"]
+        model, version = request.names["model"], request.names.get("version") or ""
         text = request.body[:length]
-        parsed = await self._services.sized(
-            length,
-            request.deadline,
-            read,
-            *(text, model, request.names.get("version") or ""),
-        )
+        if length < len(request.body) and length + len(model) <= _REPEATED_BYTES:
+            parsed = _read_again(text, model, version)
+        else:
+            parsed = await self._services.sized(
+                length, request.deadline, read, text, model, version
+            )
         rest = memoryview(request.body)[length:]
         request_id = partial(_request_id, request)
         message = await self._copied(request, with_tensors, parsed, rest, model, request_id)
@@ -230,6 +233,10 @@ class Endpoints:
     async def _call(self, method: str, message: Any, request: Request) -> bytes:
         path = f"{_SERVICE}/{method}"
         return await self._services.call(path, message.SerializeToString(), request)
+
+
+# Where tensors come after it, the JSON of a caller is nearly always the same.
+_read_again = lru_cache(maxsize=256)(read)
 
 
 def _to_body(answer: bytes, outputs: dict[str, bool], binary: bool) -> Body:

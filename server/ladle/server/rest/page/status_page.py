@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 import orjson
-from starlette.responses import Response
 
 from ladle.server.core.access import Kind
 from ladle.server.core.lifecycle.manager import Manager
@@ -17,6 +16,7 @@ from ladle.server.rest.calls import Services
 from ladle.server.rest.page.openapi import document
 from ladle.server.rest.page.overview import Figures, overview
 from ladle.server.rest.request import Endpoint, Request
+from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import json_response
 

@@ -18,6 +18,8 @@ from fakes import TIMEOUT_S
 
 from ladle.server.transport.addresses import AddressInUse, bind
 from ladle.server.transport.descriptors import FOR_PROBES
+from ladle.server.transport.http.connection import HttpConnection
+from ladle.server.transport.http.connections import Connections
 from ladle.server.transport.http.exchange import Exchange
 from ladle.server.transport.http.transport import HttpTransport
 
@@ -342,27 +344,49 @@ def test_no_header_becomes_two() -> None:
     splitting.transport.stop(0)
 
 
-class Large:
-    """Answers more than a socket takes, and hears when the caller has gone."""
+class Unread(asyncio.Transport):
+    """A transport whose peer reads nothing."""
 
     def __init__(self) -> None:
-        self.gone = threading.Event()
+        super().__init__()
+        self.unsent = 0
+        self.is_closed = False
+        self.aborted = asyncio.Event()
 
-    async def __call__(self, exchange: Exchange) -> None:
-        exchange.respond(200, {}, b"x" * (32 << 20))
-        exchange.gone.add_done_callback(lambda _: self.gone.set())
+    def write(self, data: Any) -> None:
+        self.unsent += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
-@pytest.mark.parametrize("head", [GET, GET[:-19] + b"\r\n"], ids=["last", "keeps alive"])
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
 def test_an_answer_that_nobody_reads_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, head: bytes
+    monkeypatch: pytest.MonkeyPatch, last: bytes
 ) -> None:
-    monkeypatch.setattr("ladle.server.transport.http.connection._KEEP_ALIVE_S", 0.05)
-    held = Served(Large())
-    with held.connect() as connection:
-        connection.sendall(head + b"\r\n")
-        assert held.app.gone.wait(TIMEOUT_S)
-    held.transport.stop(0)
+    monkeypatch.setattr("ladle.server.transport.http.connection._KEEP_ALIVE_S", 0.001)
+
+    async def drive() -> None:
+        connection, unread = HttpConnection(Application(), Connections(most=1)), Unread()
+        connection.connection_made(unread)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n" + last + b"\r\n")
+        await asyncio.wait_for(unread.aborted.wait(), TIMEOUT_S)
+        assert unread.unsent > 2
+
+    asyncio.run(drive())
 
 
 def test_what_is_no_http_is_refused(served: Served) -> None:

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ladle.client import InvalidInput
-from ladle.client.inputs.arrays import Table, as_arrays
+from ladle.client.inputs.arrays import as_arrays
+from ladle.client.inputs.frames import Table
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 

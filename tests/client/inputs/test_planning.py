@@ -137,11 +137,9 @@ class TestDtypes:
             (np.float32, np.uint8),
             (np.complex64, np.float32),
             (np.float32, np.complex64),
-            (np.bool_, np.float32),
             (np.int32, np.bool_),
             (np.float32, object),
             ("U1", np.float32),
-            ("datetime64[s]", np.float32),
         ],
     )
     def test_any_other_dtype_is_refused(self, given: DTypeLike, declared: DTypeLike) -> None:

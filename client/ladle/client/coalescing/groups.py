@@ -21,7 +21,7 @@ from ladle.client.errors import (
     MessageTooLarge,
     ServerError,
 )
-from ladle.client.inputs.arrays import Table
+from ladle.client.inputs.frames import Table
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata
 from ladle.client.prediction import Prediction
 

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ladle.client.errors import InvalidInput
+from ladle.client.inputs.frames import Table
 from ladle.client.inputs.images import is_picture
+from ladle.protos.files.frames import Frame, columns_of, has_missing, is_frame
 
 
 class PILImage(Protocol):
@@ -22,17 +24,6 @@ class PILImage(Protocol):
 
     def getexif(self) -> Any:
         """Return the EXIF data."""
-
-
-class Frame(Protocol):
-    """A DataFrame, such as pandas' and polars': columns by name, each as long as the others."""
-
-    @property
-    def columns(self) -> Any:
-        """The names of the columns."""
-
-    def __getitem__(self, name: Any, /) -> Any:
-        """Return a column."""
 
 
 class SupportsDLPack(Protocol):
@@ -59,53 +50,10 @@ DataFrame are the inputs of these names or, for a model with one input, its `[ro
 Arrays: TypeAlias = "NDArray[Any] | dict[str, NDArray[Any]]"
 """Inputs as arrays: by name, or the array of the only input."""
 
-
-class Table(dict[str, NDArray[Any]]):
-    """The columns of a DataFrame by name, each of shape `[rows]`."""
-
-    def for_inputs(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return the arrays for the inputs of a signature.
-
-        Raises:
-            InvalidInput: The columns fit neither these inputs nor one array for the only input.
-        """
-        if len(names) != 1 or set(names) == set(self):
-            return self
-        dtypes = {str(array.dtype) for array in self.values()}
-        if "object" in dtypes and len(dtypes) > 1:
-            raise InvalidInput(
-                f'input "{names[0]}": expected columns of one kind, got text beside numbers in '
-                f"{', '.join(self)}"
-            )
-        return {names[0]: np.stack([*self.values()], axis=1)}
-
-
-def stack_columns(
-    columns: Mapping[str, NDArray[Any]], names: Sequence[str], name: str
-) -> dict[str, NDArray[Any]]:
-    """Return the input `name`, `[rows, columns]`, made of columns of numbers, `[rows]` each.
-
-    A single column of texts is the input as it is, `[rows]`.
-
-    Raises:
-        InvalidInput: A column holds no numbers, or is not as long as the others.
-    """
-    if len(names) == 1 and columns[names[0]].dtype.kind in "OSU":
-        return {name: columns[names[0]]}
-    flat = []
-    n_rows = len(columns[names[0]])
-    for column in names:
-        array = columns[column]
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.dtype.kind not in "biuf" or array.shape != (n_rows,):
-            raise InvalidInput(
-                f'column "{column}": expected {n_rows} numbers, as in "{names[0]}", '
-                f"got {array.dtype} {list(array.shape)}"
-            )
-        flat.append(array)
-    # Numbers of a table are no pixels: as floats they are not taken for such.
-    return {name: np.stack(flat, axis=1).astype(np.result_type(np.float32, *flat))}
+_NO_DATES = (
+    "expected numbers or text, since tensors have no dates and times; give seconds since 1970, or"
+    " text"
+)
 
 
 def as_arrays(inputs: Inputs) -> Arrays:
@@ -115,12 +63,16 @@ def as_arrays(inputs: Inputs) -> Arrays:
         InvalidInput: A value is no array, and nothing that converts to one without loss.
     """
     if isinstance(inputs, Mapping):
+        odd = next((name for name in inputs if not isinstance(name, str)), None)
+        if odd is not None:
+            raise InvalidInput(f"inputs: expected names that are text, got {_a(odd)}: {odd!r}")
         return {name: _as_array(values, f'input "{name}"') for name, values in inputs.items()}
-    if _is_frame(inputs):
-        frame: Any = inputs
-        if not len(frame.columns):
-            raise InvalidInput(f"inputs: expected columns, got an empty {_name_of(inputs)}")
-        return Table({str(c): _as_array(frame[c], f'column "{c}"') for c in frame.columns})
+    if is_frame(inputs):
+        try:
+            columns = columns_of(inputs)
+        except ValueError as error:
+            raise InvalidInput(f"inputs: {error}") from None
+        return Table({name: _as_array(c, f'column "{name}"') for name, c in columns.items()})
     return _as_array(inputs, "inputs")
 
 
@@ -139,6 +91,11 @@ def _as_array(values: Any, what: str) -> NDArray[Any]:
                 "fill them: array.filled(value)"
             )
         values = np.ma.getdata(values)
+    if has_missing(values):
+        raise InvalidInput(
+            f"{what}: expected a value in each row of this {_name_of(values)}, since tensors have"
+            " no missing values; fill what is missing"
+        )
     try:
         array = _converted(values)
     except MemoryError:
@@ -148,6 +105,10 @@ def _as_array(values: Any, what: str) -> NDArray[Any]:
         raise InvalidInput(
             f"{what}: numpy can't make an array of this {_name_of(values)}: {reason}"
         ) from error
+    if array.dtype.kind in "mM":
+        raise InvalidInput(f"{what}: {_NO_DATES}, got {array.dtype}")
+    if array.dtype == object:
+        array = _of_values(array)
     if array.dtype == object:
         _check_objects(array, values, what)
     return array
@@ -169,6 +130,23 @@ def _converted(values: Any) -> NDArray[Any]:
     return array
 
 
+def _of_values(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of objects as one of numbers, where all are numbers, or lists of one length.
+
+    DataFrames hold numbers so, and lists.
+    """
+    flat = array.ravel().tolist()
+    if not flat or not (all(map(_is_number, flat)) or all(map(_is_list, flat))):
+        return array
+    try:
+        made = np.asarray(flat)
+    except ValueError:  # lists of several lengths
+        return array
+    if made.dtype.kind not in "biufc":
+        return array
+    return made.reshape(array.shape + made.shape[1:])
+
+
 def _check_objects(array: NDArray[Any], values: Any, what: str) -> None:
     """Check that an array of objects holds text, bytes or pictures.
 
@@ -185,6 +163,10 @@ def _check_objects(array: NDArray[Any], values: Any, what: str) -> None:
     index = next((i for i in odd if _is_missing(flat[i]) or not _is_number(flat[i])), odd[0])
     at = [int(i) for i in np.unravel_index(index, array.shape)]
     advice = "; fill what is missing" if _is_missing(flat[index]) else ""
+    if hasattr(flat[index], "isoformat"):
+        raise InvalidInput(f"{what}: {_NO_DATES}, got {_a(flat[index])} at {at}")
+    if _is_list(flat[index]):
+        advice = "; lists have to be of numbers, and of one length"
     raise InvalidInput(
         f"{what}: expected all numbers, or all text or bytes, got {_a(flat[index])} at {at}{advice}"
     )
@@ -198,18 +180,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, bool | int | float | complex | np.number)
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def _is_missing(value: object) -> bool:
     is_nan = isinstance(value, float) and math.isnan(value)
     return value is None or is_nan or _name_of(value) in ("NAType", "NaTType")
-
-
-def _is_frame(values: Any) -> bool:
-    """Return whether a value is a DataFrame, recognised by its attributes: pandas' or polars'."""
-    return (
-        hasattr(values, "columns")
-        and hasattr(values, "to_numpy")
-        and not isinstance(values, np.ndarray)
-    )
 
 
 def _name_of(value: object) -> str:

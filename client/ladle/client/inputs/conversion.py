@@ -29,6 +29,8 @@ _CASTS = {
     ("integer", "integer"),
     ("integer", "float"),
     ("complex", "complex"),
+    ("bool", "integer"),
+    ("bool", "float"),
 }
 # Up to this magnitude each integer has an exact float of that dtype.
 _EXACT_UP_TO = {"bfloat16": 1 << 8, "float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}

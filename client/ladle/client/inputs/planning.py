@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.client.errors import FailedPrecondition, InvalidInput
-from ladle.client.inputs.arrays import Arrays, Table, stack_columns
+from ladle.client.inputs.arrays import Arrays
 from ladle.client.inputs.conversion import (
     Conversion,
     Normalize,
@@ -23,6 +23,7 @@ from ladle.client.inputs.conversion import (
     conversion_for,
     kind_of,
 )
+from ladle.client.inputs.frames import Table, stack_columns
 from ladle.client.models import (
     DEFAULT_SIGNATURE,
     RAW_SIGNATURE,
@@ -53,10 +54,10 @@ def plan(metadata: ModelMetadata, signature: str, inputs: Arrays, normalize: Nor
 
     A dtype other than the declared one is accepted if nothing important is lost:
     floats become floats of any width, integers any integers or floats (`execute` checks that
-    their values fit), and complex numbers complex numbers. uint8 for an input of floats counts
-    as raw pixels, and `normalize` says how they are normalised; so do pictures for an input whose
-    shape is an image's. If the server gives no signatures, nothing is checked, and a Normalization
-    of the caller's applies to uint8.
+    their values fit), booleans 0 and 1, and complex numbers complex numbers. uint8 for an input of
+    floats counts as raw pixels, and `normalize` says how they are normalised; so do pictures for an
+    input whose shape is an image's. If the server gives no signatures, nothing is checked, and a
+    Normalization of the caller's applies to uint8.
 
     Raises:
         InvalidInput: Names, dtypes or shapes are not those of the signature, there is no

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,11 @@ from ladle.export.data.dataset import ARRAY_NAMES, WEIGHTS_NAME, Dataset
 from ladle.export.data.folders import read_folder
 from ladle.export.data.holdout import stratified_holdout
 from ladle.export.data.records import read_tfrecords
-from ladle.export.data.tables import read_csv
+from ladle.export.data.tables.csv import read_csv
+from ladle.export.data.tables.frames import read_frame
 from ladle.export.errors import DataError
 from ladle.export.multi_io.data import MultiDataset
+from ladle.protos.files.frames import Frame, is_frame
 from ladle.protos.model_card import Normalization
 
 # Larger arrays are not read into memory, but mapped.
@@ -46,17 +48,22 @@ _FASHION_LABELS = (
 )
 
 
+Source: TypeAlias = "str | os.PathLike[str] | Frame"
+"""A name, a path, or a DataFrame of pandas or polars or a table of Arrow."""
+
+
 def load_data(
-    source: str | os.PathLike[str],
+    source: Source,
     *,
     regression: bool = False,
     size: tuple[int, int] | None = None,
     group_by: str | None = None,
 ) -> Dataset:
-    """Return a data set: "digits", "mnist", "fashion_mnist", or what is at a path.
+    """Return a data set: "digits", "mnist", "fashion_mnist", a DataFrame's, or what is at a path.
 
-    That is a folder of images (see `read_folder`), a .csv (`read_csv`), a .tfrecord
-    (`read_tfrecords`) or an .npz file. An .npz file holds the arrays x_train, y_train, x_test and
+    A DataFrame is read as a .csv of the same columns would be, see `read_frame`. At a path is a
+    folder of images (see `read_folder`), a .csv (`read_csv`), a .tfrecord (`read_tfrecords`) or an
+    .npz file. An .npz file holds the arrays x_train, y_train, x_test and
     y_test, in the layout of keras.datasets: uint8 images [images, height, width] or [images,
     height, width, channels], and integer labels [images] from 0 to n-1; or float32 features
     [examples, features], or sequences and other numbers [examples, ...]; or texts [examples].
@@ -66,7 +73,7 @@ def load_data(
     It may hold `sample_weight` too. Pixels are divided by 255.
 
     Args:
-        source: A name or a path.
+        source: A name, a path, or a DataFrame.
         regression: Whether the targets are numbers to predict.
         size: Height and width to bring the images of a folder or a .tfrecord to, as these may
             differ; None for those of most.
@@ -86,9 +93,9 @@ def load_data(
 
 
 def load_multi_data(
-    source: str | os.PathLike[str], *, regression: bool = False, group_by: str | None = None
+    source: Source, *, regression: bool = False, group_by: str | None = None
 ) -> MultiDataset:
-    """Return data with several inputs or outputs: an .npz with names, or the columns of a .csv.
+    """Return data with several inputs or outputs: an .npz with names, or the columns of a table.
 
     The arrays of the .npz are called `x_train/NAME`, `y_train/NAME`, `x_test/NAME` and
     `y_test/NAME`, or `y_train` and `y_test` for the only output; see `MultiDataset.from_arrays`. Of
@@ -96,7 +103,7 @@ def load_multi_data(
     is a number.
 
     Args:
-        source: The path.
+        source: The path of an .npz or a .csv, or a DataFrame.
         regression: Whether a table's targets are numbers to predict.
         group_by: As for `load_data`.
 
@@ -112,7 +119,7 @@ def load_multi_data(
 
 
 def read_source(
-    source: str | os.PathLike[str],
+    source: Source,
     *,
     regression: bool = False,
     size: tuple[int, int] | None = None,
@@ -126,6 +133,12 @@ def read_source(
     Raises:
         DataError: As for these.
     """
+    if not isinstance(source, str | os.PathLike):
+        if not is_frame(source):
+            raise DataError(
+                f"data: expected a name, a path or a DataFrame, got {type(source).__name__}"
+            )
+        return read_frame(source, regression=regression, group_by=group_by, by_column=by_column)
     named = NAMED_SOURCES.get(str(source))
     path = Path(source)
     if not str(source):

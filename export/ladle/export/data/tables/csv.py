@@ -7,35 +7,21 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.holdout import Labels, TrainTestSplit, split
+from ladle.export.data.tables.places import NAMELESS, Places, find_places
+from ladle.export.data.tables.standardization import standardization
 from ladle.export.data.texts import are_texts, is_number, text_dataset
 from ladle.export.errors import DataError
 from ladle.export.multi_io.data import ONLY, MultiDataset
-from ladle.protos.model_card import Normalization
 
-_LABEL_COLUMNS = ("label", "target")
-_WEIGHT_COLUMN = "sample_weight"
-_ROWS_AT_A_TIME = 4096
 # What is beyond would become infinite.
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-class Table(NamedTuple):
-    """Where the columns of a table are, by the places in its header."""
-
-    path: Path
-    header: list[str]
-    target: int
-    weight: int | None
-    group: int | None
-    features: list[int]
-    """All others, at least one."""
 
 
 def read_csv(
@@ -61,7 +47,10 @@ def read_csv(
         DataError: There is no such column, or a value is no finite number.
     """
     lines = _lines(path)
-    table = _table(path, next(lines, (0, []))[1], group_by)
+    header = next(lines, (0, []))[1]
+    if not header:
+        raise DataError(f"{path}: expected a header and rows, got 0 lines")
+    table = find_places(str(path), header, group_by)
     header, target = table.header, table.target
     labels, groups, texts = Labels(), Labels(), list[str]()
     numbers, weights = array("f"), array("f")
@@ -90,13 +79,10 @@ def read_csv(
     numbered = groups.result()[1] if table.group is not None else None
     held_out, notes = split(str(path), targets, numbered, regression=regression)
     if any(not header[column] for column in table.features):
-        notes += (
-            "a column without a name is among the features: an index, as pandas writes it, says"
-            " nothing of new rows; leave it out, with index=False",
-        )
+        notes += (NAMELESS,)
     weighted = None if table.weight is None else np.frombuffer(weights, np.float32)
     if by_column or (no_numbers and len(table.features) > 1):
-        inputs = _columns(table, n_rows, no_numbers)
+        inputs = _columns(path, table, n_rows, no_numbers)
         by_part = {"x_train": ~held_out, "x_test": held_out}
         return MultiDataset(
             name=path.name,
@@ -127,58 +113,26 @@ def read_csv(
         path.name,
         targets,
         names,
-        _standardization(parts.train),
+        standardization(parts.train),
         weighted,
         tuple(header[column] for column in table.features),
         numbered,
     )
 
 
-def _columns(table: Table, n_rows: int, texts: set[int]) -> dict[str, NDArray[Any]]:
+def _columns(path: Path, table: Places, n_rows: int, texts: set[int]) -> dict[str, NDArray[Any]]:
     """Return each column of features by its name, in memory: float32, or texts as objects."""
     columns: dict[int, Any] = {n: [] if n in texts else array("f") for n in table.features}
-    for line, row in _rows_again(table.path, n_rows):
+    for line, row in _rows_again(path, n_rows):
         for column, values in columns.items():
             if column in texts:
                 values.append(row[column])  # blanks included, as who asks will send them
             else:
-                values.append(_number(table.path, line, table.header[column], row[column]))
+                values.append(_number(path, line, table.header[column], row[column]))
     return {
         table.header[n]: np.array(values, object if n in texts else np.float32)
         for n, values in columns.items()
     }
-
-
-def _table(path: Path, header: list[str], group_by: str | None) -> Table:
-    if not header:
-        raise DataError(f"{path}: expected a header and rows, got 0 lines")
-    header = [name.strip() for name in header]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(
-            f"{path}: expected each column once, got {', '.join(repeated)[:200]} several times"
-        )
-    targets = [header.index(name) for name in _LABEL_COLUMNS if name in header]
-    if len(targets) > 1:
-        raise DataError(
-            f"{path}: expected a column label or target, got both: the model would see the answer"
-        )
-    target = targets[0] if targets else None
-    if target is None:
-        raise DataError(f"{path}: expected a column label or target, got {', '.join(header)[:200]}")
-    weight = header.index(_WEIGHT_COLUMN) if _WEIGHT_COLUMN in header else None
-    group = None
-    if group_by is not None:
-        if group_by not in header or header.index(group_by) in (target, weight):
-            raise DataError(
-                f"{path}: group by: expected a column beside {header[target]},"
-                f" got {group_by!r}; the columns are {', '.join(header)[:200]}"
-            )
-        group = header.index(group_by)
-    features = [n for n in range(len(header)) if n not in (target, weight, group)]
-    if not features:
-        raise DataError(f"{path}: expected columns of numbers beside {header[target]}")
-    return Table(path, header, target, weight, group, features)
 
 
 def _not_empty(path: Path, line: int, what: str, text: str) -> str:
@@ -215,24 +169,6 @@ def _rows_again(path: Path, n_rows: int) -> Iterator[tuple[int, list[str]]]:
         if n_read == n_rows:
             return
     raise DataError(f"{path}: was changed while it was read")
-
-
-def _standardization(features: NDArray[np.float32]) -> Normalization:
-    """Return what brings each column to mean 0 and deviation 1, measured some rows at a time."""
-    n_rows, n_columns = features.shape
-    starts = range(0, n_rows, _ROWS_AT_A_TIME)
-    total = np.zeros(n_columns)
-    for start in starts:
-        total += features[start : start + _ROWS_AT_A_TIME].sum(axis=0, dtype=np.float64)
-    mean = total / n_rows
-    squares = np.zeros(n_columns)
-    for start in starts:
-        squares += ((features[start : start + _ROWS_AT_A_TIME] - mean) ** 2).sum(axis=0)
-    deviation = np.sqrt(squares / n_rows)
-    return Normalization(
-        offset=tuple(map(float, mean)),
-        divisor=tuple(map(float, np.where(deviation > 0, deviation, 1))),
-    )
 
 
 def _number(path: Path, line: int, column: str, text: str) -> float:

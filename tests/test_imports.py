@@ -63,6 +63,7 @@ ALLOWED = {
         "ladle.server.limits",
     },
     "ladle.server": {"ladle.protos", "ladle.store", "ladle.server"},
+    "ladle.embedded": {"ladle.client", "ladle.server"},
 }
 FORBIDDEN = {
     "ladle.protos": {"tensorflow", "keras", "grpc"},
@@ -81,6 +82,7 @@ FORBIDDEN = {
     "ladle.server.monitoring": {"tensorflow", "keras", "grpc"},
     "ladle.server.transport": {"tensorflow", "keras"},
     "ladle.server.saved_model": {"grpc"},
+    "ladle.embedded": {"tensorflow", "keras"},
 }
 
 

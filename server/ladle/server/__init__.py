@@ -1,4 +1,7 @@
-"""Serves TensorFlow SavedModels over gRPC: `Server(Config(...))`, or the command `ladle serve`."""
+"""Serves TensorFlow SavedModels over gRPC: `Server(Config(...))`, or the command `ladle serve`.
+
+`ladle.embedded` serves them inside a process, without ports.
+"""
 
 from __future__ import annotations
 

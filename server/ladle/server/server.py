@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ladle.protos.files.integrity import find_missing
 from ladle.server.config import Config
@@ -35,7 +34,7 @@ from ladle.server.wiring.loading import (
 )
 from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.on_demand import OnDemand
-from ladle.server.wiring.ports import Ports
+from ladle.server.wiring.ports import NoPorts, Ports
 from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
 from ladle.server.wiring.rollouts import Rollouts
@@ -43,6 +42,9 @@ from ladle.server.wiring.startup import StartupError
 from ladle.store.opening import open_store
 from ladle.store.store import Store
 from ladle.store.url import StoreUrl
+
+if TYPE_CHECKING:
+    from ladle.server.wiring.http_server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Server:
         check: Check | None = None,
         observer: Observer | None = None,
         open_store: Callable[[StoreUrl], Store] = open_store,
+        listens: bool = True,
     ) -> None:
         """Take how to make a servable of a version's folder; by default TensorFlow does.
 
@@ -76,6 +79,7 @@ class Server:
             check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
             observer: hears of requests, runs and loads.
             open_store: returns the bucket of a URL, in which models lie.
+            listens: whether there are ports at all; without, only who has `methods` can ask.
 
         Raises:
             StartupError: A file that the config names is of no use.
@@ -87,7 +91,7 @@ class Server:
         """Who may call what."""
         tls = startup.tls(config)
         metrics_path = startup.metrics_path(config)
-        transport = transports.chosen(config).name
+        transport = transports.chosen(config).name if listens else ""
         check = check or (find_missing if load is None else lambda _: None)
         load = load or saved_model_loader(config, platform)
 
@@ -152,31 +156,37 @@ class Server:
         require_metrics(self.methods)
         self.exposition = Exposition(self.metrics, self.manager, residents)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
-        limits = transports.limits(config, observer)
-        try:
-            self.http = transports.http_server(
-                config,
-                self.methods,
-                limits,
-                self.manager,
+        self.http: HttpServer | None = None
+        """The HTTP side; None if it is not asked for."""
+        self._ports: Ports | NoPorts = NoPorts()
+        if listens:
+            limits = transports.limits(config, observer)
+            try:
+                self.http = transports.http_server(
+                    config,
+                    self.methods,
+                    limits,
+                    self.manager,
+                    access=self.access,
+                    observer=observer,
+                    tls=tls,
+                    names=configured.names,
+                    is_ready=self.is_healthy,
+                    figures=self._figures,
+                    metrics_path=metrics_path,
+                    exposition=self.exposition,
+                    transport=transport,
+                )
+            except StartupError:
+                self._observers.stop(_UNLOAD_S)
+                raise
+            grpc = transports.grpc_transport(
+                *(config, transport, self.methods, limits),
                 access=self.access,
                 observer=observer,
                 tls=tls,
-                names=configured.names,
-                is_ready=partial(self._health.serves, ""),
-                figures=self._figures,
-                metrics_path=metrics_path,
-                exposition=self.exposition,
-                transport=transport,
             )
-            """The HTTP side; None if it is not asked for."""
-        except StartupError:
-            self._observers.stop(_UNLOAD_S)
-            raise
-        grpc = transports.grpc_transport(
-            config, transport, self.methods, limits, access=self.access, observer=observer, tls=tls
-        )
-        self._ports = Ports(config, grpc, self.http)
+            self._ports = Ports(config, grpc, self.http)
         self._readiness = Readiness(
             self.manager,
             configured.names,
@@ -191,6 +201,10 @@ class Server:
         self.addresses: tuple[str, ...] = ()
         """Where the server listens, once it does: `0.0.0.0:8500`, `unix:/path`,
         `http://0.0.0.0:8501`."""
+
+    def is_healthy(self) -> bool:
+        """Whether the health service says that the server as a whole serves."""
+        return self._health.serves("")
 
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """Return how each model does at this moment, by name; takes about a millisecond."""

@@ -91,3 +91,23 @@ class Ports:
         if config.grpc_socket_path:
             addresses.append(f"unix:{config.grpc_socket_path}")
         return addresses
+
+
+class NoPorts:
+    """The addresses of a server that listens nowhere; see `Ports`."""
+
+    def check(self) -> None:
+        """Do nothing: there is no address."""
+
+    def open(self) -> tuple[str, ...]:
+        """Return no address."""
+        return ()
+
+    def enter_lame_duck(self) -> None:
+        """Do nothing: nobody is connected."""
+
+    def wait_until_quiet(self, longest_s: float) -> None:
+        """Return at once."""
+
+    def stop(self, grace_s: float) -> None:
+        """Do nothing: whoever has the methods ends its calls."""

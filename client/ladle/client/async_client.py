@@ -12,6 +12,7 @@ from ladle.client.inputs.arrays import Inputs
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
 from ladle.client.messages import requests
+from ladle.client.messages.metadata import CallMetadata, checked
 from ladle.client.messages.requests import ModelConfigs, Task
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Classification, Prediction, Regression
@@ -37,9 +38,12 @@ class AsyncClient(AsyncIODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
     ) -> Prediction:
         """As `Client.predict`."""
-        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(
+            model, inputs, version, label, signature, outputs, normalize, metadata
+        )
         self._bind()
         if self._coalescer is not None:
             key = coalescing_key(call, self._known.find(call.target))
@@ -58,6 +62,7 @@ class AsyncClient(AsyncIODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
         window: int = 16,
         ordered: bool = True,
         on_error: OnError | None = None,
@@ -71,10 +76,12 @@ class AsyncClient(AsyncIODriver):
             model, version, label
         )  # bad arguments raise here, not at the first result
 
-        scope = async_streams.Scope(self._stream_pool())
+        scope = async_streams.Scope(self._stream_pool(checked(metadata)))
 
         async def predict(inputs: Inputs) -> Prediction:
-            call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+            call = self._predict_call(
+                model, inputs, version, label, signature, outputs, normalize, metadata
+            )
             flow = flows.predict(call, self._known)
             return await self._finish(self._retry_loop(flow, timeout, patient=True), scope)
 
@@ -97,9 +104,12 @@ class AsyncClient(AsyncIODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
     ) -> AsyncIterator[Prediction]:
         """As `Client.predict_chunks`; an async iterator."""
-        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(
+            model, inputs, version, label, signature, outputs, normalize, metadata
+        )
         return self._in_chunks(call, self._timeout_s(timeout))
 
     async def classify(
@@ -112,9 +122,10 @@ class AsyncClient(AsyncIODriver):
         signature: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> Classification:
         """As `Client.classify`."""
-        call = self._examples_call("classify()", model, examples, version, label, context)
+        call = self._examples_call("classify()", model, examples, version, label, context, metadata)
         return await self._run(flows.classify(call, signature), timeout)
 
     async def regress(
@@ -127,9 +138,10 @@ class AsyncClient(AsyncIODriver):
         signature: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> Regression:
         """As `Client.regress`."""
-        call = self._examples_call("regress()", model, examples, version, label, context)
+        call = self._examples_call("regress()", model, examples, version, label, context, metadata)
         return await self._run(flows.regress(call, signature), timeout)
 
     async def multi_inference(
@@ -142,9 +154,12 @@ class AsyncClient(AsyncIODriver):
         label: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> dict[str, Classification | Regression]:
         """As `Client.multi_inference`."""
-        call = self._examples_call("multi_inference()", model, examples, version, label, context)
+        call = self._examples_call(
+            "multi_inference()", model, examples, version, label, context, metadata
+        )
         return await self._run(flows.multi_inference(call, tasks), timeout)
 
     async def metadata(

@@ -13,6 +13,7 @@ from ladle.client.inputs.arrays import Inputs
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
 from ladle.client.messages import requests
+from ladle.client.messages.metadata import CallMetadata, checked
 from ladle.client.messages.requests import ModelConfigs, Task
 from ladle.client.models import ModelMetadata, ServedModel, VersionStatus
 from ladle.client.prediction import Classification, Prediction, Regression
@@ -49,6 +50,7 @@ class Client(IODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
     ) -> Prediction:
         """Run a model on `inputs`: a dict of arrays by name, or the array of the only input.
 
@@ -76,6 +78,10 @@ class Client(IODriver):
         If another version answers than was expected, and needs its inputs prepared in another
         way, the call is made again.
 
+        `metadata` is sent with each request of the call, retries included, as gRPC metadata:
+        `{"x-user-id": "7"}` is a key by which a roll-out splits. Names go in lower case, values are
+        printable ASCII. Predictions with different metadata never share a request.
+
         Raises:
             InvalidInput: The inputs don't fit the signature; the message names the input, what
                 was expected and what was given. Or the server refused them.
@@ -83,7 +89,9 @@ class Client(IODriver):
             NotFound: The model is not served, or not in that version.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(
+            model, inputs, version, label, signature, outputs, normalize, metadata
+        )
         if self._coalescer is not None:
             key = coalescing_key(call, self._known.find(call.target))
             if key is not None:
@@ -101,13 +109,15 @@ class Client(IODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
         window: int = 16,
         ordered: bool = True,
         on_error: OnError | None = None,
     ) -> Iterator[Prediction]:
         """Predict each of `inputs`, any iterable; yields results while further inputs are read.
 
-        Each input is what `predict` takes, with a `timeout` of its own. At most `window` inputs are
+        Each input is what `predict` takes, with a `timeout` of its own; `metadata` is that of all
+        inputs. At most `window` inputs are
         read whose results were not yielded yet. Results come in the order of the inputs or, with
         `ordered=False`, in the order of completion; `index` is the number of the input. An input
         that no server processed is sent again until its timeout, so no input is lost if a server
@@ -134,14 +144,16 @@ class Client(IODriver):
         )  # bad arguments raise here, not at the first result
 
         def predict(inputs: Inputs, scope: Scope) -> Prediction:
-            call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+            call = self._predict_call(
+                model, inputs, version, label, signature, outputs, normalize, metadata
+            )
             flow = flows.predict(call, self._known)
             return self._finish(self._retry_loop(flow, timeout, patient=True), scope)
 
         return streams.stream(
             predict,
             inputs,
-            scope=self._scope(self._stream_pool()),
+            scope=self._scope(self._stream_pool(checked(metadata))),
             window=StreamWindow(window, ordered=ordered),
             max_workers=window,
             on_error=on_error,
@@ -158,6 +170,7 @@ class Client(IODriver):
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
         normalize: Normalize = "auto",
+        metadata: CallMetadata | None = None,
     ) -> Iterator[Prediction]:
         """Predict as `predict`, and yield the outputs in parts of their rows, in order.
 
@@ -172,7 +185,9 @@ class Client(IODriver):
         Raises:
             LadleError: As `predict`; InvalidAnswer if parts don't fit together.
         """
-        call = self._predict_call(model, inputs, version, label, signature, outputs, normalize)
+        call = self._predict_call(
+            model, inputs, version, label, signature, outputs, normalize, metadata
+        )
         return self._in_chunks(call, self._timeout_s(timeout))
 
     def classify(
@@ -185,17 +200,18 @@ class Client(IODriver):
         signature: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> Classification:
         """Classify examples, each a dict of features; see `Features`.
 
         `context` holds features that all examples share. The signature's method has to be
-        `tensorflow/serving/classify`.
+        `tensorflow/serving/classify`. `metadata` is sent with the call; see `predict`.
 
         Raises:
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call("classify()", model, examples, version, label, context)
+        call = self._examples_call("classify()", model, examples, version, label, context, metadata)
         return self._run(flows.classify(call, signature), timeout)
 
     def regress(
@@ -208,6 +224,7 @@ class Client(IODriver):
         signature: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> Regression:
         """Get a number for each example; as `classify`, for `tensorflow/serving/regress`.
 
@@ -215,7 +232,7 @@ class Client(IODriver):
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call("regress()", model, examples, version, label, context)
+        call = self._examples_call("regress()", model, examples, version, label, context, metadata)
         return self._run(flows.regress(call, signature), timeout)
 
     def multi_inference(
@@ -228,6 +245,7 @@ class Client(IODriver):
         label: str | None = None,
         context: Features | None = None,
         timeout: float | None = None,
+        metadata: CallMetadata | None = None,
     ) -> dict[str, Classification | Regression]:
         """Run several signatures over the same examples in one call; returns results by signature.
 
@@ -237,7 +255,9 @@ class Client(IODriver):
             InvalidInput: An Example can't hold a feature's values, or the model refused them.
             LadleError: Another cause; see `ladle.client.errors`.
         """
-        call = self._examples_call("multi_inference()", model, examples, version, label, context)
+        call = self._examples_call(
+            "multi_inference()", model, examples, version, label, context, metadata
+        )
         return self._run(flows.multi_inference(call, tasks), timeout)
 
     def metadata(

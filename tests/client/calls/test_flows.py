@@ -25,7 +25,7 @@ from ladle.client.models import VersionState, VersionStatus
 from ladle.client.prediction import Prediction
 from ladle.protos import tensors
 from ladle.protos.model_card import ModelCard, Normalization
-from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.protos.serving_pb import ModelSpec, PredictRequest, PredictResponse
 
 # Two images whose means are 51 and 204.
 PIXELS = np.array([[[0, 102], [51, 51]], [[204, 204], [153, 255]]], np.uint8)
@@ -47,6 +47,7 @@ class Caller:
         signature: str = "",
         outputs: tuple[str, ...] = (),
         normalize: Normalize = "client",
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> Prediction:
         wanted = flows.PredictCall(
             target=servable("m", version, label),
@@ -54,6 +55,7 @@ class Caller:
             signature=signature,
             outputs=outputs,
             normalize=normalize,
+            metadata=metadata,
         )
         return drive(flows.predict(wanted, self.known), self.server)
 
@@ -369,3 +371,23 @@ def test_status_lists_the_versions() -> None:
         VersionStatus(1, VersionState.AVAILABLE),
         VersionStatus(2, VersionState.AVAILABLE),
     )
+
+
+def test_callers_whom_a_rollout_gives_two_versions_keep_two_preparations() -> None:
+    """Versions alternate, and each request is prepared for the one that its key leads to."""
+
+    class Split(FakeServing):
+        version = 1
+
+        def find(self, spec: ModelSpec) -> int:
+            return spec.version.value or self.version
+
+    server = Split({1: image_version(255), 2: image_version(51)})
+    caller = Caller(server)
+    for round_ in range(4):
+        for version in (1, 2):
+            server.version = version
+            means = caller.means(metadata=(("x-user-id", str(version)),))
+            assert means == ([0.2, 0.8] if version == 1 else [1.0, 4.0])
+        # One request each, but for the first of the canary's.
+        assert len(server.predicted) == 2 * (round_ + 1) + 1

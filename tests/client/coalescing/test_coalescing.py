@@ -71,6 +71,7 @@ class TestMoulds:
             wanted(np.zeros((1, 3), np.float32), target=Servable("m", 2)),
             wanted(np.zeros((1, 3), np.float32), outputs=("out",)),
             wanted(np.zeros((1, 3), np.float32), normalize=None),
+            wanted(np.zeros((1, 3), np.float32), metadata=(("x-user-id", "7"),)),
             wanted(np.zeros((1, 3), np.float32), signature="serving_default"),
         ],
     )

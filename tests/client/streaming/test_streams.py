@@ -326,3 +326,25 @@ def test_closing_the_client_ends_its_streams() -> None:
         client.close()
         with pytest.raises(Cancelled):
             pending.result(30)
+
+
+def test_a_stream_and_chunks_have_the_callers_metadata(has_streams: bool) -> None:
+    server, seen = FakeServing({1: image_version(255)}), []
+    server.has_streams, server.chunk_rows = has_streams, 2 if has_streams else None
+    key = {"X-User-Id": "7"}
+    pixels = np.zeros((3, 2, 2), np.uint8)
+
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as client:
+            assert len([p async for p in client.stream("m", Counting(5), metadata=key)]) == 5
+            assert [p async for p in client.predict_chunks("m", pixels, metadata=key)]
+
+    with listening(server, on_call=lambda call: seen.append(call.get("x-user-id"))) as address:
+        with Client(address) as client:
+            assert len([*client.stream("m", Counting(5), metadata=key)]) == 5
+            assert [*client.predict_chunks("m", pixels, metadata=key)]
+            with pytest.raises(ValueError, match="metadata"):
+                client.stream("m", Counting(5), metadata={"": ""})
+        asyncio.run(ask(address))
+    assert len(seen) >= (6 if has_streams else 14)
+    assert set(seen) == {"7"}

@@ -378,3 +378,40 @@ def test_a_closed_client_makes_no_calls(client_class: Any) -> None:
         client.close()
         with pytest.raises(ValueError, match="a closed client makes no calls"):
             client.status("m")
+
+
+def test_a_callers_metadata_goes_with_each_call_and_with_what_is_sent_again(
+    client_class: Any,
+) -> None:
+    server, seen = Flaky(2), []
+    with (
+        listening(server, on_call=lambda metadata: seen.append(metadata.get("x-user-id"))) as there,
+        client_class(there, retry=Retry(initial_backoff_s=0.001)) as client,
+    ):
+        client.predict("m", PIXELS, metadata={"X-User-Id": "7"})
+        assert seen == ["7"] * 4  # the signatures, and three predictions
+        client.classify("m", {"x": 0.25}, metadata={"x-user-id": "8"})
+        client.regress("m", {"x": 0.25}, metadata={"x-user-id": "9"})
+        client.multi_inference("m", {"x": 1.0}, {"a": "classify"}, metadata={"x-user-id": "10"})
+        client.predict("m", PIXELS)
+        assert seen[4:] == ["8", "9", "10", None]
+        with pytest.raises(ValueError, match="got 'Zoë'; urllib"):
+            client.predict("m", PIXELS, metadata={"x-user-id": "Zoë"})
+        assert len(seen) == 8
+
+
+def test_a_second_attempt_elsewhere_has_the_callers_metadata(client_class: Any) -> None:
+    stuck, quick = Stuck(), FakeServing({1: image_version(255)})
+    seen: list[str | None] = []
+
+    def note(metadata: Mapping[str, str]) -> None:
+        seen.append(metadata.get("x-user-id"))
+
+    with listening(stuck, on_call=note) as one, listening(quick, on_call=note) as other:
+        with client_class([one, other], hedge=Hedge(after_s=0.01, max_share=1.0)) as client:
+            for _ in range(4):
+                client.predict("m", PIXELS, metadata={"x-user-id": "7"})
+        stuck.stop()
+    assert quick.predicted
+    assert set(seen) <= {"7", None}  # without: health checks, of several servers
+    assert seen.count("7") >= 5

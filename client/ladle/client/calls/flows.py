@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ladle.client.calls.effects import Flow
-from ladle.client.calls.metadata_cache import MetadataCache
+from ladle.client.calls.metadata_cache import Callers, MetadataCache
 from ladle.client.calls.protocol import Protocol
 from ladle.client.calls.server_flows import naming_what_is_served
 from ladle.client.calls.tensorflow_serving import TENSORFLOW_SERVING
 from ladle.client.errors import (
     FailedPrecondition,
     InvalidInput,
+    LadleError,
     NotFound,
     Unavailable,
     Unimplemented,
@@ -58,6 +59,8 @@ class PredictCall:
     in_chunks: bool = False
     """True for PredictInChunks, whose answer comes in several messages."""
     max_bytes: int = requests.MAX_MESSAGE_BYTES
+    metadata: Callers = ()
+    """Sent with each request."""
 
     def plan(self, metadata: ModelMetadata) -> planning.Plan:
         """Check the call against a version's metadata; return how its inputs are prepared."""
@@ -83,6 +86,28 @@ class PredictCall:
         return request._replace(method=requests.PREDICT_IN_CHUNKS) if self.in_chunks else request
 
 
+def carrying(flow: Flow[T], metadata: Callers) -> Flow[T]:
+    """Send metadata with each request of a flow, the requests for a model's metadata included."""
+    return _carrying(flow, metadata) if metadata else flow
+
+
+def _carrying(flow: Flow[T], metadata: Callers) -> Flow[T]:
+    try:
+        effect = next(flow)
+        while True:
+            if isinstance(effect, EncodedRequest):
+                effect = effect._replace(metadata=metadata)
+            try:
+                answer = yield effect
+            except LadleError as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(answer)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
 def metadata(target: Servable, protocol: Protocol = TENSORFLOW_SERVING) -> Flow[ModelMetadata]:
     """Fetch the signatures of a model, and its card where the server has cards."""
     return naming_what_is_served(protocol.metadata(target), target, protocol)
@@ -96,11 +121,14 @@ class ExamplesCall:
     examples: Examples
     context: Features | None = None
     max_bytes: int = requests.MAX_MESSAGE_BYTES
+    metadata: Callers = ()
+    """Sent with each request."""
 
 
 def classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
     """Classify examples."""
-    return naming_what_is_served(_classify(call, signature), call.target, TENSORFLOW_SERVING)
+    flow = carrying(_classify(call, signature), call.metadata)
+    return naming_what_is_served(flow, call.target, TENSORFLOW_SERVING)
 
 
 def _classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]:
@@ -113,7 +141,8 @@ def _classify(call: ExamplesCall, signature: str | None) -> Flow[Classification]
 
 def regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
     """Get a number for each example."""
-    return naming_what_is_served(_regress(call, signature), call.target, TENSORFLOW_SERVING)
+    flow = carrying(_regress(call, signature), call.metadata)
+    return naming_what_is_served(flow, call.target, TENSORFLOW_SERVING)
 
 
 def _regress(call: ExamplesCall, signature: str | None) -> Flow[Regression]:
@@ -128,7 +157,8 @@ def multi_inference(
     call: ExamplesCall, tasks: Mapping[str, requests.Task]
 ) -> Flow[dict[str, Classification | Regression]]:
     """Run several signatures over the same examples, in one call."""
-    return naming_what_is_served(_multi_inference(call, tasks), call.target, TENSORFLOW_SERVING)
+    flow = carrying(_multi_inference(call, tasks), call.metadata)
+    return naming_what_is_served(flow, call.target, TENSORFLOW_SERVING)
 
 
 def _multi_inference(
@@ -153,7 +183,7 @@ def predict(
     another way than they were, the flow prepares them again and sends them again. The flow never
     refuses inputs because of cached metadata: it fetches the metadata anew first.
     """
-    flow = _predict(call, known, read or call.protocol.read_prediction)
+    flow = carrying(_predict(call, known, read or call.protocol.read_prediction), call.metadata)
     return naming_what_is_served(flow, call.target, call.protocol)
 
 
@@ -163,10 +193,10 @@ def _predict(
     read: Callable[[bytes, Servable], responses.Predicted],
 ) -> Flow[Prediction]:
     target = call.target
-    metadata = known.find(target)
+    metadata = known.find(target, call.metadata)
     is_fresh = metadata is None
     if metadata is None:
-        metadata = yield from _learn(target, known, call.protocol)
+        metadata = yield from _learn(target, known, call.protocol, call.metadata)
     sent: planning.Plan | None = None
     for _ in range(MAX_ROUNDS):
         try:
@@ -178,7 +208,10 @@ def _predict(
         except (InvalidInput, FailedPrecondition):
             if is_fresh:
                 raise
-            remembered, metadata = metadata, (yield from _learn(target, known, call.protocol))
+            remembered, metadata = (
+                metadata,
+                (yield from _learn(target, known, call.protocol, call.metadata)),
+            )
             if metadata == remembered:
                 raise
             is_fresh, sent = True, None
@@ -191,8 +224,8 @@ def _predict(
         try:
             metadata = remembered_version or (yield from _learn(answered, known, call.protocol))
         except NotFound:  # unloaded already, so its metadata can't be had
-            metadata, sent = (yield from _learn(target, known, call.protocol)), None
-        known.learn(target, metadata)
+            metadata, sent = (yield from _learn(target, known, call.protocol, call.metadata)), None
+        known.learn(target, metadata, call.metadata)
     raise Unavailable(
         f"{target}: its version kept changing: {MAX_ROUNDS} times another version answered than "
         "the one that the inputs were prepared for"
@@ -221,12 +254,14 @@ def learn(
     return learned
 
 
-def _learn(target: Servable, known: MetadataCache, protocol: Protocol) -> Flow[ModelMetadata]:
+def _learn(
+    target: Servable, known: MetadataCache, protocol: Protocol, callers: Callers = ()
+) -> Flow[ModelMetadata]:
     try:
         learned = yield from protocol.metadata(target)
     except Unimplemented:  # without metadata nothing can be checked
         learned = ModelMetadata(model=target.model, version=None, signatures={})
-    known.learn(target, learned)
+    known.learn(target, learned, callers)
     return learned
 
 

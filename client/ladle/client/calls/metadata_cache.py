@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
+from typing import TypeAlias
 
 from ladle.client.messages.requests import Servable
 from ladle.client.models import ModelMetadata
+
+Callers: TypeAlias = "tuple[tuple[str, str], ...]"
+"""The metadata that a caller sends with its requests."""
 
 
 class MetadataCache:
@@ -20,26 +24,37 @@ class MetadataCache:
 
     def __init__(self, max_entries: int = 256) -> None:
         self._max_entries = max_entries
-        self._entries: OrderedDict[Servable, ModelMetadata] = OrderedDict()
+        self._entries: OrderedDict[tuple[Servable, Callers], ModelMetadata] = OrderedDict()
         self._lock = Lock()
 
-    def find(self, target: Servable) -> ModelMetadata | None:
-        """Return the entry of `target`; None if there is none."""
-        with self._lock:
-            metadata = self._entries.get(target)
-            if metadata is not None:
-                self._entries.move_to_end(target)
-            return metadata
+    def find(self, target: Servable, callers: Callers = ()) -> ModelMetadata | None:
+        """Return the entry of `target`; None if there is none.
 
-    def learn(self, target: Servable, metadata: ModelMetadata) -> None:
+        `callers` is the metadata that a caller sends. Where a roll-out gave it another version than
+        other callers, the entry is that version's.
+        """
+        with self._lock:
+            for key in ((target, callers), (target, ())):
+                metadata = self._entries.get(key)
+                if metadata is not None:
+                    self._entries.move_to_end(key)
+                    return metadata
+            return None
+
+    def learn(self, target: Servable, metadata: ModelMetadata, callers: Callers = ()) -> None:
         """Store `metadata` for `target`, and for the version that it describes."""
         with self._lock:
-            self._put(target, metadata)
+            others = self._entries.get((target, ())) if callers else None
+            if others is not None and others.version != metadata.version:
+                self._put((target, callers), metadata)
+            else:
+                self._entries.pop((target, callers), None)
+                self._put((target, ()), metadata)
             if metadata.version is not None:
-                self._put(Servable(target.model, metadata.version), metadata)
+                self._put((Servable(target.model, metadata.version), ()), metadata)
 
-    def _put(self, target: Servable, metadata: ModelMetadata) -> None:
-        self._entries[target] = metadata
-        self._entries.move_to_end(target)
+    def _put(self, key: tuple[Servable, Callers], metadata: ModelMetadata) -> None:
+        self._entries[key] = metadata
+        self._entries.move_to_end(key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)

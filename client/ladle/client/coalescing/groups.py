@@ -57,7 +57,9 @@ def coalescing_key(call: PredictCall, metadata: ModelMetadata | None) -> Hashabl
         return None
     shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(named.items()))
     is_single = not isinstance(call.inputs, dict)
-    return call.target, call.signature, call.outputs, call.normalize, is_single, shapes
+    # What differs in its metadata may be routed to another version.
+    how = (call.signature, call.outputs, call.normalize, call.metadata)
+    return call.target, how, is_single, shapes
 
 
 def rows_of(call: PredictCall) -> int:

@@ -77,6 +77,8 @@ class EncodedRequest(NamedTuple):
     method: str
     """The path of the method, such as `/tensorflow.serving.PredictionService/Predict`."""
     body: bytes
+    metadata: tuple[tuple[str, str], ...] = ()
+    """What the caller sends beside it."""
 
 
 class Servable(NamedTuple):

@@ -159,7 +159,7 @@ class AsyncIODriver(BaseClient):
                 if outcome is not None:
                     return outcome
                 send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
-            metadata = self._metadata()
+            metadata = self._metadata(send.request.metadata)
         except LadleError as error:
             return Failure(error)
         if send.request.method == requests.PREDICT_IN_CHUNKS:
@@ -274,14 +274,14 @@ class AsyncIODriver(BaseClient):
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _stream_pool(self) -> AsyncStreamPool:
+    def _stream_pool(self, callers: tuple[tuple[str, str], ...]) -> AsyncStreamPool:
         """Return the calls that carry one stream."""
         from ladle.client.streaming.async_pool import AsyncStreamPool
 
         def open_call(address: int) -> StreamCall:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
             method = self._channel(address).stream_stream(self._protocol.streams.method)
-            return _lasting(method(metadata=grpc.aio.Metadata(*self._metadata())))
+            return _lasting(method(metadata=grpc.aio.Metadata(*self._metadata(callers))))
 
         return AsyncStreamPool(self._protocol.streams, open_call, self._unary_only)
 

@@ -25,6 +25,7 @@ from ladle.client.inputs.arrays import Inputs, as_arrays
 from ladle.client.inputs.conversion import Normalize
 from ladle.client.inputs.examples import Examples, Features
 from ladle.client.messages import requests
+from ladle.client.messages.metadata import CallMetadata, checked
 from ladle.client.transport import tracing
 from ladle.client.transport.addresses import check_address, is_this_machine
 from ladle.client.transport.connection import (
@@ -280,9 +281,9 @@ class BaseClient:
             raise DeadlineExceeded(f"{what}: the timeout passed before all of it was there")
         return left_s
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, callers: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:
         token = () if self._token is None else self._token.metadata()
-        return _METADATA + token + tracing.context()
+        return _METADATA + token + tracing.context() + callers
 
     def _connection(self) -> int:
         """Return which of an address's connections the next call uses."""
@@ -297,6 +298,7 @@ class BaseClient:
         signature: str | None,
         outputs: str | Sequence[str] | None,
         normalize: Normalize,
+        metadata: CallMetadata | None,
     ) -> flows.PredictCall:
         self._check_process()
         return flows.PredictCall(
@@ -307,6 +309,7 @@ class BaseClient:
             outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs or ()),
             normalize=normalize,
             max_bytes=self._max_message_bytes,
+            metadata=checked(metadata),
         )
 
     def _examples_call(
@@ -317,6 +320,7 @@ class BaseClient:
         version: int | None,
         label: str | None,
         context: Features | None,
+        metadata: CallMetadata | None,
     ) -> flows.ExamplesCall:
         self._protocol.check_examples(what)
         return flows.ExamplesCall(
@@ -324,6 +328,7 @@ class BaseClient:
             examples=examples,
             context=context,
             max_bytes=self._max_message_bytes,
+            metadata=checked(metadata),
         )
 
 

@@ -165,7 +165,7 @@ class IODriver(BaseClient):
                 if outcome is not None:
                     return outcome
                 send = send._replace(timeout_s=send.timeout_s - (time.monotonic() - began))
-            metadata = self._metadata()
+            metadata = self._metadata(send.request.metadata)
             GATE.enter()
             try:
                 return self._call(send, metadata, scope)
@@ -224,7 +224,7 @@ class IODriver(BaseClient):
             self._scopes.add(scope)
         return scope
 
-    def _stream_pool(self) -> StreamPool:
+    def _stream_pool(self, callers: tuple[tuple[str, str], ...]) -> StreamPool:
         """Return the calls that carry one stream."""
         from ladle.client.streaming.pool import StreamPool
 
@@ -234,7 +234,7 @@ class IODriver(BaseClient):
             channel = self._channels[address][self._connection()]
             method: grpc.StreamStreamMultiCallable[bytes, bytes]
             method = channel.stream_stream(self._protocol.streams.method)
-            return _lasting(method(outbox, metadata=self._metadata()))
+            return _lasting(method(outbox, metadata=self._metadata(callers)))
 
         return StreamPool(self._protocol.streams, open_call, self._unary_only)
 

@@ -15,7 +15,7 @@ from ladle.protos.services import pool
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.rollout.comparing import OutputRule
-from ladle.server.core.rollout.guard import Guard
+from ladle.protos.rollout_guard import Guard
 from ladle.server.core.rollout.shadow import Shadow
 from ladle.server.core.rollout.split import BUCKETS, Rollout, Steps
 from ladle.server.settings.polled_file import PolledFile

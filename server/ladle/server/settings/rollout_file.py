@@ -11,11 +11,11 @@ from google.protobuf import text_format
 
 from ladle.protos.ladle_pb import Rollout as RolloutProto
 from ladle.protos.ladle_pb import RolloutConfig
+from ladle.protos.rollout_guard import Guard
 from ladle.protos.services import pool
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.rollout.comparing import OutputRule
-from ladle.protos.rollout_guard import Guard
 from ladle.server.core.rollout.shadow import Shadow
 from ladle.server.core.rollout.split import BUCKETS, Rollout, Steps
 from ladle.server.settings.polled_file import PolledFile

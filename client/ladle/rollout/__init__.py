@@ -1,0 +1,1 @@
+"""`ladle rollout`: how the roll-outs of a fleet of servers do."""

@@ -23,9 +23,11 @@ ALLOWED = {
     "ladle.client.health_cli": {"ladle.client", "ladle.cli.arguments"},
     "ladle.bench": {"ladle.client", "ladle.cli.arguments"},
     "ladle.batch": {"ladle.protos", "ladle.store", "ladle.client", "ladle.cli.arguments"},
+    "ladle.rollout": {"ladle.cli.arguments"},
+    "ladle.rollout.guard": set(),  # a decision, which servers and the command share
     "ladle.export": {"ladle.protos", "ladle.store"},
     "ladle.export.models.remote": {"ladle.protos", "ladle.store", "ladle.client", "ladle.export"},
-    "ladle.server.core": {"ladle.protos", "ladle.store"},
+    "ladle.server.core": {"ladle.protos", "ladle.store", "ladle.rollout.guard"},
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
     "ladle.server.config": {"ladle.server.core.machine.cpus", "ladle.store.url"},
@@ -36,7 +38,12 @@ ALLOWED = {
         "ladle.cli.arguments",
     },
     "ladle.server.triton_cli": {"ladle.server", "ladle.cli.arguments"},
-    "ladle.server.settings": {"ladle.protos", "ladle.store", "ladle.server.core"},
+    "ladle.server.settings": {
+        "ladle.protos",
+        "ladle.store",
+        "ladle.rollout.guard",
+        "ladle.server.core",
+    },
     "ladle.server.saved_model": {"ladle.protos", "ladle.server.core"},
     "ladle.server.rpc": {"ladle.protos", "ladle.server.core", "ladle.server.call"},
     "ladle.server.rest": {
@@ -50,6 +57,7 @@ ALLOWED = {
     "ladle.server.warmup": {"ladle.protos", "ladle.server.core", "ladle.server.rpc"},
     "ladle.server.monitoring": {
         "ladle.protos",
+        "ladle.rollout.guard",
         "ladle.server.core",
         "ladle.server.warmup.records",  # TFRecord files
     },
@@ -62,7 +70,7 @@ ALLOWED = {
         "ladle.server.call",
         "ladle.server.limits",
     },
-    "ladle.server": {"ladle.protos", "ladle.store", "ladle.server"},
+    "ladle.server": {"ladle.protos", "ladle.store", "ladle.rollout.guard", "ladle.server"},
     "ladle.embedded": {"ladle.client", "ladle.server"},
 }
 FORBIDDEN = {
@@ -72,6 +80,7 @@ FORBIDDEN = {
     "ladle.client": {"tensorflow", "keras"},
     "ladle.batch": {"tensorflow", "keras"},
     "ladle.bench": {"tensorflow", "keras"},
+    "ladle.rollout": {"tensorflow", "keras", "grpc", "numpy", "google"},
     "ladle.server.core": {"tensorflow", "keras", "grpc"},
     "ladle.server.call": {"tensorflow", "keras", "grpc"},
     "ladle.server.limits": {"tensorflow", "keras", "grpc"},

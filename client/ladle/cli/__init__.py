@@ -24,6 +24,7 @@ commands:
   models     list, show, compare, check, warm up, label, roll back, prune and report on versions
   serve      serve the newest version of a model over gRPC and HTTP
   predict    have a server predict the rows of files of any size, or print one prediction
+  rollout    see whether the version on trial of a roll-out is good, at all servers
   triton     serve a folder of models as tritonserver does: its flags, ports and config.pbtxt
 
 The whole way, from nothing to a prediction:
@@ -58,6 +59,7 @@ COMMANDS = {
     "export": _Command("ladle.export.cli", "export"),
     "health": _Command("ladle.client.health_cli", ""),
     "models": _Command("ladle.export.models.cli", "export"),
+    "rollout": _Command("ladle.rollout.cli", ""),
     "serve": _Command("ladle.server.cli", "server"),
     "predict": _Command("ladle.batch.cli", "batch"),
     "triton": _Command("ladle.server.triton_cli", "server"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import TIMEOUT_S, FakeLoader, until
 
-from ladle.protos.rollout_guard import Guard
+from ladle.rollout.guard import Guard
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.rollout.router import Share
 from ladle.server.core.rollout.split import Rollout

@@ -17,6 +17,7 @@ from ladle.protos import tensors
 from ladle.protos.files.versions import LABELS_NAME
 from ladle.protos.inference_pb import ModelInferRequest
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.rollout import cli
 from ladle.server import Config, Server
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
@@ -144,6 +145,25 @@ def test_callers_get_stables_answers_and_the_page_says_how_the_canary_differs(
     # What runs on a shadow is no request of anybody's.
     requests = there.server.metrics.own.requests.values
     assert {labels[1] for labels in requests} == {"1"}
+
+
+def test_the_command_reads_what_the_server_says(
+    there: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def enough() -> bool:
+        there.predict()
+        return there.compared() >= 5
+
+    until(enough)
+    assert cli.main(["status", "--server", there.url]) == 0
+    printed = capsys.readouterr().out
+    assert "version 2 as a shadow of version 1" in printed
+    assert printed.endswith("good: version 2 keeps what is asked of it\n")
+    there.shadow.function = lambda inputs: {"y": inputs["x"] * np.array([9, 1], np.float32)}
+    until(lambda: enough() and there.seen()["rollout"][1]["is_held"])
+    assert cli.main(["status", "--server", there.url, "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["rollouts"]
+    assert found["verdict"] == "held"
 
 
 def test_a_shadow_that_fails_is_counted_and_nobody_notices(there: Harness) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ladle.rollout.guard import Guard
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.rollout.agreement import OutputAgreement
@@ -107,6 +108,9 @@ class ModelSnapshot:
     """The versions that share its requests; nothing without a roll-out."""
     shadow: ShadowSnapshot | None = None
     """The version that its requests run on once more."""
+    guard: Guard | None = None
+    """What is asked of its canary: the roll-out's guard, or a guard's defaults; None without a
+    roll-out."""
 
 
 def snapshot(
@@ -144,6 +148,7 @@ def snapshot(
                 held.get(name, [0, 0, 0, 0]),
                 tuple(_part(metrics, name, now, s) for s in manager.router.shares(name)),
                 _shadow(shadow(name)),
+                _guard(manager, name),
             )
             for name in sorted({*held, *metrics.recent})
         }
@@ -190,6 +195,11 @@ def _shadow(standing: Standing | None) -> ShadowSnapshot | None:
     )
 
 
+def _guard(manager: Manager, name: str) -> Guard | None:
+    rollout = manager.router.rollouts.get(name)
+    return None if rollout is None else rollout.guard or Guard()
+
+
 def _output(found: OutputAgreement) -> OutputSnapshot:
     count = found.measured
     return OutputSnapshot(
@@ -213,6 +223,7 @@ def _model(
     held: list[int],
     rollout: tuple[PartSnapshot, ...],
     shadow: ShadowSnapshot | None,
+    guard: Guard | None,
 ) -> ModelSnapshot:
     recent = metrics.recent.get(name)
     quantiles = recent and recent.latencies_s(now, (0.5, 0.95, 0.99))
@@ -229,4 +240,5 @@ def _model(
         running_batches=held[3],
         rollout=rollout,
         shadow=shadow,
+        guard=guard,
     )

@@ -11,8 +11,8 @@ from google.protobuf import text_format
 
 from ladle.protos.ladle_pb import Rollout as RolloutProto
 from ladle.protos.ladle_pb import RolloutConfig
-from ladle.protos.rollout_guard import Guard
 from ladle.protos.services import pool
+from ladle.rollout.guard import Guard
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.rollout.comparing import OutputRule

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ladle.protos.rollout_guard import Figures, breach
+from ladle.rollout.guard import Figures, breach
 from ladle.server.core.rollout.router import Router
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable_id import ServableId

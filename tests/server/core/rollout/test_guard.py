@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.protos.rollout_guard import Figures, Guard, breach
+from ladle.rollout.guard import Figures, Guard, breach
 
 GUARD = Guard(min_requests=100, max_error_ratio=0.01, max_p99_to_stable=1.5)
 GOOD = Figures(1000, 0, 0.010)

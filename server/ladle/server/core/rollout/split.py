@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 
-from ladle.protos.rollout_guard import Guard
+from ladle.rollout.guard import Guard
 from ladle.server.core.rollout.shadow import Shadow
 
 _unpack = Struct(">Q").unpack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,8 +11,19 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import TIMEOUT_S, refusal
+from fakes import TIMEOUT_S, refusal, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from server.transport.native.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    SETTINGS,
+    Connection,
+    frame,
+    headers,
+    message,
+)
 from transports import LimitedTransport, MakeTransport
 
 from ladle.server.call import Call, NonBlocking, Streaming
@@ -158,3 +170,30 @@ def test_a_call_too_many_is_counted_by_its_reason(make_transport: MakeTransport)
         for each in calls:
             each.cancel()
     transport.stop(0)
+
+
+def test_answers_that_nobody_reads_keep_their_places(
+    serve: Callable[..., int],
+) -> None:
+    """There are 128 places for each thread; without this, unread answers could fill the memory."""
+    port = serve({"/a/B": NonBlocking(lambda call: call.respond(call.request))})
+    no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+    call_frames = b"".join(
+        frame(HEADERS, END_HEADERS, stream, headers("/a/B"))
+        + frame(DATA, END_STREAM, stream, message(b"never read"))
+        for stream in range(1, 257, 2)
+    )
+    with Connection(port) as connection, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        connection.send(no_window + call_frames)
+        answered = (kind for kind, *_ in connection.frames() if kind == HEADERS)
+        for _ in range(128):
+            next(answered)
+        call: Any = channel.unary_unary("/a/B", None, None)
+        with pytest.raises(grpc.RpcError) as raised:
+            call(b"", timeout=TIMEOUT_S)
+        code, text = refusal(raised.value)
+        assert code == "UNAVAILABLE"
+        assert "128 calls are under way" in text
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        again: Any = channel.unary_unary("/a/B", None, None)
+        until(lambda: again.future(b"", timeout=TIMEOUT_S).exception() is None)

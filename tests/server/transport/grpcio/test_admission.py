@@ -37,7 +37,6 @@ class FakeCall:
 
     def end(self) -> None:
         self._admission.ended(self)
-        self._admission.leave()
 
 
 def begin(admission: Admission) -> FakeCall:
@@ -71,7 +70,10 @@ def test_a_call_that_waits_for_a_thread_has_a_place() -> None:
     admission.come()
 
     assert admission.refusal() is not None
-    admission.leave()
+    call = FakeCall(admission)
+    admission.begin(call)
+    assert admission.refusal() is not None
+    call.end()
     assert admission.refusal() is None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import TIMEOUT_S, refusal, until
+from fakes import TIMEOUT_S, until
 from server.transport.native.http2 import (
     DATA,
     END_HEADERS,
@@ -162,28 +161,3 @@ def test_an_interpreter_that_ends_with_calls_under_way_ends(
         assert process.communicate("\n", timeout=TIMEOUT_S) == ("", "")
         assert under_way.exception().code() is grpc.StatusCode.UNAVAILABLE
     assert process.returncode == 0
-
-
-def test_answers_that_nobody_reads_keep_their_places(
-    server: tuple[LimitedTransport, int],
-) -> None:
-    """There are 128 places for each thread; without this, unread answers could fill the memory."""
-    _, port = server
-    no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
-    call_frames = b"".join(
-        frame(HEADERS, END_HEADERS, stream, headers("/a/B"))
-        + frame(DATA, END_STREAM, stream, message(b"never read"))
-        for stream in range(1, 257, 2)
-    )
-    with Connection(port) as connection, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        connection.send(no_window + call_frames)
-        answered = (kind for kind, *_ in connection.frames() if kind == HEADERS)
-        for _ in range(128):
-            next(answered)
-        call: Any = channel.unary_unary("/a/B", None, None)
-        with pytest.raises(grpc.RpcError) as raised:
-            call(b"", timeout=TIMEOUT_S)
-        code, text = refusal(raised.value)
-        assert code == "UNAVAILABLE"
-        assert "128 calls are under way" in text
-    until(lambda: is_answered(port))

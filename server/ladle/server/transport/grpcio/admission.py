@@ -48,15 +48,15 @@ class Admission:
         self._refused = refused
         self._clock = clock
         self._lock = threading.Lock()  # guards what follows
-        self._count = 0
+        self._waiting = 0  # for a thread
         self._calls: set[Admitted] = set()
         self._silent: dict[Admitted, float] = {}  # since when, the oldest first
         self._is_stopping = False
 
     @property
     def under_way(self) -> int:
-        """How many calls have come in and have not left."""
-        return self._count
+        """How many calls have come and are not over."""
+        return self._waiting + len(self._calls)
 
     def refusal(self) -> ServingError | None:
         """Return why a call that has just come can't be taken; None if it can.
@@ -64,7 +64,7 @@ class Admission:
         Without a place for it, the call that has been silent for longest gives its own.
         """
         with self._lock:
-            if self._count < self._most:
+            if self.under_way < self._most:
                 return None
             silent = self._pop_silent(self._clock() - _LEAST_S)
         if silent is not None:
@@ -75,19 +75,15 @@ class Admission:
         return error
 
     def come(self) -> None:
-        """Count a call in."""
+        """Note that a call has come, and waits for a thread."""
         with self._lock:
-            self._count += 1
-
-    def leave(self) -> None:
-        """Count a call out."""
-        with self._lock:
-            self._count -= 1
+            self._waiting += 1
 
     def begin(self, call: Admitted) -> None:
         """Note that a call has its thread, and waits for its first message."""
         now = self._clock()
         with self._lock:
+            self._waiting -= 1
             self._calls.add(call)
             self._silent[call] = now
             is_stopping = self._is_stopping
@@ -100,7 +96,7 @@ class Admission:
             self._silent.pop(call, None)
 
     def ended(self, call: Admitted) -> None:
-        """Forget a call that is over."""
+        """Give up the place of a call that is over for its caller: its answer has been sent."""
         with self._lock:
             self._calls.discard(call)
             self._silent.pop(call, None)
@@ -154,22 +150,17 @@ class Admission:
 
 
 class Room(SteadyPool):
-    """The threads of some methods, and their places: a call has both from beginning to end."""
+    """The threads of some methods, and their places, which calls keep until answers are sent."""
 
     def __init__(self, max_threads: int, name: str, admission: Admission) -> None:
-        """`admission` counts the calls that hold a thread or wait for one."""
+        """`admission` counts the calls."""
         super().__init__(max_threads, name)
         self.admission = admission
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a thread serve a call; grpcio's polling thread calls this."""
-        future = super().submit(fn, *args, **kwargs)
         self.admission.come()
-        future.add_done_callback(self._left)
-        return future
-
-    def _left(self, _future: Future[Any]) -> None:
-        self.admission.leave()
+        return super().submit(fn, *args, **kwargs)
 
 
 def _late(seconds: float) -> DeadlineExceeded:

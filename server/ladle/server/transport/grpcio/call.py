@@ -32,18 +32,16 @@ def unary(handler: Handler, limits: Limits, admission: Admission) -> Any:
     def serve(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         call = ThreadCall(context)
         admission.begin(call)
-        try:
-            # If the caller goes away, grpcio raises what ends this thread without a word.
-            message = next(requests, None)
-            admission.received(call)
-            if message is None:
-                error = Unimplemented("expected exactly one request message, got none")
-                abort(context, error)
-            call.come(message)
-            del message
-            return _answer(call, handler, limits)
-        finally:
-            admission.ended(call)
+        call.on_end(lambda: admission.ended(call))
+        # If the caller goes away, grpcio raises what ends this thread without a word.
+        message = next(requests, None)
+        admission.received(call)
+        if message is None:
+            error = Unimplemented("expected exactly one request message, got none")
+            abort(context, error)
+        call.come(message)
+        del message
+        return _answer(call, handler, limits)
 
     return serve
 

@@ -193,7 +193,12 @@ class Transport(Protocol):
         """
 
     def start(self) -> None:
-        """Take calls from now on; returns at once."""
+        """Take calls from now on; returns at once.
+
+        Raises:
+            OSError: The system has no descriptors or threads for it.
+            RuntimeError: It has no threads for it.
+        """
 
     def enter_lame_duck(self) -> None:
         """Go on taking connections and calls, but ask callers to go elsewhere; never blocks.

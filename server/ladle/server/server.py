@@ -254,7 +254,7 @@ class Server:
         if self._config.strict_readiness is not None:
             self._readiness.model_changed("")  # there may be no models whose changes would say it
         if not self._config.wait_for_models:
-            self.addresses = self._ports.open()
+            self.addresses = self._open_ports()
         self._source.start()
         self._on_demand.start()
         if self._config.model_config_file:
@@ -266,7 +266,13 @@ class Server:
             self._tokens_file.start()
         if self._config.wait_for_models:
             self.wait_for_models()
-            self.addresses = self._ports.open()
+            self.addresses = self._open_ports()
+
+    def _open_ports(self) -> tuple[str, ...]:
+        try:
+            return self._ports.open()
+        except (OSError, RuntimeError) as error:
+            raise StartupError(f"the system has no room to serve requests: {error}") from None
 
     def wait_for_models(self) -> None:
         """Block until every model that was configured at the start is up or has failed.

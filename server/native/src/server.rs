@@ -4,19 +4,23 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_local, LocalSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use crate::connection::{self, Options, Phase, SLOWEST_GREETING};
+use crate::connection::greeting::Greetings;
+use crate::connection::{self, Options, Phase};
 use crate::outbox::Outbox;
 use crate::queue::{Gathered, Queue};
 use crate::service::{Shared, Thread};
@@ -53,6 +57,9 @@ pub struct Server {
     /// The status with which the server ends calls.
     ending: Arc<Mutex<Option<Status>>>,
     connections: Arc<Connections>,
+    greetings: Greetings,
+    /// The process whose threads these are: a fork copies none.
+    process: AtomicU32,
 }
 
 #[derive(Default)]
@@ -101,6 +108,8 @@ impl Server {
             phase: watch::Sender::new(Phase::Serving),
             ending: Arc::default(),
             connections: Arc::default(),
+            greetings: Greetings::default(),
+            process: AtomicU32::default(),
         }
     }
 
@@ -125,7 +134,11 @@ impl Server {
     }
 
     /// Start the threads. A fork before that is harmless.
+    ///
+    /// Fails where the system has no threads or descriptors for them; then `close` ends those that
+    /// have started.
     pub fn start(&self) -> io::Result<()> {
+        self.process.store(std::process::id(), Ordering::Relaxed);
         let mut senders = Vec::new();
         let mut receivers = Vec::new();
         for _ in 0..self.threads {
@@ -144,7 +157,9 @@ impl Server {
                 phase: self.phase.subscribe(),
                 ending: Arc::clone(&self.ending),
                 connections: Arc::clone(&self.connections),
+                greetings: self.greetings.clone(),
             };
+            let runtime = runtime()?;
             // The first accepts connections for all of them.
             let accepting = std::mem::take(&mut listeners);
             let others = if number == 0 {
@@ -153,7 +168,7 @@ impl Server {
                 Vec::new()
             };
             let thread = std::thread::Builder::new().name(format!("network-{number}"));
-            running.push(thread.spawn(move || network.run(accepting, others, receiver))?);
+            running.push(thread.spawn(move || network.run(runtime, accepting, others, receiver))?);
         }
         Ok(())
     }
@@ -189,7 +204,16 @@ impl Server {
     }
 
     /// End everything; calls that are still there are cut off.
+    ///
+    /// In a forked process nothing is done: it has no thread of these, and all else is its parent's.
     pub fn close(&self) {
+        let process = self.process.load(Ordering::Relaxed);
+        if process != 0 && process != std::process::id() {
+            if let Ok(mut running) = self.running.try_lock() {
+                running.drain(..).for_each(std::mem::forget);
+            }
+            return;
+        }
         self.enter(Phase::Over);
         for thread in std::mem::take(&mut *locked(&self.running)) {
             // A thread that panicked has nothing any more that could be ended.
@@ -227,27 +251,32 @@ struct Network {
     phase: watch::Receiver<Phase>,
     ending: Arc<Mutex<Option<Status>>>,
     connections: Arc<Connections>,
+    greetings: Greetings,
+}
+
+/// What runs a thread's tasks.
+fn runtime() -> io::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(INFLATING)
+        .thread_keep_alive(Duration::MAX)
+        .on_thread_park(flush)
+        .build()?;
+    // Later ones wait for this thread where there can be no other. The first that is wanted and
+    // can't be had panics.
+    std::panic::catch_unwind(AssertUnwindSafe(|| runtime.spawn_blocking(|| ())))
+        .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "no thread can be had"))?;
+    Ok(runtime)
 }
 
 impl Network {
     fn run(
         self,
+        runtime: Runtime,
         listeners: Vec<Listener>,
         others: Vec<mpsc::UnboundedSender<Accepted>>,
         receiver: mpsc::UnboundedReceiver<Accepted>,
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(INFLATING)
-            .on_thread_park(flush)
-            .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("ladle: a network thread can't start: {error}");
-                return;
-            }
-        };
         let thread = Rc::new(Thread {
             shared: Arc::clone(&self.shared),
             gathered: Gathered::new(Arc::clone(&self.queue)),
@@ -329,17 +358,18 @@ impl Network {
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        let greeting = self.greetings.begin();
         let Some(tls) = self.tls else {
-            return connection::run(io, local, thread, &self.options, self.phase).await;
+            return connection::run(io, local, thread, &self.options, greeting, self.phase).await;
         };
         let mut phase = self.phase.clone();
-        let handshake = timeout(SLOWEST_GREETING, TlsAcceptor::from(tls).accept(io));
         let io = tokio::select! {
-            io = handshake => io,
+            io = TlsAcceptor::from(tls).accept(io) => io,
+            () = greeting.too_long() => return,
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
         };
-        if let Ok(Ok(io)) = io {
-            connection::run(io, local, thread, &self.options, self.phase).await;
+        if let Ok(io) = io {
+            connection::run(io, local, thread, &self.options, greeting, self.phase).await;
         }
     }
 }

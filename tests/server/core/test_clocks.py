@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 SERVER = Path(__file__).parents[3] / "server" / "ladle" / "server"
+CRATE = SERVER.parents[1] / "native" / "src"
 
 # Who reads the wall clock, and what for.
 ALLOWED = {
@@ -43,3 +44,10 @@ def test_few_read_the_wall_clock_and_nothing_waits_by_it() -> None:
         str(path.relative_to(SERVER)) for path in SERVER.rglob("*.py") if reads_the_wall_clock(path)
     }
     assert found == set(ALLOWED)
+
+
+def test_the_native_transport_knows_no_wall_clock() -> None:
+    sources = {path: path.read_text() for path in CRATE.rglob("*.rs")}
+
+    assert any("Instant::now" in source for source in sources.values())
+    assert [path.name for path, source in sources.items() if "SystemTime" in source] == []

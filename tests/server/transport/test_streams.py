@@ -72,3 +72,23 @@ def test_a_caller_who_has_finished_is_told_of(call: Any, begun: queue.SimpleQueu
     with pytest.raises(grpc.RpcError) as raised:
         next(answers)
     assert refusal(raised.value) == ("ABORTED", "enough")
+
+
+def test_a_caller_who_has_finished_still_gets_what_comes_later(
+    call: Any, begun: queue.SimpleQueue[Stream]
+) -> None:
+    told: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    answers = call(iter([b"one"]), timeout=TIMEOUT_S, metadata=TOKEN)
+    stream = begun.get(timeout=TIMEOUT_S)
+    stream.receive(told.put)
+    assert told.get(timeout=TIMEOUT_S) == b"one"
+    stream.receive(told.put)
+    assert told.get(timeout=TIMEOUT_S) is None
+
+    sent: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for message in (b"first", b"second"):
+        stream.send(message, lambda: sent.put(None))
+        assert next(answers) == message
+        sent.get(timeout=TIMEOUT_S)
+    stream.end()
+    assert list(answers) == []

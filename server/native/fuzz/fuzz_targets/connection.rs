@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ladle_native::connection::greeting::Greetings;
 use ladle_native::connection::{run, Options, Phase};
 use ladle_native::limits::budget::Budget;
 use ladle_native::limits::places::Places;
@@ -119,7 +120,8 @@ fuzz_target!(|input: (bool, u8, &[u8])| {
         });
         let serving = spawn_local({
             let thread = Rc::clone(&thread);
-            async move { run(server, true, thread, &options, phase).await }
+            let greeting = Greetings::default().begin();
+            async move { run(server, true, thread, &options, greeting, phase).await }
         });
         let sending = async {
             let greeting = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();

@@ -2,6 +2,7 @@
 
 pub mod authority;
 mod greeted;
+pub mod greeting;
 pub mod sending;
 
 use std::convert::Infallible;
@@ -15,16 +16,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::service::{serve, Thread};
 use greeted::Greeted;
+use greeting::Greeting;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest frame that callers may send, in bytes.
 const MAX_FRAME_SIZE: u32 = 256 << 10;
-/// What a caller may take to say that it speaks HTTP/2, and to agree on TLS.
-pub const SLOWEST_GREETING: Duration = Duration::from_secs(20);
 
 /// How connections are kept.
 #[derive(Clone, Debug)]
@@ -77,19 +77,22 @@ pub async fn run<I>(
     local: bool,
     thread: Rc<Thread>,
     options: &Options,
+    greeting: Greeting,
     mut phase: watch::Receiver<Phase>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let began_in = *phase.borrow();
     let mut preface = [0u8; PREFACE.len()];
-    let greeting = tokio::select! {
-        greeting = timeout(SLOWEST_GREETING, io.read_exact(&mut preface)) => greeting,
+    let read = tokio::select! {
+        read = io.read_exact(&mut preface) => read,
+        () = greeting.too_long() => return,
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
     };
-    if !matches!(greeting, Ok(Ok(_))) || preface != *PREFACE {
+    if read.is_err() || preface != *PREFACE {
         return;
     }
+    drop(greeting);
     let service = service_fn(move |request| {
         let thread = Rc::clone(&thread);
         async move { Ok::<_, Infallible>(serve(thread, local, request).await) }

@@ -89,6 +89,7 @@ class NativeTransport:
         self._threads: list[threading.Thread] = []
         self._sockets: list[tuple[str, int]] = []  # Unix sockets: path and inode
         self._stop_at: float | None = None
+        self._process: int | None = None
         pools = Pools(working=self._working, waiting=self._waiting)
         self._streams = Streams(pools, limits)
         self._network = ladle_native.Network(
@@ -152,26 +153,37 @@ class NativeTransport:
 
     def start(self) -> None:
         """Take calls from now on; returns at once."""
-        # Neither these threads nor the next one yield when they are woken: on a busy machine a lone
-        # caller would wait 2 ms instead of 0.2, and many callers are answered as fast either way.
-        self._network.start()
+        self._process = os.getpid()
+        # Neither this thread nor those of the network yield when they are woken: on a busy machine
+        # a lone caller would wait 2 ms instead of 0.2, and many callers are answered as fast.
         thread = threading.Thread(target=self._take, name="take", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+            self._threads.append(thread)
+            self._network.start()
+        except BaseException:
+            self._network.close()  # nothing is left running
+            raise
 
     def enter_lame_duck(self) -> None:
         """Go on taking connections and calls, but ask callers to connect anew; never blocks."""
-        self._network.enter_lame_duck()
+        if not self._is_a_forks:
+            self._network.enter_lame_duck()
 
     def drain(self, grace_s: float) -> None:
         """Take no connections, and give calls under way `grace_s` seconds; returns at once."""
-        if self._stop_at is None:
+        if self._stop_at is None and not self._is_a_forks:
             self._stop_at = time.monotonic() + grace_s
             self._streams.stop()
             self._network.drain()
 
     def stop(self, grace_s: float = 0.0) -> None:
-        """Drain, unless `drain` was called before, and return when every call has ended."""
+        """Drain, unless `drain` was called before, and return when every call has ended.
+
+        In a forked child nothing is done: the calls and the threads are its parent's.
+        """
+        if self._is_a_forks:
+            return
         self.drain(grace_s)
         assert self._stop_at is not None  # drain sets it
         if not self._network.wait_until_left(max(0.0, self._stop_at - time.monotonic())):
@@ -188,6 +200,11 @@ class NativeTransport:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
+
+    @property
+    def _is_a_forks(self) -> bool:
+        """Whether this is a copy in a forked child, where locks may be held for ever."""
+        return self._process not in (None, os.getpid())
 
     def _take(self) -> None:
         """Begin calls and tell streams what happens, until the network is closed."""

@@ -275,19 +275,6 @@ def test_a_version_that_can_not_be_loaded_fires_its_alert(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("folder", [DEPLOY / "kubernetes", MONITORING], ids=lambda f: f.name)
-def test_kustomize_builds_what_is_applied(folder: Path) -> None:
-    kustomize = shutil.which("kustomize")
-    if kustomize is None:
-        pytest.skip("no kustomize on the path")
-    done = subprocess.run(
-        [kustomize, "build", str(folder)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    built = {(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(done.stdout)}
-    assert len(built) >= len(loaded(folder / "kustomization.yaml")["resources"])
-
-
 def test_the_dashboard_is_made_of_the_metrics_that_the_server_has() -> None:
     assert dashboard.FILE.read_text() == dashboard.text(), f"run {dashboard.__file__}"
     documented = (ROOT / "docs" / "metrics.md").read_text()

@@ -30,6 +30,7 @@ from ladle.server.settings import triton_model
 logger = logging.getLogger(__name__)
 
 _POLL_WAIT_S = 1.0
+_MOST_AT_ONCE = 100
 _MAX_BYTES = 1 << 20
 
 
@@ -131,6 +132,7 @@ class BatchingLoader:
             weakref.WeakKeyDictionary()
         )
         self._problems: dict[Path, str] = {}
+        self._next = 0  # where the next step begins among the loaded
 
     def __call__(self, servable_id: ServableId, path: Path) -> Servable:
         """Load a version; blocks.
@@ -214,10 +216,16 @@ class BatchingLoader:
         self._poller.stop()
 
     def step(self) -> None:
-        """Give every loaded version the options that its files hold now."""
+        """Give each loaded version the options that its files hold now.
+
+        Of more than a hundred, a hundred at each call, in turn.
+        """
         with self._lock:
             loaded = list(self._loaded.items())
-        for servable, (name, path) in loaded:
+        # Reading the files of thousands of versions each second would take a part of a core.
+        start = self._next if self._next < len(loaded) else 0
+        self._next = start + _MOST_AT_ONCE
+        for servable, (name, path) in loaded[start : self._next]:
             try:
                 options, said_by = self.decide(name, path)
             except InvalidArgument as error:

@@ -275,6 +275,26 @@ def test_a_model_that_fails_is_not_loaded_for_each_request(two: Setting) -> None
     assert two.ask("a") == 1
 
 
+def test_a_model_that_comes_up_during_a_look_has_not_failed(
+    two: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_load = two.loader.hold("a", 1)
+    asked = two.pool.submit(two.ask, "a")
+    assert two.manager.wait_until(lambda: two.manager.waiting_for("a") == 1, TIMEOUT_S)
+    real = two.manager.is_settled
+
+    def comes_up_first(name: str) -> bool:
+        let_load.set()
+        assert two.manager.wait_until(lambda: two.manager.is_available(name), TIMEOUT_S)
+        return real(name)
+
+    monkeypatch.setattr(two.manager, "is_settled", comes_up_first)
+    two.residents.step()
+
+    assert asked.result(TIMEOUT_S) == 1
+    assert two.residents.count == 1
+
+
 def test_a_rescan_forgets_a_failure(two: Setting) -> None:
     bad = ServableId("a", 1)
     two.loader.failures[bad] = InvalidArgument("no good")

@@ -19,10 +19,12 @@ class Harness:
         self.scan_threads = ScanThreads(self.clock)
         self.threads: list[threading.Thread] = []
         self.gate = threading.Event()
+        self.hangs = threading.Event()
         self._pool = pool
 
     def hang(self) -> None:
         self.scan()
+        self.hangs.set()
         assert self.gate.wait(TIMEOUT_S)
 
     def scan(self) -> None:
@@ -30,7 +32,9 @@ class Harness:
 
     def leave_behind(self) -> None:
         """Have a look hang for longer than it is waited for."""
+        self.hangs.clear()
         done = self.asked(self.hang)
+        assert self.hangs.wait(TIMEOUT_S)
         self.clock.wait_until_sleeping(1)
         self.clock.advance(1)
         assert not done.result(TIMEOUT_S)

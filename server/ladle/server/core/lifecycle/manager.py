@@ -245,10 +245,15 @@ class Manager:
         """How many requests wait for first versions, at this moment."""
         return self._waiting.requests
 
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests wait for each model for which any does, at this moment."""
+        with self._changed:
+            return self._waiting.by_model()
+
     def waiting_for(self, name: str) -> int:
         """Return how many requests wait for a model, at this moment."""
-        with self._changed:
-            return self._waiting.waiting_for(name)
+        return self.waiting.get(name, 0)
 
     def holds(self, servable_id: ServableId) -> bool:
         """Whether a version takes memory: it loads, is available, or unloads."""

@@ -90,9 +90,9 @@ class Waiting:
                     del self._by_model[name]
                 self._changed.notify_all()
 
-    def waiting_for(self, name: str) -> int:
-        """Return how many requests wait for a model."""
-        return self._by_model.get(name, 0)
+    def by_model(self) -> dict[str, int]:
+        """Return how many requests wait for each model for which any does."""
+        return dict(self._by_model)
 
     def until_settled(self, names: Iterable[str], timeout_s: float | None) -> bool:
         """Block until each model is settled; False if time passed, or everything unloads."""

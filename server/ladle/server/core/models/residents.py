@@ -186,11 +186,13 @@ class Residents:
             if name in self._residents:
                 return
             self._refuse_failed(name)
-            entries = _by_model(self._manager.available())
-            self._look(entries)
-            full = residency.begin(self._snapshot(entries), self._options)
-            if full is not None:
-                raise self._no_place(name, full)
+            most = self._options.max_models
+            if most and len(self._residents) >= most:
+                entries = _by_model(self._manager.available())
+                self._look(entries)
+                full = residency.begin(self._snapshot(entries), self._options)
+                if full is not None:
+                    raise self._no_place(name, full)
             self._begin(name, cause)
         self._source.scan(name)
 
@@ -243,6 +245,8 @@ class Residents:
 
     def model_changed(self, _name: str) -> None:
         """Look soon, because something about a model may have changed; never blocks."""
+        if not self._options.max_models:
+            return  # nothing goes because another one has come
         with self._wake:
             self._changed = True
             self._wake.notify_all()
@@ -261,6 +265,7 @@ class Residents:
     def step(self) -> None:
         """Unload what has to go: what could not be loaded, what is too much, and what is idle."""
         with self._lock:
+            self._forget_unloaded()
             entries = _by_model(self._manager.available())
             self._look(entries)
             for name in residency.surplus(self._snapshot(entries), self._options):
@@ -282,6 +287,7 @@ class Residents:
         """
         name = servable_id.name
         with self._lock:
+            self._forget_unloaded()
             entries = _by_model(self._manager.available())
             self._look(entries)
             needed = self._measured.get(servable_id, nbytes)
@@ -332,13 +338,16 @@ class Residents:
             if loaded is None:
                 self._look_at_unloaded(name, known, now)
                 continue
-            last_use = max(entry.last_use for entry in loaded)
+            last_use = max([entry.last_use for entry in loaded])
             if known.loaded_at is None:
                 known.loaded_at = now
                 self._failures.pop(name, None)
                 known.last_use, known.idle_since = last_use, now
             elif last_use != known.last_use or any(entry.handles for entry in loaded):
                 known.last_use, known.idle_since = last_use, now
+
+    def _forget_unloaded(self) -> None:
+        """Forget what versions have taken that take nothing any more."""
         for servable_id in [i for i in self._bytes if not self._manager.holds(i)]:
             del self._bytes[servable_id]
 
@@ -357,9 +366,9 @@ class Residents:
 
     def _give_up_if_failed(self, name: str) -> None:
         """Remember why a resident could not be loaded, and have it no longer."""
-        if name in self._always or self._manager.is_available(name):
+        if name in self._always or not self._manager.is_settled(name):
             return
-        if not self._manager.is_settled(name):
+        if self._manager.is_available(name):  # asked last: it may have come just now
             return
         statuses = self._manager.status(name)
         error = next((s.error for s in statuses if s.error and s.state is State.END), None)
@@ -380,7 +389,7 @@ class Residents:
             raise failure.as_error(name, now)
 
     def _snapshot(self, entries: Mapping[str, list[Entry]]) -> list[Resident]:
-        now = self._clock.now()
+        now, waiting = self._clock.now(), self._manager.waiting
         found = []
         taken: dict[str, int] = {}
         for servable_id, nbytes in self._bytes.items():
@@ -393,7 +402,7 @@ class Residents:
                     None if known.loaded_at is None else now - known.loaded_at,
                     known.last_use,
                     now - known.idle_since,
-                    any(entry.handles for entry in loaded) or bool(self._manager.waiting_for(name)),
+                    name in waiting or any(entry.handles for entry in loaded),
                     name in self._always,
                     taken.get(name, 0),
                 )

@@ -100,6 +100,7 @@ class BasePath:
             wall: seconds since 1970, for tests.
         """
         self._path = path
+        self._listed = os.fspath(path)
         self._check = check
         self._stable_for_s = stable_for_s
         self._clock = clock or MonotonicClock()
@@ -109,6 +110,8 @@ class BasePath:
         self._labelled_s: float | None = None
         self._labels_error: str | None = None
         self._current: set[int] = set()
+        self._names: Mapping[int, str] = {}
+        self._wanted: Mapping[int, Path] = {}
         self._accepted: dict[int, tuple[str, int]] = {}
         self._stability: dict[int, Stability] = {}
         self._incomplete: dict[int, _Incomplete] = {}
@@ -138,7 +141,7 @@ class BasePath:
             keeps_labelled: want those that have a label beside them too.
         """
         try:
-            names = os.listdir(self._path)
+            names = os.listdir(self._listed)
         except OSError as error:
             reason = error.strerror or str(error)
             return ScanResult(f"could not read base path {self._path}: {reason}", final=True)
@@ -158,10 +161,13 @@ class BasePath:
         labelled = self._labels.values() if keeps_labelled else ()
         whole = aspired(folders, policy, is_whole, labelled)
         next_versions = next_aspired(folders, policy, whole, self._current)
-        wanted: dict[int, Path] | None = None
+        wanted: Mapping[int, Path] | None = None
         if next_versions is not None:
             self._current = set(next_versions)
-            wanted = {version: self._path / name for version, name in next_versions.items()}
+            if next_versions != self._names:  # nearly always they are as before
+                self._names = next_versions
+                self._wanted = {v: self._path / name for v, name in next_versions.items()}
+            wanted = self._wanted
         self._incomplete = incomplete
         problem, final = self._problem(names, folders, whole)
         return ScanResult(

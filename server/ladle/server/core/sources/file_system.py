@@ -7,7 +7,9 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -52,6 +54,16 @@ class _Watched:
         self.scanned = False
         self.began: float | None = None
         """When the scan under way began; None while there is none."""
+
+
+@dataclass
+class _Turn:
+    """Models that one thread scans, one after the other."""
+
+    at: _Watched
+    """The one that is being scanned."""
+    pending: deque[_Watched]
+    """Those that come next. Another thread takes them over if this one hangs."""
 
 
 class FileSystemSource:
@@ -213,12 +225,20 @@ class FileSystemSource:
         for one in watched:
             if self._stopped:
                 return
+            if not one.base.may_hang and self._claim(one, _SHORT_PATIENCE_S):
+                self._scan_and_report(one)
+        pending = deque(one for one in watched if one.base.may_hang)
+        while pending and not self._stopped:
+            first = pending.popleft()
+            if not self._claim(first, 0.0):
+                self._report_hanging(first)
+                continue
+            # All in one thread, as long as each answers: to wake one for each costs more than a
+            # scan.
+            turn = _Turn(first, pending)
             patience_s = max(_LEAST_PATIENCE_S, until - self._clock.now())
-            if not one.base.may_hang:
-                if self._claim(one, _SHORT_PATIENCE_S):
-                    self._scan_and_report(one)
-            elif not (self._claim(one, 0.0) and self._scan(one, patience_s)):
-                self._report_hanging(one)
+            if not self._scan_threads.run(partial(self._scan_in_turn, turn), patience_s):
+                self._report_hanging(turn.at)
 
     def rescan(self, name: str) -> bool:
         """Scan one model's base path now, and try its failed versions again.
@@ -286,6 +306,20 @@ class FileSystemSource:
     def _scan(self, watched: _Watched, patience_s: float) -> bool:
         """Scan what was claimed; False if that goes on."""
         return self._scan_threads.run(partial(self._scan_and_report, watched), patience_s)
+
+    def _scan_in_turn(self, turn: _Turn) -> None:
+        """Scan the model that was claimed, and then those that are pending."""
+        self._scan_and_report(turn.at)
+        while not self._stopped:
+            try:
+                one = turn.pending.popleft()
+            except IndexError:
+                return
+            if self._claim(one, 0.0):
+                turn.at = one
+                self._scan_and_report(one)
+            else:
+                self._report_hanging(one)
 
     def _scan_and_report(self, watched: _Watched) -> None:
         model = watched.model

@@ -108,7 +108,9 @@ class Server:
         self._remote = RemoteModels(config, check, self.metrics.stores, open_store=open_store)
         load = self._remote.cache.holding(load)
         self._batching = batching_loader(config, platform, load, observer)
-        self._on_demand = OnDemand(config, lambda models: self._models.found(models), open_store)
+        self._on_demand = OnDemand(
+            config, lambda models: self._models.found(models), check, open_store
+        )
         load = self._on_demand.measured(self._batching)
         self.manager = Manager(load, startup.manager_options(config), serving=serving)
         """Every version of every model."""

@@ -16,7 +16,7 @@ from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ladle.protos import tensors
+from ladle.protos import tensors, wire
 from ladle.protos.files.versions import LABELS_NAME
 from ladle.protos.inference_pb import (
     ModelMetadataRequest,
@@ -35,12 +35,16 @@ from ladle.protos.ladle_pb import (
     UnloadModelResponse,
 )
 from ladle.protos.serving_pb import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelSpec,
     PredictRequest,
     PredictResponse,
+    SignatureDefMap,
 )
+from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId
@@ -247,6 +251,58 @@ def test_over_the_open_inference_protocol(many: Harness) -> None:
         body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
         url = f"{many.http}/v2/models/m006/infer"
         assert httpx.post(url, json=body, timeout=TIMEOUT_S).json()["outputs"][0]["data"] == [2, 4]
+
+
+def test_metadata_of_a_model_that_is_not_loaded_is_read_from_its_files(many: Harness) -> None:
+    definition = SignatureDef(method_name="tensorflow/serving/predict")
+    for version in (2, 3):
+        many.publish("m000", version=version)
+        write_graph(many.root / "m000" / str(version), f"v{version}", definition)
+    (many.root / "m000" / LABELS_NAME).write_text('{"stable": 2}')
+    with many.started():
+
+        def metadata(name: str, **spec: Any) -> GetModelMetadataResponse:
+            request = GetModelMetadataRequest(
+                model_spec=ModelSpec(name=name, **spec), metadata_field=["signature_def"]
+            )
+            path = "/tensorflow.serving.PredictionService/GetModelMetadata"
+            return many.call(path, request, GetModelMetadataResponse)
+
+        def signatures(answer: GetModelMetadataResponse) -> list[str]:
+            found = SignatureDefMap()
+            answer.metadata["signature_def"].Unpack(found)
+            return list(found.signature_def)
+
+        newest = metadata("m000")
+        assert newest.model_spec.version.value == 3
+        assert signatures(newest) == ["v3"]
+        with pytest.raises(grpc.RpcError) as error:
+            metadata("m000", version={"value": 1})
+        assert refusal(error.value) == (
+            "NOT_FOUND",
+            "Servable not found for request: Specific(m000, 1)",
+        )
+        assert signatures(metadata("m000", version_label="stable")) == ["v2"]
+        with pytest.raises(grpc.RpcError) as error:
+            metadata("m000", version_label="none")
+        assert refusal(error.value)[0] == "INVALID_ARGUMENT"
+        assert many.loader.attempts == []
+
+        assert metadata("m001").model_spec.version.value == 1, "its files say nothing"
+        assert many.loader.attempts == [ServableId("m001", 1)]
+
+
+def write_graph(folder: Path, signature: str, definition: SignatureDef) -> None:
+    """Write a saved_model.pb that holds one signature and no operations."""
+    entry = wire.join(
+        [
+            *wire.bytes_field(1, [signature.encode()]),
+            *wire.bytes_field(2, [definition.SerializeToString()]),
+        ]
+    )
+    info = wire.join(wire.bytes_field(4, [b"serve"]))
+    graph = wire.join([*wire.bytes_field(1, [info]), *wire.bytes_field(5, [entry])])
+    (folder / "saved_model.pb").write_bytes(wire.join(wire.bytes_field(2, [graph])))
 
 
 def test_models_that_come_and_go_under_the_root(many: Harness) -> None:

@@ -6,26 +6,34 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
+from ladle.protos.files.integrity import model_folder
+from ladle.protos.files.signatures import read_signatures
 from ladle.server.config import Config
-from ladle.server.core.errors import InvalidArgument, ResourceExhausted
+from ladle.server.core.errors import InvalidArgument, ResourceExhausted, ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.transitions import Loader
 from ladle.server.core.machine import malloc
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.models.residency import ResidencyOptions
 from ladle.server.core.models.residents import Notes, Residents
+from ladle.server.core.models.unloaded import Read, Reader
 from ladle.server.core.servable import Servable
 from ladle.server.core.servable_id import ServableId
+from ladle.server.core.sources.base_path import Check
 from ladle.server.core.sources.source import Source
 from ladle.server.settings.model_root import ModelRoot
+from ladle.server.wiring import triton
 from ladle.server.wiring.startup import StartupError
 from ladle.store.store import Store
 from ladle.store.url import StoreUrl
 
 # How long a load waits for those that go to make room for it: each finishes its requests first.
 _LEAVING_S = 30.0
+# How many versions that are not loaded are kept of what was read.
+_MOST_READ = 256
 
 
 class OnDemand:
@@ -38,10 +46,19 @@ class OnDemand:
         self,
         config: Config,
         found: Callable[[tuple[ModelConfig, ...]], object],
+        check: Check,
         open_store: Callable[[StoreUrl], Store],
     ) -> None:
-        """Take the settings, and who gets the models of the root; nothing is read yet."""
+        """Take the settings; nothing is read yet.
+
+        Args:
+            config: the settings.
+            found: gets the models of the root.
+            check: says what a version lacks to be whole.
+            open_store: returns the bucket of a URL.
+        """
         self._config = config
+        self._check = check
         self._residents: Residents | None = None
         self._manager: Manager | None = None
         location = config.root
@@ -73,6 +90,7 @@ class OnDemand:
                 idle_s=config.model_idle_seconds,
             ),
             notes,
+            read=reader(config, self._check),
             pinned=config.pinned,
             longest_retry_wait_s=config.load_retry_interval_micros / 1e6,
         )
@@ -127,6 +145,31 @@ class OnDemand:
             return servable
 
         return load_measured
+
+
+def reader(config: Config, check: Check) -> Reader:
+    """Return what reads the signatures and the model card of a version that is not loaded."""
+    from ladle.server.saved_model.loading import read_card
+
+    @lru_cache(maxsize=_MOST_READ)
+    def read(path: Path, graph: Path, _changed_ns: int, _size: int) -> Read | None:
+        signatures = read_signatures(graph.parent, config.tags)
+        if signatures is None or check(path) is not None:
+            return None
+        card_json = read_card(graph.parent)
+        if card_json is None and triton.labels(path.parent):
+            return None  # a load makes a card of them
+        return Read(signatures, card_json)
+
+    def read_if_whole(path: Path) -> Read | None:
+        try:
+            graph = model_folder(path) / "saved_model.pb"
+            status = graph.stat()
+            return read(path, graph, status.st_mtime_ns, status.st_size)
+        except (OSError, ServingError):
+            return None
+
+    return read_if_whole
 
 
 def size_of(folder: Path) -> int:

@@ -12,8 +12,9 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO
 
+from ladle.protos.files.framing import CutShortError, FileBytes, fields, varint
 from ladle.protos.files.regular_file import TooLargeError, open_regular, read_bytes
 
 _META_GRAPHS = 2  # field of SavedModel
@@ -31,14 +32,7 @@ _MAX_INDEX_BYTES = 32 << 20
 _MOST_FIELDS = 100_000
 
 _CHUNK_BYTES = 1 << 20
-
-
-class _Bytes(Protocol):
-    def __getitem__(self, index: int, /) -> int: ...
-
-
-class _NotWholeError(Exception):
-    """The message says what is missing."""
+_INDEX = "variables/variables.index"
 
 
 class _UnknownFormatError(Exception):
@@ -80,7 +74,7 @@ def find_missing(folder: Path) -> str | None:
         else:
             return "there is no saved_model.pb"
         _check_variables(folder / "variables", needs_variables)
-    except _NotWholeError as problem:
+    except CutShortError as problem:
         return str(problem)
     except _UnknownFormatError:
         pass
@@ -94,15 +88,15 @@ def _check_graph(path: Path) -> bool:
     with open_regular(path) as file:
         size = file.seek(0, 2)
         if not size:
-            raise _NotWholeError("saved_model.pb is empty")
-        data = _File(file)
+            raise CutShortError("saved_model.pb is empty")
+        data = FileBytes(file)
         found = saved = False
         seen = 0
-        for field in _fields(data, 0, size, "saved_model.pb"):
+        for field in fields(data, 0, size, "saved_model.pb"):
             seen += 1
             if field.number == _META_GRAPHS and field.wire_type == 2:
                 found = True
-                for inner in _fields(data, field.start, field.end, "saved_model.pb"):
+                for inner in fields(data, field.start, field.end, "saved_model.pb"):
                     seen += 1
                     saved |= inner.number == _SAVER_DEF
                     if seen > _MOST_FIELDS:
@@ -110,26 +104,9 @@ def _check_graph(path: Path) -> bool:
             if seen > _MOST_FIELDS:
                 raise _UnknownFormatError
         if not found:
-            raise _NotWholeError("saved_model.pb holds no graph")
+            raise CutShortError("saved_model.pb holds no graph")
         # A frozen graph keeps the description of a saver that has nothing to restore.
         return saved and _mentions_variables(file)
-
-
-class _File:
-    """A file's bytes by position. Not a map of it: that dies if the file is cut meanwhile."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._start = 0
-        self._window = b""
-
-    def __getitem__(self, index: int, /) -> int:
-        if not 0 <= index - self._start < len(self._window):
-            self._file.seek(index)
-            self._start, self._window = index, self._file.read(256)
-            if not self._window:
-                raise _NotWholeError("saved_model.pb is cut short")
-        return self._window[index - self._start]
 
 
 def _mentions_variables(file: BinaryIO) -> bool:
@@ -146,7 +123,7 @@ def _check_variables(folder: Path, needed: bool) -> None:
     index = folder / "variables.index"
     if not index.is_file():
         if needed or any(folder.glob("variables.data-*")):
-            raise _NotWholeError("there is no variables/variables.index")
+            raise CutShortError("there is no variables/variables.index")
         return
     if index.stat().st_size > _MAX_INDEX_BYTES:
         raise _UnknownFormatError
@@ -160,20 +137,20 @@ def _check_variables(folder: Path, needed: bool) -> None:
             with open_regular(folder / name) as file:
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
-            raise _NotWholeError(f"there is no variables/{name}") from None
+            raise CutShortError(f"there is no variables/{name}") from None
         except OSError as error:
             reason = error.strerror or str(error)
-            raise _NotWholeError(f"variables/{name} can't be read: {reason}") from None
+            raise CutShortError(f"variables/{name} can't be read: {reason}") from None
         expected = ends.get(shard, 0)
         if size < expected:
-            raise _NotWholeError(f"variables/{name} has {size} bytes: expected {expected}")
+            raise CutShortError(f"variables/{name} has {size} bytes: expected {expected}")
 
 
 def _read_index(table: bytes) -> tuple[int, dict[int, int]]:
     """Return how many shards an index names, and the size that each has at least."""
     view = memoryview(table)
     if len(table) < _FOOTER_BYTES or struct.unpack_from("<Q", table, len(table) - 8)[0] != _MAGIC:
-        raise _NotWholeError("variables/variables.index is cut short")
+        raise CutShortError("variables/variables.index is cut short")
     _, _, at = _handle(view, len(table) - _FOOTER_BYTES)
     offset, size, _ = _handle(view, at)
     shards = 1
@@ -183,7 +160,7 @@ def _read_index(table: bytes) -> tuple[int, dict[int, int]]:
         offset, size, _ = _handle(block_handle, 0)
         if offset < free_from:
             # A table of blocks that overlap could name each entry again and again.
-            raise _NotWholeError("variables/variables.index can't be parsed")
+            raise CutShortError("variables/variables.index can't be parsed")
         free_from = offset + size
         for key_length, value in _block(view, offset, size):
             numbers = _integers(value)
@@ -202,7 +179,7 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[int, mem
     """
     end = offset + size
     if end + _BLOCK_TRAILER_BYTES > len(table) or size < 4:
-        raise _NotWholeError("variables/variables.index is cut short")
+        raise CutShortError("variables/variables.index is cut short")
     if table[end] != 0:
         raise _UnknownFormatError  # compressed, which TensorFlow's writer never does
     restarts = struct.unpack_from("<I", table, end - 4)[0]
@@ -210,9 +187,9 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[int, mem
     key_length = 0
     at = offset
     while at < entries_end:
-        shared, at = _varint(table, at, entries_end)
-        unshared, at = _varint(table, at, entries_end)
-        length, at = _varint(table, at, entries_end)
+        shared, at = varint(table, at, entries_end, _INDEX)
+        unshared, at = varint(table, at, entries_end, _INDEX)
+        length, at = varint(table, at, entries_end, _INDEX)
         key_length = min(shared, key_length) + unshared
         at += unshared
         yield key_length, table[at : at + length]
@@ -221,57 +198,11 @@ def _block(table: memoryview, offset: int, size: int) -> Iterator[tuple[int, mem
 
 def _handle(data: memoryview, at: int) -> tuple[int, int, int]:
     """Return a block's offset and size, and where the handle ends."""
-    offset, at = _varint(data, at, len(data))
-    size, at = _varint(data, at, len(data))
+    offset, at = varint(data, at, len(data), _INDEX)
+    size, at = varint(data, at, len(data), _INDEX)
     return offset, size, at
 
 
-class _Field(NamedTuple):
-    number: int
-    wire_type: int
-    start: int
-    """Where its value begins; of a varint, the value itself is in `value`."""
-    end: int
-    value: int = 0
-
-
-def _fields(data: _Bytes, at: int, end: int, name: str) -> Iterator[_Field]:
-    """Yield the fields of the message in `data[at:end]`, which must end just where one does."""
-    while at < end:
-        tag, at = _varint(data, at, end, name)
-        number, wire_type = tag >> 3, tag & 7
-        value, start = 0, at
-        if wire_type == 0:
-            value, at = _varint(data, at, end, name)
-        elif wire_type == 2:
-            length, start = _varint(data, at, end, name)
-            at = start + length
-        elif wire_type in (1, 5):
-            at += 8 if wire_type == 1 else 4
-        else:
-            raise _NotWholeError(f"{name} can't be parsed")
-        if number == 0:
-            raise _NotWholeError(f"{name} can't be parsed")
-        if at > end:
-            raise _NotWholeError(f"{name} is cut short")
-        yield _Field(number, wire_type, start, at, value)
-
-
 def _integers(message: memoryview) -> dict[int, int]:
-    fields = _fields(message, 0, len(message), "variables/variables.index")
-    return {field.number: field.value for field in fields if field.wire_type == 0}
-
-
-def _varint(
-    data: _Bytes, at: int, end: int, name: str = "variables/variables.index"
-) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise _NotWholeError(f"{name} is cut short")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _NotWholeError(f"{name} can't be parsed")
+    found = fields(message, 0, len(message), _INDEX)
+    return {field.number: field.value for field in found if field.wire_type == 0}

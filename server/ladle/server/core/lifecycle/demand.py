@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 from ladle.server.core.lifecycle.registry import VersionStatus
+
+
+class Described(NamedTuple):
+    """What a version says of itself without being loaded."""
+
+    version: int
+    signature_defs: Mapping[str, bytes]
+    """The serialized `tensorflow.SignatureDef` of each signature."""
+    card_json: str | None
+    """The text of its model card, if it brings one."""
 
 
 class Demand(Protocol):
@@ -35,6 +46,22 @@ class Demand(Protocol):
 
     def waited(self, seconds: float) -> None:
         """Take note of how long a request has waited for its model."""
+
+    def describe(self, name: str, version: int | None, label: str) -> Described | None:
+        """Return what a model that is not loaded says of itself; blocks a moment.
+
+        None where that can only be told once it is loaded.
+
+        Args:
+            name: the model.
+            version: which; None for the one with the `label`, or for the newest.
+            label: may be empty.
+
+        Raises:
+            NotFound: It has no such version.
+            InvalidArgument: It has no such label.
+            Unavailable: The place where its versions lie does not answer.
+        """
 
     def look(self, name: str) -> list[VersionStatus]:
         """Return the versions of a model that is not loaded, the highest first; blocks a moment."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle.changes import ChangeNotifier, Listener
-from ladle.server.core.lifecycle.demand import Demand
+from ladle.server.core.lifecycle.demand import Demand, Described
 from ladle.server.core.lifecycle.registry import Registry, VersionStatus
 from ladle.server.core.lifecycle.serving_map import Entry, Handle, ServingMap
 from ladle.server.core.lifecycle.states import HOLDING, TransitionPolicy
@@ -353,6 +353,21 @@ class Manager:
         if self._demand is not None and self._demand.is_unloaded(name):
             return self._demand.look(name)
         return self.status(name)
+
+    def describe(self, name: str, version: int | None, label: str) -> Described | None:
+        """Return what a version of a model that is not loaded says of itself; blocks a moment.
+
+        None where the model is loaded, or that can only be told once it is. The arguments are as
+        for `Demand.describe`.
+
+        Raises:
+            NotFound: The model has no such version.
+            InvalidArgument: It has no such label.
+            Unavailable: The place where its versions lie does not answer.
+        """
+        if self._demand is None or name in self.router.rollouts:
+            return None  # a roll-out chooses among loaded versions
+        return self._demand.describe(name, version, label)
 
     def problem(self, name: str) -> str | None:
         """Return why versions of a model are missing, or did not load; None if all is well."""

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import ResourceExhausted, ServingError
+from ladle.server.core.lifecycle.demand import Described
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
 from ladle.server.core.lifecycle.serving_map import Entry
@@ -22,6 +23,7 @@ from ladle.server.core.models import residency
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.models.failures import Failure, failure_of
 from ladle.server.core.models.residency import Full, ResidencyOptions, Resident
+from ladle.server.core.models.unloaded import Reader, Unloaded
 from ladle.server.core.servable_id import ServableId
 from ladle.server.core.sources.source import Source
 
@@ -78,6 +80,7 @@ class Residents:
         options: ResidencyOptions,
         notes: Notes,
         *,
+        read: Reader = lambda _: None,
         pinned: Collection[str] = (),
         longest_retry_wait_s: float = 60.0,
         clock: Clock | None = None,
@@ -89,6 +92,7 @@ class Residents:
             source: scans the base paths of residents.
             options: how many there may be.
             notes: hears of loads and unloads.
+            read: returns what the version in a folder says of itself; None if it can't tell.
             pinned: the names of models that are always loaded, if they are configured.
             longest_retry_wait_s: the bound of the waits between two loads of a model that fails.
             clock: the time.
@@ -97,6 +101,7 @@ class Residents:
         self._source = source
         self._options = options
         self._notes = notes
+        self._unloaded = Unloaded(source, read)
         self._pinned = frozenset(pinned)
         self._longest_retry_wait_s = longest_retry_wait_s
         self._clock = clock or MonotonicClock()
@@ -211,6 +216,13 @@ class Residents:
         """Take note of how long a request has waited for its model."""
         self._notes.request_waited(seconds)
 
+    def describe(self, name: str, version: int | None, label: str) -> Described | None:
+        """Return what a model that is not loaded says of itself; see `Demand`."""
+        model = self._models.get(name)
+        if model is None or name in self._residents:
+            return None
+        return self._unloaded.describe(model, version, label)
+
     def look(self, name: str) -> list[VersionStatus]:
         """Return the versions of a model that is not loaded, the highest first; blocks a moment.
 
@@ -223,13 +235,9 @@ class Residents:
         model = self._models.get(name)
         if model is None:
             return []
-        versions = sorted(self._source.versions(model.monitored), reverse=True)
-        statuses = [VersionStatus(version, State.START, None) for version in versions]
         failure = self._failures.get(name)
-        if statuses and failure is not None:
-            error = failure.as_error(name, self._clock.now())
-            statuses[0] = VersionStatus(versions[0], State.END, error)
-        return statuses
+        error = failure and failure.as_error(name, self._clock.now())
+        return self._unloaded.statuses(model, error)
 
     # How many there are
 

@@ -8,11 +8,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from ladle.protos.files.versions import LABELS_NAME, read_labels
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.sources.base_path import Base, BasePath, Check, ScanResult
@@ -166,8 +167,8 @@ class FileSystemSource:
         elif not (self._claim(watched, 0.0) and self._scan(watched, _RESCAN_PATIENCE_S)):
             self._report_hanging(watched)
 
-    def versions(self, model: MonitoredModel) -> Collection[int]:
-        """Return the versions that lie in a model's folder, as far as its policy wants them.
+    def versions(self, model: MonitoredModel) -> Mapping[int, str]:
+        """Return the versions that a model's policy wants of those in its folder, with their names.
 
         They may be incomplete. Of a model in a store only those are known that it has told of.
 
@@ -176,18 +177,21 @@ class FileSystemSource:
         """
         base_path = model.base_path
         if isinstance(base_path, StoreUrl):
-            return ()
+            return {}
         found: list[str] = []
+        labels: dict[str, int] = {}
 
         def list_folder() -> None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 found.extend(os.listdir(base_path))
+                if model.keeps_labelled and LABELS_NAME in found:
+                    labels.update(read_labels(base_path))
 
         if self._scan_threads.are_all_hanging or not self._scan_threads.run(
             list_folder, _RESCAN_PATIENCE_S
         ):
             raise Unavailable(f"model {model.name}: base path {base_path} does not answer")
-        return aspired(numbered(found), model.policy)
+        return aspired(numbered(found), model.policy, labelled=labels.values())
 
     def start(self) -> None:
         """Scan once, in the caller's time, then go on in a thread."""

@@ -82,8 +82,10 @@ class Source(Protocol):
         What does not answer within some seconds goes on by itself.
         """
 
-    def versions(self, model: MonitoredModel) -> Collection[int]:
-        """Return the versions that a model would have, whether it is followed or not; may block.
+    def versions(self, model: MonitoredModel) -> Mapping[int, str]:
+        """Return the versions that a model would have, followed or not, with their folders' names.
+
+        May block.
 
         Raises:
             Unavailable: The place where they lie does not answer.

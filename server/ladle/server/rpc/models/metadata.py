@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import Message
+from collections.abc import Callable, Mapping
 
 from ladle.protos.ladle_pb import ModelCard
 from ladle.protos.model_card import CARD_METADATA_FIELD
@@ -14,7 +14,7 @@ from ladle.protos.serving_pb import (
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
-from ladle.server.core.servable import Servable
+from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec, with_version
 
@@ -25,7 +25,7 @@ class GetModelMetadata:
     """Answers GetModelMetadata requests; thread-safe.
 
     Beside upstream's `signature_def` there is a field of our own for the model card; a version
-    without one leaves it out of the answer.
+    without one leaves it out of the answer. A model that is loaded on demand is not loaded for it.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -41,9 +41,39 @@ class GetModelMetadata:
 
         def answer(handle: Handle) -> None:
             call.observation.served_by(handle.id)
-            call.respond(_response(handle, request))
+            with handle:
+                servable = handle.servable
+                response = _response(
+                    *handle.id, servable.signature_defs, servable.card_json, request
+                )
+            call.respond(response)
 
+        if self._manager.is_unloaded(request.model_spec.name):
+            return lambda waiter: self._without_load(waiter, call, request, answer)
         return with_version(self._manager, request.model_spec, answer)
+
+    def _without_load(
+        self,
+        waiter: ObservedCall,
+        call: ObservedCall,
+        request: GetModelMetadataRequest,
+        answer: Callable[[Handle], None],
+    ) -> None:
+        """Answer from the files of a model that is not loaded, or load it where they don't say."""
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        described = self._manager.describe(spec.name, version, spec.version_label)
+        if described is None:
+            blocking = with_version(self._manager, spec, answer)
+            if blocking is not None:
+                blocking(waiter)
+            return
+        call.observation.served_by(ServableId(spec.name, described.version))
+        call.respond(
+            _response(
+                spec.name, described.version, described.signature_defs, described.card_json, request
+            )
+        )
 
 
 def _read(data: bytes) -> GetModelMetadataRequest:
@@ -57,22 +87,22 @@ def _read(data: bytes) -> GetModelMetadataRequest:
     return request
 
 
-def _response(handle: Handle, request: GetModelMetadataRequest) -> bytes:
-    with handle:
-        response = GetModelMetadataResponse()
-        response.model_spec.name = handle.id.name
-        response.model_spec.version.value = handle.id.version
-        for field in set(request.metadata_field):
-            message = _metadata(handle.servable, field)
-            if message is not None:
-                response.metadata[field].Pack(message)
-        return response.SerializeToString()
-
-
-def _metadata(servable: Servable, field: str) -> Message | None:
-    if field == CARD_METADATA_FIELD:
-        return None if servable.card_json is None else ModelCard(json=servable.card_json)
-    signatures = SignatureDefMap()
-    for name, definition in servable.signature_defs.items():
-        signatures.signature_def[name].MergeFromString(definition)
-    return signatures
+def _response(
+    name: str,
+    version: int,
+    signature_defs: Mapping[str, bytes],
+    card_json: str | None,
+    request: GetModelMetadataRequest,
+) -> bytes:
+    response = GetModelMetadataResponse()
+    response.model_spec.name = name
+    response.model_spec.version.value = version
+    for field in set(request.metadata_field):
+        if field == _SIGNATURES:
+            signatures = SignatureDefMap()
+            for signature, definition in signature_defs.items():
+                signatures.signature_def[signature].MergeFromString(definition)
+            response.metadata[field].Pack(signatures)
+        elif card_json is not None:
+            response.metadata[field].Pack(ModelCard(json=card_json))
+    return response.SerializeToString()

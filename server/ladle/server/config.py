@@ -13,6 +13,7 @@ from ladle.store.url import StoreUrl, is_url, parse_url
 
 # A year: a wait without end is none that a system has.
 _MOST_SECONDS = 365 * 86400
+_MOST_WORKERS = 64
 
 
 def flag(
@@ -127,6 +128,12 @@ class Config:
         4096,
         "connections over HTTP at a time, idle ones included, as far as the limit of open files "
         "goes; on more only probes are answered",
+        least=1,
+    )
+    workers: int = flag(
+        1,
+        "processes that serve on the same ports, each with the models in its own memory; the "
+        "processors are shared out among them, all other limits are for each",
         least=1,
     )
     reuse_port: bool = flag(
@@ -341,6 +348,13 @@ class Config:
         True, "answer ProfilerService, for TensorBoard's and tf.profiler's traces of this server"
     )
 
+    workers_barrier_seconds: float = flag(
+        10.0,
+        "with several workers, how long a version that is loaded in one waits for the others to "
+        "have it, before it is available",
+        least=0,
+    )
+
     # How it starts and stops
     strict_readiness: bool | None = flag(
         None,
@@ -374,6 +388,8 @@ class Config:
             raise ValueError(
                 f"--rest_api_port: expected 0 to 65535 or auto, got {self.rest_api_port}"
             )
+        if self.workers > _MOST_WORKERS:
+            raise ValueError(f"--workers: expected {_MOST_WORKERS} at most, got {self.workers}")
         if self.port and self.port == self.rest_api_port:
             raise ValueError(f"--rest_api_port: expected another port than --port, got {self.port}")
         if self.port == 0 and not self.grpc_socket_path:

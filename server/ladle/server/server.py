@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ladle.protos.files.integrity import find_missing
@@ -34,11 +35,13 @@ from ladle.server.wiring.loading import (
 )
 from ladle.server.wiring.observers import Observers
 from ladle.server.wiring.on_demand import OnDemand
-from ladle.server.wiring.ports import NoPorts, Ports
+from ladle.server.wiring.ports import NoPorts, Passed, Ports
 from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
 from ladle.server.wiring.rollouts import Rollouts
 from ladle.server.wiring.startup import StartupError
+from ladle.server.wiring.workers.member import Member
+from ladle.server.wiring.workers.siblings import Siblings
 from ladle.store.opening import open_store
 from ladle.store.store import Store
 from ladle.store.url import StoreUrl
@@ -68,6 +71,8 @@ class Server:
         load: ModelLoader | None = None,
         check: Check | None = None,
         observer: Observer | None = None,
+        passed: Passed | None = None,
+        siblings: Siblings | None = None,
         open_store: Callable[[StoreUrl], Store] = open_store,
         listens: bool = True,
     ) -> None:
@@ -78,6 +83,8 @@ class Server:
             load: loads a version.
             check: says what a version lacks to be whole; with a `load` of the caller's, nothing.
             observer: hears of requests, runs and loads.
+            passed: sockets to listen on in place of ports.
+            siblings: the other workers, where this is one of several.
             open_store: returns the bucket of a URL, in which models lie.
             listens: whether there are ports at all; without, only who has `methods` can ask.
 
@@ -98,7 +105,13 @@ class Server:
         # A start that fails and a stop may halt at the same time, in two threads.
         self._halting = threading.Lock()
         configured, serving = Configured(), ServingMap()
-        self._observers = Observers(config, configured.models, serving.is_available, observer)
+        self._observers = Observers(
+            config,
+            configured.models,
+            serving.is_available,
+            observer,
+            worker=siblings.number if siblings is not None else None,
+        )
         configured.add_listener(self._observers.models_changed)
         self.request_logs = self._observers.request_logs
         """The samples of requests that logging_config asks for."""
@@ -112,7 +125,9 @@ class Server:
             config, lambda models: self._models.found(models), check, open_store
         )
         load = self._on_demand.measured(self._batching)
-        self.manager = Manager(load, startup.manager_options(config), serving=serving)
+        self.manager = Manager(
+            load, startup.manager_options(config), serving=serving, others=siblings
+        )
         """Every version of every model."""
         self._source: Source = FileSystemSource(
             self.manager,
@@ -132,6 +147,7 @@ class Server:
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
             catalogue=self._repository if config.model_repository else None,
         )
+        self._member = Member(self._models, siblings) if siblings is not None else None
         self._config_file = ConfigFile(
             config.config_file,
             self._models.replace,
@@ -142,7 +158,7 @@ class Server:
         self._health = Health()
         self.methods = methods(
             self.manager,
-            self._models,
+            self._models if self._member is None else self._member.models,
             tensor_content=config.enable_serialization_as_tensor_content,
             check_method_names=config.enable_signature_method_name_check,
             access=self.access,
@@ -156,7 +172,7 @@ class Server:
         )
         """Everything that the server answers, by full method path."""
         require_metrics(self.methods)
-        self.exposition = Exposition(self.metrics, self.manager, residents)
+        self.exposition = Exposition(self.metrics, self.manager, residents, others=siblings)
         """Returns all metrics in Prometheus's text format; takes some milliseconds."""
         self.http: HttpServer | None = None
         """The HTTP side; None if it is not asked for."""
@@ -178,6 +194,7 @@ class Server:
                     metrics_path=metrics_path,
                     exposition=self.exposition,
                     transport=transport,
+                    merge_status=siblings.merged_status if siblings is not None else None,
                 )
             except StartupError:
                 self._observers.stop(_UNLOAD_S)
@@ -188,7 +205,7 @@ class Server:
                 observer=observer,
                 tls=tls,
             )
-            self._ports = Ports(config, grpc, self.http)
+            self._ports = Ports(config, grpc, self.http, passed)
         self._readiness = Readiness(
             self.manager,
             configured.names,
@@ -245,14 +262,15 @@ class Server:
             raise
 
     def _open(self) -> None:
-        models = startup.first_models(self._config, self._config_file, self._repository)
-        found = self._on_demand.read()
+        put_first_models = self._first_models()
         try:
             self._batching.start()
         except InvalidArgument as error:
             raise StartupError(f"--batching_parameters_file: {error.message}") from None
         self._ports.check()
-        self._models.apply_first(models, found)
+        put_first_models()
+        if self._member is not None:
+            self._member.answer(self.exposition, self.http.own_status if self.http else dict)
         if self._config.strict_readiness is not None:
             self._readiness.model_changed("")  # there may be no models whose changes would say it
         if not self._config.wait_for_models:
@@ -275,6 +293,13 @@ class Server:
             return self._ports.open()
         except (OSError, RuntimeError) as error:
             raise StartupError(f"the system has no room to serve requests: {error}") from None
+
+    def _first_models(self) -> Callable[[], None]:
+        """Return what puts the first models in place."""
+        read = partial(startup.first_models, self._config, self._config_file, self._repository)
+        if self._member is not None:
+            return self._member.join(read)
+        return partial(self._models.apply_first, read(), self._on_demand.read())
 
     def wait_for_models(self) -> None:
         """Block until every model that was configured at the start is up or has failed.
@@ -343,4 +368,6 @@ class Server:
             remaining_s = grace_s - (time.monotonic() - started)
             unloaded = self.manager.stop(max(_UNLOAD_S, remaining_s))
             self._observers.stop(_UNLOAD_S)
+            if self._member is not None:
+                self._member.say_last(self.exposition)
         return unloaded

@@ -16,7 +16,7 @@ from server.monitoring.test_request_log import Counts, observation
 
 from ladle.server import Config, Server
 from ladle.server.core.errors import InvalidArgument
-from ladle.server.monitoring.access_log import AccessLog
+from ladle.server.monitoring.access_log import AccessLog, SharedFiles
 from ladle.server.monitoring.logs import JsonFormatter, TextFormatter, configure, pairs
 from ladle.server.wiring.startup import StartupError
 
@@ -115,6 +115,45 @@ def test_what_the_writer_is_behind_with_is_dropped_and_counted(tmp_path: Path) -
 
     assert counts.dropped == ["queue_full"]
     assert len((tmp_path / "log").read_text().splitlines()) == written - 1
+
+
+def test_processes_that_turn_the_same_files_lose_no_line(tmp_path: Path) -> None:
+    """Each handler stands for a process: it has opened the file by itself."""
+    path = tmp_path / "log"
+    handlers = [SharedFiles(path, maxBytes=200, backupCount=20) for _ in range(3)]
+    for number in range(90):
+        line = f"line {number} of many"
+        handlers[number % 3].handle(logging.LogRecord("access", 20, "", 0, line, None, None))
+    for handler in handlers:
+        handler.close()
+    files = sorted(tmp_path.iterdir())
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    assert sorted(lines) == sorted(f"line {number} of many" for number in range(90))
+    assert all(file.stat().st_size <= 200 for file in files)
+    assert len(files) <= 1 + sum(map(len, lines)) // 150  # full ones, but for the last
+
+
+def test_a_file_that_was_moved_away_is_followed_by_another(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    handler = SharedFiles(path, maxBytes=10_000, backupCount=1)
+    for line in ("one", "two"):
+        handler.handle(logging.LogRecord("access", 20, "", 0, line, None, None))
+        path.rename(tmp_path / line)
+    handler.close()
+    assert (tmp_path / "one").read_text() == "one\n"
+    assert (tmp_path / "two").read_text() == "two\n"
+
+
+def test_lines_name_the_worker_where_there_are_several(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), "json", Counts(), worker=2)
+    observation().end(b"", log)
+    log.stop(TIMEOUT_S)
+    assert json.loads((tmp_path / "log").read_text())["worker"] == 2
+
+    record = logging.LogRecord("x", 20, "", 0, "loaded", None, None)
+    assert json.loads(JsonFormatter(2).format(record))["worker"] == 2
+    assert " I w2 x loaded" in TextFormatter(2).format(record)
+    assert "worker" not in json.loads(JsonFormatter().format(record))
 
 
 def test_a_fault_of_ours_is_logged_with_the_request_s_id(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -35,11 +36,25 @@ class AccessLog(Unobserved):
     """
 
     def __init__(
-        self, path: str, log_format: str, counting: Counting, *, max_pending: int = _MAX_PENDING
+        self,
+        path: str,
+        log_format: str,
+        counting: Counting,
+        *,
+        worker: int | None = None,
+        max_pending: int = _MAX_PENDING,
     ) -> None:
-        """Take where to write, `-` for where the log goes, and `text` or `json`.
+        """Open the log.
 
-        Files are followed by others at 64 MiB; four old ones stay, as `PATH.1` to `PATH.4`.
+        Files are followed by others at 64 MiB; four old ones stay, as `PATH.1` to `PATH.4`. Several
+        processes may write to one.
+
+        Args:
+            path: where to write; `-` for where the server's own log goes.
+            log_format: `text` or `json`.
+            counting: hears of lines that are dropped.
+            worker: the number of this process, where it is one of several.
+            max_pending: lines that may wait to be written.
 
         Raises:
             OSError: The file can't be opened, or is a FIFO that nobody reads.
@@ -51,6 +66,7 @@ class AccessLog(Unobserved):
         self._handler.handleError = self._write_failed  # type: ignore[method-assign]
         self._json = log_format == "json"
         self._counting = counting
+        self._worker = {} if worker is None else {"worker": worker}
         self._max_pending = max_pending
         self._pending: deque[_Entry] = deque()
         self._wake = threading.Event()
@@ -91,16 +107,50 @@ class AccessLog(Unobserved):
             self._handler.handle(logging.LogRecord("access", 20, "", 0, line, None, None))
 
     def _line(self, entry: _Entry) -> str:
-        fields = fields_of(entry)
+        fields = fields_of(entry) | self._worker
         return json.dumps(fields) if self._json else pairs(fields)
 
 
 def _opened(path: str) -> logging.Handler:
     # A FIFO without a reader would block whoever opens it; so it is an error.
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666))
-    return RotatingFileHandler(
-        path, maxBytes=_MAX_FILE_BYTES, backupCount=_MAX_OLD_FILES, encoding="utf-8"
-    )
+    return SharedFiles(path, maxBytes=_MAX_FILE_BYTES, backupCount=_MAX_OLD_FILES, encoding="utf-8")
+
+
+class SharedFiles(RotatingFileHandler):
+    """Files that other processes write to, and turn, too: each line goes to the newest."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        """Return whether the file is full; open the one that somebody else put in its place."""
+        if not self._is_newest():
+            self._open_newest()
+        return bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:
+        """Go on with another file, unless another process has begun one just now."""
+        assert self.stream is not None  # shouldRollover has opened it
+        held = os.dup(self.stream.fileno())
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if self._is_newest():
+                super().doRollover()
+            else:
+                self._open_newest()
+        finally:
+            os.close(held)
+
+    def _open_newest(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+        self.stream = self._open()
+
+    def _is_newest(self) -> bool:
+        if self.stream is None:
+            return False
+        try:
+            return os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 def fields_of(entry: _Entry) -> dict[str, object]:

@@ -20,6 +20,7 @@ from ladle.server.monitoring.logs import configure, utc
 _LINES_TO_JSON = r"""
 import json, re, sys, time
 LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
+WORKER = {"worker": int(sys.argv[1])} if sys.argv[1:] else {}
 LEVEL = re.compile(r"(?:[0-9: .-]{1,40}: )?([IWEF])(?:[0-9]{4})? ")
 for line in iter(lambda: sys.stdin.buffer.readline(65536), b""):
     text = line.decode(errors="backslashreplace").rstrip()
@@ -32,6 +33,7 @@ for line in iter(lambda: sys.stdin.buffer.readline(65536), b""):
         "time": f"{whole}.{int(now % 1 * 1000):03d}Z",
         "level": LEVELS[found[1]] if found else "info",
         "logger": "stderr",
+        **WORKER,
         "message": text,
     }
     try:
@@ -57,17 +59,26 @@ def open_standard_streams() -> None:
             setattr(sys, name, io.TextIOWrapper(os.fdopen(number, "wb", closefd=False)))
 
 
-def set_up_log(log_format: str) -> None:
+def set_up_log(log_format: str, worker: int | None = None) -> None:
     """Have the log written to the standard error, as `text` or as `json`.
 
     As JSON, so is every other line that ends up there: TensorFlow and gRPC write some of their own.
     Where no other process can be had to turn these, they stay as they are.
+
+    Args:
+        log_format: `text` or `json`.
+        worker: the number of this process, where it is one of several.
     """
     stream: TextIO = sys.stderr
     if log_format == "json":
         with contextlib.suppress(OSError):
-            stream = _turn_lines_to_json()
-    configure(log_format, stream)
+            stream = _turn_lines_to_json([] if worker is None else [str(worker)])
+    configure(log_format, stream, worker)
+
+
+def set_up_supervisor_log(log_format: str) -> None:
+    """As `set_up_log`, in a process without TensorFlow and gRPC, whose children have its output."""
+    configure(log_format, sys.stderr)
 
 
 def say(text: str, *, log_format: str = "text") -> None:
@@ -99,7 +110,7 @@ def flush() -> None:
             stream.flush()
 
 
-def _turn_lines_to_json() -> TextIO:
+def _turn_lines_to_json(arguments: list[str]) -> TextIO:
     """Put a process behind descriptor 2, and return a stream on what was there before.
 
     Raises:
@@ -107,7 +118,7 @@ def _turn_lines_to_json() -> TextIO:
     """
     before = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _LINES_TO_JSON],
+        [sys.executable, "-I", "-S", "-c", _LINES_TO_JSON, *arguments],
         stdin=subprocess.PIPE,
         stdout=before.fileno(),
         cwd=Path("/"),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
+from typing import Protocol
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
@@ -22,6 +23,16 @@ _PAUSE_S = 0.0005
 _PACKAGES = ("ladle", "tensorflow", "grpcio", "numpy", "protobuf")
 
 
+class Others(Protocol):
+    """The workers that serve beside this one."""
+
+    number: int
+    """Which one this is."""
+
+    def merged_families(self, own: list[Family]) -> Iterable[Family]:
+        """Return the families of all workers as one server's; blocks a moment."""
+
+
 class Exposition:
     """Makes the text. Thread-safe; blocks for some milliseconds, more with hundreds of models."""
 
@@ -31,6 +42,7 @@ class Exposition:
         manager: Manager,
         residents: Residents | None = None,
         pause: Callable[[], None] = lambda: time.sleep(_PAUSE_S),
+        others: Others | None = None,
     ) -> None:
         """Take what to show.
 
@@ -39,8 +51,10 @@ class Exposition:
             manager: where the models are.
             residents: the models that are loaded on demand; None: all are loaded.
             pause: lets threads that serve go first; called without a lock, after each slice.
+            others: the workers that serve beside this one; None where there are none.
         """
         self._pause = pause
+        self._others = others
         self._metrics = metrics
         self._manager = manager
         self._residents = residents
@@ -49,15 +63,30 @@ class Exposition:
         self._build = _build_info()
 
     def __call__(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format: those of all workers."""
+        if self._others is None:
+            return self._text(self._families()) + self._process_metrics()
+        return self._text(self._others.merged_families(self.of_worker(self._others.number)))
+
+    def of_worker(self, number: int) -> list[Family]:
+        """Return the families of this process alone.
+
+        Those about the process itself have its number as a label.
+        """
+        return [*self._families(), *_process_families(str(number))]
+
+    def _families(self) -> Iterator[Family]:
         with self._metrics.lock:
             self._metrics.count()
             families = self._metrics.families()
+        return chain(self._copies(families), self.gauges())
+
+    def _text(self, families: Iterable[Family]) -> bytes:
         pieces: list[str] = []
-        for piece in slices(chain(self._copies(families), self.gauges()), _LINES_AT_ONCE):
+        for piece in slices(families, _LINES_AT_ONCE):
             pieces.append(piece)
             self._pause()
-        return "".join(pieces).encode() + self._process_metrics()
+        return "".join(pieces).encode()
 
     def _copies(self, families: Iterable[Family]) -> Iterator[Family]:
         for family in families:
@@ -82,6 +111,7 @@ class Exposition:
             "ladle_signature_batching",
             *(*which, "signature", "state"),
             about="1 for how requests to a signature run: vouched, on trial, batched or alone.",
+            across="most",
         )
         comparisons = Counters(
             "ladle_batch_comparisons_total",
@@ -103,13 +133,17 @@ class Exposition:
                 for signature, (standing, _) in servable.standings().items():
                     standings.set(1, *labels, signature, standing.value)
         states = Gauges(
-            "ladle_version_state", *which, "state", about="1 for the state that a version is in."
+            "ladle_version_state",
+            *(*which, "state"),
+            about="1 for the state that a version is in.",
+            across="state",
         )
         problems = Gauges(
             "ladle_version_problem",
             *which,
             "code",
             about="1 for a version that can't be loaded, with the code of its error.",
+            across="most",
         )
         for name in self._manager.names():
             for status in self._manager.status(name):
@@ -121,11 +155,13 @@ class Exposition:
             "ladle_rollout_share",
             *("model", "part", "version"),
             about="The part of the requests without a version that a version gets, from 0 to 1.",
+            across="mean",
         )
         held = Gauges(
             "ladle_rollout_held",
             *("model", "version"),
             about="1 for a version on trial that gets nothing because it did worse than it may.",
+            across="most",
         )
         keyless = Counters(
             "ladle_rollout_keyless_total",
@@ -140,7 +176,8 @@ class Exposition:
                     held.set(float(share.is_held), name, str(share.version))
         for name, count in router.keyless().items():
             keyless.add(count, name)
-        known = Gauges("ladle_models_known", about="Models that are configured, loaded or not.")
+        about = "Models that are configured, loaded or not."
+        known = Gauges("ladle_models_known", about=about, across="most")
         loaded = Gauges("ladle_models_loaded", about="Models that are loaded, or about to be.")
         taken = Gauges("ladle_loaded_bytes", about="What loaded versions have taken of the heap.")
         if self._residents is not None:
@@ -169,6 +206,23 @@ class Exposition:
         return self._process()
 
 
+def _process_families(worker: str) -> Iterator[Family]:
+    """Yield what Prometheus's client says of the process, labelled with its worker."""
+    from prometheus_client import GC_COLLECTOR, PROCESS_COLLECTOR
+
+    for metric in chain(PROCESS_COLLECTOR.collect(), GC_COLLECTOR.collect()):
+        family: Counters | None = None
+        for sample in metric.samples:
+            if family is None:
+                make = Counters if metric.type == "counter" else Gauges
+                family = make(
+                    sample.name, "worker", *sample.labels, about=metric.documentation.strip()
+                )
+            family.values[(worker, *sample.labels.values())] = sample.value
+        if family is not None:
+            yield family
+
+
 def _process_collector() -> Callable[[], bytes]:
     # Imported late: it starts nothing, but takes a tenth of a second.
     from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -187,6 +241,7 @@ def _build_info() -> Gauges:
         except PackageNotFoundError:
             found[package] = ""
     found["python"] = platform.python_version()
-    info = Gauges("ladle_build_info", *found, about="1, with what the server is made of.")
+    about = "1, with what the server is made of."
+    info = Gauges("ladle_build_info", *found, about=about, across="most")
     info.set(1, *found.values())
     return info

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy as shallow_copy
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = "tuple[str, ...]"
 """The values of a family's labels, in their order."""
+
+Across: TypeAlias = Literal["sum", "most", "mean", "state"]
+"""What the gauges of several workers are as one: their sum, the largest, the mean, or 1 for the
+least advanced of the states that the last label names."""
 
 # So many are sooner sorted into buckets one by one than by numpy.
 _FEW = 48
@@ -70,6 +74,11 @@ class Gauges(Counters):
 
     kind = "gauge"
 
+    def __init__(self, name: str, *labels: str, about: str = "", across: Across = "sum") -> None:
+        """Take the name and those of the labels, and how several workers' gauges become one."""
+        super().__init__(name, *labels, about=about)
+        self.across = across
+
     def set(self, value: float, *labels: str) -> None:
         """Note what it is."""
         self.values[labels] = value
@@ -105,8 +114,8 @@ class Histograms:
         self.labels = labels
         self.about = about
         self.values: dict[Labels, Histogram] = {}
+        self.bounds = list(bounds)
         self._scale = scale
-        self._bounds = list(bounds)
         self._array: NDArray[np.float64] = np.array(bounds, np.float64)
         self._shown_bounds = [f'le="{bound:g}"' for bound in bounds] + ['le="+Inf"']
 
@@ -121,7 +130,7 @@ class Histograms:
         counts = histogram.counts
         if len(given) < _FEW:
             for value in given:
-                counts[bisect_left(self._bounds, value * self._scale)] += 1
+                counts[bisect_left(self.bounds, value * self._scale)] += 1
         else:
             array = np.array(given, np.float64) * self._scale
             found = np.bincount(np.searchsorted(self._array, array))

@@ -14,10 +14,13 @@ _PLACEHOLDER = re.compile(r"(?:(\w{1,40})=)?%[-#0 +.\d]{0,9}[a-zA-Z]")
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 
 
-def configure(log_format: str, stream: TextIO) -> None:
-    """Have the process's whole log written to `stream`, as `text` or as `json`."""
+def configure(log_format: str, stream: TextIO, worker: int | None = None) -> None:
+    """Have the process's whole log written to `stream`, as `text` or as `json`.
+
+    The lines of a server with several processes have the number of the `worker`.
+    """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
@@ -54,9 +57,15 @@ def utc(seconds: float) -> str:
 class TextFormatter(logging.Formatter):
     """Writes an event as text; a traceback goes in the same line, its line ends escaped."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        """Take the number of the worker that writes; None where there are no others."""
+        super().__init__()
+        self._worker = "" if worker is None else f"w{worker} "
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line = f"{utc(record.created)} {record.levelname[:1]} {record.name} {record.getMessage()}"
+        start = f"{utc(record.created)} {record.levelname[:1]} {self._worker}{record.name}"
+        line = f"{start} {record.getMessage()}"
         trace = _traceback(record)
         return escaped(f"{line}\n{trace}" if trace else line)
 
@@ -64,12 +73,18 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """Writes an event as a JSON object: what the message says, and its `key=value` apart."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        """Take the number of the worker that writes; None where there are no others."""
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         event: dict[str, object] = {
             "time": utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._worker,
             "message": record.getMessage(),
         }
         event |= {k: v for k, v in fields_of(record).items() if k not in event}

@@ -80,6 +80,8 @@ class LogOptions:
     """That wait to be written."""
     max_bytes: int = _MAX_BYTES
     """Of the messages in them."""
+    suffix: str = ""
+    """Comes after each prefix of files: one process alone may write with a prefix."""
 
 
 class RequestLogs(Unobserved):
@@ -211,7 +213,8 @@ class RequestLogs(Unobserved):
         for prefix, part in by_prefix.items():
             files = self._files.get(prefix)
             if files is None:
-                files = self._files[prefix] = RotatingFiles(prefix, self._options.rotation)
+                start = prefix + self._options.suffix
+                files = self._files[prefix] = RotatingFiles(start, self._options.rotation)
             for record in part:
                 code = Code.OK
                 try:

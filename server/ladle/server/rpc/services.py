@@ -10,7 +10,7 @@ from ladle.protos import services as described
 from ladle.server.call import Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.access import Access
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.models.model_set import ModelSet
+from ladle.server.core.models.changes import Models
 from ladle.server.core.observation import Observer, Unobserved
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.statistics import Statistics
@@ -41,7 +41,7 @@ _PROFILER = "/tensorflow.ProfilerService"
 
 def methods(
     manager: Manager,
-    models: ModelSet | None = None,
+    models: Models | None = None,
     *,
     tensor_content: bool,
     check_method_names: bool = False,

@@ -19,7 +19,8 @@ def check_address(address: str, *, reuse_port: bool = False) -> None:
     """Find out whether gRPC can have an address, without listening there.
 
     Args:
-        address: `0.0.0.0:8500` or `unix:/path`. Port 0 stands for any free one.
+        address: `0.0.0.0:8500`, `unix:/path`, or `fd:5` for a socket that is bound already. Port 0
+            stands for any free one.
         reuse_port: the port may be shared, so nothing is found out about it.
 
     Raises:
@@ -28,7 +29,7 @@ def check_address(address: str, *, reuse_port: bool = False) -> None:
     path = address.removeprefix("unix:")
     if path != address:
         make_way(path)
-    elif not reuse_port:
+    elif not reuse_port and not address.startswith("fd:"):
         check(int(address.rpartition(":")[2]), "port")
 
 

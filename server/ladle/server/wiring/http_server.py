@@ -17,7 +17,7 @@ from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.models import Models
 from ladle.server.rest.open_inference.routes import open_inference_routes
 from ladle.server.rest.page.overview import Figures
-from ladle.server.rest.page.status_page import StatusPage
+from ladle.server.rest.page.status_page import MergeStatus, StatusPage
 from ladle.server.rest.probes import probes
 from ladle.server.rest.routes import Route, taken
 from ladle.server.transport.http.transport import HttpTransport
@@ -41,6 +41,7 @@ class HttpServer:
         is_ready: Callable[[], bool],
         figures: Figures = dict,
         transport: str = "",
+        merge_status: MergeStatus | None = None,
         max_threads: int = 8,
         max_waiting: int = 256,
         options: AppOptions | None = None,
@@ -62,6 +63,8 @@ class HttpServer:
             is_ready: whether the server as a whole is to get requests.
             figures: returns how the models do, for the status page.
             transport: what serves gRPC, for the status page.
+            merge_status: makes of this worker's status that of all workers; None: there are no
+                others.
             max_threads: how many large bodies are read or written at a time.
             max_waiting: how many calls may wait at a time for what is still to come.
             options: how to answer.
@@ -94,6 +97,7 @@ class HttpServer:
             is_ready=is_ready,
             figures=figures,
             transport=transport,
+            merge=merge_status,
             others=routes,
             metrics_path=metrics.path if metrics else "",
             by_token=access is not None and access.by_token,
@@ -102,6 +106,8 @@ class HttpServer:
         if metrics is not None and taken(metrics, others):
             raise PathTaken(f"something else answers at {metrics.path}")
         routes += page.routes
+        self.own_status = page.own_status
+        """Returns what the status page says of this process."""
         self.app = App(routes, services, limits, options, access, observer)
         """What answers; its routes can be enumerated."""
         self._transport = HttpTransport(
@@ -126,13 +132,15 @@ class HttpServer:
         """
         self._transport.check(port)
 
-    def listen(self, port: int) -> str:
+    def listen(self, port: int, descriptor: int | None = None) -> str:
         """Bind a port, 0 for any that is free; return the address, `http://0.0.0.0:8501`.
+
+        With the descriptor of a socket that is bound already, listen on that.
 
         Raises:
             AddressInUse: It can't be bound.
         """
-        return f"{self._scheme}://0.0.0.0:{self._transport.listen(port)}"
+        return f"{self._scheme}://0.0.0.0:{self._transport.listen(port, descriptor)}"
 
     def start(self) -> None:
         """Take requests from now on; returns at once."""

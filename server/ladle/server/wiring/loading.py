@@ -11,6 +11,7 @@ from ladle.protos.files.integrity import model_folder
 from ladle.server.config import Config
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument
+from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
@@ -62,7 +63,7 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
     session = SessionOptions(
         config_file=Path(file) if file else None,
         config=platform.session,
-        intra_op_threads=both or config.tensorflow_intra_op_parallelism,
+        intra_op_threads=both or config.tensorflow_intra_op_parallelism or _intra_op_part(config),
         inter_op_threads=both or config.tensorflow_inter_op_parallelism,
         gpu_memory_fraction=config.per_process_gpu_memory_fraction,
         xla_on_cpu=config.xla_cpu_compilation_enabled,
@@ -86,6 +87,15 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
         return load_saved_model(servable_id, model_folder(path), options, labels)
 
     return load
+
+
+def _intra_op_part(config: Config) -> int:
+    """Return how many threads an operation has where nothing says it; 0: TensorFlow decides.
+
+    It would take all processors, in each of several workers.
+    """
+    has_file = config.tensorflow_session_config_file or config.platform_config_file
+    return cpus() if config.workers > 1 and not has_file else 0
 
 
 def profiler(config: Config) -> Recorder | None:

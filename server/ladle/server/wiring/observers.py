@@ -24,6 +24,7 @@ class Observers:
         models: Callable[[], Mapping[str, ModelConfig]],
         is_served: Callable[[str, int], bool],
         more: Observer | None = None,
+        worker: int | None = None,
     ) -> None:
         """Begin to listen.
 
@@ -32,6 +33,7 @@ class Observers:
             models: returns what is configured.
             is_served: whether a version of a model answers.
             more: gets everything too, and first.
+            worker: the number of this process, where it is one of several.
 
         Raises:
             StartupError: The access log can't be written.
@@ -42,8 +44,9 @@ class Observers:
             max_file_bytes=config.request_log_max_file_bytes,
             max_files=config.request_log_max_files,
         )
-        self.request_logs = RequestLogs(models, self.metrics, LogOptions(rotation=rotation))
-        self._access_log = _access_log(config, self.metrics)
+        options = LogOptions(rotation=rotation, suffix="" if worker is None else f".w{worker}")
+        self.request_logs = RequestLogs(models, self.metrics, options)
+        self._access_log = _access_log(config, self.metrics, worker)
         tracer = configured_tracer()
         self._before: list[Observer] = [
             *([more] if more else []),
@@ -66,11 +69,11 @@ class Observers:
             self._access_log.stop(timeout_s)
 
 
-def _access_log(config: Config, metrics: Metrics) -> AccessLog | None:
+def _access_log(config: Config, metrics: Metrics, worker: int | None) -> AccessLog | None:
     if not config.access_log:
         return None
     try:
-        return AccessLog(config.access_log, config.log_format, metrics)
+        return AccessLog(config.access_log, config.log_format, metrics, worker=worker)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StartupError(

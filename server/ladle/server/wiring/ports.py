@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ladle.server.call import Transport
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 _QUIET_S = 1.0
 
 
+@dataclass(frozen=True)
+class Passed:
+    """Descriptors of sockets that are bound already, which this process was given."""
+
+    grpc: int | None = None
+    http: int | None = None
+
+
 class Ports:
     """Both sides of a server, gRPC and HTTP, as one.
 
@@ -22,9 +31,23 @@ class Ports:
     out.
     """
 
-    def __init__(self, config: Config, grpc: Transport, http: HttpServer | None) -> None:
-        """Take both sides, which listen nowhere yet; `http`: None if it is not asked for."""
+    def __init__(
+        self,
+        config: Config,
+        grpc: Transport,
+        http: HttpServer | None,
+        passed: Passed | None = None,
+    ) -> None:
+        """Take both sides, which listen nowhere yet.
+
+        Args:
+            config: the settings.
+            grpc: gRPC's side.
+            http: HTTP's; None if it is not asked for.
+            passed: sockets to listen on in place of ports.
+        """
         self._config = config
+        self._passed = passed or Passed()
         self._grpc = grpc
         self._http = http
 
@@ -36,7 +59,7 @@ class Ports:
         """
         for address in self._grpc_addresses():
             self._grpc.check(address)
-        if self._http is not None:
+        if self._http is not None and self._passed.http is None:
             self._http.check(self._config.rest_api_port or 0)
 
     def open(self) -> tuple[str, ...]:
@@ -50,7 +73,8 @@ class Ports:
             port = self._grpc.listen(address)
             addresses.append(f"0.0.0.0:{port}" if port else address)
         if self._http is not None:
-            addresses.append(self._http.listen(self._config.rest_api_port or 0))
+            port = self._config.rest_api_port or 0
+            addresses.append(self._http.listen(port, self._passed.http))
         self._grpc.start()
         if self._http is not None:
             self._http.start()
@@ -86,7 +110,9 @@ class Ports:
     def _grpc_addresses(self) -> list[str]:
         config = self._config
         addresses = []
-        if config.port != 0:
+        if self._passed.grpc is not None:
+            addresses.append(f"fd:{self._passed.grpc}")
+        elif config.port != 0:
             addresses.append(f"0.0.0.0:{config.port or 0}")
         if config.grpc_socket_path:
             addresses.append(f"unix:{config.grpc_socket_path}")

@@ -22,6 +22,7 @@ from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
 if TYPE_CHECKING:
     from ladle.server.rest.page.overview import Figures
+    from ladle.server.rest.page.status_page import MergeStatus
     from ladle.server.wiring.http_server import HttpServer
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def http_server(
     metrics_path: str | None,
     exposition: Callable[[], bytes],
     transport: str,
+    merge_status: MergeStatus | None = None,
 ) -> HttpServer | None:
     """Return what serves HTTP; None if it is not asked for.
 
@@ -138,6 +140,7 @@ def http_server(
         metrics_path: where metrics are; None: nowhere.
         exposition: returns them.
         transport: what serves gRPC, for the status page.
+        merge_status: makes of this worker's status that of all workers; None: there are no others.
 
     Raises:
         StartupError: Something else is where metrics should be.
@@ -161,6 +164,7 @@ def http_server(
             names=names,
             figures=figures,
             transport=transport,
+            merge_status=merge_status,
             is_ready=is_ready,
             max_threads=config.rest_api_num_threads,
             max_waiting=MAX_WAITING_REQUESTS + 1,

@@ -14,7 +14,7 @@ from ladle.server.core.lifecycle.demand import Demand, Described
 from ladle.server.core.lifecycle.registry import Registry, VersionStatus
 from ladle.server.core.lifecycle.serving_map import Entry, Handle, ServingMap
 from ladle.server.core.lifecycle.states import HOLDING, TransitionPolicy
-from ladle.server.core.lifecycle.transitions import Loader, Transitions
+from ladle.server.core.lifecycle.transitions import Loader, OtherProcesses, Transitions
 from ladle.server.core.lifecycle.waiting import Waiting
 from ladle.server.core.rollout.router import Router
 from ladle.server.core.servable_id import ServableId
@@ -53,6 +53,7 @@ class Manager:
         options: ManagerOptions | None = None,
         *,
         serving: ServingMap | None = None,
+        others: OtherProcesses | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Take how to load a version.
@@ -62,6 +63,7 @@ class Manager:
             options: how versions come and go.
             serving: where the manager publishes the versions that requests can have, for those
                 who read the map and are made before the manager.
+            others: processes that serve the same beside this one; None if there are none.
             clock: the time.
         """
         options = options or ManagerOptions()
@@ -82,6 +84,7 @@ class Manager:
             max_loads=options.max_concurrent_loads,
             max_retries=options.max_load_retries,
             longest_retry_wait_s=options.longest_retry_wait_s,
+            others=others,
         )
         self._waiting = Waiting(
             self._registry,

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import Code, ServingError, Unavailable
@@ -20,6 +21,19 @@ logger = logging.getLogger(__name__)
 
 Loader = Callable[[ServableId, Path], Servable]
 """Loads a version from its folder, warm-up included; blocks, and raises ServingError."""
+
+
+class OtherProcesses(Protocol):
+    """Processes that serve the same versions on the same ports. Called without a lock held."""
+
+    def loaded(self, servable_id: ServableId) -> None:
+        """Block until the others have a version too, or for a bounded time."""
+
+    def failed(self, servable_id: ServableId) -> None:
+        """Have none of the others wait for a version that can't be loaded here."""
+
+    def unloaded(self, servable_id: ServableId) -> None:
+        """Take note that a version is not loaded any more."""
 
 
 class Transitions:
@@ -39,6 +53,7 @@ class Transitions:
         max_loads: int,
         max_retries: int,
         longest_retry_wait_s: float,
+        others: OtherProcesses | None = None,
     ) -> None:
         """Take what to load with, and what to change.
 
@@ -51,7 +66,9 @@ class Transitions:
             max_loads: how many loads run at a time.
             max_retries: how often a version that failed is tried again by itself.
             longest_retry_wait_s: the bound of the waits between them.
+            others: processes beside this one; None if there are none.
         """
+        self._others = others
         self._load = load
         self._registry = registry
         self._serving = serving
@@ -133,34 +150,43 @@ class Transitions:
         return True
 
     def _run_load(self, entry: Entry) -> None:
+        started = self._clock.now()
         outcome = self._outcome(entry)
+        took_s = self._clock.now() - started
         with self._changed:
             self.loads -= 1
+            self.advance_held_up()
+        self._compare_notes(entry, outcome)
+        with self._changed:
             if isinstance(outcome, ServingError):
                 entry.end(outcome)
             else:
                 entry.servable = outcome
                 # Handles can be had before anyone is notified.
                 entry.move(State.AVAILABLE)
+                logger.info("available model=%s version=%d load_s=%.2f", *entry.id, took_s)
                 self._serving.publish(entry.id.name, self._registry.versions(entry.id.name))
             self.advance(entry.id.name)
-            self.advance_held_up()
         if isinstance(outcome, ServingError):
             self._changes.notify()
             self._retry(entry)
 
+    def _compare_notes(self, entry: Entry, outcome: Servable | ServingError) -> None:
+        """Tell other processes how a load ended, and wait for theirs if it ended well."""
+        if self._others is None:
+            return
+        if isinstance(outcome, ServingError):
+            self._others.failed(entry.id)
+        else:
+            self._others.loaded(entry.id)
+
     def _outcome(self, entry: Entry) -> Servable | ServingError:
         """Load a version; return the error if it can't be."""
-        started = self._clock.now()
         logger.info("loading model=%s version=%d path=%s", *entry.id, entry.path)
         try:
-            servable = self._load(entry.id, entry.path)
+            return self._load(entry.id, entry.path)
         except Exception as error:
             failure = error
-        else:
-            took_s = self._clock.now() - started
-            logger.info("available model=%s version=%d load_s=%.2f", *entry.id, took_s)
-            return servable
         if not isinstance(failure, ServingError):
             logger.error("loading failed model=%s version=%d", *entry.id, exc_info=failure)
             failure = ServingError(f"{entry.id}: {failure}", Code.INTERNAL)
@@ -190,6 +216,8 @@ class Transitions:
         except Exception:
             logger.exception("closing failed model=%s version=%d", *entry.id)
         logger.info("unloaded model=%s version=%d", *entry.id)
+        if self._others is not None:
+            self._others.unloaded(entry.id)
         with self._changed:
             entry.end(None)
             self.advance(entry.id.name)

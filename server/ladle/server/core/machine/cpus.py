@@ -1,4 +1,4 @@
-"""The number of processors that this process may use."""
+"""The number of processors that are this process's part of the machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,31 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
+_sharing = 1
+
+
+def share_among(processes: int) -> None:
+    """Take note that this process is one of so many that do the same work on the machine.
+
+    Call it before anything asks for `cpus`: the defaults of flags depend on it.
+    """
+    global _sharing
+    _sharing = processes
+
+
 def cpus() -> int:
-    """Return how many processors this process may use: at least 1.
+    """Return how many processors are this process's part: at least 1.
 
     The affinity mask and the quota of the process's cgroups both limit the number. A quota of one
-    and a half processors counts as two.
+    and a half processors counts as two. Processes that `share_among` counts have equal parts.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return limited(allowed or 1, quotas(_CGROUPS, _OWN_CGROUPS))
+    return part(limited(allowed or 1, quotas(_CGROUPS, _OWN_CGROUPS)), _sharing)
+
+
+def part(processors: int, processes: int) -> int:
+    """Return the part of one of so many processes; halves and the like count as whole."""
+    return max(1, math.ceil(processors / processes))
 
 
 def limited(allowed: int, quotas: Iterator[float]) -> int:

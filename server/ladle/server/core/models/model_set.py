@@ -117,14 +117,28 @@ class ModelSet:
         """What is configured now, by name."""
         return self._configured.models()
 
-    def apply_first(self, models: Iterable[ModelConfig], found: Iterable[ModelConfig] = ()) -> None:
+    @property
+    def models_set_aside(self) -> Mapping[str, ModelConfig]:
+        """What was set aside, by name."""
+        with self._lock:
+            return dict(self._set_aside)
+
+    def apply_first(
+        self,
+        models: Iterable[ModelConfig],
+        found: Iterable[ModelConfig] = (),
+        *,
+        set_aside: Iterable[ModelConfig] = (),
+    ) -> None:
         """Put the first models in place: their labels may name versions that are yet to load.
 
         Args:
             models: those that are stated.
             found: those that lie under the model root.
+            set_aside: those that `bring_back` can bring.
         """
         with self._lock:
+            self._set_aside = {model.name: model for model in set_aside}
             self._found = {model.name: model for model in found}
             self._apply({model.name: model for model in models})
 
@@ -136,6 +150,20 @@ class ModelSet:
         with self._lock:
             self._found = {model.name: model for model in models}
             self._apply(self._stated)
+
+    def check(self, models: Iterable[ModelConfig], *, keeps_others: bool) -> None:
+        """Find out whether `replace` would put models in place; changes nothing.
+
+        Args:
+            models: the models.
+            keeps_others: whether models of other names stay beside them, as for `add`.
+
+        Raises:
+            FailedPrecondition: A label may not be put where it is wanted.
+        """
+        with self._lock:
+            given = {model.name: model for model in models}
+            self._check({**self.models, **given} if keeps_others else given)
 
     def replace(self, models: Iterable[ModelConfig]) -> set[str]:
         """Put `models` in place of all that were; return the names that are new, at once.
@@ -288,13 +316,16 @@ class ModelSet:
             )
         raise NotFound(f"model {name} is not configured")
 
-    def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
+    def _check(self, models: Mapping[str, ModelConfig]) -> None:
         check_labels(
             models.values(),
             {name: model.labels for name, model in self.models.items()},
             self._manager.is_available,
             allow_unavailable=self._allow_unavailable_labels,
         )
+
+    def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
+        self._check(models)
         new = models.keys() - self.models.keys()
         self._apply(models)
         return new

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -19,6 +19,9 @@ from ladle.server.rest.request import Endpoint, Request
 from ladle.server.rest.response import Response
 from ladle.server.rest.routes import Route
 from ladle.server.rest.status_codes import json_response
+
+MergeStatus: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
+"""Makes of one worker's status that of all; blocks a moment."""
 
 # A page needs nothing but the server's files and answers. Pictures that are dropped on it become
 # bitmaps without a URL.
@@ -56,6 +59,7 @@ class StatusPage:
         metrics_path: str = "",
         by_token: bool = False,
         transport: str = "",
+        merge: MergeStatus | None = None,
     ) -> None:
         """Take what to show.
 
@@ -69,6 +73,7 @@ class StatusPage:
             metrics_path: where metrics are; empty: nowhere.
             by_token: whether callers need a token.
             transport: what serves gRPC; empty where nothing does.
+            merge: makes of this worker's status that of all workers; None: there are no others.
         """
         self._manager = manager
         self._services = services
@@ -79,6 +84,7 @@ class StatusPage:
         self._metrics_path = metrics_path
         self._by_token = by_token
         self._transport = transport
+        self._merge = merge
         self._started = time.monotonic()
 
     @property
@@ -91,8 +97,8 @@ class StatusPage:
         ]
 
     async def status(self, _: Request) -> Response:
-        """Answer what the page shows."""
-        return await self._json(self._status)
+        """Answer what the page shows: the status of all workers."""
+        return await self._json(self._merged)
 
     async def openapi(self, _: Request) -> Response:
         """Answer the OpenAPI document of this server's models."""
@@ -103,7 +109,12 @@ class StatusPage:
         response.headers["cache-control"] = "no-store"
         return response
 
-    def _status(self) -> dict[str, Any]:
+    def _merged(self) -> dict[str, Any]:
+        own = self.own_status()
+        return self._merge(own) if self._merge is not None else own
+
+    def own_status(self) -> dict[str, Any]:
+        """Return the status of this process, as JSON's own types."""
         server = {
             "ready": self._is_ready(),
             "version": _version(),

@@ -15,8 +15,8 @@ from ladle.protos.serving_pb import (
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
+from ladle.server.core.models.changes import Models
 from ladle.server.core.models.config import from_proto
-from ladle.server.core.models.model_set import ModelSet
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.request import parse, require_model_spec
 from ladle.server.rpc.status import bounded
@@ -59,7 +59,7 @@ class HandleReloadConfigRequest:
     """
 
     def __init__(
-        self, models: ModelSet, counters: Callable[[], Mapping[str, int]] | None = None
+        self, models: Models, counters: Callable[[], Mapping[str, int]] | None = None
     ) -> None:
         """`counters` returns the counters' values, by the names that Prometheus has for them."""
         self._models = models

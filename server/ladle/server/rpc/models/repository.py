@@ -19,8 +19,8 @@ from ladle.protos.ladle_pb import (
 from ladle.server.core.errors import InvalidArgument, NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
+from ladle.server.core.models.changes import Models
 from ladle.server.core.models.config import ModelConfig, model_from_proto, to_proto
-from ladle.server.core.models.model_set import ModelSet
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.models.model_service import status_proto
 from ladle.server.rpc.request import parse
@@ -30,7 +30,7 @@ from ladle.server.rpc.status import bounded
 class ModelRepository:
     """Answers the methods of ladle.v1.ModelRepository; thread-safe."""
 
-    def __init__(self, manager: Manager, models: ModelSet) -> None:
+    def __init__(self, manager: Manager, models: Models) -> None:
         self._manager = manager
         self._models = models
 

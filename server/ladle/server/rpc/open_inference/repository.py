@@ -15,7 +15,7 @@ from ladle.protos.inference_pb import (
 from ladle.server.core.errors import Code, NotFound, ServingError, Unimplemented
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
-from ladle.server.core.models.model_set import ModelSet
+from ladle.server.core.models.changes import Models
 from ladle.server.rpc.middleware import ObservedCall
 from ladle.server.rpc.request import parse
 
@@ -35,7 +35,7 @@ NO_REPOSITORIES = "'repository_name' specification is not supported"
 class Repository:
     """Answers the repository's methods. Thread-safe."""
 
-    def __init__(self, manager: Manager, models: ModelSet) -> None:
+    def __init__(self, manager: Manager, models: Models) -> None:
         self._manager = manager
         self._models = models
 

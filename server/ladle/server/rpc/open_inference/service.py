@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ladle.server.call import Handler, NonBlocking, Streaming
 from ladle.server.core.lifecycle.manager import Manager
-from ladle.server.core.models.model_set import ModelSet
+from ladle.server.core.models.changes import Models
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.statistics import Statistics
 from ladle.server.rpc.middleware import Middleware, ObservedCall
@@ -29,7 +29,7 @@ _ALIAS = "inference.model_repository.ModelRepositoryService"
 
 def open_inference_service(
     manager: Manager,
-    models: ModelSet | None,
+    models: Models | None,
     middleware: Middleware,
     *,
     is_ready: Callable[[], bool],

@@ -69,16 +69,21 @@ class HttpTransport:
         """
         check(port, "rest_api_port", reuse_port=self._reuse_port)
 
-    def listen(self, port: int) -> int:
+    def listen(self, port: int, descriptor: int | None = None) -> int:
         """Bind a port on all interfaces, IPv6's and IPv4's, and return the port it got.
 
         Args:
             port: the port; 0 for any that is free.
+            descriptor: of a socket that is bound already, to listen on instead; it belongs to the
+                transport from now on.
 
         Raises:
             AddressInUse: It can't be bound.
         """
-        bound = bind(port, "rest_api_port", reuse_port=self._reuse_port)
+        if descriptor is not None:
+            bound = socket.socket(fileno=descriptor)
+        else:
+            bound = bind(port, "rest_api_port", reuse_port=self._reuse_port)
         try:
             bound.listen(_BACKLOG)
         except OSError as error:

@@ -137,6 +137,8 @@ class NativeTransport:
     def listen(self, address: str) -> int:
         """Bind an address, `0.0.0.0:8500` or `unix:/path`, and return the port that it got.
 
+        `fd:5` is a socket that is bound already, and belongs to the transport from now on.
+
         Raises:
             AddressInUse: It can't be bound.
         """
@@ -265,7 +267,10 @@ def _bound_path(path: str) -> socket.socket:
 
 def _bound_port(address: str, *, shared: bool) -> socket.socket:
     host, _, port = address.rpartition(":")
-    if host == "0.0.0.0":  # IPv6's interfaces, too, as for gRPC
+    if host == "fd":
+        listening = socket.socket(fileno=int(port))
+        port = str(listening.getsockname()[1])
+    elif host == "0.0.0.0":  # IPv6's interfaces, too, as for gRPC
         listening = bind(int(port), "port", reuse_port=shared)
     else:
         listening = bind_host(host.strip("[]"), int(port), reuse_port=shared)

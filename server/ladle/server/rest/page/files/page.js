@@ -199,7 +199,9 @@ async function refresh() {
     $("ready").textContent = server.ready ? "ready" : "not ready";
     $("ready").className = `badge ${server.ready ? "good" : "wait"}`;
     const transport = server.transport ? `, gRPC by ${server.transport}` : "";
-    $("about").textContent = `version ${server.version}${transport}, up for ${duration(server.uptime_s)}`;
+    const workers = server.workers ? `, ${server.workers.ready} of ${server.workers.expected} workers` : "";
+    $("about").textContent =
+      `version ${server.version}${transport}${workers}, up for ${duration(server.uptime_s)}`;
     $("metrics").hidden = !server.metrics_path;
     $("metrics").href = server.metrics_path.slice(1);
     refreshModels(models, unloaded);

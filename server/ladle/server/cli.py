@@ -26,7 +26,7 @@ def serve(given: Mapping[str, Any]) -> int:
         return 2
     if config.workers > 1:
         # Imported late: one process needs nothing of it.
-        from ladle.server.wiring.workers.supervisor import supervise
+        from ladle.server.wiring.workers.supervising.supervisor import supervise
 
         return supervise(config, given)
     return run(config, Standalone(config.log_format))

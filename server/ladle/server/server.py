@@ -40,8 +40,8 @@ from ladle.server.wiring.readiness import Readiness
 from ladle.server.wiring.remote import RemoteModels
 from ladle.server.wiring.rollouts import Rollouts
 from ladle.server.wiring.startup import StartupError
-from ladle.server.wiring.workers.member import Member
-from ladle.server.wiring.workers.siblings import Siblings
+from ladle.server.wiring.workers.serving.member import Member
+from ladle.server.wiring.workers.serving.siblings import Siblings
 from ladle.store.opening import open_store
 from ladle.store.store import Store
 from ladle.store.url import StoreUrl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.server.wiring.workers.barrier import Barrier
+from ladle.server.wiring.workers.deciding.barrier import Barrier
 
 ONE = ("m", 1)
 

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 
 from ladle.server.core.errors import Code
-from ladle.server.wiring.workers.changes import MOST_WAITING
-from ladle.server.wiring.workers.coordination import CHANGE_WAIT_S, METRICS_WAIT_S, Coordinator
-from ladle.server.wiring.workers.fleet import Fleet
+from ladle.server.wiring.workers.deciding.changes import MOST_WAITING
+from ladle.server.wiring.workers.deciding.fleet import Fleet
 from ladle.server.wiring.workers.frames import Message
+from ladle.server.wiring.workers.supervising.coordination import (
+    CHANGE_WAIT_S,
+    METRICS_WAIT_S,
+    Coordinator,
+)
 
 WRONG = {"code": Code.FAILED_PRECONDITION.value, "message": "no such version"}
 

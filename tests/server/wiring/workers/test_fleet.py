@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ladle.server.wiring.workers.fleet import (
+from ladle.server.wiring.workers.deciding.fleet import (
     Action,
     Drain,
     End,
@@ -20,7 +20,7 @@ from ladle.server.wiring.workers.fleet import (
     Stage,
     Start,
 )
-from ladle.server.wiring.workers.restarts import deaths_in_a_row, wait_s
+from ladle.server.wiring.workers.deciding.restarts import deaths_in_a_row, wait_s
 
 CRASH = "was ended by SIGSEGV"
 

@@ -7,7 +7,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladle.server.wiring.workers.rounds import MOST, Answers, Rounds
+from ladle.server.wiring.workers.deciding.rounds import MOST, Answers, Rounds
 
 
 def test_a_round_ends_with_the_last_answer() -> None:

@@ -13,10 +13,10 @@ import pytest
 from ladle.server.config import Config
 from ladle.server.core.machine.cpus import part
 from ladle.server.transport.addresses import AddressInUse
-from ladle.server.wiring.workers.ports import bind_ports
-from ladle.server.wiring.workers.processes import how_ended
-from ladle.server.wiring.workers.refusals import problem
-from ladle.server.wiring.workers.settings import worker_settings
+from ladle.server.wiring.workers.supervising.ports import bind_ports
+from ladle.server.wiring.workers.supervising.processes import how_ended
+from ladle.server.wiring.workers.supervising.refusals import problem
+from ladle.server.wiring.workers.supervising.settings import worker_settings
 
 PORTS = {"transport": "native", "grpc_port": 8500, "http_port": 8501}
 

@@ -14,10 +14,10 @@ from fakes import TIMEOUT_S
 from ladle.server.core.errors import Code, FailedPrecondition, ServingError, Unavailable
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import Counters, Family, text
-from ladle.server.wiring.workers.channel import Channel
-from ladle.server.wiring.workers.families_data import to_data
 from ladle.server.wiring.workers.frames import Decoder, Message, encode
-from ladle.server.wiring.workers.siblings import Siblings
+from ladle.server.wiring.workers.serving.channel import Channel
+from ladle.server.wiring.workers.serving.families_data import to_data
+from ladle.server.wiring.workers.serving.siblings import Siblings
 
 SERVABLE = ServableId("m", 3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ladle.server.wiring.workers.statuses import merged_status
+from ladle.server.wiring.workers.serving.statuses import merged_status
 
 
 def load(rate: float, p99: float | None, **part: Any) -> dict[str, Any]:

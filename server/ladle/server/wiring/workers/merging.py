@@ -1,4 +1,4 @@
-"""Adds up what workers count. A family is plain data here: what `families_data.py` makes of it.
+"""Adds up what workers count. A family is plain data here, made by `serving/families_data.py`.
 
 `{"name", "kind", "labels", "about", "across", "bounds", "series"}`; a series is its labels' values
 and its value: a number, or a histogram's counts and sum.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 # The interpreter of the process has this one's import path, whatever PYTHONPATH is.
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; "
-    "from ladle.server.wiring.workers.worker import main; main()"
+    "from ladle.server.wiring.workers.serving.worker import main; main()"
 )
 
 

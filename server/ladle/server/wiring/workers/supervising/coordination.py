@@ -10,11 +10,11 @@ from typing import Any
 
 from ladle.server.core.errors import Code
 from ladle.server.wiring.workers import merging
-from ladle.server.wiring.workers.barrier import Barrier
-from ladle.server.wiring.workers.changes import Change, Turns, first_error, strays
-from ladle.server.wiring.workers.fleet import Fleet, Stage
+from ladle.server.wiring.workers.deciding.barrier import Barrier
+from ladle.server.wiring.workers.deciding.changes import Change, Turns, first_error, strays
+from ladle.server.wiring.workers.deciding.fleet import Fleet, Stage
+from ladle.server.wiring.workers.deciding.rounds import Answers, Rounds
 from ladle.server.wiring.workers.frames import Message
-from ladle.server.wiring.workers.rounds import Answers, Rounds
 
 METRICS_WAIT_S = 0.5
 """How long workers have to say how they do."""

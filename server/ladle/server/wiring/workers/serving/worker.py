@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ladle.server.core.machine import cpus
 from ladle.server.monitoring import console
-from ladle.server.wiring.workers.channel import Channel
 from ladle.server.wiring.workers.frames import Message
+from ladle.server.wiring.workers.serving.channel import Channel
 
 if TYPE_CHECKING:
     from ladle.server.config import Config
@@ -39,7 +39,7 @@ def _serve(channel: Channel, first: Message) -> None:
     from ladle.server.config import Config
     from ladle.server.wiring.ports import Passed
     from ladle.server.wiring.running import Events, Stop, leave, run
-    from ladle.server.wiring.workers.siblings import Siblings
+    from ladle.server.wiring.workers.serving.siblings import Siblings
 
     config, number = Config(**first["settings"]), int(first["number"])
     events = Events()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple, TypeAlias
 
-from ladle.server.wiring.workers.restarts import deaths_in_a_row, is_pointless, wait_s
+from ladle.server.wiring.workers.deciding.restarts import deaths_in_a_row, is_pointless, wait_s
 
 # What a worker may take beyond its grace: the last spans and log lines, and what Python needs.
 _MARGIN_S = 10.0

@@ -10,11 +10,11 @@ from typing import Any
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import Counters, Family, Gauges
-from ladle.server.wiring.workers.channel import Channel
-from ladle.server.wiring.workers.families_data import from_data, to_data
 from ladle.server.wiring.workers.frames import FrameError, Message
 from ladle.server.wiring.workers.merging import merged
-from ladle.server.wiring.workers.statuses import Status, merged_status
+from ladle.server.wiring.workers.serving.channel import Channel
+from ladle.server.wiring.workers.serving.families_data import from_data, to_data
+from ladle.server.wiring.workers.serving.statuses import Status, merged_status
 
 logger = logging.getLogger(__name__)
 

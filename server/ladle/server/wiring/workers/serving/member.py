@@ -12,9 +12,9 @@ from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.monitoring.exposition import Exposition
 from ladle.server.wiring.startup import StartupError
-from ladle.server.wiring.workers.families_data import to_data
-from ladle.server.wiring.workers.shared_models import SharedModels, Taking
-from ladle.server.wiring.workers.siblings import Siblings
+from ladle.server.wiring.workers.serving.families_data import to_data
+from ladle.server.wiring.workers.serving.shared_models import SharedModels, Taking
+from ladle.server.wiring.workers.serving.siblings import Siblings
 
 
 class Member:

@@ -11,7 +11,7 @@ from ladle.protos.serving_pb import ModelServerConfig
 from ladle.server.core.errors import NotFound
 from ladle.server.core.models.config import ModelConfig, model_from_proto, to_proto
 from ladle.server.core.models.model_set import ModelSet
-from ladle.server.wiring.workers.siblings import Siblings
+from ladle.server.wiring.workers.serving.siblings import Siblings
 
 # For callers without a deadline.
 _LONGEST_WAIT_S = 600.0

@@ -23,13 +23,13 @@ from ladle.server.transport.addresses import AddressInUse
 from ladle.server.transport.native.options import unknown
 from ladle.server.wiring.choice import Unavailable, find
 from ladle.server.wiring.running import leave, listening
-from ladle.server.wiring.workers.coordination import Coordinator
-from ladle.server.wiring.workers.fleet import Action, Drain, End, Fleet, Kill, Say, Start
+from ladle.server.wiring.workers.deciding.fleet import Action, Drain, End, Fleet, Kill, Say, Start
 from ladle.server.wiring.workers.frames import Decoder, FrameError, Message, encode
-from ladle.server.wiring.workers.ports import SharedPorts, bind_ports
-from ladle.server.wiring.workers.processes import how_ended, start
-from ladle.server.wiring.workers.refusals import problem
-from ladle.server.wiring.workers.settings import worker_settings
+from ladle.server.wiring.workers.supervising.coordination import Coordinator
+from ladle.server.wiring.workers.supervising.ports import SharedPorts, bind_ports
+from ladle.server.wiring.workers.supervising.processes import how_ended, start
+from ladle.server.wiring.workers.supervising.refusals import problem
+from ladle.server.wiring.workers.supervising.settings import worker_settings
 
 logger = logging.getLogger(__name__)
 

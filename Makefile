@@ -91,7 +91,7 @@ native-test: ## format, lint and test the native transport, with cargo
 # Each target for so many seconds; what it finds is kept in server/native/fuzz/artifacts.
 FUZZ_SECONDS ?= 60
 native-fuzz: ## send the native transport what nobody thought of; needs cargo-fuzz and nightly Rust
-	cd server/native && for target in authority messages connection; do \
+	cd server/native && for target in alike authority messages connection; do \
 		mkdir -p fuzz/corpus/$$target && \
 		cargo +nightly fuzz run --target-dir "$(CURDIR)/build/fuzz" $$target \
 			fuzz/corpus/$$target fuzz/seeds/$$target -- \

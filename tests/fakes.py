@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes
-from ladle.server.core.errors import ServingError
+from ladle.server.core.errors import Cancelled, ServingError
 from ladle.server.core.observation import Observation
-from ladle.server.core.servable import Arrays, Done, Signature, TensorSpec
+from ladle.server.core.servable import Alike, Arrays, Done, PendingAlike, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 
 TIMEOUT_S = 30.0
@@ -89,6 +89,59 @@ def double(inputs: Arrays) -> dict[str, NDArray[Any]]:
     if np.isnan(inputs["x"]).any():
         raise ServingError("x: expected numbers, got NaN")
     return {"y": inputs["x"] * 2}
+
+
+class FakeAlike:
+    """Requests that are alike, whose transport is the test. Thread-safe."""
+
+    def __init__(
+        self, inputs: Sequence[Arrays], ended: Sequence[Callable[[Any], None]] | None = None
+    ) -> None:
+        """`inputs` of each; `ended` are called with their outcomes, of which each has one."""
+        self.observation = Observation("Predict", "GRPC", b"")
+        self.outcomes: list[list[Any]] = [[] for _ in inputs]
+        self.overs = threading.Semaphore(0)
+        self._inputs = inputs
+        self._ended = ended or [outcomes.append for outcomes in self.outcomes]
+        self._lock = threading.Lock()
+        self._open = set(range(len(inputs)))
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def inputs(self, members: Sequence[int]) -> Arrays:
+        each = [self._inputs[member] for member in members]
+        return {alias: np.concatenate([inputs[alias] for inputs in each]) for alias in each[0]}
+
+    def waiting(self, members: Sequence[int]) -> list[int]:
+        return [member for member in members if member in self._open]
+
+    def done(
+        self,
+        members: Sequence[int],
+        outcome: dict[str, NDArray[Any]] | Exception,
+        observation: Observation,
+    ) -> None:
+        for place, member in enumerate(members):
+            own: Any = outcome
+            if isinstance(outcome, dict):
+                own = {a: np.split(array, len(members))[place] for a, array in outcome.items()}
+            self._end(member, own)
+
+    def leave(self, member: int, pending: PendingAlike) -> None:
+        """Let the caller of a member go, as a transport tells it."""
+        self._end(member, Cancelled("the caller went away"))
+        pending.leave(member)
+
+    def over(self) -> None:
+        self.overs.release()
+
+    def _end(self, member: int, outcome: Any) -> None:
+        with self._lock:
+            if member not in self._open:
+                return
+            self._open.discard(member)
+        self._ended[member](outcome)
 
 
 class FakePending:
@@ -167,6 +220,11 @@ class FakeServable:
 
         threading.Thread(target=run, daemon=True).start()
         return FakePending()
+
+    def submit_alike(
+        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
+    ) -> None:
+        """Take none: each is submitted by itself."""
 
     def close(self) -> None:
         assert not self.closed.is_set(), "closed twice"

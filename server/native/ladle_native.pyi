@@ -1,6 +1,6 @@
 """ladle's gRPC transport in Rust; `ladle.server.transport.native` is what uses it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
 from ladle.server.core.errors import ServingError
@@ -24,7 +24,15 @@ class Network:
 
     def __new__(
         cls,
-        methods: list[tuple[str, bool, bool, Callable[[Call], None]]],
+        methods: list[
+            tuple[
+                str,
+                bool,
+                bool,
+                tuple[int, list[int], list[str]] | None,
+                Callable[[Call], None] | Callable[[Call | Group], None],
+            ]
+        ],
         budget: Budget,
         *,
         now: float,
@@ -52,7 +60,7 @@ class Network:
         self, most: int, timeout_s: float
     ) -> (
         tuple[
-            list[tuple[Callable[[Call], None], Call]],
+            list[tuple[Callable[[Call | Group], None], Call | Group]],
             list[tuple[Literal["message", "sent", "idle", "ended"], int, bytes | None]],
             list[Call],
             list[tuple[str, int, str, int]],
@@ -95,3 +103,30 @@ class Call:
     def idle(self) -> None: ...
     def send(self, message: bytes) -> bool: ...
     def close(self, error: ServingError | None = None) -> None: ...
+
+@final
+class Group:
+    """Calls of one method that differ in nothing but contents. Thread-safe; nothing blocks."""
+
+    @property
+    def request(self) -> bytes: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def contents(self) -> list[tuple[bytes, int, bytes]]: ...
+    def __len__(self) -> int: ...
+    def metadata(self, key: str) -> str | None: ...
+    def call(self, member: int) -> Call: ...
+    def deadline(self, member: int) -> float | None: ...
+    def on_end(self, callback: Callable[[int], Any]) -> None: ...
+    def waiting(self, members: Sequence[int]) -> list[int]: ...
+    def gather(self, content: int, members: Sequence[int]) -> tuple[bytes, int]: ...
+    def settle(self, members: Sequence[int]) -> list[int]: ...
+    def answer(
+        self,
+        members: Sequence[int],
+        places: Sequence[int],
+        fields: Sequence[tuple[bytes, bytes]],
+        end: bytes,
+    ) -> None: ...
+    def fail(self, member: int, error: ServingError) -> None: ...

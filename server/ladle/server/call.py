@@ -7,7 +7,7 @@ hands over whole lists of requests at once fits behind the same seam.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -55,6 +55,80 @@ class Call(Protocol):
 
     def fail(self, error: ServingError) -> None:
         """End the call with a status instead; never blocks."""
+
+
+class Group(Protocol):
+    """Calls of one method that differ in nothing but contents, as `Alike` says. Thread-safe.
+
+    A member is named by its place. Nothing here blocks.
+    """
+
+    @property
+    def request(self) -> bytes:
+        """The request message of one of them."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of each request message in bytes."""
+
+    @property
+    def contents(self) -> Sequence[tuple[bytes, int, bytes]]:
+        """The contents of `request`: of each the key in the map, its field, and its bytes."""
+
+    def __len__(self) -> int: ...
+
+    def metadata(self, key: str) -> str | None:
+        """Return the value that all callers sent under a key which `Alike` names."""
+
+    def call(self, member: int) -> Call:
+        """Return one of the calls, to be ended by itself."""
+
+    def deadline(self, member: int) -> float | None:
+        """The monotonic time at which a member's caller stops waiting; None if it never does."""
+
+    def on_end(self, callback: Callable[[int], None]) -> None:
+        """Have `callback` called with each member whose caller goes before it is settled.
+
+        It is called in the transport's thread, or at once where that has happened already. It must
+        not block.
+        """
+
+    def waiting(self, members: Sequence[int]) -> list[int]:
+        """Return those of the members whose callers still wait."""
+
+    def gather(self, content: int, members: Sequence[int]) -> tuple[bytes, int]:
+        """Return a content of these members, one after the other, and where it begins in the bytes.
+
+        It begins where a model can be fed with it without another copy. Members whose callers have
+        gone have zeros.
+        """
+
+    def settle(self, members: Sequence[int]) -> list[int]:
+        """Take members for answers that follow at once.
+
+        Returns the places in `members` of those whose callers still wait. No caller's going ends
+        them any more.
+        """
+
+    def answer(
+        self,
+        members: Sequence[int],
+        places: Sequence[int],
+        fields: Sequence[tuple[bytes, bytes]],
+        end: bytes,
+    ) -> None:
+        """Answer members that were settled, by their places in `members`.
+
+        Args:
+            members: as `settle` got them.
+            places: what `settle` returned.
+            fields: what comes one after the other in each answer: bytes that all answers have, and
+                bytes that all of `members` share evenly, in their order.
+            end: what comes last in each answer.
+        """
+
+    def fail(self, member: int, error: ServingError) -> None:
+        """End a member that was settled with a status instead."""
 
 
 class Stream(Protocol):
@@ -126,6 +200,24 @@ Handler: TypeAlias = Callable[[Call], None]
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Handles calls together that differ in nothing but contents.
+
+    A transport that hands over several calls at once may use it, and need not.
+    """
+
+    handle: Callable[[Group], bool]
+    """Takes the calls and waits for nothing. False: it has not, and each is to be handled by
+    itself. Never raises."""
+    map_field: int
+    """The field of the request that is a map of messages."""
+    contents: tuple[int, ...]
+    """The fields of these messages that are contents: any bytes are as good as others there."""
+    metadata: tuple[str, ...]
+    """What callers send that the answer depends on: of calls that are alike it is equal."""
+
+
+@dataclass(frozen=True)
 class NonBlocking:
     """A handler that waits for nothing, and so needs no thread of its own.
 
@@ -137,6 +229,8 @@ class NonBlocking:
     handle: Callable[[Call], Handler | None]
     has_own_room: bool = False
     """Whether other methods' calls leave room for this one's: health has to answer then, too."""
+    alike: Alike | None = None
+    """Handles many calls as one; None: each is handled by itself."""
 
     def handle_blocking(self, call: Call) -> None:
         """Handle the call in a thread that may block."""

@@ -56,6 +56,8 @@ struct State {
     outgoing: VecDeque<Bytes>,
     status: Option<Status>,
     ended: bool,
+    /// Whether an answer ended it that was to follow at once.
+    settled: bool,
     /// Whether the network thread has nothing more to do for the call.
     left: bool,
     responder: Option<Waker>,
@@ -250,6 +252,13 @@ impl Call {
             .map_or(0, |request| request.message.len())
     }
 
+    /// The request message as long as it is there, which stays where it is.
+    pub fn request(&self) -> Bytes {
+        let state = self.state();
+        let request = state.request.as_ref();
+        request.map(|r| r.message.clone()).unwrap_or_default()
+    }
+
     /// Take the request message out; its bytes stay counted until the call is over.
     pub fn take_request(&self) -> Bytes {
         self.state()
@@ -320,6 +329,40 @@ impl Call {
         drop(request);
         self.outbox.put(self);
         callbacks
+    }
+
+    /// Take a unary call for an answer that follows at once; returns whether it was still open.
+    ///
+    /// It is over with that: neither its caller's going nor another answer ends it any more, and
+    /// its callbacks are not called.
+    pub fn settle(&self) -> bool {
+        let mut state = self.state();
+        if state.ended || state.status.is_some() {
+            return false;
+        }
+        state.settled = true;
+        let request = state.finish();
+        let callbacks = std::mem::take(&mut state.callbacks);
+        drop(state);
+        drop((request, callbacks));
+        true
+    }
+
+    /// Answer or refuse a call that was settled.
+    pub fn reply(self: &Arc<Self>, message: Option<Bytes>, status: Status) {
+        let mut state = self.state();
+        state.outgoing.extend(message);
+        state.status = Some(status);
+        drop(state);
+        self.outbox.put(self);
+    }
+
+    /// Have a callback called when the call ends before it is settled; it is given back if it has.
+    pub fn on_leaving(&self, callback: Callback) -> Option<Callback> {
+        if self.state().settled {
+            return None;
+        }
+        self.on_end(callback)
     }
 
     /// Have a callback called when the call is over; it is given back if that is so already.

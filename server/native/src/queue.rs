@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::call::Call;
 use crate::limits::{Reason, Refusal};
+use crate::receive::alike::Cut;
 use crate::sync::{Condvar, Mutex};
 
 /// After so many events a network thread hands over what it has, even if more is at hand.
@@ -20,6 +21,8 @@ pub enum Event {
     Arrived(Arc<Call>),
     /// It is there: a unary call with its message, or a stream.
     Begun(Arc<Call>),
+    /// A unary call is there whose message may be one of many that are alike.
+    Cut(Arc<Call>, Box<Cut>),
     /// A message of a stream that was asked for; None at the end of what the caller sends.
     Message(Arc<Call>, Option<Bytes>),
     /// The connection has taken a message of a stream.

@@ -21,6 +21,7 @@ use crate::limits::places::{Places, SILENCE};
 use crate::limits::{Limits, Refusal};
 use crate::outbox::Outbox;
 use crate::queue::{Event, Gathered};
+use crate::receive::alike::{self, Shape};
 use crate::receive::inflate::Encoding;
 use crate::receive::{Lost, Messages, Received};
 use crate::respond::{Answer, Guard};
@@ -53,6 +54,8 @@ pub struct Registered {
 pub struct Shared {
     /// The methods that there are, each with its number.
     pub methods: HashMap<String, Registered>,
+    /// Of each method by its number: which of its requests are alike. None: they come one by one.
+    pub alike: Vec<Option<Shape>>,
     /// Of unary calls.
     pub unary: Limits,
     /// Of the messages of streams, whose handlers count them themselves.
@@ -261,8 +264,17 @@ impl Drop for Upload<'_> {
 }
 
 fn hand_over(thread: &Thread, call: &Arc<Call>, request: Option<Received>) {
+    let cut = request.as_ref().and_then(|request| {
+        let method = call.head.method?;
+        let shape = thread.shared.alike.get(method)?.as_ref()?;
+        alike::cut(shape, method, &call.head.headers, &request.message)
+    });
     call.hand_over(request);
-    thread.gathered.push(Event::Begun(Arc::clone(call)));
+    let call = Arc::clone(call);
+    thread.gathered.push(match cut {
+        Some(cut) => Event::Cut(call, Box::new(cut)),
+        None => Event::Begun(call),
+    });
 }
 
 /// Read a stream's messages when its handler asks for them, until the call is over.

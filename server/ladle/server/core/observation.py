@@ -142,6 +142,32 @@ class Observation:
         """Note which version the request goes to."""
         self.model, self.version = servable_id
 
+    def part(self) -> Observation:
+        """Return a new observation of requests that are alike, as far as they have come by now."""
+        part = Observation(self.api, self.entrypoint, b"")
+        part.request = None
+        part.request_bytes = self.request_bytes
+        part.began, part.queued = self.began, self.queued
+        part.model, part.version = self.model, self.version
+        part.signatures, part.rows = self.signatures, self.rows
+        part.run, part.encoding = self.run, self.encoding
+        return part
+
+    def end_alike(self, count: int, response_bytes: int, observer: Observer) -> None:
+        """Note the answers to so many requests that this observation is of; call the observer.
+
+        Args:
+            count: how many have been answered, at the same time.
+            response_bytes: the size of each answer.
+            observer: one that takes many at once.
+        """
+        self.ended = time.monotonic()
+        self.response_bytes = response_bytes
+        try:
+            observer.requests_ended(self, count)
+        except Exception:
+            logger.exception("an observer failed on the end of requests")
+
     def end(self, outcome: bytes | ServingError, observer: Observer) -> None:
         """Note the answer or the refusal, call the observer, and drop what is large.
 
@@ -249,8 +275,19 @@ class Observer(Protocol):
     Any thread calls; nothing may block. What is raised is logged.
     """
 
+    @property
+    def takes_many(self) -> bool:
+        """Whether `requests_ended` says as much to it as many calls of `request_ended`."""
+
     def request_ended(self, request: Observation) -> None:
         """A request was answered or refused."""
+
+    def requests_ended(self, request: Observation, count: int) -> None:
+        """So many requests were answered at once that differ in nothing that is observed.
+
+        There is one observation of them, without their messages and metadata. It is only called
+        where all observers take many at once.
+        """
 
     def run_ended(self, run: Run) -> None:
         """A model has run; the requests in it have not been answered yet."""
@@ -265,7 +302,15 @@ class Observer(Protocol):
 class Unobserved:
     """An Observer that does nothing; others derive from it what they leave out."""
 
+    @property
+    def takes_many(self) -> bool:
+        """Whether it leaves out what is called for each request, or has what is called for many."""
+        return not _hears(self, "request_ended") or _hears(self, "requests_ended")
+
     def request_ended(self, request: Observation) -> None:
+        """Do nothing."""
+
+    def requests_ended(self, request: Observation, count: int) -> None:
         """Do nothing."""
 
     def run_ended(self, run: Run) -> None:
@@ -290,6 +335,8 @@ class Fanout:
     def replace(self, observers: Sequence[Observer]) -> None:
         """Call these from now on. Any thread may do so at any time."""
         self._observers = observers
+        self.takes_many = all(o.takes_many for o in observers)
+        """Whether all of them do."""
         self._of_requests = [o.request_ended for o in observers if _hears(o, "request_ended")]
         self._of_runs = [o.run_ended for o in observers if _hears(o, "run_ended")]
 
@@ -300,6 +347,15 @@ class Fanout:
                 request_ended(request)
             except Exception:
                 logger.exception("an observer failed")
+
+    def requests_ended(self, request: Observation, count: int) -> None:
+        """Pass it on to those who take many; one who does not may have come meanwhile."""
+        for observer in self._observers:
+            if observer.takes_many:
+                try:
+                    observer.requests_ended(request, count)
+                except Exception:
+                    logger.exception("an observer failed")
 
     def run_ended(self, run: Run) -> None:
         """Pass it on."""

@@ -122,6 +122,46 @@ class Pending(Protocol):
         """Say that nobody waits for it any more; without effect once it is done. Never blocks."""
 
 
+class Alike(Protocol):
+    """Requests that differ in nothing but the bytes of their inputs. Thread-safe.
+
+    A member is named by its place. It ends by `done`, or because its caller goes.
+    """
+
+    @property
+    def observation(self) -> Observation:
+        """Where what becomes of all of them is noted; each part that runs has its own."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, members: Sequence[int]) -> Arrays:
+        """Return the inputs of these members, with their rows one after the other."""
+
+    def waiting(self, members: Sequence[int]) -> list[int]:
+        """Return those of the members whose callers still wait for them."""
+
+    def done(
+        self,
+        members: Sequence[int],
+        outcome: dict[str, NDArray[Any]] | Exception,
+        observation: Observation,
+    ) -> None:
+        """Take the rows that these members' run gave, or why there are none. Must not block."""
+
+    def over(self) -> None:
+        """Take note that no member waits or runs any more; called once, and must not block."""
+
+
+class PendingAlike(Protocol):
+    """Requests under way that are alike."""
+
+    def leave(self, member: int) -> None:
+        """Say that nobody waits for a member any more; without effect once it runs.
+
+        Never blocks.
+        """
+
+
 class Model(Protocol):
     """What a loader brings. Every method may be called from any thread, at the same time."""
 
@@ -186,4 +226,15 @@ class Servable(Model, Protocol):
 
         Raises:
             ServingError: The request isn't taken, and `done` won't be called.
+        """
+
+    def submit_alike(
+        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
+    ) -> PendingAlike | None:
+        """Take requests that are alike, as `submit` takes each of them; never blocks.
+
+        `inputs` are those of one of them. None: not taken, each has to be submitted by itself.
+
+        Raises:
+            ServingError: They aren't taken, as nothing can run them now.
         """

@@ -55,6 +55,8 @@ _RUN_KEY = attrgetter("servable_id", "signatures")
 class Metrics:
     """An Observer that counts. Thread-safe."""
 
+    takes_many = True
+
     def __init__(
         self,
         configured: Callable[[], Container[str]] = tuple,
@@ -93,6 +95,12 @@ class Metrics:
     def request_ended(self, request: Observation) -> None:
         """Note a request that has ended."""
         self._requests.append(request)
+        if len(self._requests) >= self._at_once:
+            self._count_if_nobody_does()
+
+    def requests_ended(self, request: Observation, count: int) -> None:
+        """Note requests that have ended alike."""
+        self._requests.extend([request] * count)
         if len(self._requests) >= self._at_once:
             self._count_if_nobody_does()
 

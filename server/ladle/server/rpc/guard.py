@@ -229,7 +229,10 @@ def _guarded(
         return replace(method, handle=lambda s: method.handle(_GuardedStream(s, refuse)))
 
     if isinstance(method, NonBlocking):
-        return replace(method, handle=lambda call: method.handle(call) if admits(call) else None)
+        # Each caller is asked for its token, and so each call is handled by itself.
+        return replace(
+            method, handle=lambda call: method.handle(call) if admits(call) else None, alike=None
+        )
 
     def handle(call: Call) -> None:
         if admits(call):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ladle.server.call import Call, Handler, NonBlocking
+from ladle.server.call import Alike, Call, Handler, NonBlocking
 from ladle.server.core.errors import Cancelled, ServingError
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.rpc.status import as_status
@@ -95,8 +95,13 @@ class Middleware:
 
         return handle
 
-    def non_blocking(self, path: str, method: NonBlockingMethod) -> NonBlocking:
-        """Make a handler of a method that waits for nothing and ends the call itself."""
+    def non_blocking(
+        self, path: str, method: NonBlockingMethod, alike: Alike | None = None
+    ) -> NonBlocking:
+        """Make a handler of a method that waits for nothing and ends the call itself.
+
+        `alike` handles calls to it that are alike, and has them observed itself.
+        """
         api = _api(path)
 
         def handle(call: Call) -> Handler | None:
@@ -108,7 +113,7 @@ class Middleware:
                 return None
             return blocking and _once(path, observed, blocking)
 
-        return NonBlocking(handle)
+        return NonBlocking(handle, alike=alike)
 
 
 def _api(path: str) -> str:

@@ -25,6 +25,7 @@ from ladle.server.rpc.models.model_service import GetModelStatus, HandleReloadCo
 from ladle.server.rpc.models.repository import ModelRepository
 from ladle.server.rpc.open_inference.names import model_of
 from ladle.server.rpc.open_inference.service import open_inference_service
+from ladle.server.rpc.prediction.alike import predict_alike
 from ladle.server.rpc.prediction.chunks import predict_in_chunks
 from ladle.server.rpc.prediction.predict import Predict
 from ladle.server.rpc.prediction.stream import predict_stream
@@ -98,8 +99,12 @@ def methods(
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         **{method.path: QueuedMethod(manager, method, shadows) for method in infer_methods},
     }
+    alike = {predict.path: predict_alike(manager, predict, middleware.observer)}
     served: dict[str, Handler | NonBlocking | Streaming] = {
-        **{path: middleware.non_blocking(path, method) for path, method in non_blocking.items()},
+        **{
+            path: middleware.non_blocking(path, method, alike.get(path))
+            for path, method in non_blocking.items()
+        },
         f"{_STREAMING}/PredictStream": predict_stream(
             manager, predict, observer=middleware.observer
         ),

@@ -34,6 +34,7 @@ fn shared(budget: &Arc<Budget>, gated: bool) -> Shared {
         has_own_room: false,
     };
     Shared {
+        alike: Vec::new(),
         methods: HashMap::from([
             ("/a/B".to_owned(), method(0, Kind::Unary)),
             ("/a/S".to_owned(), method(1, Kind::Streaming)),

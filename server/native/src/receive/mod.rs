@@ -1,5 +1,6 @@
 //! gRPC's messages in the body of a request.
 
+pub mod alike;
 pub mod inflate;
 
 use std::pin::Pin;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-from fakes import TIMEOUT_S, FakeClock, FakeServable, spec
+from fakes import TIMEOUT_S, FakeAlike, FakeClock, FakeServable, spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -47,6 +49,7 @@ class Sent:
     deadline: float | None
     left: bool = False
     task: Task | None = None
+    leave_group: Callable[[], None] | None = None
     outcomes: list[Any] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -82,6 +85,15 @@ class Send:
 
 
 @dataclass(frozen=True)
+class SendAlike:
+    """Requests that come as one, where they can."""
+
+    rows: int
+    width: int
+    values: list[float]
+
+
+@dataclass(frozen=True)
 class Leave:
     index: int
 
@@ -105,6 +117,12 @@ STEPS = st.lists(
             st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0, 13.0, float("nan")]),
             st.none() | st.sampled_from([0.0, 0.5, 2.0, 100.0]),
         ),
+        st.builds(
+            SendAlike,
+            st.integers(1, 3),
+            st.integers(1, 3),
+            st.lists(st.sampled_from([1.0, 2.0, 13.0, float("nan")]), min_size=2, max_size=7),
+        ),
         st.builds(Leave, st.integers(0, 30)),
         st.builds(Pass, st.sampled_from([0.4, 1.5])),
         st.builds(Hold, st.booleans()),
@@ -123,15 +141,20 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
     model = FakeServable(sums, (SUMS,))
     batching = BatchingServable(model, first, clock, max_threads=threads)
     sent: list[Sent] = []
+    groups: list[FakeAlike] = []
     every = [first]
     for step in steps:
         match step:
             case Send():
                 sent.append(send(batching, clock, step, len(sent)))
+            case SendAlike():
+                send_alike(batching, clock, step, sent, groups)
             case Leave(index) if index < len(sent):
                 sent[index].left = True
                 if (task := sent[index].task) is not None:
                     task.cancel()
+                elif (leave := sent[index].leave_group) is not None:
+                    leave()
             case Pass(seconds):
                 clock.advance(seconds)
             case Hold(held):
@@ -147,6 +170,9 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
 
     for one in sent:
         check(one, clock)
+    for group in groups:
+        assert group.overs.acquire(timeout=TIMEOUT_S)
+        assert not group.overs.acquire(blocking=False)
     largest = max(every, key=lambda options: options.max_batch_size).max_batch_size
     alone = Counter(len(one.x) for one in sent)
     for size in model.batches:
@@ -156,11 +182,41 @@ def test_each_caller_gets_its_own_rows_or_its_own_error_exactly_once(
     batching.close()
 
 
-def send(batching: BatchingServable, clock: FakeClock, step: Send, number: int) -> Sent:
+def send_alike(
+    batching: BatchingServable,
+    clock: FakeClock,
+    step: SendAlike,
+    sent: list[Sent],
+    groups: list[FakeAlike],
+) -> None:
+    """Send requests as one, or each by itself if the servable wants them so."""
+    all_of_them: list[Sent] = []
+    for value in step.values:
+        single = Send(step.rows, step.width, value, None)
+        all_of_them.append(Sent(rows_of(single, len(sent) + len(all_of_them)), None))
+    group = FakeAlike([{"x": one.x} for one in all_of_them], [one.take for one in all_of_them])
+    pending = batching.submit_alike(SUMS, {"x": all_of_them[0].x}, ("y",), group)
+    if pending is None:
+        for value in step.values:
+            single = Send(step.rows, step.width, value, None)
+            sent.append(send(batching, clock, single, len(sent)))
+        return
+    for member, one in enumerate(all_of_them):
+        one.leave_group = partial(group.leave, member, pending)
+    sent += all_of_them
+    groups.append(group)
+
+
+def rows_of(step: Send, number: int) -> NDArray[np.float32]:
     x = np.full((step.rows, step.width), step.value, np.float32)
     x[:, 0] = 1000 * (number + 1) + np.arange(step.rows)  # whose row it is
     if step.width == 1 and step.value in (13.0,):
         x[:, 0] = 13
+    return x
+
+
+def send(batching: BatchingServable, clock: FakeClock, step: Send, number: int) -> Sent:
+    x = rows_of(step, number)
     deadline = None if step.deadline_s is None else clock.now() + step.deadline_s
     one = Sent(x, deadline)
     try:

@@ -15,6 +15,7 @@ class Request:
     rows: int
     arrived: float = 0.0
     is_cut: bool = False
+    rows_of_each: int = 0
 
 
 def waiting(*rows: int) -> list[Request]:
@@ -122,3 +123,17 @@ def test_a_request_that_was_cut_is_cut_to_its_end_though_splitting_was_turned_of
 
     last = Request(2, is_cut=True)
     assert decide([last], 0, now=9.0, options=OPTIONS) == RunNow([last], 2)
+
+
+def test_requests_that_wait_as_one_are_cut_between_them_and_no_other_way() -> None:
+    """Whatever is said about requests that are cut."""
+    group = Request(6, rows_of_each=2)
+    for splits in (False, True):
+        options = BatchOptions(max_batch_size=5, enable_large_batch_splitting=splits)
+        assert decide([group], 0, 0.0, options) == RunNow([group], 4)
+        one, two = waiting(1, 2)
+        assert decide([one, two, group], 0, 0.0, options) == RunNow([one, two, group], 2)
+        three = Request(4)
+        assert decide([three, group], 0, 0.0, options) == RunNow([three], 4)
+    small = BatchOptions(max_batch_size=1)
+    assert decide([group], 0, 0.0, small) == RunNow([group], 2), "one runs, however large"

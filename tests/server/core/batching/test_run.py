@@ -4,11 +4,11 @@ import threading
 from typing import Any
 
 import numpy as np
-from fakes import DOUBLE, TIMEOUT_S, FakeServable
+from fakes import DOUBLE, TIMEOUT_S, FakeClock, FakeServable
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.errors import Cancelled
+from ladle.server.core.errors import Cancelled, DeadlineExceeded
 
 
 def test_what_callers_leave_to_be_done_is_done_once_when_all_of_the_batch_are_told() -> None:
@@ -74,3 +74,29 @@ def test_what_a_caller_leaves_who_goes_is_done_in_a_thread_of_the_batcher() -> N
     assert over.wait(TIMEOUT_S)
     assert threads != [threading.current_thread()]
     batching.close()
+
+
+def test_a_request_whose_deadline_passes_after_its_first_rows_have_run_gets_no_part_of_them() -> (
+    None
+):
+    clock, model = FakeClock(), FakeServable()
+    options = BatchOptions(max_batch_size=2, enable_large_batch_splitting=True)
+    batching = BatchingServable(model, options, clock)
+    outcomes: list[object] = []
+    over = threading.Event()
+
+    def end(outcome: object) -> None:
+        outcomes.append(outcome)
+        over.set()
+
+    model.hold()
+    x = np.ones((4, 2), np.float32)
+    batching.submit(DOUBLE, {"x": x}, ("y",), end, clock.now() + 1)
+    model.wait_until_running()
+    clock.advance(2)
+    model.release()
+
+    assert over.wait(TIMEOUT_S)
+    batching.close()
+    assert model.batches == [2]
+    assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded]

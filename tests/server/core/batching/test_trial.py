@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DOUBLE, TIMEOUT_S, FakeClock, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeAlike, FakeClock, FakeServable, spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -161,6 +161,26 @@ def test_a_mix_that_shows_late_is_found_by_the_share_that_is_still_compared(make
 
     assert harness.standing() is Standing.ALONE
     harness.bursts(3)
+
+
+def test_it_is_found_in_batches_of_requests_that_come_as_one(make: Make) -> None:
+    mixes: list[bool] = []
+
+    def late(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return centered(inputs) if mixes else row_wise(inputs)
+
+    harness = make(late)
+    harness.bursts(3 * PROOF)
+    mixes.append(True)
+    for _ in range(200):
+        inputs = [{"x": harness.rows(2)} for _ in range(8)]
+        group = FakeAlike(inputs)
+        if not harness.batching.submit_alike(DOUBLE, inputs[0], ("y",), group):
+            break
+        assert group.overs.acquire(timeout=TIMEOUT_S)
+        assert harness.batching.wait_until_idle(TIMEOUT_S)
+
+    assert harness.standing() is Standing.ALONE
 
 
 def test_equal_requests_prove_nothing(make: Make) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
 
+from ladle.server.core.batching.group import GroupTask
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import QueueDepth, QueueKey, Task
 from ladle.server.core.batching.rows import Outputs, Padding
@@ -21,7 +22,7 @@ from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import DeadlineExceeded, InvalidArgument
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.observation import Observation, Observer
-from ladle.server.core.servable import Arrays, Done, Model, Signature
+from ladle.server.core.servable import Alike, Arrays, Done, Model, Signature
 from ladle.server.core.servable_id import ServableId
 
 
@@ -178,6 +179,36 @@ class BatchingServable:
             ServingError: The model refused these inputs.
         """
         return self._model.run(signature, inputs, outputs)
+
+    def submit_alike(
+        self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
+    ) -> GroupTask | None:
+        """Put requests that are alike into their queue as one task; never blocks.
+
+        `inputs` are those of one of them. None: each has to be submitted by itself, because it
+        would run alone, on trial, cut or padded, or because there is not room for all.
+
+        Raises:
+            Unavailable: No thread can be had.
+        """
+        scheduler = self._scheduler
+        options = scheduler.options
+        if options is None:
+            return None
+        if self._trust.standing(signature, outputs) not in (Standing.VOUCHED, Standing.BATCHED):
+            return None
+        rows = shared_rows(signature, inputs)
+        if rows is None or rows > options.rows_in_a_batch:
+            return None
+        shapes: Hashable = None
+        if not signature.has_fixed_rows:
+            if options.pad_variable_length_inputs:
+                return None
+            shapes = tuple([x.shape[1:] for x in inputs.values()])
+        nbytes = sum([array.nbytes for array in inputs.values()])
+        task = GroupTask(alike, rows, nbytes, scheduler.leave)
+        key = QueueKey(signature.name, outputs, False, False, False, shapes)
+        return task if scheduler.enqueue_alike(task, key, signature) else None
 
     def admit(self, nbytes: int) -> None:
         """Refuse at once what would find the queue full; cheap, for before it is decoded.

@@ -73,7 +73,7 @@ class BatchOptions:
 
 
 class Waiting(Protocol):
-    """What the decision needs to know of a request in a queue."""
+    """What the decision needs to know of a request in a queue, or of several that are alike."""
 
     @property
     def rows(self) -> int:
@@ -86,6 +86,10 @@ class Waiting(Protocol):
     @property
     def is_cut(self) -> bool:
         """Whether some of its rows have run already."""
+
+    @property
+    def rows_of_each(self) -> int:
+        """How many rows each of several requests has that wait as one; 0 for a single request."""
 
 
 T = TypeVar("T", bound=Waiting)
@@ -125,8 +129,12 @@ def decide(
     for task in waiting:
         rows = task.rows
         if total + rows > most:
+            if each := task.rows_of_each:
+                # As many requests as there is room for; the first of all runs in any case.
+                if fitting := (most - total) // each * each or (0 if batch else each):
+                    return RunNow([*batch, task], fitting)
             # What has begun in pieces ends in pieces, whatever the options have become since.
-            if (options.enable_large_batch_splitting or task.is_cut) and total < most:
+            elif (options.enable_large_batch_splitting or task.is_cut) and total < most:
                 return RunNow([*batch, task], most - total)
             return RunNow(batch or [task], batch[-1].rows if batch else rows)
         batch.append(task)

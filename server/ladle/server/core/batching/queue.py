@@ -6,7 +6,7 @@ Hold that lock to change a task or a queue, unless a docstring says otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,10 +77,22 @@ class Task:
         """How the rows of its inputs differ; empty where they don't."""
         self._cancel = cancel
 
+    rows_of_each = 0
+    """How many rows each of several requests has that wait as one; 0 for a single request."""
+    requests = 1
+    """How many requests wait in it."""
+
     @property
     def is_cut(self) -> bool:
         """Whether some of its rows have run already, or run now."""
         return self.rows < self.total
+
+    def take(self, rows: int) -> TaskSlice:
+        """Return the first rows that wait, which run from now on; its queue counts them out."""
+        part = TaskSlice(self, rows)
+        if rows < self.rows:
+            self.rows -= rows
+        return part
 
     def end(self) -> Queue | None:
         """Take it out of its queue for good, and return that; None if it was over already."""
@@ -116,15 +128,32 @@ class TaskSlice:
             else {alias: array[self.start : stop] for alias, array in task.inputs.items()}
         )
 
-    @classmethod
-    def all_of(cls, task: Task) -> TaskSlice:
-        """Return all of a task's rows, whatever of them still waits."""
-        return cls(task, task.total, 0)
+    requests = 1
+    """How many requests the rows are of."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the task was not cut."""
+        """Whether no request in it was cut."""
         return self.rows == self.task.total
+
+    def whole(self) -> TaskSlice:
+        """Return all rows of the request, whatever of them still waits."""
+        return TaskSlice(self.task, self.task.total, 0)
+
+    @property
+    def observations(self) -> list[Observation]:
+        """One for each request in it; none where nobody observes."""
+        observation = self.task.observation
+        return [] if observation is None else [observation]
+
+    def in_parts(self, most: int) -> Sequence[TaskSlice]:
+        """Return its requests in slices of so many at most."""
+        return (self,)
+
+    def samples(self, outputs: Outputs, most: int) -> Iterator[tuple[Arrays, Outputs, int, int]]:
+        """Yield some requests with their inputs, outputs, rows, and bytes of inputs."""
+        if self.is_whole:
+            yield self.task.inputs, outputs, self.task.size, self.task.nbytes
 
 
 @dataclass
@@ -157,6 +186,12 @@ class QueueCapacity:
     def batch_took(self, seconds: float) -> None:
         """Take note of how long a batch ran."""
         self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
+
+    def has_room(self, rows: int, nbytes: int, options: BatchOptions) -> bool:
+        """Whether so much more can wait, whatever the requests are that it comes in."""
+        depth = self._depth
+        room = options.max_batch_size * options.max_enqueued_batches
+        return depth.rows + rows <= room and depth.nbytes + nbytes <= self._max_bytes
 
     def check(self, rows: int, nbytes: int, options: BatchOptions | None) -> None:
         """Refuse a request that would have to wait in a queue that is full.
@@ -236,19 +271,31 @@ class Queue:
         self.waiting[task] = None
         if task.deadline is not None and task.deadline < self._earliest:
             self._earliest = task.deadline
-        depth = self._depth
-        depth.requests += 1
-        depth.rows += task.rows
-        depth.nbytes += task.nbytes
+        self._count_in(task)
 
     def remove(self, task: Task) -> None:
         """Take a task out, if it waits here."""
         if task in self.waiting:
             del self.waiting[task]
-            depth = self._depth
-            depth.requests -= 1
-            depth.rows -= task.rows
-            depth.nbytes -= task.nbytes
+            self._count_out(task)
+
+    def change(self, task: Task, change: Callable[[], None]) -> None:
+        """Have `change` change what waits of a task that waits here."""
+        self._count_out(task)
+        change()
+        self._count_in(task)
+
+    def _count_in(self, task: Task) -> None:
+        depth = self._depth
+        depth.requests += task.requests
+        depth.rows += task.rows
+        depth.nbytes += task.nbytes
+
+    def _count_out(self, task: Task) -> None:
+        depth = self._depth
+        depth.requests -= task.requests
+        depth.rows -= task.rows
+        depth.nbytes -= task.nbytes
 
     def expired(self, now: float) -> list[Task]:
         """Return the tasks whose deadline has passed."""
@@ -271,15 +318,16 @@ class Queue:
             return decision
         parts = []
         for task in decision.batch[:-1]:
-            parts.append(TaskSlice(task, task.rows))
             self.remove(task)
+            parts.append(task.take(task.rows))
         last, rows = decision.batch[-1], decision.last_rows
-        parts.append(TaskSlice(last, rows))
         if rows == last.rows:
             self.remove(last)
+            parts.append(last.take(rows))
         else:
-            last.rows -= rows
-            self._depth.rows -= rows
+            self._count_out(last)
+            parts.append(last.take(rows))
+            self._count_in(last)
         self.running += 1
         self._depth.running += 1
         return parts

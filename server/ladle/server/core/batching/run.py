@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from ladle.server.core.batching.group import GroupSlice
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import Queue, Task, TaskSlice
 from ladle.server.core.batching.rows import (
@@ -72,7 +73,8 @@ class BatchRunner:
         standing = self._trust.standing(queue.signature, queue.key.outputs)
         if not queue.key.alone and standing is Standing.ALONE:  # since the requests came
             wanted = self._still_wanted(list(parts), ended)
-            return ended + [self._run_later_alone(queue, part) for part in wanted]
+            alone = [one for part in wanted for one in part.in_parts(1)]
+            return ended + [self._run_later_alone(queue, one) for one in alone]
         runs_once = bool(queue.signature.stateful)
         remaining = [list(parts)]
         while remaining:
@@ -94,8 +96,11 @@ class BatchRunner:
                     failure = ServingError(f"{error}; later requests run alone", Code.INTERNAL)
                     ended += [(part, failure) for part in batch]
                 else:
-                    ended += [self._run_alone(queue, part) for part in batch]
+                    alone = [one for part in batch for one in part.in_parts(1)]
+                    ended += [self._run_alone(queue, one) for one in alone]
             except Exception as error:
+                if len(batch) == 1 and not runs_once:
+                    batch = list(batch[0].in_parts((batch[0].requests + 1) // 2))
                 if len(batch) == 1 or runs_once:
                     ended += [(part, error) for part in batch]
                 else:
@@ -106,10 +111,14 @@ class BatchRunner:
         return ended
 
     def _still_wanted(self, parts: list[TaskSlice], ended: list[Ended]) -> list[TaskSlice]:
-        wanted = []
+        wanted: list[TaskSlice] = []
         now: float | None = None
         for part in parts:
             task = part.task
+            if isinstance(part, GroupSlice):
+                if part.drop_who_left():
+                    wanted.append(part)
+                continue
             if task.over:
                 continue
             if task.deadline is not None:
@@ -127,6 +136,7 @@ class BatchRunner:
         rows = sum(counts)
         padded = options.padded(rows)
         is_one = len(parts) == 1 and padded == rows and parts[0].is_whole
+        is_one = is_one and parts[0].requests == 1
         size = parts[0].task.size if queue.key.alone else rows
         run = self._begin(queue, parts, size, size + padded - rows)
         try:
@@ -151,7 +161,7 @@ class BatchRunner:
         return self._run_alone(queue, part)
 
     def _run_alone(self, queue: Queue, part: TaskSlice) -> Ended:
-        whole = TaskSlice.all_of(part.task)
+        whole = part.whole()
         run = self._begin(queue, [whole], whole.rows, whole.rows)
         run.assembled = run.started
         try:
@@ -166,20 +176,26 @@ class BatchRunner:
             run.end(self._now(), self._observer)
 
     def _begin(self, queue: Queue, parts: Sequence[TaskSlice], rows: int, padded: int) -> Run:
-        observations = [p.task.observation for p in parts if p.task.observation is not None]
+        observations = [each for part in parts for each in part.observations]
         return Run(self._id, queue.signature.names, observations, rows, padded - rows, self._now())
 
 
-def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Exception]], int]:
+def complete(
+    ended: Sequence[Ended],
+) -> tuple[list[tuple[Task | GroupSlice, Outputs | Exception]], int]:
     """Note what has run. Return the tasks that are complete, and the rows that nobody wants.
 
     A task that was cut is complete with its last part, or with the first part that fails. The
     batcher's lock must be held.
     """
-    done: list[tuple[Task, Outputs | Exception]] = []
+    done: list[tuple[Task | GroupSlice, Outputs | Exception]] = []
     unwanted = 0
     for part, outcome in ended:
         task = part.task
+        if isinstance(part, GroupSlice):
+            unwanted += part.unwanted_rows
+            done.append((part, outcome))
+            continue
         if task.over:
             unwanted += part.rows
             continue
@@ -197,7 +213,7 @@ def complete(ended: Sequence[Ended]) -> tuple[list[tuple[Task, Outputs | Excepti
 
 def _reassemble(task: Task) -> Outputs | Exception:
     """Return the outcome of a task that was cut: its parts as one, or why they are none."""
-    parts, task.finished = sorted(task.finished, key=_start), []
+    parts = sorted(task.finished, key=_start)
     try:
         return concat_outputs([outputs for _, outputs in parts])
     except Exception as error:
@@ -208,19 +224,25 @@ def _start(part: tuple[int, Outputs]) -> int:
     return part[0]
 
 
-def deliver(ended: Sequence[tuple[Task, Outputs | Exception]]) -> list[Callable[[], object]]:
+def deliver(
+    ended: Sequence[tuple[Task | GroupSlice, Outputs | Exception]],
+) -> list[Callable[[], object]]:
     """Hand each caller its outcome; return the callbacks, each one once. Never raises."""
     callbacks: dict[Callable[[], object], None] = {}
     for task, outcome in ended:
         try:
-            if task.finished:
+            if isinstance(task, GroupSlice):
+                task.deliver(outcome)
+                continue
+            # Parts of a request that ends before its last row has run are of no use to its caller.
+            if task.finished and not isinstance(outcome, Exception):
                 outcome = _reassemble(task)
+            # Who holds the task, to cancel it, must not hold the arrays.
+            task.inputs, task.finished = {}, []
             if afterwards := task.done(outcome):
                 callbacks.update(dict.fromkeys(afterwards))
         except Exception:
             logger.exception("a request's outcome could not be delivered")
-        # Who holds the task, to cancel it, must not hold the arrays.
-        task.inputs = {}
     return list(callbacks)
 
 

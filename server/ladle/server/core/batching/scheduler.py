@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ladle.server.core.batching.group import GroupSlice, GroupTask
 from ladle.server.core.batching.plan import BatchOptions, WaitUntil
 from ladle.server.core.batching.queue import (
     Queue,
@@ -126,21 +127,53 @@ class BatchScheduler:
         """
         with self._lock:
             self._capacity.check(task.rows, task.nbytes, self.options)
-            queue = self._queues.get(key)
-            if queue is None:
-                queue = self._queues[key] = Queue(key, signature, self._depth)
-            queue.enqueue(task, self._clock.now())
-            if task.observation is not None:
-                task.observation.rows, task.observation.queued = task.size, task.arrived
-            if queue.running < queue.options(self.options).num_batch_threads:
-                try:
-                    self._wake_a_thread()
-                except RuntimeError as error:
-                    task.end()
-                    self._drop_if_idle(queue)
-                    raise Unavailable(f"nothing can run the request: {error}; try again") from None
+            self._enqueue(task, key, signature)
+
+    def enqueue_alike(self, task: GroupTask, key: QueueKey, signature: Signature) -> bool:
+        """Put requests that are alike into their queue, if there is room for all; never blocks.
+
+        Raises:
+            Unavailable: No thread can be had.
+        """
+        with self._lock:
+            options = self.options
+            if options is None or not self._capacity.has_room(task.rows, task.nbytes, options):
+                return False
+            self._enqueue(task, key, signature)
+            return True
+
+    def leave(self, task: GroupTask, member: int) -> None:
+        """Take a member out whose caller has gone, if it still waits. Never blocks."""
+        with self._lock:
+            is_over = task.member_left(member)
+            if is_over and task.queue is not None:
+                self._drop_if_idle(task.queue)
             if self._watchers:
                 self._moved.notify_all()
+        if is_over:
+            task.alike.over()
+
+    def _enqueue(self, task: Task, key: QueueKey, signature: Signature) -> None:
+        """Put a task into its queue, and wake a thread. The lock must be held.
+
+        Raises:
+            Unavailable: No thread can be had.
+        """
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(key, signature, self._depth)
+        queue.enqueue(task, self._clock.now())
+        if task.observation is not None:
+            task.observation.rows, task.observation.queued = task.size, task.arrived
+        if queue.running < queue.options(self.options).num_batch_threads:
+            try:
+                self._wake_a_thread()
+            except RuntimeError as error:
+                task.end()
+                self._drop_if_idle(queue)
+                raise Unavailable(f"nothing can run the request: {error}; try again") from None
+        if self._watchers:
+            self._moved.notify_all()
 
     def cancel(self, task: Task) -> None:
         """End a task whose caller has gone; without effect once it is over. Never blocks."""
@@ -303,6 +336,7 @@ class BatchScheduler:
         samples = [] if trials is None else trials.samples(queue, ended)
         with self._lock:
             done, unwanted = complete(ended)
+            over = [part.task for part in parts if isinstance(part, GroupSlice) and part.ended()]
             self.unwanted_rows += unwanted
             queue.batch_ended()
             self._drop_if_idle(queue)
@@ -311,6 +345,6 @@ class BatchScheduler:
             if queue.waiting and self._idle_threads:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
-        run_callbacks(deliver(done))
+        run_callbacks([*deliver(done), *[task.alike.over for task in over]])
         if samples and trials is not None and options is not None:
             trials.compare(queue, samples, options)

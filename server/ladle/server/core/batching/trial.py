@@ -108,15 +108,16 @@ class Trials:
         key = queue.key
         if not key.on_trial and (
             key.alone
-            or len(ended) < 2
+            or sum([part.requests for part, _ in ended]) < 2
             or self._trust.standing(queue.signature, key.outputs) is not Standing.BATCHED
             or not self._wants_batch()
         ):
             return []
         return [
-            Sample(part.task.inputs, outcome, part.task.size, part.task.nbytes)
+            Sample(*sample)
             for part, outcome in ended
-            if part.is_whole and not isinstance(outcome, Exception)
+            if not isinstance(outcome, Exception)
+            for sample in part.samples(outcome, _SIZES[-1])
         ]
 
     def compare(self, queue: Queue, samples: Sequence[Sample], options: BatchOptions) -> None:

@@ -153,7 +153,7 @@ class Handle:
     Use it in a `with` block around one request, and no longer.
     """
 
-    __slots__ = ("id", "release", "servable")
+    __slots__ = ("id", "release", "retain", "servable")
 
     def __init__(self, entry: Entry) -> None:
         assert entry.servable is not None  # only available versions have handles
@@ -161,6 +161,8 @@ class Handle:
         self.servable = entry.servable
         self.release = entry.release
         """Gives the claim back; to be called exactly once."""
+        self.retain = entry.retain
+        """Claims the version so many times more, and returns whether it can be had still."""
 
     def __enter__(self) -> Handle:
         return self
@@ -230,18 +232,18 @@ class Entry:
             error.clear_traceback()
         self.servable = None
 
-    def retain(self) -> bool:
-        """Count one more handle; False if none are given out any more."""
+    def retain(self, count: int = 1) -> bool:
+        """Count so many more handles; False if none are given out any more."""
         with self._lock:
             if self._quiesced:
                 return False
-            self._handles += 1
+            self._handles += count
             return True
 
-    def release(self) -> None:
-        """Count one handle less."""
+    def release(self, count: int = 1) -> None:
+        """Count so many handles less."""
         with self._lock:
-            self._handles -= 1
+            self._handles -= count
             if self._quiesced and not self._handles:
                 self._idle.notify_all()
 

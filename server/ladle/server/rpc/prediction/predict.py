@@ -46,7 +46,7 @@ from ladle.server.rpc.request import (
 # What a caller sends, with the value "true", to get answers in `tensor_content`.
 TENSOR_CONTENT_KEY = "ladle-tensor-content"
 
-_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
+MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
 
 
 class ParsedPredict(NamedTuple):
@@ -228,7 +228,7 @@ def encode_response(
     pieces: list[Any] = []
     size = 0
     for alias, array in outputs.items():
-        head = _entry_head(alias, array.dtype, array.shape, typed)
+        head = entry_head(alias, array.dtype, array.shape, typed)
         if head is None:
             entry = wire.map_entry(1, alias, tensors.to_wire(array, typed=typed))
             pieces += entry
@@ -237,17 +237,17 @@ def encode_response(
             # The array itself is a buffer, and joined without a copy before.
             pieces += (head, array if array.flags.c_contiguous else array.copy())
             size += len(head) + array.nbytes
-    pieces.append(_spec_field(servable_id, signature))
-    if size > _MAX_RESPONSE_BYTES:
+    pieces.append(spec_field(servable_id, signature))
+    if size > MAX_RESPONSE_BYTES:
         raise ResourceExhausted(
-            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
+            f"the answer takes {size} bytes, more than the {MAX_RESPONSE_BYTES} of any message: "
             "send fewer rows, or name the outputs that you need in output_filter"
         )
     return b"".join(pieces)
 
 
 @lru_cache(maxsize=4096)
-def _entry_head(
+def entry_head(
     alias: str, dtype: np.dtype[Any], shape: tuple[int, ...], typed: bool
 ) -> bytes | None:
     """Return what comes before an output's bytes; None where they need encoding."""
@@ -258,7 +258,8 @@ def _entry_head(
 
 
 @lru_cache(maxsize=4096)
-def _spec_field(servable_id: ServableId, signature: str) -> bytes:
+def spec_field(servable_id: ServableId, signature: str) -> bytes:
+    """Return the end of an answer: the version that has answered, and which signature."""
     spec = ModelSpec(name=servable_id.name, signature_name=signature)
     spec.version.value = servable_id.version
     return wire.join(wire.bytes_field(2, [spec.SerializeToString()]))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from ladle_native import Group
+
 from ladle.server.call import Handler, NonBlocking, Streaming
 from ladle.server.core.errors import Cancelled, Code, ServingError, Unavailable
 from ladle.server.limits import Limits
@@ -30,10 +32,15 @@ class Unary:
         self._limits = limits
         self._non_blocking = method.handle if isinstance(method, NonBlocking) else None
         self._blocking = None if isinstance(method, NonBlocking) else method
+        self._alike = method.alike if isinstance(method, NonBlocking) else None
 
-    def begin(self, call: Call) -> None:
-        """Have the call handled, with its request."""
-        if self._non_blocking is None:
+    def begin(self, call: Call | Group) -> None:
+        """Have the call handled, with its request, or each of a group."""
+        if isinstance(call, Group):
+            if self._alike is None or not self._alike.handle(call):
+                for member in range(len(call)):
+                    self.begin(call.call(member))
+        elif self._non_blocking is None:
             self._in_thread(call, self._pools.working, self._handle_late, self._blocking)
         elif call.nbytes <= _MAX_INLINE_BYTES:
             self._handle(call, self._non_blocking)

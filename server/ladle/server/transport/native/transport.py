@@ -13,7 +13,7 @@ from typing import Any
 
 import ladle_native
 
-from ladle.server.call import Gate, Methods, Streaming
+from ladle.server.call import Gate, Handler, Methods, NonBlocking, Streaming
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport.addresses import (
@@ -98,6 +98,7 @@ class NativeTransport:
                     path,
                     isinstance(method, Streaming),
                     getattr(method, "has_own_room", False),
+                    _alike(method),
                     self._streams.beginning(method)
                     if isinstance(method, Streaming)
                     else Unary(method, pools, limits).begin,
@@ -243,6 +244,15 @@ class NativeTransport:
         error.reason = reason
         for _ in range(count):
             self.limits.refused(error)
+
+
+def _alike(
+    method: Handler | NonBlocking | Streaming,
+) -> tuple[int, list[int], list[str]] | None:
+    alike = method.alike if isinstance(method, NonBlocking) else None
+    if alike is None:
+        return None
+    return alike.map_field, list(alike.contents), list(alike.metadata)
 
 
 def _native_budget(budget: ByteBudget) -> ladle_native.Budget:

@@ -4,29 +4,34 @@ use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::call::{self, Callback};
+use self::call::{id, run, status, Call};
+use self::group::Group;
 use crate::connection::{Options, Phase};
 use crate::limits::budget;
 use crate::limits::places::Places;
 use crate::limits::Limits;
-use crate::queue::{name, Event, Taken};
-use crate::receive::{framed, prefix_of};
+use crate::queue::{name, Event, Refused, Taken};
+use crate::receive::alike::{grouped, Came, Cut, Shape};
 use crate::server::{Listener, Server};
 use crate::service::{Kind, Registered, Shared};
-use crate::status::Status;
 use crate::{descriptors, limits, tls};
 
-/// From so many bytes on an answer is sent from Python's own memory.
-const UNCOPIED_BYTES: usize = 64 << 10;
+mod call;
+mod group;
+
+/// Larger requests are handled one by one: what they share is little of what they cost.
+const MOST_BYTES_ALIKE: usize = 64 << 10;
+
+/// Which requests of a method are alike: a field that is a map of messages, the fields of these
+/// that are contents, and names of metadata.
+type Alike = (u32, Vec<u32>, Vec<String>);
 
 /// Counts the bytes of all requests under way; REST and gRPC share one. Thread-safe.
 #[pyclass(frozen, module = "ladle_native")]
@@ -61,7 +66,7 @@ impl Budget {
 
 /// The time at which both clocks were read.
 #[derive(Clone, Copy)]
-struct Clock {
+pub struct Clock {
     instant: Instant,
     monotonic_s: f64,
 }
@@ -85,8 +90,8 @@ struct Network {
 
 #[pymethods]
 impl Network {
-    /// `methods`: path, whether its calls are streams, whether they have room of their own, and a
-    /// tag that comes back with each. `tls`: certificate chain, key, and the authorities of callers, all PEM.
+    /// `methods`: path, whether its calls are streams, whether they have room of their own, which of
+    /// them are alike, and a tag that comes back with each call and each group. `tls`: certificate chain, key, and the authorities of callers, all PEM.
     #[new]
     #[pyo3(signature = (
         methods, budget, *, now, max_request_bytes, max_calls, max_own_calls, gated, compressed, threads,
@@ -95,7 +100,7 @@ impl Network {
     ))]
     #[allow(clippy::too_many_arguments, clippy::type_complexity)] // all have names in Python
     fn new(
-        methods: Vec<(String, bool, bool, Py<PyAny>)>,
+        methods: Vec<(String, bool, bool, Option<Alike>, Py<PyAny>)>,
         budget: &Budget,
         now: f64,
         max_request_bytes: u64,
@@ -136,8 +141,16 @@ impl Network {
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let mut tags = Vec::with_capacity(methods.len());
         let mut table = HashMap::with_capacity(methods.len());
-        for (number, (path, is_stream, has_own_room, tag)) in methods.into_iter().enumerate() {
+        let mut alike = Vec::with_capacity(methods.len());
+        for (number, (path, is_stream, has_own_room, shape, tag)) in methods.into_iter().enumerate()
+        {
             tags.push(tag);
+            alike.push(shape.map(|(map, contents, metadata)| Shape {
+                map,
+                contents,
+                metadata,
+                most_bytes: MOST_BYTES_ALIKE,
+            }));
             let kind = if is_stream {
                 Kind::Streaming
             } else {
@@ -154,6 +167,7 @@ impl Network {
         }
         let shared = Shared {
             methods: table,
+            alike,
             unary: Limits {
                 max_request_bytes,
                 budget: Some(Arc::clone(&budget.0)),
@@ -200,7 +214,7 @@ impl Network {
 
     /// Wait at most so long for something to happen, and return all that has; None: it is over.
     ///
-    /// Returns the calls that begin as (tag, call); what happened to streams as (kind, id of the
+    /// Returns what begins as (tag, call), or (tag, group) where several calls are alike; what happened to streams as (kind, id of the
     /// call, message); the calls that wait to be let through; and the refusals, as (reason, code,
     /// message, how many).
     fn take<'py>(
@@ -211,10 +225,8 @@ impl Network {
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let timeout = seconds(timeout_s)?;
         let queue = self.server.queue();
-        let Some(taken) = py.detach(|| queue.take(most, timeout)) else {
-            return Ok(None);
-        };
-        self.told(py, taken).map(Some)
+        let taken = py.detach(|| queue.take(most, timeout).map(Sorted::from));
+        taken.map(|taken| self.told(py, taken)).transpose()
     }
 
     /// How many calls have begun since the start.
@@ -258,26 +270,33 @@ impl Network {
 }
 
 impl Network {
-    fn told<'py>(&self, py: Python<'py>, taken: Taken) -> PyResult<Bound<'py, PyTuple>> {
+    fn told<'py>(&self, py: Python<'py>, taken: Sorted) -> PyResult<Bound<'py, PyTuple>> {
         let begun = PyList::empty(py);
         let events = PyList::empty(py);
         let arrived = PyList::empty(py);
-        let mut gone = 0u64;
-        for event in taken.events {
+        for came in taken.begun {
+            match came {
+                Came::Single(call) => {
+                    if let Some(tag) = self.tag(&call) {
+                        begun.append((tag, Call::new(py, &self.clock, call)?))?;
+                    }
+                }
+                Came::Group(calls, contents) => {
+                    let tag = calls.first().and_then(|call| self.tag(call));
+                    if let Some(tag) = tag {
+                        begun.append((tag, Group::new(py, self.clock, calls, contents)?))?;
+                    }
+                }
+            }
+        }
+        for event in taken.others {
             match event {
                 Event::Arrived(call) => {
                     if call.take() {
-                        arrived.append(self.call(py, call)?)?;
+                        arrived.append(Call::new(py, &self.clock, call)?)?;
                     }
                 }
-                Event::Begun(call) => {
-                    let tag = call.head.method.and_then(|number| self.tags.get(number));
-                    if !call.take() {
-                        gone += 1;
-                    } else if let Some(tag) = tag {
-                        begun.append((tag, self.call(py, call)?))?;
-                    }
-                }
+                Event::Begun(_) | Event::Cut(..) => (), // these were sorted out
                 Event::Message(call, message) => {
                     let message = message.map(|message| PyBytes::new(py, &message));
                     events.append(("message", id(&call), message))?;
@@ -295,195 +314,53 @@ impl Network {
             let (reason, status) = (name(each.last.reason), each.last.status);
             refused.append((reason, status.code, status.message, each.count))?;
         }
-        if gone > 0 {
+        if taken.gone > 0 {
             let status = limits::Refusal::gone().status;
-            refused.append(("", status.code, status.message, gone))?;
+            refused.append(("", status.code, status.message, taken.gone))?;
         }
         (begun, events, arrived, refused).into_pyobject(py)
     }
 
-    fn call(&self, py: Python<'_>, call: Arc<call::Call>) -> PyResult<Py<Call>> {
-        let deadline = call
-            .head
-            .deadline
-            .map(|deadline| self.clock.monotonic(deadline));
-        let nbytes = call.request_len();
-        Py::new(
-            py,
-            Call {
-                call,
-                deadline,
-                nbytes,
-                request: Mutex::default(),
-            },
-        )
+    fn tag(&self, call: &Arc<crate::call::Call>) -> Option<&Py<PyAny>> {
+        call.head.method.and_then(|number| self.tags.get(number))
     }
 }
 
-/// One call. Thread-safe; nothing here blocks.
-#[pyclass(frozen, module = "ladle_native")]
-struct Call {
-    call: Arc<call::Call>,
-    /// The monotonic time at which the caller stops waiting; None if it never does.
-    #[pyo3(get)]
-    deadline: Option<f64>,
-    /// The request's size in bytes.
-    #[pyo3(get)]
-    nbytes: usize,
-    request: Mutex<Option<Py<PyBytes>>>,
+/// What was taken, with the calls that begin put together.
+struct Sorted {
+    begun: Vec<Came<Arc<crate::call::Call>>>,
+    others: Vec<Event>,
+    refused: Vec<Refused>,
+    /// How many calls had ended before they could begin.
+    gone: u64,
 }
 
-impl Call {
-    fn request_slot(&self) -> std::sync::MutexGuard<'_, Option<Py<PyBytes>>> {
-        // Held for a moment only, and never while Python runs.
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[pymethods]
-impl Call {
-    /// What names the call in what `take` returns.
-    #[getter]
-    fn id(&self) -> usize {
-        id(&self.call)
-    }
-
-    /// The full method path.
-    #[getter]
-    fn path(&self) -> &str {
-        self.call.head.uri.path()
-    }
-
-    /// The request message; empty once it was let go, or the call is over.
-    #[getter]
-    fn request<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        if let Some(request) = &*self.request_slot() {
-            return request.clone_ref(py).into_bound(py);
-        }
-        let request = PyBytes::new(py, &self.call.take_request());
-        *self.request_slot() = Some(request.clone().unbind());
-        request
-    }
-
-    /// None: the call is no part of a larger request.
-    #[getter]
-    fn shared_observation(&self) -> Option<Py<PyAny>> {
-        None
-    }
-
-    /// Whether the call is over for its caller.
-    #[getter]
-    fn is_over(&self) -> bool {
-        self.call.is_over()
-    }
-
-    /// Whether the caller is on this machine.
-    #[getter]
-    fn local(&self) -> bool {
-        self.call.head.local
-    }
-
-    /// Return the value that the caller sent under this lower-case key.
-    fn metadata<'py>(&self, py: Python<'py>, key: &str) -> Option<Bound<'py, PyString>> {
-        let value = self.call.head.headers.get(key)?.as_bytes();
-        let latin: String = value.iter().copied().map(char::from).collect();
-        Some(PyString::new(py, &latin))
-    }
-
-    /// Have a callback called once when the call is over; at once if it is.
-    fn on_end(&self, callback: Py<PyAny>) {
-        let callback: Callback = Box::new(move || {
-            Python::attach(|py| {
-                if let Err(error) = callback.call0(py) {
-                    error.write_unraisable(py, Some(callback.bind(py)));
+impl From<Taken> for Sorted {
+    fn from(taken: Taken) -> Self {
+        let mut begun: Vec<(_, Option<Box<Cut>>)> = Vec::new();
+        let (mut others, mut gone) = (Vec::new(), 0);
+        for event in taken.events {
+            let (call, cut) = match event {
+                Event::Begun(call) => (call, None),
+                Event::Cut(call, cut) => (call, Some(cut)),
+                other => {
+                    others.push(other);
+                    continue;
                 }
-            });
-        });
-        run(self.call.on_end(callback));
+            };
+            if call.take() {
+                begun.push((call, cut));
+            } else {
+                gone += 1;
+            }
+        }
+        Self {
+            begun: grouped(begun),
+            others,
+            refused: taken.refused,
+            gone,
+        }
     }
-
-    /// Free the request message.
-    fn discard_request(&self, py: Python<'_>) {
-        drop(self.call.take_request());
-        let empty = PyBytes::new(py, b"").unbind();
-        let before = self.request_slot().replace(empty);
-        drop(before);
-    }
-
-    /// Send the response message.
-    fn respond(&self, response: PyBackedBytes) -> PyResult<()> {
-        run(self.call.answer(pieces(response)?, Status::ok()));
-        Ok(())
-    }
-
-    /// End the call with the status of a ServingError.
-    fn fail(&self, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        run(self.call.answer([], status(error)?));
-        Ok(())
-    }
-
-    /// Let the call through: its message is read from now on.
-    fn admit(&self) {
-        self.call.admit();
-    }
-
-    /// Ask for one message of a stream.
-    fn receive(&self) {
-        self.call.want_message();
-    }
-
-    /// Ask to be told when all is handed over that has come by now.
-    fn idle(&self) {
-        self.call.want_idle();
-    }
-
-    /// Send a message of a stream; returns whether it is going to be sent.
-    fn send(&self, message: PyBackedBytes) -> PyResult<bool> {
-        Ok(self.call.send(pieces(message)?))
-    }
-
-    /// End a stream after what is being sent: well, or with the status of a ServingError.
-    #[pyo3(signature = (error=None))]
-    fn close(&self, error: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        self.call
-            .close(error.map_or_else(|| Ok(Status::ok()), status)?);
-        Ok(())
-    }
-}
-
-fn id(call: &Arc<call::Call>) -> usize {
-    Arc::as_ptr(call) as usize
-}
-
-fn run(callbacks: impl IntoIterator<Item = Callback>) {
-    for callback in callbacks {
-        callback();
-    }
-}
-
-fn pieces(message: PyBackedBytes) -> PyResult<Vec<Bytes>> {
-    let too_long = || PyOverflowError::new_err("a message has at most 4 GiB");
-    if message.len() < UNCOPIED_BYTES {
-        return Ok(vec![framed(&message).ok_or_else(too_long)?]);
-    }
-    let prefix = prefix_of(&message).ok_or_else(too_long)?;
-    Ok(vec![
-        Bytes::copy_from_slice(&prefix),
-        Bytes::from_owner(message),
-    ])
-}
-
-fn status(error: &Bound<'_, PyAny>) -> PyResult<Status> {
-    let py = error.py();
-    let retry_after_s: Option<f64> = error
-        .getattr(pyo3::intern!(py, "retry_after_s"))?
-        .extract()?;
-    Ok(Status {
-        code: error.getattr(pyo3::intern!(py, "code"))?.extract()?,
-        message: error.getattr(pyo3::intern!(py, "message"))?.extract()?,
-        // A float is cut to the bounds of an integer, and NaN is 0.
-        retry_ms: retry_after_s.map(|s| (s * 1000.0).round_ties_even().max(1.0) as u64),
-    })
 }
 
 fn seconds(seconds: f64) -> PyResult<Duration> {
@@ -498,5 +375,6 @@ fn ladle_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Budget>()?;
     module.add_class::<Network>()?;
-    module.add_class::<Call>()
+    module.add_class::<Call>()?;
+    module.add_class::<Group>()
 }

@@ -1,0 +1,237 @@
+//! Calls that are alike, as Python sees them: it decides once for all of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{BufMut, BytesMut};
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyString};
+
+use super::call::{metadata, run, status, Call};
+use super::Clock;
+use crate::call::{self, Callback};
+use crate::receive::alike::Content;
+use crate::receive::PREFIX_BYTES;
+use crate::status::Status;
+
+/// TensorFlow copies what it is fed with another alignment.
+const ALIGNMENT: usize = 64;
+
+/// Calls of one method that differ in nothing but contents. Thread-safe; nothing here blocks.
+///
+/// A member is named by its place in the group.
+#[pyclass(frozen, module = "ladle_native")]
+pub struct Group {
+    calls: Vec<Arc<call::Call>>,
+    contents: Vec<Content>,
+    clock: Clock,
+    /// The size in bytes of each request.
+    #[pyo3(get)]
+    nbytes: usize,
+    /// The first request.
+    #[pyo3(get)]
+    request: Py<PyBytes>,
+}
+
+impl Group {
+    /// At least one call.
+    pub fn new(
+        py: Python<'_>,
+        clock: Clock,
+        calls: Vec<Arc<call::Call>>,
+        contents: Vec<Content>,
+    ) -> PyResult<Py<Self>> {
+        // A call that has ended since has no request; in a group nearly all have it.
+        let requests = calls.iter().map(|call| call.request());
+        let request = requests.into_iter().find(|request| !request.is_empty());
+        let request = request.unwrap_or_default();
+        let group = Self {
+            calls,
+            contents,
+            clock,
+            nbytes: request.len(),
+            request: PyBytes::new(py, &request).unbind(),
+        };
+        Py::new(py, group)
+    }
+
+    fn member(&self, member: usize) -> PyResult<&Arc<call::Call>> {
+        let most = self.calls.len();
+        self.calls.get(member).ok_or_else(|| {
+            PyIndexError::new_err(format!("expected a member from 0 to {most}, got {member}"))
+        })
+    }
+
+    fn members(&self, members: &[usize]) -> PyResult<Vec<&Arc<call::Call>>> {
+        members.iter().map(|member| self.member(*member)).collect()
+    }
+}
+
+#[pymethods]
+impl Group {
+    fn __len__(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// The contents of the first request, as (key, field, bytes).
+    #[getter]
+    fn contents<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Vec<(Bound<'py, PyBytes>, u32, Bound<'py, PyBytes>)> {
+        let request = self.request.as_bytes(py);
+        let part = |range: &std::ops::Range<usize>| {
+            PyBytes::new(py, request.get(range.clone()).unwrap_or_default())
+        };
+        self.contents
+            .iter()
+            .map(|content| (part(&content.key), content.field, part(&content.bytes)))
+            .collect()
+    }
+
+    /// Return the value that all callers sent under this lower-case key, if they had to be alike.
+    fn metadata<'py>(&self, py: Python<'py>, key: &str) -> Option<Bound<'py, PyString>> {
+        metadata(py, self.calls.first()?, key)
+    }
+
+    /// Return one of the calls, to be handled by itself.
+    fn call(&self, py: Python<'_>, member: usize) -> PyResult<Py<Call>> {
+        Call::new(py, &self.clock, Arc::clone(self.member(member)?))
+    }
+
+    /// The monotonic time at which the caller of a member stops waiting; None if it never does.
+    fn deadline(&self, member: usize) -> PyResult<Option<f64>> {
+        let deadline = self.member(member)?.head.deadline;
+        Ok(deadline.map(|deadline| self.clock.monotonic(deadline)))
+    }
+
+    /// Have a callback called with each member that ends before it is settled; at once if it has.
+    fn on_end(&self, callback: Py<PyAny>) {
+        let callback = Arc::new(callback);
+        for (member, call) in self.calls.iter().enumerate() {
+            let callback = Arc::clone(&callback);
+            let ended: Callback = Box::new(move || {
+                Python::attach(|py| {
+                    if let Err(error) = callback.call1(py, (member,)) {
+                        error.write_unraisable(py, Some(callback.bind(py)));
+                    }
+                });
+            });
+            run(call.on_leaving(ended));
+        }
+    }
+
+    /// Return those of the members whose callers still wait.
+    fn waiting(&self, members: Vec<usize>) -> PyResult<Vec<usize>> {
+        let now = Instant::now();
+        let mut waiting = Vec::with_capacity(members.len());
+        for member in members {
+            let call = self.member(member)?;
+            let is_late = call.head.deadline.is_some_and(|deadline| deadline <= now);
+            if !is_late && !call.is_over() {
+                waiting.push(member);
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Return a content of these members, one after the other, and where it begins in the bytes.
+    ///
+    /// That is where TensorFlow reads it without another copy. A member that has ended has zeros.
+    fn gather<'py>(
+        &self,
+        py: Python<'py>,
+        content: usize,
+        members: Vec<usize>,
+    ) -> PyResult<(Bound<'py, PyBytes>, usize)> {
+        let calls = self.members(&members)?;
+        let content = self
+            .contents
+            .get(content)
+            .map(|content| content.bytes.clone())
+            .ok_or_else(|| PyIndexError::new_err(format!("no content has number {content}")))?;
+        let size = content.len();
+        let nbytes = size
+            .checked_mul(calls.len())
+            .and_then(|nbytes| nbytes.checked_add(ALIGNMENT))
+            .ok_or_else(|| PyOverflowError::new_err("contents: more bytes than can be counted"))?;
+        let mut start = 0;
+        let gathered = PyBytes::new_with(py, nbytes, |memory| {
+            let address = memory.as_ptr() as usize;
+            start = address.next_multiple_of(ALIGNMENT) - address;
+            let places = memory.get_mut(start..).unwrap_or_default();
+            for (place, call) in places.chunks_exact_mut(size).zip(calls) {
+                if let Some(bytes) = call.request().get(content.clone()) {
+                    place.copy_from_slice(bytes);
+                }
+            }
+            Ok(())
+        })?;
+        Ok((gathered, start))
+    }
+
+    /// Take these members for answers that follow at once.
+    ///
+    /// Returns the places in `members` of those that were still open. They are over with that.
+    fn settle(&self, members: Vec<usize>) -> PyResult<Vec<usize>> {
+        let calls = self.members(&members)?;
+        let open = calls.iter().enumerate().filter(|(_, call)| call.settle());
+        Ok(open.map(|(place, _)| place).collect())
+    }
+
+    /// Answer members that were settled, by their places in `members`.
+    ///
+    /// `fields` are what comes one after the other in each answer: bytes that all answers have, and
+    /// bytes that `members` share evenly, in their order. `end` comes last in each.
+    fn answer(
+        &self,
+        members: Vec<usize>,
+        places: Vec<usize>,
+        fields: Vec<(PyBackedBytes, PyBackedBytes)>,
+        end: PyBackedBytes,
+    ) -> PyResult<()> {
+        let calls = self.members(&members)?;
+        let mut size = end.len();
+        let mut shared = Vec::with_capacity(fields.len());
+        for (head, data) in &fields {
+            let share = data.len() / calls.len().max(1);
+            if share * calls.len() != data.len() {
+                return Err(PyValueError::new_err(format!(
+                    "fields: expected bytes for {} members, got {}",
+                    calls.len(),
+                    data.len()
+                )));
+            }
+            size += head.len() + share;
+            shared.push((head, data, share));
+        }
+        let prefix = u32::try_from(size)
+            .map_err(|_| PyOverflowError::new_err("a message has at most 4 GiB"))?;
+        for place in places {
+            let Some(call) = calls.get(place) else {
+                continue;
+            };
+            let mut message = BytesMut::with_capacity(PREFIX_BYTES + size);
+            message.put_u8(0);
+            message.put_u32(prefix);
+            for (head, data, share) in &shared {
+                message.put_slice(head);
+                message.put_slice(
+                    data.get(place * share..(place + 1) * share)
+                        .unwrap_or_default(),
+                );
+            }
+            message.put_slice(&end);
+            call.reply(Some(message.freeze()), Status::ok());
+        }
+        Ok(())
+    }
+
+    /// End a member that was settled with the status of a ServingError.
+    fn fail(&self, member: usize, error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.member(member)?.reply(None, status(error)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,579 @@
+"""Predict requests that the native transport hands over as one are answered as each by itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from fakes import DOUBLE, TIMEOUT_S, FakeServable, double, spec, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transports import TRANSPORTS, require
+
+from ladle.protos import dtypes, tensors
+from ladle.protos.serving_pb import PredictRequest, PredictResponse
+from ladle.server.call import Alike, Call, Group, Handler, NonBlocking
+from ladle.server.core.batching.batcher import BatchingServable
+from ladle.server.core.batching.plan import BatchOptions
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.core.rollout.split import Rollout
+from ladle.server.core.servable import Arrays, Signature
+from ladle.server.core.servable_id import ServableId
+from ladle.server.limits import ByteBudget, Limits
+from ladle.server.monitoring.metrics import Metrics
+from ladle.server.rpc.services import methods
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+HOLD = "/test/Hold"
+Outcome = tuple[str, bytes | str]
+
+_NUMBER = {name: dtypes.from_numpy(np.dtype(name)) for name in ("float64", "bool", "int32", "O")}
+PAIR = Signature(
+    "pair",
+    {"x": spec(-1, 2), "k": spec(-1, data_type=_NUMBER["float64"])},
+    {"y": spec(-1, 2), "name": spec(-1, data_type=_NUMBER["O"])},
+)
+FLAGS = Signature(
+    "flags", {"b": spec(-1, data_type=_NUMBER["bool"])}, {"c": spec(-1, data_type=_NUMBER["bool"])}
+)
+COUNTS = Signature(
+    "counts",
+    {"n": spec(-1, data_type=_NUMBER["int32"])},
+    {"m": spec(-1, data_type=_NUMBER["int32"])},
+)
+ONE = Signature("one", {"x": spec(1, 2)}, {"y": spec(1, 2)})
+
+
+def run(inputs: Arrays) -> Mapping[str, NDArray[Any]]:
+    if "b" in inputs:
+        return {"c": ~inputs["b"]}
+    if "n" in inputs:
+        return {"m": inputs["n"] + 1}
+    if "k" in inputs:
+        y = inputs["x"] * inputs["k"][:, None].astype(np.float32)
+        names = [b"large" if k > 1 else b"small one" for k in inputs["k"]]
+        return {"y": y, "name": np.array(names, object)}
+    return double(inputs)
+
+
+class Served:
+    """Predict over a transport, on versions of the model `m` that a test can hold."""
+
+    def __init__(
+        self,
+        transport: str,
+        *,
+        options: BatchOptions | None = None,
+        said_by: str = "the test",
+        observer: Observer | None = None,
+        **limits: Any,
+    ) -> None:
+        self.metrics = Metrics(lambda: {"m"})
+        self.models: dict[int, FakeServable] = {}
+        self.as_one: list[bool] = []
+        """Of each group that came, whether it was taken as one."""
+        self._options = options or BatchOptions()
+        self._said_by = said_by
+        self._entered = threading.Semaphore(0)
+        self._gate = threading.Event()
+        self.manager = Manager(self._load)
+        self.aspire(1)
+        served = methods(self.manager, tensor_content=False, observer=observer or self.metrics)
+        self.transport = TRANSPORTS[transport](
+            {path: self._noted(method) for path, method in served.items()}
+            | {HOLD: NonBlocking(self._hold)},
+            max_threads=4,
+            limits=Limits(limits.get("max_request_bytes", 1 << 20), ByteBudget(1 << 30)),
+        )
+        port = self.transport.listen("127.0.0.1:0")
+        self.transport.start()
+        self._is_native = transport == "native"
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.call: Any = self._channel.unary_unary(PREDICT, None, None)
+
+    def aspire(self, *versions: int) -> None:
+        """Have these versions served, and wait until the last of them is."""
+        self.manager.aspire("m", {version: Path(f"/m/{version}") for version in versions})
+        last = versions[-1]
+        assert self.manager.wait_until(lambda: self.manager.is_available("m", last), TIMEOUT_S)
+
+    def begin(
+        self,
+        requests: list[bytes],
+        metadata: list[tuple[tuple[str, str], ...]] | None = None,
+        timeouts: list[float] | None = None,
+    ) -> list[Any]:
+        """Send requests that all have come before the first of them is looked at."""
+        with self.held():
+            used = self.transport.limits.budget.used
+            futures = [
+                self.call.future(
+                    request,
+                    metadata=metadata[at] if metadata else None,
+                    timeout=timeouts[at] if timeouts else TIMEOUT_S,
+                )
+                for at, request in enumerate(requests)
+            ]
+            if self._is_native:
+                most = self.transport.limits.max_request_bytes
+                come = used + sum(len(request) for request in requests if len(request) <= most)
+                until(lambda: self.transport.limits.budget.used == come)
+        return futures
+
+    def outcomes(self, requests: list[bytes], **options: Any) -> list[Outcome]:
+        return [outcome(future) for future in self.begin(requests, **options)]
+
+    def held(self) -> _Held:
+        """Keep the native transport's thread from taking what comes."""
+        return _Held(self) if self._is_native else _Held(None)
+
+    def hold(self) -> Any:
+        self._gate.clear()
+        call: Any = self._channel.unary_unary(HOLD, None, None)
+        future = call.future(b"", timeout=TIMEOUT_S)
+        assert self._entered.acquire(timeout=TIMEOUT_S)
+        return future
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+    def stop(self) -> None:
+        for model in self.models.values():
+            model.release()
+        self._channel.close()
+        self.transport.stop(TIMEOUT_S)
+        assert self.manager.stop(TIMEOUT_S)
+
+    def _load(self, servable_id: ServableId, _path: Path) -> BatchingServable:
+        model = FakeServable(run, (DOUBLE, PAIR, FLAGS, COUNTS, ONE))
+        self.models[servable_id.version] = model
+        return BatchingServable(
+            model,
+            self._options,
+            observer=self.metrics,
+            servable_id=servable_id,
+            said_by=self._said_by,
+        )
+
+    def _noted(self, method: Any) -> Any:
+        if not isinstance(method, NonBlocking) or method.alike is None:
+            return method
+        alike: Alike = method.alike
+
+        def handle(group: Group) -> bool:
+            taken = alike.handle(group)
+            self.as_one.append(taken)
+            return taken
+
+        return replace(method, alike=replace(alike, handle=handle))
+
+    def _hold(self, call: Call) -> Handler | None:
+        self._entered.release()
+        assert self._gate.wait(TIMEOUT_S)
+        call.respond(b"")
+        return None
+
+
+class _Held:
+    def __init__(self, served: Served | None) -> None:
+        self._served = served
+
+    def __enter__(self) -> None:
+        if self._served:
+            self._future = self._served.hold()
+
+    def __exit__(self, *_: object) -> None:
+        if self._served:
+            self._served.let_go()
+            self._future.result()
+
+
+def outcome(future: Any) -> Outcome:
+    try:
+        answer = future.result()
+    except grpc.RpcError as error:
+        return error.code().name, error.details() or ""
+    except grpc.FutureCancelledError:
+        return "CANCELLED", ""
+    # A map has no order on the wire.
+    return "OK", PredictResponse.FromString(answer).SerializeToString(deterministic=True)
+
+
+def request(
+    inputs: Mapping[str, Any],
+    signature: str = "",
+    name: str = "m",
+    *,
+    typed: bool = False,
+    **more: Any,
+) -> bytes:
+    message = PredictRequest(**more)
+    message.model_spec.name = name
+    message.model_spec.signature_name = signature
+    for alias, array in inputs.items():
+        message.inputs[alias].CopyFrom(tensors.to_proto(array, typed=typed))
+    return message.SerializeToString()
+
+
+def images(*values: float, rows: int = 1) -> list[bytes]:
+    return [request({"x": np.full((rows, 2), value, np.float32)}) for value in values]
+
+
+def doubled(*values: float, rows: int = 1) -> list[Outcome]:
+    answers: list[Outcome] = []
+    for value in values:
+        message = PredictResponse()
+        message.model_spec.name = "m"
+        message.model_spec.version.value = 1
+        message.model_spec.signature_name = "serving_default"
+        y = np.full((rows, 2), 2 * value, np.float32)
+        message.outputs["y"].CopyFrom(tensors.to_proto(y, typed=True))
+        answers.append(("OK", message.SerializeToString(deterministic=True)))
+    return answers
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Served]]:
+    require("native")
+    made: list[Served] = []
+
+    def make(**options: Any) -> Served:
+        made.append(Served("native", **options))
+        return made[-1]
+
+    yield make
+    for served in made:
+        served.stop()
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[list[Served]]:
+    """Predict over each transport."""
+    require("native")
+    both = [Served("grpcio"), Served("native")]
+    yield both
+    for served in both:
+        served.stop()
+
+
+def test_requests_that_are_alike_run_as_one(make: Callable[..., Served]) -> None:
+    served = make()
+
+    assert served.outcomes(images(*range(9), rows=2)) == doubled(*range(9), rows=2)
+
+    assert True in served.as_one
+    assert False not in served.as_one
+    assert served.models[1].batches[0] > 2
+
+
+# What a request may be, right or wrong: each is sent several times with other values.
+FLOATS = st.sampled_from([0.0, 1.0, 2.5, -3.0, float("inf"), float("nan")])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Requests that are alike, or nearly."""
+
+    signature: str = ""
+    name: str = "m"
+    rows: int = 1
+    typed: bool = False
+    wrong: str = ""
+    version: int | None = None
+    output: str = ""
+    in_content: bool = False
+
+    def request(self, value: float) -> bytes:
+        rows = np.full((self.rows, 2), value, np.float32)
+        inputs: dict[str, Any] = {"x": rows}
+        if self.signature == "pair":
+            inputs["k"] = np.full(self.rows, value, np.float64)
+        elif self.signature == "flags":
+            inputs = {"b": np.full(self.rows, value > 0)}
+        elif self.signature == "counts":
+            number = int(value) if np.isfinite(value) else 7
+            inputs = {"n": np.full(self.rows, number, np.int32)}
+        first = next(iter(inputs))
+        match self.wrong:
+            case "shape":
+                inputs[first] = np.full((self.rows, 3), value, np.float32)
+            case "dtype":
+                inputs[first] = np.full((self.rows, 2), value, np.float16)
+            case "missing":
+                del inputs[first]
+            case "extra":
+                inputs["more"] = rows
+            case "empty":
+                inputs[first] = inputs[first][:0]
+            case "strings":
+                inputs[first] = np.full((self.rows, 2), b"1", object)
+        message = PredictRequest()
+        message.ParseFromString(request(inputs, self.signature, self.name, typed=self.typed))
+        if self.version is not None:
+            message.model_spec.version.value = self.version
+        if self.output:
+            message.output_filter.append(self.output)
+        tensor = message.inputs.get(first)
+        match self.wrong:
+            case "short" if tensor is not None and self.typed:
+                del tensor.float_val[1:], tensor.double_val[1:], tensor.int_val[1:]
+            case "short" if tensor is not None:
+                tensor.tensor_content = tensor.tensor_content[:-1]
+            case "another field" if tensor is not None:
+                tensor.ClearField("tensor_content")
+                tensor.ClearField("float_val")
+                tensor.double_val.extend([value] * self.rows)
+            case "two fields" if tensor is not None:
+                tensor.float_val.extend([value])
+            case "no bool" if tensor is not None and tensor.tensor_content and value > 1:
+                tensor.tensor_content = b"\2" * len(tensor.tensor_content)
+        return message.SerializeToString()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("ladle-tensor-content", "true"),) if self.in_content else ()
+
+
+SIGNATURES = ("", "pair", "flags", "counts", "one")
+WRONG = (
+    "shape",
+    "dtype",
+    "missing",
+    "extra",
+    "empty",
+    "strings",
+    "short",
+    "another field",
+    "two fields",
+    "no bool",
+)
+
+KINDS = st.builds(
+    Kind,
+    signature=st.sampled_from([*SIGNATURES, "none"]),
+    name=st.sampled_from(["m", "m", "m", "m", "x", ""]),
+    rows=st.integers(1, 3),
+    typed=st.booleans(),
+    wrong=st.sampled_from(["", "", "", "", *WRONG]),
+    version=st.sampled_from([None, None, 1, 2]),
+    output=st.sampled_from(["", "", "y", "none"]),
+    in_content=st.booleans(),
+)
+
+
+@pytest.mark.parametrize("wrong", ["", *WRONG])
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_each_kind_has_the_same_answers_over_both_transports(
+    both: list[Served], signature: str, wrong: str
+) -> None:
+    for typed in (False, True):
+        kind = Kind(signature, wrong=wrong, typed=typed)
+        requests = [kind.request(value) for value in (1.0, 2.5, -3.0, 0.0)]
+
+        by_grpcio, by_native = (served.outcomes(requests) for served in both)
+
+        assert by_native == by_grpcio
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    traffic=st.lists(
+        st.tuples(KINDS, st.lists(FLOATS, min_size=1, max_size=5)), min_size=1, max_size=4
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_whatever_comes_has_the_same_answers_and_is_counted_alike_over_both_transports(
+    both: list[Served], traffic: list[tuple[Kind, list[float]]], order: Any
+) -> None:
+    sent = [(kind.request(value), kind.metadata) for kind, values in traffic for value in values]
+    order.shuffle(sent)
+    requests, metadata = [list(column) for column in zip(*sent, strict=True)]
+
+    by_grpcio, by_native = (served.outcomes(requests, metadata=metadata) for served in both)
+
+    assert by_native == by_grpcio
+    first, second = (counted(served.metrics) for served in both)
+    assert first == second
+
+
+def counted(metrics: Metrics) -> dict[str, Any]:
+    """Return what is counted of requests and does not depend on time or on what ran together."""
+    with metrics.lock:
+        metrics.count()
+        own = metrics.own
+        sizes = {
+            f"{family.name} {labels}": (histogram.counts, histogram.sum)
+            for family in (own.request_bytes, own.response_bytes, own.request_rows)
+            for labels, histogram in family.values.items()
+        }
+        counts = {
+            f"{family.name} {labels}": sum(histogram.counts)
+            for family in (own.latency, own.decode, own.queue, own.encode)
+            for labels, histogram in family.values.items()
+        }
+        requests = {
+            f"{family.name} {labels}": count
+            for family in (own.requests, metrics.upstream.request_count)
+            for labels, count in family.values.items()
+        }
+        return {**sizes, **counts, **requests}
+
+
+def test_a_bad_request_among_those_that_are_alike_fails_alone(make: Callable[..., Served]) -> None:
+    served = make()
+
+    outcomes = served.outcomes(images(1, 2, float("nan"), 4))
+
+    assert outcomes.pop(2) == ("UNKNOWN", "x: expected numbers, got NaN")
+    assert outcomes == doubled(1, 2, 4)
+    assert True in served.as_one
+    assert statuses(served) == {"OK": 3, "UNKNOWN": 1}
+
+
+def test_callers_that_go_are_counted_and_their_rows_do_not_run(make: Callable[..., Served]) -> None:
+    served = make()
+    model = served.models[1]
+    model.hold()
+    first = served.begin(images(0))
+    model.wait_until_running()
+    futures = served.begin(images(1, 2, 3, 4))
+    until(lambda: served.as_one)
+    futures[1].cancel()
+    futures[2].cancel()
+    until(lambda: statuses(served).get("CANCELLED") == 2)
+    model.release()
+
+    assert [outcome(future) for future in first] == doubled(0)
+    assert [outcome(futures[at]) for at in (0, 3)] == doubled(1, 4)
+    assert model.batches == [1, 2]
+    assert statuses(served) == {"OK": 3, "CANCELLED": 2}
+
+
+def test_a_deadline_is_its_request_s_own(make: Callable[..., Served]) -> None:
+    served = make()
+    model = served.models[1]
+    model.hold()
+    first = served.begin(images(0))
+    model.wait_until_running()
+    futures = served.begin(images(1, 2, 3), timeouts=[TIMEOUT_S, 0.2, TIMEOUT_S])
+    assert outcome(futures[1])[0] == "DEADLINE_EXCEEDED"
+    until(lambda: statuses(served).get("DEADLINE_EXCEEDED") == 1)
+    model.release()
+
+    assert [outcome(future) for future in first] == doubled(0)
+    assert [outcome(futures[at]) for at in (0, 2)] == doubled(1, 3)
+    assert statuses(served) == {"OK": 3, "DEADLINE_EXCEEDED": 1}
+
+
+def test_a_version_stays_loaded_until_those_that_it_got_have_their_answers(
+    make: Callable[..., Served],
+) -> None:
+    served = make()
+    model = served.models[1]
+    model.hold()
+    futures = served.begin(images(1, 2, 3))
+    model.wait_until_running()
+    served.aspire(2)
+    later = served.outcomes(images(4, 5))
+    assert not model.closed.is_set()
+    model.release()
+
+    assert [outcome(future) for future in futures] == doubled(1, 2, 3)
+    assert model.closed.wait(TIMEOUT_S)
+    assert [version_of(answer) for _, answer in later] == [2, 2]
+
+
+def version_of(answer: Any) -> int:
+    message = PredictResponse.FromString(answer)
+    return message.model_spec.version.value
+
+
+def test_a_full_queue_takes_those_that_it_has_room_for(make: Callable[..., Served]) -> None:
+    served = make(options=BatchOptions(max_batch_size=2, max_enqueued_batches=1))
+    model = served.models[1]
+    model.hold()
+    first = served.begin(images(0))
+    model.wait_until_running()
+    futures = served.begin(images(1, 2, 3, 4, 5))
+    refused = [outcome(future) for future in futures[2:]]
+    model.release()
+
+    assert {code for code, _ in refused} == {"UNAVAILABLE"}
+    assert [outcome(future) for future in (*first, *futures[:2])] == doubled(0, 1, 2)
+
+
+def test_a_signature_that_nobody_vouches_for_is_tried_first(make: Callable[..., Served]) -> None:
+    served = make(said_by="")
+
+    assert served.outcomes(images(*range(9))) == doubled(*range(9))
+
+    assert True not in served.as_one
+    assert served.models[1].batches.count(1) >= 9
+
+
+class Notebook(Unobserved):
+    def __init__(self) -> None:
+        self.requests: list[bytes | None] = []
+
+    def request_ended(self, request: Observation) -> None:
+        self.requests.append(request.request)
+
+
+def test_who_observes_each_request_hears_of_each(make: Callable[..., Served]) -> None:
+    notebook = Notebook()
+    served = make(observer=notebook)
+
+    served.outcomes(images(1, 2, 3))
+
+    assert sorted(notebook.requests, key=str) == sorted(images(1, 2, 3), key=str)
+
+
+def test_a_roll_out_chooses_for_each_request(make: Callable[..., Served]) -> None:
+    served = make()
+    served.manager.router.replace([Rollout(model="m", canary_label="canary", canary_buckets=1)])
+
+    served.outcomes(images(1, 2, 3))
+
+    assert True not in served.as_one
+
+
+def test_what_is_too_large_is_refused_as_ever(make: Callable[..., Served]) -> None:
+    size = len(images(1)[0])
+    served = make(max_request_bytes=size)
+
+    outcomes = served.outcomes([*images(1, 2), *images(3, rows=2), *images(4)])
+
+    code, text = outcomes.pop(2)
+    assert code == "RESOURCE_EXHAUSTED"
+    assert "--max_request_bytes" in str(text)
+    assert outcomes == doubled(1, 2, 4)
+
+
+def test_a_stop_lets_those_under_way_end(make: Callable[..., Served]) -> None:
+    served = make()
+    model = served.models[1]
+    model.hold()
+    futures = served.begin(images(1, 2, 3))
+    model.wait_until_running()
+    stopping = threading.Thread(target=served.transport.stop, args=(TIMEOUT_S,))
+    stopping.start()
+    model.release()
+
+    assert [outcome(future) for future in futures] == doubled(1, 2, 3)
+    stopping.join()
+
+
+def statuses(served: Served) -> dict[str, int]:
+    """Return how many requests have ended with each status."""
+    with served.metrics.lock:
+        served.metrics.count()
+        counts = served.metrics.own.requests.values.items()
+        return {labels[-1]: int(count) for labels, count in counts}

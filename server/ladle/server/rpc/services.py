@@ -99,7 +99,7 @@ def methods(
         f"{_PREDICTION}/GetModelMetadata": GetModelMetadata(manager),
         **{method.path: QueuedMethod(manager, method, shadows) for method in infer_methods},
     }
-    alike = {predict.path: predict_alike(manager, predict, middleware.observer)}
+    alike = {predict.path: predict_alike(manager, predict, middleware.observer, shadows)}
     served: dict[str, Handler | NonBlocking | Streaming] = {
         **{
             path: middleware.non_blocking(path, method, alike.get(path))

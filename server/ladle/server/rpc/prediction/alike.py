@@ -21,6 +21,7 @@ from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable import Arrays, PendingAlike
 from ladle.server.rpc.prediction.predict import (
     MAX_RESPONSE_BYTES,
@@ -51,12 +52,14 @@ class _Source(NamedTuple):
     """Of the rows of one request."""
 
 
-def predict_alike(manager: Manager, predict: Predict, observer: Observer) -> Alike:
+def predict_alike(
+    manager: Manager, predict: Predict, observer: Observer, shadows: ShadowRuns | None = None
+) -> Alike:
     """Return what handles Predict requests that are alike."""
 
     def handle(group: Group) -> bool:
-        # Whoever wants each request by itself gets them so, and roll-outs choose for each.
-        if not observer.takes_many or manager.router.rollouts:
+        # Whoever wants each request by itself gets them so; roll-outs and shadows choose for each.
+        if not observer.takes_many or manager.router.rollouts or (shadows and shadows.lanes):
             return False
         try:
             return _submit(manager, predict, observer, group)

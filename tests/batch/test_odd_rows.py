@@ -56,6 +56,8 @@ def done(folder: Path) -> tuple[dict[int, Any], dict[int, str]]:
         ('{"x": "two"}', "expected numbers, got"),
         ('{"x": null}', "it has no value"),
         ('{"x": 1e39}', "too large"),
+        ('{"x": 1e400}', "expected a number that a float can hold, got 1e400"),
+        ('{"x": -1' + "0" * 400 + ".5}", "expected a number that a float can hold, got -1000"),
         ('{"y": 1}', 'it has no "x"'),
         ("2", 'it has no "x"'),
         ("", None),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ladle.export import DataError, Dataset, TrainingOptions
+from ladle.export import DataError, Dataset, ExportError, TrainingOptions
 from ladle.export.training.recipes import RECIPES
 
 Weights = list[NDArray[np.float32]]
@@ -385,6 +385,14 @@ def test_what_does_not_fit_is_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         fit(small.resized(10, 10), recipe, **options)
+
+
+@pytest.mark.parametrize("loss", ["ctc", "circle"])
+def test_a_loss_that_keras_cannot_compute_is_one_line(small: Dataset, loss: str) -> None:
+    with pytest.raises(ExportError, match="the training failed: a layer, the loss or a") as refusal:
+        fit(small, loss=loss)
+    assert "\n" not in str(refusal.value)
+    assert "node" not in str(refusal.value)
 
 
 def test_weights_may_be_of_any_float(small: Dataset) -> None:

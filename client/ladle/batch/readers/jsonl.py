@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ VALUE = "value"
 """The column of lines that are no objects."""
 # A line is held in memory, and so are its values.
 MAX_LINE_BYTES = 256 << 20
+_MOST_DIGITS = 300
+"""A float of so many digits is finite."""
 
 
 class JsonlReader:
@@ -85,8 +88,20 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _parse(line: bytes) -> dict[str, Any]:
     # Bytes would be taken for UTF-16 where they look like it.
-    value = json.loads(line.decode(), object_hook=_bytes)
+    value = json.loads(line.decode(), object_hook=_bytes, parse_float=_float_of(line))
     return value if isinstance(value, dict) else {VALUE: value}
+
+
+def _float_of(line: bytes) -> Callable[[str], float] | None:
+    """Return what reads the floats of a line: Python's own, where none can be too large."""
+    return _float if b"e" in line or b"E" in line or len(line) > _MOST_DIGITS else None
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"expected a number that a float can hold, got {text:.40}")
+    return number
 
 
 def _bytes(value: dict[str, Any]) -> Any:

@@ -111,6 +111,8 @@ def conversion_for(
                 "pass raw pixels as uint8, normalised ones as floats, "
                 "or normalize=None to send the numbers as they are"
             )
+    if array.dtype.kind in "mM":
+        raise refuse("tensors have no dates and times: give seconds since 1970, or text")
     if (source, target) not in _CASTS:
         raise refuse()
     return Conversion(declared)

@@ -15,12 +15,13 @@ from ladle.export.multi_io.model import NamedModel, Output
 from ladle.export.training.callbacks import make_callbacks
 from ladle.export.training.checkpoints import Checkpoints
 from ladle.export.training.compilation import (
-    check_metrics,
     class_weights,
     loss_named,
     make_optimizer,
 )
+from ladle.export.training.metrics import check_metrics, make_metrics
 from ladle.export.training.options import TrainingOptions
+from ladle.export.training.running import run_fit
 
 # What these trainings do not take, and why.
 _NOT_TAKEN = {
@@ -87,9 +88,8 @@ def fit(
     steps = options.steps_per_epoch or -(-len(trained) // options.batch_size)
     weights = _weights(options)
     losses = {o.name: _loss(o, _losses(options)) for o in named.outputs}
-    more = _metrics(options.metrics)
-    metrics = {o.name: [_metric(o), *more.get(o.name, ())] for o in named.outputs}
-    weighted = {**{o.name: [] for o in named.outputs}, **_metrics(options.weighted_metrics)}
+    metrics = {o.name: [_metric(o), *_given(options.metrics, o)] for o in named.outputs}
+    weighted = {o.name: _given(options.weighted_metrics, o) for o in named.outputs}
     is_one = len(named.outputs) == 1
     only = named.outputs[0].name
     named.model.compile(
@@ -118,7 +118,8 @@ def fit(
     if options.steps_per_epoch is not None:
         batches = batches.repeat()
     done = 0 if checkpoints is None else checkpoints.restore(named.model)
-    history = named.model.fit(
+    history = run_fit(
+        named.model,
         batches,
         shuffle=False,  # the batches come shuffled
         epochs=epochs,
@@ -226,6 +227,16 @@ def _losses(options: TrainingOptions) -> dict[str, str]:
         return {ONLY: options.loss}
     pairs = [part.partition("=") for part in options.loss.split(",")]
     return {name.strip(): loss.strip() for name, _, loss in pairs}
+
+
+def _given(metrics: Sequence[str], output: Output) -> list[Any]:
+    """Return the metrics that `NAME=METRIC`, or `METRIC` for the only output, give an output."""
+    return make_metrics(
+        _metrics(metrics).get(output.name, ()),
+        gives=output.gives,
+        n_classes=len(output.labels),
+        is_multi_label=output.is_multi_label,
+    )
 
 
 def _metrics(given: Sequence[str]) -> dict[str, list[str]]:

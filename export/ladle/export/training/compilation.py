@@ -106,23 +106,6 @@ def _usual_loss(dataset: Dataset) -> str:
     return "binary_crossentropy" if dataset.is_multi_label else "sparse_categorical_crossentropy"
 
 
-def check_metrics(names: tuple[str, ...]) -> None:
-    """See that Keras has metrics of these names.
-
-    Raises:
-        ValueError: It has not.
-    """
-    for name in names:
-        if name in ("accuracy", "acc", "crossentropy", "ce"):  # compile() chooses by the loss
-            continue
-        try:
-            keras.metrics.get(name)
-        except ValueError:
-            raise ValueError(f"metrics: expected those of Keras, got {name}") from None
-        except TypeError as error:
-            raise ValueError(f"metrics: {name} takes more than its name: {error}") from None
-
-
 def example_weights(dataset: Dataset, options: TrainingOptions) -> NDArray[np.float32] | None:
     """Return how much each training example counts, by itself and by its class.
 

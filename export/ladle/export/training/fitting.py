@@ -23,9 +23,11 @@ from ladle.export.training.batches import (
 )
 from ladle.export.training.callbacks import make_callbacks
 from ladle.export.training.checkpoints import Checkpoints
+from ladle.export.training.metrics import make_metrics
 from ladle.export.training.options import TrainingOptions
 from ladle.export.training.outputs import OutputKind, cross_entropy, output_kind
 from ladle.export.training.recipes import Recipe
+from ladle.export.training.running import run_fit
 from ladle.export.training.vocabularies import check_vocabularies, learn_vocabularies
 
 Verbosity = Literal[0, 1, 2]
@@ -175,7 +177,7 @@ def train(
             recipe,
             options,
             checkpoints,
-            from_logits=trained.has_logits,
+            gives=gives,
             verbose=verbose,
         )
     except tf.errors.ResourceExhaustedError as error:
@@ -221,9 +223,10 @@ def _fit(
     options: TrainingOptions,
     checkpoints: Checkpoints | None,
     *,
-    from_logits: bool,
+    gives: OutputKind,
     verbose: Verbosity,
 ) -> tuple[History, int]:
+    from_logits = gives == "logits"
     epochs = options.epochs_for(len(dataset.x_train), recipe.EPOCHS)
     if options.initial_epoch >= epochs:
         raise ValueError(
@@ -249,19 +252,28 @@ def _fit(
         )
     loss = compilation.make_loss(options, dataset, from_logits=from_logits)
     one_hot = compilation.takes_one_hot(loss, dataset)
-    compilation.check_metrics((*options.metrics, *options.weighted_metrics))
+    metrics, weighted = (
+        make_metrics(
+            names,
+            gives=gives,
+            n_classes=len(dataset.labels),
+            is_multi_label=dataset.is_multi_label,
+        )
+        for names in (options.metrics, options.weighted_metrics)
+    )
     model.compile(
         optimizer=optimizer,
         loss=loss,
         loss_weights=None if options.loss_weight is None else [options.loss_weight],
-        metrics=[compilation.usual_metric(dataset, from_logits=from_logits), *options.metrics],
-        weighted_metrics=list(options.weighted_metrics),
+        metrics=[compilation.usual_metric(dataset, from_logits=from_logits), *metrics],
+        weighted_metrics=weighted,
         run_eagerly=options.run_eagerly,
         steps_per_execution=options.steps_per_execution,
     )
     done = 0 if checkpoints is None else checkpoints.restore(model)
     validation = validation_batches(dataset, options, one_hot=one_hot)
-    history = model.fit(
+    history = run_fit(
+        model,
         training_batches(dataset, options, weights, one_hot=one_hot),
         shuffle=False,  # the batches come shuffled
         epochs=epochs,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from fakes import TIMEOUT_S
 from stores import BASE, FakeStore
 
 from ladle.server.core.errors import ResourceExhausted
@@ -150,6 +151,33 @@ def test_a_file_with_a_flipped_bit_is_fetched_again_and_no_other(
     again, nbytes = fetched(store, cache)
     assert content(again.path) == FILES
     assert nbytes == 250
+
+
+@pytest.mark.parametrize("lost", ["variables/v", RECORD_NAME])
+def test_what_a_power_cut_took_is_fetched_again(store: FakeStore, cache: Cache, lost: str) -> None:
+    what = wanted(store)
+    lease, _ = fetched(store, cache, what)
+    (lease.path / lost).write_bytes(b"")  # as a disk has it that was not written
+    lease.release()
+    lease, nbytes = fetched(store, cache, what)
+    assert content(lease.path) == FILES
+    assert nbytes == (1000 if lost == "variables/v" else SIZE)
+
+
+def test_nobody_waits_for_a_disk_that_is_slow_to_write(
+    store: FakeStore, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, is_written = threading.Event(), threading.Event()
+
+    def wait(_descriptor: int) -> None:
+        synced.set()
+        assert is_written.wait(TIMEOUT_S)
+
+    monkeypatch.setattr("os.fsync", wait)
+    lease, _ = fetched(store, cache, wanted(store))
+    assert content(lease.path) == FILES
+    assert synced.wait(TIMEOUT_S)  # but it is asked to
+    is_written.set()
 
 
 def test_an_object_that_is_replaced_meanwhile_ends_the_fetch(

@@ -116,7 +116,6 @@ class Cache:
         target.parent.mkdir(exist_ok=True, mode=0o700)
         lease.path.rename(target)
         lease.path = target
-        _sync(target.parent)
         lease.share()
 
     def reserve(self, path: Path, size: int) -> None:
@@ -276,12 +275,3 @@ def _size(folder: Path) -> int:
             with suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 Threads fetch parts ahead, a bounded number; one thread writes them in order, and reckons checksums
 as it writes. So memory holds a few parts, and what lies on the disk is always the beginning of a
-file.
+file. Nothing waits for the disk: whoever goes on after a crash checks what is there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ladle.store.layout import RECORD_NAME, VersionFile
 from ladle.store.store import Store
 
 PART_BYTES = 16 << 20
-# After so much of a file it is made safe on the disk, and recorded.
+# After so much of a file it is recorded how far it has come.
 MARK_BYTES = 128 << 20
 _HASHED_AT_ONCE = 1 << 20
 
@@ -81,7 +81,6 @@ def download(
                 if is_cancelled():
                     raise CancelledDownload
                 writer.append(part, fetcher.take(number))
-            writer.finish()
         finally:
             fetcher.stop()
     return sum(part.end - part.start for part in todo)
@@ -95,8 +94,6 @@ class _Writer:
         self._record = read_record(folder)
         self._digests: dict[str, Any] = {}  # hashlib's objects
         self._open: tuple[str, BinaryIO] | None = None
-        # Disks are slow: while one mark is made safe, the next bytes come.
-        self._mark: _Mark | None = None
         _remove_others(folder, {file.path for file in files})
 
     def __enter__(self) -> _Writer:
@@ -104,19 +101,6 @@ class _Writer:
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        if self._mark is not None:
-            self._mark.wait()
-
-    def finish(self) -> None:
-        """Wait until all is safe on the disk.
-
-        Raises:
-            OSError: The disk refuses.
-        """
-        if self._mark is not None:
-            self._mark.wait()
-            if self._mark.error is not None:
-                raise self._mark.error
 
     def begin(self, file: VersionFile) -> int:
         """Return how many bytes of a file are there and right; the rest is cut off."""
@@ -150,29 +134,17 @@ class _Writer:
         self._digests[file.path].update(data)
         if part.end == file.size or part.end // MARK_BYTES > part.start // MARK_BYTES:
             out.flush()
-            self._keep(file, part.end, os.dup(out.fileno()))
+            self._keep(file, part.end)
 
-    def _keep(self, file: VersionFile, size: int, descriptor: int | None = None) -> None:
-        """Record how far a file has come, once that is safe on the disk; closes the descriptor."""
+    def _keep(self, file: VersionFile, size: int) -> None:
+        """Record how far a file has come."""
         sha256 = self._digests[file.path].hexdigest()
         if size == file.size and file.sha256 not in ("", sha256):
-            if descriptor is not None:
-                os.close(descriptor)
             self._close()
             (self._folder / file.path).unlink()
             raise Unreachable(f"{file.path}: the store sent other bytes than the manifest says")
         self._record[file.path] = file._replace(size=size, sha256=sha256)
-        record = tuple(self._record.values())
-        try:
-            self.finish()
-        except BaseException:
-            if descriptor is not None:
-                os.close(descriptor)
-            raise
-        if descriptor is None:
-            write_record(self._folder, record)
-        else:
-            self._mark = _Mark(self._folder, record, descriptor)
+        write_record(self._folder, self._record.values())
 
     def _close(self) -> None:
         if self._open is not None:
@@ -250,39 +222,6 @@ class _Fetcher:
                 if not self._stopped:
                     self._came[number] = came
                     self._changed.notify_all()
-
-
-class _Mark:
-    """Makes what was written safe on the disk, and records it, in a thread of its own."""
-
-    def __init__(self, folder: Path, record: tuple[VersionFile, ...], descriptor: int) -> None:
-        """Begin; the descriptor, of the file that was written last, is closed in the end."""
-        self.error: Exception | None = None
-        """What has gone wrong, once it has ended."""
-        self._folder = folder
-        self._record = record
-        self._descriptor = descriptor
-        self._thread = threading.Thread(target=self._run, name="download to disk", daemon=True)
-        self._is_started = True
-        try:
-            self._thread.start()
-        except RuntimeError:  # the system has no room for more
-            self._is_started = False
-            self._run()
-
-    def wait(self) -> None:
-        """Wait for the end."""
-        if self._is_started:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            os.fsync(self._descriptor)
-            write_record(self._folder, self._record)
-        except Exception as error:
-            self.error = error
-        finally:
-            os.close(self._descriptor)
 
 
 def _digest_of(path: Path, size: int) -> Any:

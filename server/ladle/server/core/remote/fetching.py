@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ladle.server.core.remote.cache import Cache, Lease
 from ladle.server.core.remote.download import PART_BYTES, CancelledDownload, download
+from ladle.server.core.remote.durability import sync_behind
 from ladle.server.core.remote.record import is_whole, read_record
 from ladle.server.core.sources.base_path import Check
 from ladle.store.layout import VersionFile
@@ -110,6 +111,7 @@ def fetch(
     except BaseException:
         lease.release()
         raise
+    sync_behind(path)
     return Fetched(lease, count)
 
 

@@ -22,7 +22,8 @@ _HASHED_AT_ONCE = 1 << 20
 def read_record(folder: Path) -> dict[str, VersionFile]:
     """Return the files that were recorded, each with its checksum; empty if there is no record.
 
-    The size of a file that is on its way is what was safe on the disk.
+    The size of a file that is on its way is how far it had come. Nobody has waited for the disk:
+    after a power cut less may be there, so whoever goes on checks it.
     """
     try:
         told = json.loads((folder / RECORD_NAME).read_text())
@@ -42,8 +43,6 @@ def write_record(folder: Path, files: Iterable[VersionFile]) -> None:
     staged = folder / f"{RECORD_NAME}.{secrets.token_hex(4)}"
     with staged.open("w") as file:
         json.dump({"files": [one._asdict() for one in files]}, file)
-        file.flush()
-        os.fsync(file.fileno())
     staged.replace(folder / RECORD_NAME)
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stores import BASE, FakeStore, upload_order
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from ladle.export import PublishError
 from ladle.export.models.cli import main
 from ladle.export.models.store import StoreKeeper
 from ladle.export.publishing.store import StoreDestination
+from ladle.export.saved_model.warmup import WARMUP_PATH
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
 from ladle.protos.model_card import ModelCard
+from ladle.protos.serving_pb import PredictionLog
+from ladle.server.warmup.records import frame
 from ladle.store.errors import Denied
-from ladle.store.layout import MAX_OBJECTS
+from ladle.store.layout import MANIFEST_NAME, MAX_OBJECTS, read_manifest
 
 
 @pytest.fixture
@@ -137,13 +142,73 @@ def test_what_a_store_refuses_is_one_line(
         assert said == f"ladle models: {BASE}: the store refuses access\n"
 
 
-def test_a_version_in_a_store_is_never_changed(
-    store: FakeStore, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A request log with two requests, to signatures a and b."""
+    path = tmp_path / "log"
+    records = []
+    for signature in "ab":
+        log = PredictionLog()
+        log.predict_log.request.model_spec.name = "m"
+        log.predict_log.request.model_spec.signature_name = signature
+        records.append(frame(log.SerializeToString()))
+    path.write_bytes(b"".join(records))
+    return path
+
+
+def graph(*signatures: str) -> bytes:
+    saved = SavedModel()
+    for name in signatures:
+        saved.meta_graphs.add().signature_def[name].method_name = "tensorflow/serving/predict"
+    return bytes(saved.SerializeToString())
+
+
+def test_a_warm_up_file_comes_into_a_store_with_the_manifest(
+    store: FakeStore, capsys: pytest.CaptureFixture[str], tmp_path: Path, log: Path
 ) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"")
-    said = refused(capsys, "warmup", BASE, "--from", log)
-    assert "one in a store is never changed" in said
+    (tmp_path / "saved_model.pb").write_bytes(graph("a", "b"))
+    placed = StoreDestination(BASE, store).publish(tmp_path)
+    assert placed.version == 5
+    key = f"{BASE.path}/5/{WARMUP_PATH}"
+    for records in (2, 1):  # a new file, and one in its place
+        told = run(capsys, "warmup", BASE, "--from", log, "--records", records)
+        assert (told["version"], told["records"]) == (5, records)
+        manifest = read_manifest(store.objects[f"{BASE.path}/5/{MANIFEST_NAME}"][0])
+        listed = manifest[WARMUP_PATH]
+        assert listed.size == len(store.objects[key][0])
+        assert listed.sha256 == hashlib.sha256(store.objects[key][0]).hexdigest()
+        assert StoreKeeper(BASE, store).find_version(5).problem == ""
+    # What the version has beside it is as it was.
+    assert store.objects[f"{BASE.path}/5/saved_model.pb"][0] == graph("a", "b")
+
+
+def test_a_warm_up_file_of_a_version_without_a_manifest_is_one_more_object(
+    store: FakeStore, capsys: pytest.CaptureFixture[str], log: Path
+) -> None:
+    store.write(f"{BASE.path}/9/saved_model.pb", graph("a"))
+    assert run(capsys, "warmup", BASE, "--from", log)["records"] == 1
+    assert f"{BASE.path}/9/{WARMUP_PATH}" in store.objects
+    assert f"{BASE.path}/9/{MANIFEST_NAME}" not in store.objects
+
+
+def test_a_version_that_others_change_meanwhile_keeps_their_manifest(
+    store: FakeStore, capsys: pytest.CaptureFixture[str], tmp_path: Path, log: Path
+) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(graph("a"))
+    StoreDestination(BASE, store).publish(tmp_path)
+    key = f"{BASE.path}/5/{MANIFEST_NAME}"
+
+    def change(request: str, _key: str) -> None:
+        if request == "upload":
+            store.write(key, store.objects[key][0] + b" ")
+
+    store.before = change
+    assert refused(capsys, "warmup", BASE, "--from", log)
+    assert store.objects[key][0].endswith(b" ")
+    store.before = lambda _request, _key: None
+    # Until it is said once more, no server begins to take the version.
+    assert run(capsys, "warmup", BASE, "--from", log)["records"] == 1
+    assert StoreKeeper(BASE, store).find_version(5).problem == ""
 
 
 def test_a_copy_has_the_files_and_no_others(store: FakeStore, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from ladle.export.models.batching import batching_of
 from ladle.export.models.places import (
     Keeper,
     find,
-    folder_of,
     keeper_of,
     keepers_below,
     place_of,
@@ -41,6 +40,8 @@ from ladle.protos.files.batching_file import OWN_FILE
 from ladle.protos.files.versions import version_of
 from ladle.store.url import StoreUrl
 
+# What says which signatures a version has.
+_GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 _DESCRIPTION = """\
 Look after the versions of models. BASE_PATH is a model's folder, whose subfolders are versions;
 BASE_PATH/N is one of them. Where they lie in a store, BASE_PATH is a URL, such as
@@ -330,12 +331,13 @@ def _check(args: argparse.Namespace) -> tuple[Any, str]:
 
 def _warmup(args: argparse.Namespace) -> tuple[Any, str]:
     with quiet_import():
+        from ladle.export.saved_model.warmup import WARMUP_PATH
         from ladle.export.saved_model.warmup_from_log import write_warmup_from_logs
 
-    _, version = find(args.path)
-    written = write_warmup_from_logs(
-        folder_of(version), args.logs, records=args.records, model=args.model
-    )
+    keeper, version = find(args.path)
+    with keeper.local_copy(version, _GRAPHS) as folder:
+        written = write_warmup_from_logs(folder, args.logs, records=args.records, model=args.model)
+        keeper.put_file(version, folder, WARMUP_PATH)
     told = {"version": version.version, "path": str(version.path), **asdict(written)}
     left_out = (
         f"; {written.without_signature} were to signatures that it has not"

@@ -49,6 +49,9 @@ class Keeper(Protocol):
     ) -> AbstractContextManager[Path]:
         """Give a folder with the version's files, to read; `only` names those that matter."""
 
+    def put_file(self, version: Version, folder: Path, path: str) -> None:
+        """Put `folder`/`path` in the place of a version's file, or beside its others."""
+
 
 class FolderKeeper:
     """Looks after the versions in a folder."""
@@ -92,20 +95,11 @@ class FolderKeeper:
         self, version: Version, only: Collection[str] | None = None
     ) -> AbstractContextManager[Path]:
         """Give the version's folder, with all its files."""
-        return nullcontext(folder_of(version))
+        assert isinstance(version.path, Path)
+        return nullcontext(version.path)
 
-
-def folder_of(version: Version) -> Path:
-    """Return a version's folder, to write there.
-
-    Raises:
-        PublishError: It lies in a store, where versions are never changed.
-    """
-    if isinstance(version.path, StoreUrl):
-        raise PublishError(
-            f"{version.path}: expected a version in a folder: one in a store is never changed"
-        )
-    return version.path
+    def put_file(self, version: Version, folder: Path, path: str) -> None:
+        """Do nothing: the folder of `local_copy` is the version's own."""
 
 
 def place_of(text: str) -> Path | StoreUrl:

@@ -17,6 +17,7 @@ from ladle.export.models.manage import (
     chosen,
     relabelled,
 )
+from ladle.export.models.replacing import replace_file
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME, parse_labels, version_of
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.store.errors import Absent, Changed, StoreError, Taken
@@ -198,6 +199,15 @@ class StoreKeeper:
                             key = f"{prefix}/{file.path}"
                             out.write(self._store.get(key, start=at, end=end, if_match=file.etag))
             yield Path(folder)
+
+    def put_file(self, version: Version, folder: Path, path: str) -> None:
+        """Put `folder`/`path` in the place of a version's file, or beside its others.
+
+        Raises:
+            PublishError: The store refuses, or somebody else changed the version meanwhile.
+        """
+        with _as_publish_errors():
+            replace_file(self._store, self._prefix(version.path.name), folder, path)
 
     def _version(
         self, number: int, name: str, is_hidden: bool, labels: Mapping[str, int]

@@ -48,6 +48,7 @@ class _Pixels:
         self.signatures = {"serving_default": _SIGNATURE}
         self.signature_defs = {"serving_default": b""}
         self.card_json = None
+        self.default_signature = ""
 
     def run(
         self, signature: Signature, inputs: Any, outputs: Any, deadline: Any = None

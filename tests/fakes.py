@@ -163,6 +163,7 @@ class FakeServable:
         self.signatures = {signature.name: signature for signature in signatures}
         self.signature_defs = {signature.name: b"" for signature in signatures}
         self.card_json = card_json
+        self.default_signature = ""
         self.batches: list[int] = []
         self.closed = threading.Event()
         self.entered = threading.Semaphore(0)

@@ -43,7 +43,7 @@ def test_what_counts_of_a_whole_one() -> None:
     assert model.max_queue_delay_s == 0.0005
     assert model.instances == 3
     assert model.policy == Specific(frozenset({1, 3}))
-    assert model.labels_file == "labels.txt"
+    assert model.labels_files == {"y": "labels.txt"}
     (warmup,) = model.warmups
     assert (warmup.name, warmup.rounds) == ("ones", 3)
     (given,) = warmup.inputs
@@ -51,7 +51,6 @@ def test_what_counts_of_a_whole_one() -> None:
     assert (given.source, given.is_file) == ("random", False)
     assert model.without_effect == (
         "optimization",
-        "parameters TF_SIGNATURE_DEF",
         "dynamic_batching.preserve_ordering",
     )
 
@@ -77,12 +76,21 @@ def test_an_empty_one_says_nothing() -> None:
     assert model.batch_options() == BatchOptions(num_batch_threads=cpus())
 
 
-def test_several_files_of_labels_are_none_and_named() -> None:
-    one = 'output { label_filename: "a" } output { name: "z" label_filename: "a" }'
-    assert parse(one, "m").labels_file == "a"
-    several = parse('output { label_filename: "a" } output { label_filename: "b" }', "m")
-    assert several.labels_file == ""
-    assert several.without_effect == ("several files in label_filename",)
+def test_each_output_has_its_own_file_of_labels() -> None:
+    text = 'output { name: "y" label_filename: "a" } output { name: "z" label_filename: "b" }'
+    model = parse(text + ' output { name: "w" }', "m")
+    assert model.labels_files == {"y": "a", "z": "b"}
+    assert model.without_effect == ()
+
+
+def test_the_signature_of_requests_that_name_none_is_a_parameter() -> None:
+    def parameter(key: str, value: str) -> str:
+        return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+
+    model = parse(parameter("TF_SIGNATURE_DEF", "a") + parameter("TF_GRAPH_TAG", "b"), "m")
+    assert model.signature == "a"
+    assert model.without_effect == ("parameters TF_GRAPH_TAG",)
+    assert parse('parameters { key: "TF_SIGNATURE_DEF" }', "m").signature == ""
 
 
 @pytest.mark.parametrize(

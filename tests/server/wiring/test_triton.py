@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import TIMEOUT_S, FakeLoader, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeLoader, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.client import Client, InvalidInput, NotFound, VersionState
+from ladle.protos.model_card import ModelCard
 from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import ServingError
 from ladle.server.core.servable import Arrays, Signature
@@ -214,13 +215,54 @@ class TestWarmUp:
 
 
 def test_labels_are_the_lines_of_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert triton.labels(tmp_path) == ()
+    assert triton.card(tmp_path) is None
     (tmp_path / "config.pbtxt").write_text(
         'output { name: "y" label_filename: "labels.txt" } optimization { } ensemble_scheduling { }'
     )
     (tmp_path / "labels.txt").write_text("ant\nbee \nc\u2028at\n\n", encoding="utf-8")
-    assert triton.labels(tmp_path) == ("ant", "bee", "c\u2028at", "")
+    assert triton.card(tmp_path) == ModelCard(labels=("ant", "bee", "c\u2028at", ""))
     (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert told.endswith("config.pbtxt: without effect: ensemble_scheduling, optimization")
     (tmp_path / "labels.txt").write_bytes(b"")
-    assert triton.labels(tmp_path) == ()
+    assert triton.card(tmp_path) == ModelCard()
+
+
+def test_outputs_with_files_of_their_own_have_their_own_labels(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").write_text(
+        'output { name: "y" label_filename: "a" } output { name: "z" label_filename: "b" }'
+    )
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"{name}1\n{name}2\n")
+    card = triton.card(tmp_path)
+    assert card is not None
+    assert card.outputs == {"y": {"labels": ("a1", "a2")}, "z": {"labels": ("b1", "b2")}}
+    assert ModelCard.from_json(card.to_json()).outputs["z"] == {"labels": ["b1", "b2"]}
+
+
+class TwoSignatures(FakeLoader):
+    """Loads models that double by default, and can triple."""
+
+    def __call__(self, servable_id: ServableId, path: Path) -> FakeServable:
+        triple = Signature("triple", {"x": spec(-1, 2)}, {"tripled": spec(-1, 2)})
+        return FakeServable(
+            lambda inputs: {"y": 2 * inputs["x"], "tripled": 3 * inputs["x"]}, (DOUBLE, triple)
+        )
+
+
+class TestSignature:
+    """TF_SIGNATURE_DEF."""
+
+    CONFIG = 'parameters { key: "TF_SIGNATURE_DEF" value { string_value: "triple" } }'
+
+    def test_requests_that_name_none_get_it(self, repository: Path) -> None:
+        (repository / "plain" / "config.pbtxt").write_text(self.CONFIG)
+        with serving(repository, TwoSignatures()) as (_, client):
+            assert [*client.predict("plain", np.ones((1, 2), np.float32))] == ["tripled"]
+
+    def test_a_model_without_it_is_not_served(self, repository: Path) -> None:
+        (repository / "plain" / "config.pbtxt").write_text(self.CONFIG)
+        with serving(repository, max_num_load_retries=0) as (server, client):
+            assert names(client) == ["several"]
+            problem = server.manager.problem("plain")
+        assert problem is not None
+        assert "TF_SIGNATURE_DEF: expected one of ['serving_default'], got \"triple\"" in problem

@@ -165,6 +165,10 @@ class PendingAlike(Protocol):
 class Model(Protocol):
     """What a loader brings. Every method may be called from any thread, at the same time."""
 
+    default_signature: str
+    """The signature of the Open Inference Protocol's requests that name none. Empty: the one that
+    is called `serving_default`, or the only one."""
+
     @property
     def signatures(self) -> Mapping[str, Signature]:
         """What it can do, by signature name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ class LoadOptions:
 
 
 def load_saved_model(
-    servable_id: ServableId, path: Path, options: LoadOptions, labels: Sequence[str] = ()
+    servable_id: ServableId, path: Path, options: LoadOptions, card: ModelCard | None = None
 ) -> Model:
     """Return the SavedModel in `path`, restored and initialised; blocks.
 
-    `labels` are the names of its classes, where it brings no model card. It runs in a session.
+    `card` is its model card, where it brings none. It runs in a session.
     Where a session restores less than the signatures read, it runs as TensorFlow's object loader
     restores it.
 
@@ -65,7 +65,7 @@ def load_saved_model(
             other = f"; {TFLITE_FILE} is there: --prefer_tflite_model serves it"
         raise NotFound(f"{servable_id}: expected a SavedModel, found no saved_model.pb{other}")
     try:
-        return _load(servable_id, path, options, labels)
+        return _load(servable_id, path, options, card)
     except Exception as error:
         failure = load_error(error)
         reason = advice(failure.message) or failure.message
@@ -75,11 +75,11 @@ def load_saved_model(
 
 
 def _load(
-    servable_id: ServableId, path: Path, options: LoadOptions, labels: Sequence[str]
+    servable_id: ServableId, path: Path, options: LoadOptions, card: ModelCard | None
 ) -> Model:
     card_json = read_card(path)
-    if card_json is None and labels:
-        card_json = ModelCard(labels=tuple(labels)).to_json()
+    if card_json is None and card is not None:
+        card_json = card.to_json()
     tf1 = tensorflow().compat.v1
     graph = tf1.Graph()
     config = tf1.ConfigProto.FromString(options.config.SerializeToString())

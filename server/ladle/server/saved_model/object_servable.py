@@ -55,6 +55,7 @@ class ObjectServable:
         self.signatures = {n: s for n, s in signatures.items() if n in loaded.signatures}
         self.signature_defs = signature_defs
         self.card_json = card_json
+        self.default_signature = ""
         self._loaded = loaded
         self._all_dimensions = all_dimensions
 

@@ -49,6 +49,7 @@ class SavedModelServable:
         self.signatures = signatures
         self.signature_defs = signature_defs
         self.card_json = card_json
+        self.default_signature = ""
         self._session = session
         self._run_inline = run_inline
         self._all_dimensions = all_dimensions

@@ -88,6 +88,7 @@ class TFLiteServable:
         }
         self._functions = functions
         self.card_json = card_json
+        self.default_signature = ""
         self._remake = remake
         # The last one used comes first: its memory has the right size, and is warm.
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()

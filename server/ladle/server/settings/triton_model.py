@@ -6,7 +6,8 @@ Pure but for `read`. The numbers and names are Triton's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ _BACKENDS = ("", "tensorflow")
 _RESTATED = {"name", "platform", "backend", "input", "default_model_filename"}
 _MOST_BYTES_OF_WARMUP = 1 << 30
 _STRING_BYTES = 4
+_SIGNATURE = "TF_SIGNATURE_DEF"
 _MOST_ROUNDS = 1000
 
 
@@ -67,8 +69,10 @@ class TritonModel:
     instances: int = 0
     """How many batches may run at a time; 0 where the file doesn't say."""
     policy: VersionPolicy | None = None
-    labels_file: str = ""
-    """Names the file with the labels of an output, a line each; empty for none."""
+    labels_files: Mapping[str, str] = field(default_factory=dict)
+    """Of outputs that have labels the file that holds them, a line each."""
+    signature: str = ""
+    """What TF_SIGNATURE_DEF names: which signature requests get that name none; empty for none."""
     warmups: tuple[Warmup, ...] = ()
     without_effect: tuple[str, ...] = ()
     """The names of fields that mean nothing here."""
@@ -166,7 +170,8 @@ def _model(fields: Fields, folder_name: str) -> TritonModel:
         max_queue_delay_s=(delay_us or 0) / 1e6,
         instances=_instances(fields),
         policy=_policy(fields.message("version_policy")),
-        labels_file=_labels_file(fields),
+        labels_files=_labels_files(fields),
+        signature=_parameter(fields, _SIGNATURE),
         warmups=tuple(_warmup(of) for of in fields.messages("model_warmup")),
         without_effect=_without_effect(fields, batching),
     )
@@ -189,16 +194,24 @@ def _policy(fields: Fields | None) -> VersionPolicy | None:
     return None if latest is None else Latest(latest.integer("num_versions", least=1) or 1)
 
 
-def _labels_file(fields: Fields) -> str:
-    """Return the file of labels; none where outputs have several, as a model has one set here."""
-    files = _labels_files(fields)
-    for file in files:
-        _check_file("label_filename", file)
-    return "".join(files) if len(files) == 1 else ""
+def _labels_files(fields: Fields) -> Mapping[str, str]:
+    files = {}
+    for output in fields.messages("output"):
+        file = output.text("label_filename")
+        if file:
+            _check_file("label_filename", file)
+            files[output.text("name")] = file
+    return files
 
 
-def _labels_files(fields: Fields) -> set[str]:
-    return {output.text("label_filename") for output in fields.messages("output")} - {""}
+def _parameter(fields: Fields, key: str) -> str:
+    """Return the value of a parameter; empty where there is none, and of several the last."""
+    values = [
+        value.text("string_value")
+        for entry in fields.messages("parameters")
+        if entry.text("key") == key and (value := entry.message("value")) is not None
+    ]
+    return values[-1] if values else ""
 
 
 def _warmup(fields: Fields) -> Warmup:
@@ -257,9 +270,8 @@ def _without_effect(fields: Fields, batching: Fields | None) -> tuple[str, ...]:
         "parameters",
     }
     names = sorted(fields.values.keys() - used)
-    if len(_labels_files(fields)) > 1:
-        names.append("several files in label_filename")
-    names += [f"parameters {entry.text('key')}" for entry in fields.messages("parameters")]
+    keys = [entry.text("key") for entry in fields.messages("parameters")]
+    names += [f"parameters {key}" for key in keys if key != _SIGNATURE]
     if batching is not None:
         known = {"preferred_batch_size", "max_queue_delay_microseconds"}
         names += [f"dynamic_batching.{name}" for name in sorted(batching.values.keys() - known)]

@@ -34,6 +34,7 @@ def batching_loader(
     def batch_options(servable_id: ServableId, path: Path) -> BatchOptions | None:
         return batching.decide(servable_id.name, path).options
 
+    load = _with_signature(load)
     if config.enable_model_warmup:
         load = _warmed(load, config, batch_options, observer)
     load = _observed(load, observer)
@@ -79,12 +80,12 @@ def saved_model_loader(config: Config, platform: PlatformConfig) -> ModelLoader:
     interpreters = config.num_tflite_pools * config.num_tflite_interpreters_per_pool
 
     def load(servable_id: ServableId, path: Path) -> Model:
-        labels = triton.labels(path.parent)
+        card = triton.card(path.parent)
         if config.prefer_tflite_model and (path / TFLITE_FILE).is_file():
             return load_tflite(
                 servable_id, path, interpreters=interpreters, threads=session.intra_op_threads
             )
-        return load_saved_model(servable_id, model_folder(path), options, labels)
+        return load_saved_model(servable_id, model_folder(path), options, card)
 
     return load
 
@@ -96,6 +97,19 @@ def _intra_op_part(config: Config) -> int:
     """
     has_file = config.tensorflow_session_config_file or config.platform_config_file
     return cpus() if config.workers > 1 and not has_file else 0
+
+
+def _with_signature(load: ModelLoader) -> ModelLoader:
+    def load_with_signature(servable_id: ServableId, path: Path) -> Model:
+        servable = load(servable_id, path)
+        try:
+            triton.set_signature(path.parent, servable)
+        except BaseException:
+            servable.close()
+            raise
+        return servable
+
+    return load_with_signature
 
 
 def profiler(config: Config) -> Recorder | None:

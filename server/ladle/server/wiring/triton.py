@@ -1,4 +1,4 @@
-"""What a model's config.pbtxt asks of a load: labels of its classes, and warm-up requests."""
+"""What a model's config.pbtxt asks of a load: labels, a default signature, warm-up requests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes
 from ladle.protos.files.regular_file import TooLargeError, read_bytes
+from ladle.protos.model_card import ModelCard
 from ladle.server.core.errors import InvalidArgument, ServingError
 from ladle.server.core.observation import Loading, Observer
 from ladle.server.core.regular_file import read_text
@@ -28,23 +29,31 @@ _MOST_WARMUP_BYTES = 1 << 30
 _DEFAULT_SIGNATURE = "serving_default"
 
 
-def labels(folder: Path) -> tuple[str, ...]:
-    """Return the labels that a model's config.pbtxt names, and say in the log what it can't set.
+def card(folder: Path) -> ModelCard | None:
+    """Return the labels that a model's config.pbtxt names, as a model card; None without any.
 
-    `folder` holds the model's versions; a file that is not there has no labels. Blocks.
+    Says in the log what the file can't set. `folder` holds the model's versions. Blocks.
 
     Raises:
         InvalidArgument: A file is wrong, or can't be read.
     """
     described = triton_model.read(folder)
     if described is None:
-        return ()
+        return None
     if described.without_effect:
         file = folder / triton_model.CONFIG_FILE
         logger.warning("%s: without effect: %s", file, ", ".join(described.without_effect))
-    if not described.labels_file:
-        return ()
-    file = folder / described.labels_file
+    named = described.labels_files
+    if not named:
+        return None
+    labels = {file: _labels(folder / file) for file in sorted(set(named.values()))}
+    if len(labels) == 1:
+        (of_all,) = labels.values()
+        return ModelCard(labels=of_all)
+    return ModelCard(outputs={output: {"labels": labels[file]} for output, file in named.items()})
+
+
+def _labels(file: Path) -> tuple[str, ...]:
     try:
         text = read_text(file, _MOST_LABELS_BYTES)
     except InvalidArgument as error:
@@ -52,6 +61,24 @@ def labels(folder: Path) -> tuple[str, ...]:
     # Not splitlines(): a label may hold what Unicode calls an end of a line.
     lines = text.removesuffix("\n").split("\n") if text else []
     return tuple(line.strip() for line in lines)
+
+
+def set_signature(folder: Path, servable: Model) -> None:
+    """Have requests that name no signature get the one that a model's config.pbtxt names, if any.
+
+    Raises:
+        InvalidArgument: The model has no such signature.
+    """
+    described = triton_model.read(folder)
+    wanted = described.signature if described is not None else ""
+    if not wanted:
+        return
+    if wanted not in servable.signatures:
+        raise InvalidArgument(
+            f"{folder / triton_model.CONFIG_FILE}: TF_SIGNATURE_DEF: expected one of "
+            f'{sorted(servable.signatures)}, got "{wanted[:200]}"'
+        )
+    servable.default_signature = wanted
 
 
 def warm_up(
@@ -104,7 +131,8 @@ def _signature(servable: Model, arrays: Arrays) -> Signature:
         InvalidArgument: The arrays are not its inputs.
     """
     signatures = servable.signatures
-    signature = signatures.get(_DEFAULT_SIGNATURE) or next(iter(signatures.values()), None)
+    default = servable.default_signature or _DEFAULT_SIGNATURE
+    signature = signatures.get(default) or next(iter(signatures.values()), None)
     if signature is None:
         raise InvalidArgument("expected a model with a signature, got none")
     needed = signature.inputs.keys() - signature.defaults.keys()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ladle.protos.model_card import ModelCard
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.rpc.open_inference.classification import classified, labels_of
 
@@ -17,7 +18,7 @@ CARD = '{"format": 1, "labels": ["ant", "bee", "cat"]}'
 def texts(array: NDArray[Any], count: int, *, card: str | None = CARD, batched: bool = True) -> Any:
     return [
         [text.decode() for text in row] if batched else row.decode()
-        for row in classified(array, count, batched=batched, card=card).tolist()
+        for row in classified("y", array, count, batched=batched, card=card).tolist()
     ]
 
 
@@ -61,5 +62,12 @@ def test_rows_of_too_many_elements_are_refused() -> None:
 def test_labels_go_with_an_output_of_one_element_for_each(
     shape: tuple[int, ...] | None, *, batched: bool, has_labels: bool
 ) -> None:
-    assert bool(labels_of(CARD, shape, batched=batched)) == has_labels
-    assert labels_of(None, shape, batched=batched) == ()
+    assert bool(labels_of(CARD, "y", shape, batched=batched)) == has_labels
+    assert labels_of(None, "y", shape, batched=batched) == ()
+
+
+def test_labels_of_an_output_come_before_those_of_the_model() -> None:
+    card = ModelCard(labels=("a", "b"), outputs={"y": {"labels": ["c", "d"]}, "z": {}}).to_json()
+    assert labels_of(card, "y", (-1, 2), batched=True) == ("c", "d")
+    assert labels_of(card, "z", (-1, 2), batched=True) == ("a", "b")
+    assert labels_of(card, "y", (-1, 3), batched=True) == ()

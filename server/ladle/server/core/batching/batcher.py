@@ -62,6 +62,7 @@ class BatchingServable:
         """
         self.signatures: Mapping[str, Signature] = model.signatures
         self.signature_defs = model.signature_defs
+        self.default_signature = model.default_signature
         self.card_json = model.card_json
         self._model = model
         self._clock = clock or MonotonicClock()

@@ -48,11 +48,14 @@ def classify_counts(
     return counts
 
 
-def classified(array: NDArray[Any], count: int, *, batched: bool, card: str | None) -> NDArray[Any]:
+def classified(
+    alias: str, array: NDArray[Any], count: int, *, batched: bool, card: str | None
+) -> NDArray[Any]:
     """Return `VALUE:INDEX` or `VALUE:INDEX:LABEL` for the largest elements of each row.
 
     Args:
-        array: an output, `[rows, ...]` if it is batched.
+        alias: the output's.
+        array: the output, `[rows, ...]` if it is batched.
         count: how many of each row, at most.
         batched: whether the first dimension is the rows.
         card: the model card's text; its labels count where there is one for each element.
@@ -66,7 +69,7 @@ def classified(array: NDArray[Any], count: int, *, batched: bool, card: str | No
             f"classification: expected at most {_MOST_ELEMENTS} elements in a row, "
             f"got {rows.shape[1]}"
         )
-    labels = labels_of(card, array.shape, batched=batched)
+    labels = labels_of(card, alias, array.shape, batched=batched)
     best = min(count, rows.shape[1])
     texts = np.empty((rows.shape[0], best), object)
     for at, row in enumerate(rows):
@@ -78,17 +81,20 @@ def classified(array: NDArray[Any], count: int, *, batched: bool, card: str | No
     return texts if batched else texts[0]
 
 
-def labels_of(card: str | None, shape: tuple[int, ...] | None, *, batched: bool) -> tuple[str, ...]:
+def labels_of(
+    card: str | None, alias: str, shape: tuple[int, ...] | None, *, batched: bool
+) -> tuple[str, ...]:
     """Return the labels of an output's elements, one for each element of a row; or none.
 
     Args:
-        card: the model card's text, if there is one.
+        card: the model card's text, if there is one. What it says of the output comes first.
+        alias: the output's.
         shape: the output's, -1 for what is open; None where even the rank is.
         batched: whether the first dimension is the rows.
     """
     if card is None or shape is None or len(shape) != (2 if batched else 1):
         return ()
-    labels = _labels_of(card)
+    labels = _labels_of(card, alias)
     return labels if len(labels) == shape[-1] else ()
 
 
@@ -103,5 +109,8 @@ def _descending(row: NDArray[Any]) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=64)
-def _labels_of(card: str) -> tuple[str, ...]:
-    return ModelCard.from_json(card).labels
+def _labels_of(card: str, alias: str) -> tuple[str, ...]:
+    parsed = ModelCard.from_json(card)
+    of_output = parsed.outputs.get(alias)
+    own = of_output.get("labels") if isinstance(of_output, dict) else None
+    return tuple(map(str, own)) if isinstance(own, list) and own else parsed.labels

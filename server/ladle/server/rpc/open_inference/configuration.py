@@ -97,7 +97,7 @@ def _config(given: str, model: Model, signature: Signature) -> ModelConfigProto:
             )
     for alias in signature.carried_outputs:
         spec = signature.outputs[alias]
-        labels = labels_of(model.card_json, spec.shape, batched=batched)
+        labels = labels_of(model.card_json, alias, spec.shape, batched=batched)
         config.output.add(
             name=alias,
             data_type=_data_type(spec),

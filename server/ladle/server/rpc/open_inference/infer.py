@@ -225,7 +225,7 @@ def _encode(
         outputs = dict(outputs)
         for alias, count in counts.items():
             outputs[alias] = classified(
-                outputs[alias], count, batched=signature.batchable, card=card_json
+                alias, outputs[alias], count, batched=signature.batchable, card=card_json
             )
     head = model_fields(model_name, servable_id.version)
     if request_id:

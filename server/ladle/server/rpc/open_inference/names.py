@@ -160,13 +160,13 @@ def missing(name: Name, spec: ModelSpec, manager: Manager) -> ServingError:
 
 
 def find_signature(model: Model, wanted: str) -> Signature:
-    """Return the signature that is wanted; without a name the default one, or else the only one.
+    """Return the signature that is wanted; without a name the model's default, or the only one.
 
     Raises:
         InvalidArgument: There is no such signature, or several and none is the default.
         Unimplemented: The signature has an input that the protocol has no datatype for.
     """
-    name = wanted or DEFAULT_SIGNATURE
+    name = wanted or model.default_signature or DEFAULT_SIGNATURE
     signature = model.signatures.get(name)
     if signature is None and not wanted and len(model.signatures) == 1:
         (signature,) = model.signatures.values()

@@ -280,6 +280,7 @@ class _Recorded:
     """A Model that notes which signatures have run, and the first number that is not finite."""
 
     model: Model
+    default_signature = ""
 
     def __init__(self) -> None:
         self.ran: dict[str, None] = {}

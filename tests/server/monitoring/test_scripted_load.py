@@ -229,6 +229,19 @@ def test_samples_read_what_is_shown() -> None:
     assert samples.by("a", "y") == {("2",): 3, ("3",): 4}
 
 
+def test_what_is_not_there_under_v2_is_counted(watch: Watch) -> None:
+    watched = watch()
+    assert watched.http.get("/v2/nonsense").status_code == 404
+    assert watched.http.put("/v2/models/m").status_code == 405
+    assert watched.http.get("/v2/health/live").status_code == 200
+
+    told = watched.samples()
+    assert told.by("ladle_requests_total", "method", "protocol", "code") == {
+        ("unknown", "open_inference", "INVALID_ARGUMENT"): 2
+    }
+    assert told.sum(COUNT) == 0
+
+
 def test_callers_without_a_token_are_counted_once_each(watch: Watch, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text('{"token": "0123456789abcdef0123456789abcdef", "name": "all"}\n')

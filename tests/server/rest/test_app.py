@@ -17,6 +17,7 @@ from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rest.app import App, AppOptions
 from ladle.server.rest.calls import Pools, Services
+from ladle.server.rest.encodings import Encodings
 from ladle.server.rest.json.process import JsonProcesses
 from ladle.server.rest.request import Request
 from ladle.server.rest.response import Response
@@ -234,6 +235,17 @@ def test_a_body_larger_than_the_room_is_taken_while_there_is_no_other(pools: Poo
     assert b"1 bytes of requests are under way of at most 100" in body
     assert b"the request brings 112" in body
     assert limits.budget.used == 1
+
+
+def test_what_is_copied_beside_the_body_takes_room_too(pools: Pools) -> None:
+    """Tensors after JSON are held by the body and by the message that is made of it."""
+    encodings = Encodings(parsed_bytes=lambda _, nbytes: 2)
+    route = Route("POST", "/echo", Kind.PREDICT, echo, encodings=encodings)
+    body = b"{}" + b"x" * 98
+    for budget, status in ((16 * 2 + 98 + 98, 429), (16 * 2 + 98 + 98 + 1, 200)):
+        limits = within(budget=budget)
+        limits.budget.take(1)
+        assert ask(app(pools, route, limits=limits), "POST", "/echo", body)[0] == status
 
 
 def test_of_a_compressed_body_what_is_parsed_takes_room(pools: Pools) -> None:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 # What names a model in a request is the caller's, and may be as long as the request.
 _MAX_NAME = 1024
 
+UNKNOWN_INFERENCE = "unknown"
+"""The `api` of what is asked for under the Open Inference Protocol's `/v2` and is not there."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _numbers = itertools.count(1)
 # Makes the ids of this process's requests differ from those of other processes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ladle.server.core.observation import UNKNOWN_INFERENCE
 from ladle.server.monitoring.families import Counters, Family, Histograms, exponential
 
 _SERVING = ":tensorflow:serving:"
@@ -73,6 +74,7 @@ _OTHER = {
         )
         for name in (method, method.lower())  # over gRPC, over REST
     },
+    UNKNOWN_INFERENCE: "open_inference",
 }
 
 COUNTED_BY_UPSTREAM = {**dict.fromkeys(_INFERENCE, True), **dict.fromkeys(_OTHER, False)}

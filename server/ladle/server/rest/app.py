@@ -10,7 +10,12 @@ from urllib.parse import parse_qsl
 
 from ladle.server.core.access import Access, Kind
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, Unavailable
-from ladle.server.core.observation import Observation, Observer, Unobserved
+from ladle.server.core.observation import (
+    UNKNOWN_INFERENCE,
+    Observation,
+    Observer,
+    Unobserved,
+)
 from ladle.server.limits import Limits
 from ladle.server.rest import bodies
 from ladle.server.rest.calls import MAX_INLINE_BYTES, Services
@@ -24,7 +29,7 @@ from ladle.server.rest.encodings import (
 from ladle.server.rest.hosts import only_host, require_allowed
 from ladle.server.rest.request import Request
 from ladle.server.rest.response import Response
-from ladle.server.rest.routes import Match, Route, Routes
+from ladle.server.rest.routes import Match, Route, Routes, is_open_inference
 from ladle.server.rest.status_codes import HttpError, error_response
 from ladle.server.rpc.status import as_status
 from ladle.server.transport.http.exchange import Exchange, Headers
@@ -148,6 +153,8 @@ class App:
         try:
             match = self.routes.find(exchange.method, exchange.path)
         except HttpError:
+            if is_open_inference(exchange.path):
+                observation.api = UNKNOWN_INFERENCE
             self._access.admit(None, authorization, local=local)
             raise
         observation.api, observation.model = match.route.api, match.names.get("model", "")
@@ -182,7 +189,7 @@ class App:
             encoding := content_encoding(headers, encodings.known)
         ):
             body = await self._services.work(bodies.inflate, body, encoding, reservation)
-        reservation.take_for_parsing(encodings.parsed_bytes(headers, len(body)))
+        reservation.take_for_reading(len(body), encodings.parsed_bytes(headers, len(body)))
         return body
 
     async def _compress(self, response: Response, headers: Headers, encodings: Encodings) -> None:

@@ -40,13 +40,17 @@ class Reservation:
         self._limits.budget.take(nbytes, held=self._taken)
         self._taken += nbytes
 
-    def take_for_parsing(self, nbytes: int) -> None:
-        """Take place for what so many bytes of JSON become, beside the bytes themselves.
+    def take_for_reading(self, nbytes: int, parsed_bytes: int) -> None:
+        """Take place for what a body becomes, beside the bytes themselves.
+
+        Args:
+            nbytes: how large the body is.
+            parsed_bytes: how much of it is JSON. All else is copied into a message.
 
         Raises:
             ResourceExhausted: There is none beside other requests.
         """
-        self.take((PARSED_BYTES_PER_BYTE - 1) * nbytes)
+        self.take((PARSED_BYTES_PER_BYTE - 1) * parsed_bytes + nbytes - parsed_bytes)
 
     def check(self, nbytes: int) -> None:
         """Refuse a body of so many bytes in all, if it is too large.
@@ -76,7 +80,7 @@ async def read(
     """Return the body as it was sent; None if the caller went away before its end.
 
     While a body comes in, it takes the room of what is there. What parsing needs beside it is
-    `Reservation.take_for_parsing`'s matter.
+    `Reservation.take_for_reading`'s matter.
 
     Args:
         exchange: the request.

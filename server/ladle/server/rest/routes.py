@@ -115,7 +115,7 @@ class Routes:
         if path[:4].lower() == "/v1/":
             # Upstream has no 404 and no 405 here.
             raise HttpError(400, f"Malformed request: {method} {path}")
-        if path == "/v2" or path.startswith("/v2/"):
+        if is_open_inference(path):
             # Triton's words, which its callers know.
             if allowed:
                 headers = {"allow": ", ".join(allowed)}
@@ -124,6 +124,11 @@ class Routes:
         if allowed:
             raise HttpError(405, f"{path} takes {allowed[0]}", {"allow": ", ".join(allowed)})
         raise HttpError(404, f"there is nothing at {path}")
+
+
+def is_open_inference(path: str) -> bool:
+    """Whether a path is one of the Open Inference Protocol, whatever is there."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def taken(route: Route, others: Iterable[Route]) -> bool:

@@ -239,6 +239,24 @@ def test_outputs_with_files_of_their_own_have_their_own_labels(tmp_path: Path) -
     assert ModelCard.from_json(card.to_json()).outputs["z"] == {"labels": ["b1", "b2"]}
 
 
+@pytest.mark.parametrize(
+    ("config", "card", "completed"),
+    [
+        (None, None, False),
+        ("max_batch_size: 2", None, False),
+        ('output { label_filename: "a" }', None, True),
+        ('output { label_filename: "a" }', "{}", False),
+        ('parameters { key: "TF_SIGNATURE_DEF" value { string_value: "s" } }', "{}", True),
+    ],
+)
+def test_what_a_load_adds_is_not_read_without_one(
+    tmp_path: Path, config: str | None, card: str | None, completed: bool
+) -> None:
+    if config is not None:
+        (tmp_path / "config.pbtxt").write_text(config)
+    assert triton.completes(tmp_path, card) is completed
+
+
 class TwoSignatures(FakeLoader):
     """Loads models that double by default, and can triple."""
 

@@ -157,8 +157,8 @@ def reader(config: Config, check: Check) -> Reader:
         if signatures is None or check(path) is not None:
             return None
         card_json = read_card(graph.parent)
-        if card_json is None and triton.labels(path.parent):
-            return None  # a load makes a card of them
+        if triton.completes(path.parent, card_json):
+            return None
         return Read(signatures, card_json)
 
     def read_if_whole(path: Path) -> Read | None:

@@ -63,6 +63,19 @@ def _labels(file: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines)
 
 
+def completes(folder: Path, card_json: str | None) -> bool:
+    """Whether a load adds to a version what its own files don't say; as `card`.
+
+    Args:
+        folder: holds the model's versions.
+        card_json: the version's own model card; None if it brings none.
+    """
+    described = triton_model.read(folder)
+    if described is None:
+        return False
+    return bool(described.signature or (described.labels_files and card_json is None))
+
+
 def set_signature(folder: Path, servable: Model) -> None:
     """Have requests that name no signature get the one that a model's config.pbtxt names, if any.
 

@@ -72,6 +72,8 @@ ALLOWED = {
     },
     "ladle.server": {"ladle.protos", "ladle.store", "ladle.rollout.guard", "ladle.server"},
     "ladle.embedded": {"ladle.client", "ladle.server"},
+    "ladle.ray": {"ladle.embedded", "ladle.server"},
+    "ladle.ray.services": set[str](),
 }
 FORBIDDEN = {
     "ladle.protos": {"tensorflow", "keras", "grpc"},
@@ -92,6 +94,8 @@ FORBIDDEN = {
     "ladle.server.transport": {"tensorflow", "keras"},
     "ladle.server.saved_model": {"grpc"},
     "ladle.embedded": {"tensorflow", "keras"},
+    "ladle.ray": {"tensorflow", "keras"},
+    "ladle.ray.services": {"tensorflow", "keras", "numpy", "google"},
 }
 
 
@@ -191,6 +195,8 @@ def test_a_circle_of_imports_would_be_found() -> None:
         ("import ladle.server; ladle.server.Config", {"tensorflow", "grpc", "numpy"}),
         ("import ladle.server.server", {"tensorflow", "httptools", "orjson"}),
         ("import ladle.export", {"tensorflow", "keras"}),
+        # As each of Ray's proxies does.
+        ("from ladle.ray import add_services", {"tensorflow", "numpy", "google", "ladle.server"}),
         # Who exports needs no packages of the extra `server`.
         (
             "import ladle.server.wiring.checking.program",

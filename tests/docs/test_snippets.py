@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,7 +264,9 @@ def serve_as(given: dict[str, Any]) -> None:
 
 
 def pip(arguments: list[str]) -> None:
-    known = metadata("ladle").get_all("Provides-Extra") or []
+    # As the checkout has them: what was installed may be older.
+    declared = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    known = re.findall(r"^([a-z-]+) = \[", declared.partition("\n[")[0], re.MULTILINE)
     assert arguments[0] == "install"
     for wanted in arguments[1:]:
         name, _, extras = wanted.removesuffix("]").partition("[")

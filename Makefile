@@ -122,7 +122,7 @@ $(RAY)/.installed: $(VENV)/.installed
 	@touch $@
 
 ray-test: $(RAY)/.installed $(CONFORMANCE)/.installed ## ladle on a cluster of Ray's; installs Ray into .venv-ray
-	$(BIN)/pytest tests/e2e/test_ray.py
+	$(BIN)/pytest tests/e2e/upstream/test_ray.py
 
 bench: install ## measure what a request costs; needs h2load (apt-get install nghttp2-client)
 	$(BIN)/python benchmarks/bench.py

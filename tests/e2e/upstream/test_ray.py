@@ -17,7 +17,7 @@ from fakes import until
 from ladle.client import Client, DeadlineExceeded, InvalidInput, NotFound, Unimplemented
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 PROGRAM = ROOT / "tests" / "conformance" / "ray_cluster.py"
 OFFICIAL = ROOT / "tests" / "conformance" / "official_client.py"

@@ -10,6 +10,7 @@ from ladle.batch.job import Job
 from ladle.batch.rows import Part
 from ladle.client import Client
 from ladle.client.errors import Unimplemented
+from ladle.client.messages.metadata import PRIORITY
 from ladle.client.models import DEFAULT_SIGNATURE, ModelMetadata, Signature
 from ladle.client.prediction import Prediction
 
@@ -65,4 +66,5 @@ def predict(client: Client, job: Job, version: int | None, part: Part) -> Predic
         outputs=job.outputs,
         timeout=job.options.timeout_s,
         normalize=job.normalize,
+        metadata={PRIORITY: "low"},  # whoever waits for an answer comes first
     )

@@ -314,6 +314,12 @@ class Config:
         "any flag for batching that file is read too",
     )
     unbatched_models: str = flag("", "comma-separated models whose requests never run together")
+    low_priority_max_wait_seconds: float = flag(
+        5.0,
+        "after so long in a queue a request that its caller calls low (ladle-priority: low) counts "
+        "as normal, and a normal one as high",
+        least=0.001,
+    )
     enable_signature_method_name_check: bool = flag(
         False, "refuse requests to a signature whose method_name is another kind's"
     )

@@ -36,6 +36,7 @@ class FakeClient:
     def __init__(self, versions: set[int]) -> None:
         self.versions = versions
         self.rows: list[float] = []
+        self.priorities: set[str] = set()
 
     def __enter__(self) -> FakeClient:
         return self
@@ -54,9 +55,16 @@ class FakeClient:
         return ModelMetadata(model, version or max(self.versions), {"serving_default": numbers})
 
     def predict(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], *, version: int | None, **_: object
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        version: int | None,
+        metadata: Mapping[str, str],
+        **_: object,
     ) -> Prediction:
         self._check(version)
+        self.priorities.add(metadata["ladle-priority"])
         x = inputs["x"]
         if np.any(x == BAD):
             raise InvalidInput("the row is bad")

@@ -256,6 +256,7 @@ def test_one_process_and_many_workers_do_not_write_to_one_place(
         with pytest.raises(BatchError, match="holds the output of many workers, which goes on wi"):
             alone(workers, restart=restart)
     workers.assert_whole(3)
+    assert workers.client.priorities == {"low"}, "whoever waits for an answer comes first"
     workers = make_workers({"x.npy": as_npy(numbers(3))}, "one")
     alone(workers)
     before = workers.files()

@@ -11,6 +11,7 @@ from ladle.client.messages.metadata import checked
 
 def test_names_are_in_lower_case_and_in_order() -> None:
     assert checked(None) == checked({}) == ()
+    assert checked({"Ladle-Priority": "low"}) == (("ladle-priority", "low"),)
     assert checked({"X-User-Id": "7", "a": "b c"}) == (("a", "b c"), ("x-user-id", "7"))
 
 
@@ -24,6 +25,7 @@ def test_names_are_in_lower_case_and_in_order() -> None:
         ({"Authorization": "Bearer x"}, ValueError, "'Authorization' is not the caller's to send"),
         ({"grpc-timeout": "1"}, ValueError, "'grpc-timeout' is not the caller's to send"),
         ({"ladle-x": "1"}, ValueError, "'ladle-x' is not the caller's to send"),
+        ({"ladle-priority": "urgent"}, ValueError, "expected high, normal or low, got 'urgent'"),
         ({"x": "é"}, ValueError, "x: expected printable ASCII .*got 'é'; urllib.parse.quote"),
         ({"x": ""}, ValueError, "expected printable ASCII"),
         ({"x": " 7"}, ValueError, "without spaces around it"),

@@ -4,8 +4,18 @@ import hmac
 
 import pytest
 
-from ladle.server.core.access import ANYBODY, Access, Grant, Kind, Tokens, digest_of
-from ladle.server.core.errors import PermissionDenied, Unauthenticated
+from ladle.server.core.access import (
+    ANYBODY,
+    PRIORITY_KEY,
+    Access,
+    Grant,
+    Kind,
+    Tokens,
+    digest_of,
+    read_priority,
+)
+from ladle.server.core.batching.plan import Priority
+from ladle.server.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 WEB = Grant("web", frozenset({Kind.PREDICT}), ("digits", "fashion*"))
 OPERATOR = Grant("operator", frozenset(Kind))
@@ -19,6 +29,40 @@ def test_a_token_is_good_for_what_the_file_says() -> None:
     assert access.admit(Kind.ADMIN, "bearer  of-the-operator-0 ", local=False) is OPERATOR
     with pytest.raises(PermissionDenied, match=r"'web' is for predict methods: .* one of admin"):
         access.admit(Kind.ADMIN, "Bearer of-the-web-site-0", local=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "highest", "given"),
+    [
+        (None, Priority.HIGH, "normal"),
+        ("high", Priority.HIGH, "high"),
+        ("low", Priority.HIGH, "low"),
+        ("High", Priority.NORMAL, "normal"),
+        (None, Priority.LOW, "low"),
+        ("high", Priority.LOW, "low"),
+    ],
+)
+def test_a_request_has_no_higher_priority_than_its_token_allows(
+    asked: str | None, highest: Priority, given: str
+) -> None:
+    grant = Grant("batch", frozenset({Kind.PREDICT}), highest=highest)
+    access = Access(Tokens({digest_of("of-the-batches-00"): grant}))
+    sent = {"authorization": "Bearer of-the-batches-00", "x": "y"}
+    if asked is not None:
+        sent[PRIORITY_KEY] = asked
+
+    metadata = access.capped(sent.get)
+
+    assert metadata(PRIORITY_KEY) == given
+    assert metadata("x") == "y"
+    assert Access().capped(sent.get)(PRIORITY_KEY) == asked
+
+
+def test_another_word_than_those_for_priorities_is_refused() -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"^ladle-priority: expected high, normal or low, got 'urgent'$"
+    ):
+        read_priority("urgent")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from fakes import TIMEOUT_S, FakeClock
 
 from ladle.server.core.access import Grant, Kind, Tokens
+from ladle.server.core.batching.plan import Priority
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.settings.tokens_file import TokensFile, parse
 
@@ -26,7 +27,7 @@ def test_a_line_says_what_its_token_is_good_for() -> None:
     tokens = parse(
         "# ours\n\n"
         + line(token=ONE, name="web", models=["digits"], kinds=["predict"])
-        + line(sha256=digest.upper())
+        + line(sha256=digest.upper(), priority="low")
     )
 
     web, other = tokens.find(ONE), tokens.find(TWO)
@@ -34,6 +35,7 @@ def test_a_line_says_what_its_token_is_good_for() -> None:
     assert other is not None
     assert web == Grant("web", frozenset({Kind.PREDICT}), ("digits",))
     assert (other.name, other.models) == ("line 4", ("*",))
+    assert (web.highest, other.highest) == (Priority.HIGH, Priority.LOW)
     assert other.kinds == {Kind.PREDICT, Kind.METADATA}
     assert tokens.find(digest) is None  # the digest is not the token
 
@@ -47,6 +49,11 @@ def test_a_line_says_what_its_token_is_good_for() -> None:
         ("[" * 100_000, "line 1: expected a JSON object"),
         ('["x"]', "line 1: expected a JSON object"),
         (line(token=ONE) + line(token=ONE), "line 2: the token of 'line 1' once more"),
+        (
+            line(token=ONE, priority="urgent"),
+            "priority: expected high, normal or low, got 'urgent'",
+        ),
+        (line(token=ONE, priority=1), "priority: expected high, normal or low, got 1"),
         (line(token="short"), "16 characters or more"),
         (line(token="with a blank 0123"), "no blank"),
         (line(token=ONE + "\n"), "printable ASCII"),

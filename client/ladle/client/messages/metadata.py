@@ -9,6 +9,9 @@ from typing import TypeAlias
 CallMetadata: TypeAlias = "Mapping[str, str]"
 """Values by name, such as the key by which a roll-out splits: `{"x-user-id": "7"}`."""
 
+PRIORITY = "ladle-priority"
+"""How urgent a request is to ladle's server: high, normal or low."""
+_PRIORITIES = ("high", "normal", "low")
 _NAME = re.compile(r"[a-z0-9_.-]+")
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _MAX_BYTES = 4096
@@ -37,7 +40,9 @@ def checked(metadata: CallMetadata | None) -> tuple[tuple[str, str], ...]:
                 f"metadata: expected a name of letters, digits and -_. that does not end with "
                 f"-bin, got {name!r}"
             )
-        if lower.startswith(_OWN[:2]) or lower in _OWN:
+        if lower == PRIORITY and value not in _PRIORITIES:
+            raise ValueError(f"metadata: {name}: expected high, normal or low, got {value[:100]!r}")
+        if lower != PRIORITY and (lower.startswith(_OWN[:2]) or lower in _OWN):
             raise ValueError(f"metadata: {name!r} is not the caller's to send")
         if not _VALUE.fullmatch(value):
             raise ValueError(

@@ -11,7 +11,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from ladle.server.core.errors import PermissionDenied, Unauthenticated
+from ladle.server.core.batching.plan import Priority
+from ladle.server.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 # What proxies and sidecars add to the requests that they pass on: the caller may be anywhere.
 _FORWARDING_HEADERS = (
@@ -29,6 +30,23 @@ _FORWARDING_HEADERS = (
 def is_forwarded(metadata: Callable[[str], str | None]) -> bool:
     """Whether a proxy has passed the call on; `metadata` returns a header's value by its name."""
     return any(metadata(name) is not None for name in _FORWARDING_HEADERS)
+
+
+PRIORITY_KEY = "ladle-priority"
+"""The metadata, or the HTTP header, in which a caller says how urgent a request is."""
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+
+
+def read_priority(text: str) -> Priority:
+    """Return the priority of this name.
+
+    Raises:
+        InvalidArgument: There is none.
+    """
+    priority = _PRIORITIES.get(text.strip().lower())
+    if priority is None:
+        raise InvalidArgument(f"{PRIORITY_KEY}: expected high, normal or low, got {text[:64]!r}")
+    return priority
 
 
 class Kind(Enum):
@@ -54,6 +72,8 @@ class Grant:
     """The methods."""
     models: tuple[str, ...] = ("*",)
     """The models, as patterns in which `*` stands for any text."""
+    highest: Priority = Priority.HIGH
+    """The highest priority that its requests may have."""
 
     @property
     def every_model(self) -> bool:
@@ -134,6 +154,25 @@ class Access:
         """Put others in place of the tokens there were, at once."""
         assert self.by_token, "the server was started without tokens"
         self._tokens = tokens
+
+    def capped(self, metadata: Callable[[str], str | None]) -> Callable[[str], str | None]:
+        """Return `metadata` with the priority that the caller's token allows in place of a higher.
+
+        Without tokens it is returned as it is.
+        """
+        if self._tokens is None:
+            return metadata
+
+        def capped(key: str) -> str | None:
+            value = metadata(key)
+            tokens = self._tokens
+            if key != PRIORITY_KEY or tokens is None:
+                return value
+            grant = tokens.find(_token_in(metadata("authorization"))) or ANYBODY
+            asked = Priority.NORMAL if value is None else read_priority(value)
+            return max(asked, grant.highest).name.lower()
+
+        return capped
 
     def admit(self, kind: Kind | None, authorization: str | None, *, local: bool) -> Grant:
         """Return what the caller of a method may do, models aside.

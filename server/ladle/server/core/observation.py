@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from ladle.server.core.batching.plan import Priority
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.core.servable_id import ServableId
 
@@ -57,6 +58,7 @@ class Observation:
         "metadata",
         "model",
         "outputs",
+        "priority",
         "queued",
         "request",
         "request_bytes",
@@ -98,6 +100,8 @@ class Observation:
         self.signatures: tuple[str, ...] = ()
         """What it runs: several for MultiInference; none before that is known."""
         self.rows = 0
+        self.priority = Priority.NORMAL
+        """How urgent the caller calls it."""
         self.queued: float | None = None
         self.run: Run | None = None
         """The run that its last rows were in."""
@@ -153,6 +157,7 @@ class Observation:
         part.began, part.queued = self.began, self.queued
         part.model, part.version = self.model, self.version
         part.signatures, part.rows = self.signatures, self.rows
+        part.priority = self.priority
         part.run, part.encoding = self.run, self.encoding
         return part
 

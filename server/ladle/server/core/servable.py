@@ -226,7 +226,8 @@ class Servable(Model, Protocol):
     ) -> Pending:
         """As `run`, but never blocks: `done` is called once, in another thread.
 
-        `done` must not block. What becomes of the request on its way is noted in `observation`.
+        `done` must not block. What becomes of the request on its way is noted in `observation`,
+        which also says how urgent it is.
 
         Raises:
             ServingError: The request isn't taken, and `done` won't be called.

@@ -304,6 +304,17 @@ class LadleMetrics:
             _LOAD_SECONDS,
             about="What requests have waited for a model that was not loaded.",
         )
+        self.priority_requests = Counters(
+            "ladle_priority_requests_total",
+            *("priority", "outcome"),
+            about="Requests that have waited for a batch, or were refused a place, by priority.",
+        )
+        self.priority_queue = Histograms(
+            "ladle_priority_queue_seconds",
+            _SECONDS,
+            "priority",
+            about="What requests have waited for their batch, by priority.",
+        )
         self.dropped_logs = Counters(
             "ladle_dropped_log_records_total",
             *("log", "reason"),

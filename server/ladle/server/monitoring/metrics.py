@@ -24,6 +24,7 @@ from ladle.server.monitoring.catalogue import (
     TFServingMetrics,
     families_of,
     protocol_of,
+    runs_models,
 )
 from ladle.server.monitoring.families import Counters, Family
 from ladle.server.monitoring.recent import Recent
@@ -220,6 +221,8 @@ class Metrics:
                 ServableId(name, version), api, requests, answered=answered
             )
         self._count_ways(api, model, which, requests)
+        if version is not None and runs_models(api):
+            self._count_priorities(requests)
 
     def _count_ways(
         self, api: str, model: str, which: tuple[str, str, str], requests: list[Observation]
@@ -248,6 +251,22 @@ class Metrics:
         self.upstream.queuing_latency.observe(waited, _THREAD_POOL)
         took = [run.computed - run.assembled for _, run in ran if run.computed and run.assembled]
         self.upstream.runtime_latency.observe(took, model, api, "TF1")
+
+    def _count_priorities(self, requests: list[Observation]) -> None:
+        for priority in {request.priority for request in requests}:
+            name = priority.name.lower()
+            of_it = [request for request in requests if request.priority is priority]
+            refused = sum([request.error is not None for request in of_it])
+            if refused:
+                self.own.priority_requests.add(refused, name, "refused")
+            if refused < len(of_it):
+                self.own.priority_requests.add(len(of_it) - refused, name, "answered")
+            waited = [
+                max(0.0, request.run.started - request.queued)
+                for request in of_it
+                if request.run is not None and request.queued is not None
+            ]
+            self.own.priority_queue.observe(waited, name)
 
     def _count_runs(
         self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]

@@ -226,19 +226,43 @@ def _guarded(
                 _observe(path, request, error, observer)
             return error
 
-        return replace(method, handle=lambda s: method.handle(_GuardedStream(s, refuse)))
+        return replace(method, handle=lambda s: method.handle(_GuardedStream(s, refuse, access)))
+
+    def as_granted(call: Call) -> Call:
+        return _CappedCall(call, access) if access.by_token and rule.kind is Kind.PREDICT else call
 
     if isinstance(method, NonBlocking):
         # Each caller is asked for its token, and so each call is handled by itself.
         return replace(
-            method, handle=lambda call: method.handle(call) if admits(call) else None, alike=None
+            method,
+            handle=lambda call: method.handle(as_granted(call)) if admits(call) else None,
+            alike=None,
         )
 
     def handle(call: Call) -> None:
         if admits(call):
-            method(call)
+            method(as_granted(call))
 
     return handle
+
+
+class _CappedCall:
+    """A Call whose priority is no higher than its caller's token allows."""
+
+    def __init__(self, call: Call, access: Access) -> None:
+        self._call = call
+        self.request = call.request
+        self.local = call.local
+        self.deadline = call.deadline
+        self.shared_observation = call.shared_observation
+        self.metadata = access.capped(call.metadata)
+        self.on_end = call.on_end
+        self.respond = call.respond
+        self.fail = call.fail
+
+    def discard_request(self) -> None:
+        self.request = b""
+        self._call.discard_request()
 
 
 class _GuardedStream:
@@ -248,13 +272,16 @@ class _GuardedStream:
     """
 
     def __init__(
-        self, stream: Stream, refusal: Callable[[Stream, bytes], ServingError | None]
+        self,
+        stream: Stream,
+        refusal: Callable[[Stream, bytes], ServingError | None],
+        access: Access,
     ) -> None:
         self._stream = stream
         self._refusal = refusal
         self.local = stream.local
         self.deadline = stream.deadline
-        self.metadata = stream.metadata
+        self.metadata = access.capped(stream.metadata)
         self.on_end = stream.on_end
         self.on_stop = stream.on_stop
         self.on_idle = stream.on_idle

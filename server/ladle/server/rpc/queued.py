@@ -22,7 +22,7 @@ from ladle.server.core.rollout.shadow_runs import Sample, ShadowRuns
 from ladle.server.core.servable import Afterwards, Model, Pending
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
-from ladle.server.rpc.request import Invocation, with_version
+from ladle.server.rpc.request import Invocation, priority_of, with_version
 from ladle.server.rpc.status import as_status
 
 R = TypeVar("R")  # a request as its API's parser returns it
@@ -235,6 +235,7 @@ class QueuedMethod(Generic[R]):
         """As a call, for a request that was parsed, and a deadline that may come earlier."""
         spec = self._method.model_spec(request)
         call.observation.model = spec.name
+        call.observation.priority = priority_of(call.metadata)
         queued = QueuedRequest(
             self._method,
             request,

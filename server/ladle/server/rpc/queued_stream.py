@@ -20,7 +20,7 @@ from ladle.server.core.servable import Afterwards
 from ladle.server.rpc.dialect import Dialect, Head
 from ladle.server.rpc.queued import QueuedRequest
 from ladle.server.rpc.read_ahead import Accumulator, ReadAheadWindow
-from ladle.server.rpc.request import Waiter, earlier, with_version
+from ladle.server.rpc.request import Waiter, earlier, priority_of, with_version
 from ladle.server.rpc.status import as_status
 
 R = TypeVar("R")  # a request as its API's parser returns it
@@ -225,6 +225,7 @@ class _QueuedStream(Generic[R]):
             parsed, deadline = request()
             del request
             spec = method.model_spec(parsed)
+            slot.observation.priority = priority_of(self._stream.metadata)
             slot.request = QueuedRequest(
                 method,
                 parsed,

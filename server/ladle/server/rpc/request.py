@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ladle.protos.serving_pb import ModelSpec
+from ladle.server.core.access import PRIORITY_KEY, read_priority
+from ladle.server.core.batching.plan import Priority
 from ladle.server.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
@@ -22,6 +24,16 @@ M = TypeVar("M", bound=Message)
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
+
+
+def priority_of(metadata: Metadata) -> Priority:
+    """Return how urgent a caller calls a request.
+
+    Raises:
+        InvalidArgument: The caller says something else.
+    """
+    text = metadata(PRIORITY_KEY)
+    return Priority.NORMAL if text is None else read_priority(text)
 
 
 def parse(message_class: type[M], data: bytes, name: str | None = None) -> M:

@@ -95,6 +95,8 @@ class BatchingConfig:
     """Names of the models whose requests run alone."""
     max_enqueued_bytes: int = 1 << 62
     """Bytes of inputs that may wait for one version."""
+    aging_s: float = 5.0
+    """After so long in a queue a request counts as one priority higher."""
 
 
 class Decision(NamedTuple):
@@ -149,6 +151,7 @@ class BatchingLoader:
             said_by=said_by,
             vouched_signatures=vouched_by_card(model.card_json),
             max_enqueued_bytes=self._config.max_enqueued_bytes,
+            aging_s=self._config.aging_s,
             observer=self._observer,
             servable_id=servable_id,
         )

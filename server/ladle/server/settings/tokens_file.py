@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ladle.server.core.access import Grant, Kind, Tokens, digest_of
+from ladle.server.core.access import Grant, Kind, Tokens, digest_of, read_priority
+from ladle.server.core.batching.plan import Priority
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.settings.polled_file import PolledFile
@@ -27,7 +28,7 @@ _POLL_WAIT_S = 1.0
 # Shorter ones can be guessed by trying.
 _LEAST_CHARACTERS = 16
 _MOST_NAME_CHARACTERS = 100
-_FIELDS = {"token", "sha256", "name", "models", "kinds"}
+_FIELDS = {"token", "sha256", "name", "models", "kinds", "priority"}
 _KINDS = {kind.value: kind for kind in Kind if kind is not Kind.OPEN}
 
 
@@ -71,7 +72,22 @@ def _entry(line: str, name: str) -> tuple[bytes, Grant]:
     kinds = _texts(entry, "kinds", ["predict", "metadata"])
     if unknown := set(kinds) - _KINDS.keys():
         raise InvalidArgument(f"kinds: expected some of {sorted(_KINDS)}, got {sorted(unknown)}")
-    return _digest(entry), Grant(name, frozenset(_KINDS[kind] for kind in kinds), tuple(models))
+    priority = entry.get("priority", "high")
+    if not isinstance(priority, str):
+        raise InvalidArgument(f"priority: expected high, normal or low, got {priority!r}")
+    return _digest(entry), Grant(
+        name,
+        frozenset(_KINDS[kind] for kind in kinds),
+        tuple(models),
+        _priority(priority),
+    )
+
+
+def _priority(text: str) -> Priority:
+    try:
+        return read_priority(text)
+    except InvalidArgument:
+        raise InvalidArgument(f"priority: expected high, normal or low, got {text!r}") from None
 
 
 def _digest(entry: dict[str, Any]) -> bytes:

@@ -206,6 +206,7 @@ def batching_config(config: Config, platform: PlatformConfig) -> BatchingConfig:
         unbatched=config.unbatched,
         # So that a flood on one model leaves room for requests to another.
         max_enqueued_bytes=config.max_inflight_bytes // 2,
+        aging_s=config.low_priority_max_wait_seconds,
     )
 
 

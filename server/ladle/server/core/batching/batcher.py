@@ -40,6 +40,7 @@ class BatchingServable:
         *,
         max_enqueued_bytes: int = 1 << 62,
         max_threads: int | None = None,
+        aging_s: float = 5.0,
         observer: Observer | None = None,
         servable_id: ServableId | None = None,
         said_by: str = "the options of the batcher",
@@ -54,6 +55,7 @@ class BatchingServable:
             max_enqueued_bytes: bytes of inputs that may wait.
             max_threads: threads that run batches and single requests, at most; by default one
                 for each CPU. Where more batches may run at a time there are as many.
+            aging_s: after so long in the queue a request counts as one priority higher.
             observer: is called after each run of the model.
             servable_id: which version `model` is, for the observer and the log.
             said_by: who vouches that rows of different callers may run together; where `options`
@@ -75,6 +77,7 @@ class BatchingServable:
             self._clock,
             max_enqueued_bytes=max_enqueued_bytes,
             max_threads=max_threads or cpus(),
+            aging_s=aging_s,
         )
         self._said_by = ""
         self.configure(options, said_by)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from heapq import merge
 from typing import Generic, Protocol, TypeVar
+
+
+class Priority(IntEnum):
+    """How urgent a request is; the smaller the number the sooner it runs."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +102,16 @@ class Waiting(Protocol):
         """How many rows each of several requests has that wait as one; 0 for a single request."""
 
 
+class Ranked(Waiting, Protocol):
+    """What the order of priorities needs to know beside that."""
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent its caller calls it."""
+
+
 T = TypeVar("T", bound=Waiting)
+R = TypeVar("R", bound=Ranked)
 
 
 @dataclass(frozen=True)
@@ -110,18 +129,42 @@ class WaitUntil:
     time: float
 
 
+def rank(priority: Priority, arrived: float, now: float, aging_s: float) -> int:
+    """Return the priority that a request counts as: one step higher after each `aging_s` seconds.
+
+    So none waits for ever, however many others are more urgent.
+    """
+    return max(Priority.HIGH, priority - int((now - arrived) / aging_s))
+
+
+def in_turn(waiting: Sequence[Collection[R]], now: float, aging_s: float) -> Iterable[R]:
+    """Return the requests of a queue in the order in which they should run.
+
+    They are sorted only as far as they are read.
+
+    Args:
+        waiting: the requests of each priority, in the order in which they came.
+        now: the time on the clock of `arrived`.
+        aging_s: after so long a request counts as one priority higher.
+    """
+    return merge(
+        *waiting, key=lambda one: (rank(one.priority, one.arrived, now, aging_s), one.arrived)
+    )
+
+
 def decide(
-    waiting: Collection[T], running: int, now: float, options: BatchOptions
+    waiting: Iterable[T], running: int, now: float, options: BatchOptions
 ) -> RunNow[T] | WaitUntil | None:
     """Return what a queue should do next; None: nothing, until something comes or ends.
 
     Args:
-        waiting: the requests in the queue, in their order; all are still wanted.
+        waiting: the requests in the queue, in the order in which they should run; all are still
+            wanted.
         running: how many of the queue's batches run.
         now: the time on the clock of `arrived`.
         options: how batches form.
     """
-    if not waiting or running >= options.num_batch_threads:
+    if running >= options.num_batch_threads:
         return None
     most = options.rows_in_a_batch
     batch: list[T] = []
@@ -139,7 +182,10 @@ def decide(
             return RunNow(batch or [task], batch[-1].rows if batch else rows)
         batch.append(task)
         total += rows
-    due = batch[0].arrived + options.batch_timeout_s
-    if total < most and now < due:
-        return WaitUntil(due)
+    if not batch:
+        return None
+    if total < most and options.batch_timeout_s:
+        due = min([task.arrived for task in batch]) + options.batch_timeout_s
+        if now < due:
+            return WaitUntil(due)
     return RunNow(batch, batch[-1].rows)

@@ -6,13 +6,21 @@ Hold that lock to change a task or a queue, unless a docstring says otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ladle.server.core.batching.plan import BatchOptions, RunNow, WaitUntil, decide
+from ladle.server.core.batching.plan import (
+    BatchOptions,
+    Priority,
+    RunNow,
+    WaitUntil,
+    decide,
+    in_turn,
+    rank,
+)
 from ladle.server.core.batching.rows import Outputs
 from ladle.server.core.errors import Unavailable
 from ladle.server.core.observation import Observation
@@ -39,6 +47,7 @@ class Task:
         "nbytes",
         "observation",
         "over",
+        "priority",
         "queue",
         "rows",
         "size",
@@ -73,6 +82,7 @@ class Task:
         self.finished: list[tuple[int, Outputs]] = []
         """What is there of a request that was cut: the first row, and the outputs from there."""
         self.observation = observation
+        self.priority = Priority.NORMAL if observation is None else observation.priority
         self.uneven = ""
         """How the rows of its inputs differ; empty where they don't."""
         self._cancel = cancel
@@ -168,6 +178,8 @@ class QueueDepth:
     """The bytes of their inputs."""
     running: int = 0
     """Batches that run."""
+    ranked: int = 0
+    """Requests in its queues whose priority is not the usual one."""
 
 
 class QueueCapacity:
@@ -187,14 +199,31 @@ class QueueCapacity:
         """Take note of how long a batch ran."""
         self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
 
-    def has_room(self, rows: int, nbytes: int, options: BatchOptions) -> bool:
+    def has_room(
+        self, rows: int, nbytes: int, options: BatchOptions, priority: Priority = Priority.NORMAL
+    ) -> bool:
         """Whether so much more can wait, whatever the requests are that it comes in."""
         depth = self._depth
-        room = options.max_batch_size * options.max_enqueued_batches
-        return depth.rows + rows <= room and depth.nbytes + nbytes <= self._max_bytes
+        room, max_bytes = self._room(options, priority)
+        return depth.rows + rows <= room and depth.nbytes + nbytes <= max_bytes
 
-    def check(self, rows: int, nbytes: int, options: BatchOptions | None) -> None:
+    def _room(self, options: BatchOptions, priority: Priority) -> tuple[int, int]:
+        """Return how many rows and bytes may wait for a request to be let in."""
+        room = options.max_batch_size * options.max_enqueued_batches
+        if priority is Priority.LOW:
+            return max(options.max_batch_size, room // 2), self._max_bytes // 2
+        return room, self._max_bytes
+
+    def check(
+        self,
+        rows: int,
+        nbytes: int,
+        options: BatchOptions | None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Refuse a request that would have to wait in a queue that is full.
+
+        To one of low priority it is full when it is half full: the rest is kept for others.
 
         Raises:
             Unavailable: So many rows or bytes would be too many.
@@ -203,13 +232,12 @@ class QueueCapacity:
         if not depth.requests:
             return
         options = options or _DEFAULTS
-        room = options.max_batch_size * options.max_enqueued_batches
+        room, max_bytes = self._room(options, priority)
         if depth.rows + rows > room:
             excess = f"{depth.rows} rows wait of at most {room}, and the request brings {rows}"
-        elif depth.nbytes + nbytes > self._max_bytes:
+        elif depth.nbytes + nbytes > max_bytes:
             excess = (
-                f"{depth.nbytes} bytes wait of at most {self._max_bytes}, "
-                f"and the request brings {nbytes}"
+                f"{depth.nbytes} bytes wait of at most {max_bytes}, and the request brings {nbytes}"
             )
         else:
             return
@@ -244,13 +272,16 @@ class QueueKey(NamedTuple):
 class Queue:
     """What waits and runs for one signature, set of outputs, and shape."""
 
-    def __init__(self, key: QueueKey, signature: Signature, depth: QueueDepth) -> None:
+    def __init__(
+        self, key: QueueKey, signature: Signature, depth: QueueDepth, aging_s: float = 5.0
+    ) -> None:
         """Make an empty queue.
 
         Args:
             key: what shares the queue, and runs together.
             signature: what is run.
             depth: the servable's, which counts the queue in.
+            aging_s: after so long a request counts as one priority higher.
         """
         self.key = key
         self.signature = signature
@@ -259,6 +290,9 @@ class Queue:
         self.waiting: dict[Task, None] = {}
         self._earliest = math.inf  # no task that waits has an earlier deadline
         self._depth = depth
+        self._aging_s = aging_s
+        # The same by priority, while any has another than the usual one.
+        self._ranked: tuple[dict[Task, None], ...] | None = None
 
     def options(self, options: BatchOptions | None) -> BatchOptions:
         """Return how its batches form, given how the servable's do."""
@@ -272,12 +306,36 @@ class Queue:
         if task.deadline is not None and task.deadline < self._earliest:
             self._earliest = task.deadline
         self._count_in(task)
+        if self._ranked is not None or task.priority is not Priority.NORMAL:
+            self._rank(task)
+
+    def _rank(self, task: Task) -> None:
+        """Sort a task that has joined the queue; if it is the first to be sorted, all of them."""
+        if self._ranked is None:
+            self._ranked = ({}, {}, {})
+            for other in self.waiting:
+                self._ranked[other.priority][other] = None
+        self._ranked[task.priority][task] = None
+        self._depth.ranked += task.priority is not Priority.NORMAL
+
+    def best_rank(self, now: float) -> int:
+        """Return the highest priority that a task here counts as."""
+        heads = [next(iter(tasks), None) for tasks in self._ranked or (self.waiting,)]
+        return min(
+            (rank(t.priority, t.arrived, now, self._aging_s) for t in heads if t is not None),
+            default=Priority.LOW,
+        )
 
     def remove(self, task: Task) -> None:
         """Take a task out, if it waits here."""
         if task in self.waiting:
             del self.waiting[task]
             self._count_out(task)
+            if self._ranked is not None:
+                del self._ranked[task.priority][task]
+                self._depth.ranked -= task.priority is not Priority.NORMAL
+                if not self._ranked[Priority.HIGH] and not self._ranked[Priority.LOW]:
+                    self._ranked = None
 
     def change(self, task: Task, change: Callable[[], None]) -> None:
         """Have `change` change what waits of a task that waits here."""
@@ -313,7 +371,10 @@ class Queue:
 
     def next_batch(self, now: float, options: BatchOptions) -> list[TaskSlice] | WaitUntil | None:
         """Take out what `decide` says is to run now, or return its answer."""
-        decision = decide(self.waiting, self.running, now, options)
+        waiting: Iterable[Task] = self.waiting
+        if self._ranked is not None:
+            waiting = in_turn(self._ranked, now, self._aging_s)
+        decision = decide(waiting, self.running, now, options)
         if not isinstance(decision, RunNow):
             return decision
         parts = []

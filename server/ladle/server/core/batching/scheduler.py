@@ -64,6 +64,7 @@ class BatchScheduler:
         *,
         max_enqueued_bytes: int,
         max_threads: int,
+        aging_s: float = 5.0,
     ) -> None:
         """Start no thread yet.
 
@@ -73,7 +74,9 @@ class BatchScheduler:
             max_enqueued_bytes: bytes of inputs that may wait.
             max_threads: how many threads there are at most. Where more batches may run at a time
                 there are as many.
+            aging_s: after so long a request counts as one priority higher.
         """
+        self._aging_s = aging_s
         self._run = run
         self._clock = clock
         self._max_threads = max_threads
@@ -126,7 +129,7 @@ class BatchScheduler:
             Unavailable: The queue is full, or no thread can be had.
         """
         with self._lock:
-            self._capacity.check(task.rows, task.nbytes, self.options)
+            self._capacity.check(task.rows, task.nbytes, self.options, task.priority)
             self._enqueue(task, key, signature)
 
     def enqueue_alike(self, task: GroupTask, key: QueueKey, signature: Signature) -> bool:
@@ -137,7 +140,9 @@ class BatchScheduler:
         """
         with self._lock:
             options = self.options
-            if options is None or not self._capacity.has_room(task.rows, task.nbytes, options):
+            if options is None or not self._capacity.has_room(
+                task.rows, task.nbytes, options, task.priority
+            ):
                 return False
             self._enqueue(task, key, signature)
             return True
@@ -161,7 +166,7 @@ class BatchScheduler:
         """
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(key, signature, self._depth)
+            queue = self._queues[key] = Queue(key, signature, self._depth, self._aging_s)
         queue.enqueue(task, self._clock.now())
         if task.observation is not None:
             task.observation.rows, task.observation.queued = task.size, task.arrived
@@ -305,7 +310,10 @@ class BatchScheduler:
         callbacks, self._callbacks = self._callbacks, []
         expired: list[Task] = []
         until: float | None = None
-        for queue in list(self._queues.values()):
+        queues = list(self._queues.values())
+        if self._depth.ranked:
+            queues.sort(key=lambda queue: queue.best_rank(now))
+        for queue in queues:
             for task in queue.expired(now):
                 task.end()
                 expired.append(task)

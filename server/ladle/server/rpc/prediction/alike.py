@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladle.server.call import Alike, Group
+from ladle.server.core.access import PRIORITY_KEY
 from ladle.server.core.batching.run import LATE
 from ladle.server.core.errors import Cancelled, DeadlineExceeded, ServingError
 from ladle.server.core.lifecycle.manager import Manager
@@ -32,7 +33,7 @@ from ladle.server.rpc.prediction.predict import (
     spec_field,
 )
 from ladle.server.rpc.queued import Outputs
-from ladle.server.rpc.request import find_version
+from ladle.server.rpc.request import find_version, priority_of
 from ladle.server.rpc.status import as_status
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def predict_alike(
         handle,
         map_field=_INPUTS,
         contents=(_TENSOR_CONTENT, *_RAW_FIELDS),
-        metadata=(TENSOR_CONTENT_KEY,),
+        metadata=(TENSOR_CONTENT_KEY, PRIORITY_KEY),
     )
 
 
@@ -81,6 +82,7 @@ def _submit(manager: Manager, predict: Predict, observer: Observer, group: Group
     """Put the requests into their queue; False: they are none that can go as one."""
     observation = Observation("Predict", "GRPC", b"")
     observation.request_bytes = group.nbytes
+    observation.priority = priority_of(group.metadata)
     request = predict.parse(group.request, group.metadata)
     handle = find_version(manager, predict.model_spec(request))
     if not isinstance(handle, Handle):

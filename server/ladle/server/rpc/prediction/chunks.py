@@ -19,7 +19,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.prediction.predict import ParsedPredict, Predict, encode_response
 from ladle.server.rpc.queued import Outputs, QueuedRequest
 from ladle.server.rpc.queued_stream import MAX_INLINE_BYTES
-from ladle.server.rpc.request import Invocation, Waiter, with_version
+from ladle.server.rpc.request import Invocation, Waiter, priority_of, with_version
 from ladle.server.rpc.status import as_status
 
 # Clients take 4 MiB by default; the rest is for names and headers.
@@ -190,6 +190,7 @@ class _ChunkedAnswer:
             parsed = method.parse(message, stream.metadata)
             spec = method.model_spec(parsed)
             observation.model = spec.name
+            observation.priority = priority_of(stream.metadata)
             request = QueuedRequest(
                 method, parsed, len(message), stream.deadline, observation, self._deliver
             )

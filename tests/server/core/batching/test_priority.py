@@ -27,6 +27,7 @@ class Asked(NamedTuple):
     arrived: float
     rows: int = 1
     is_cut: bool = False
+    rows_of_each: int = 0
 
 
 def queues(asked: list[Asked]) -> list[list[Asked]]:

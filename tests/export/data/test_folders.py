@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from ladle.export import DataError, Dataset, load_data
 from ladle.protos.tensorflow_pb import Example
@@ -377,3 +378,28 @@ def test_files_that_are_no_examples_are_noted_and_blanks_around_a_class_do_not_c
     assert dataset.notes == (
         "1 entries are passed over, which are not .png, .jpg, .jpeg, .bmp, .gif: 1 .webp",
     )
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.npz", "data.tfrecord", "cats/0.png"])
+def test_a_fifo_is_never_waited_for(tmp_path: Path, name: str) -> None:
+    for label in ("cats", "dogs"):
+        (tmp_path / label).mkdir()
+        for number in range(1, 6):
+            Image.new("L", (4, 4), number).save(tmp_path / label / f"{number}.png")
+    os.mkfifo(tmp_path / name)
+    source = tmp_path / name if name.startswith("data") else tmp_path
+    with pytest.raises(DataError, match="cannot be read: expected a regular file, got a FIFO"):
+        load_data(source)
+
+
+def test_a_column_that_float32_rounds_away_is_said(tmp_path: Path) -> None:
+    rows = [f"{1_700_000_000 + n},{n},{n % 2}" for n in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["when,n,label", *rows]))
+    (note,) = load_data(tmp_path / "t.csv").notes
+    assert note.startswith('columns "when": their values are so large')
+
+
+def test_a_long_text_in_a_table_is_read(tmp_path: Path) -> None:
+    rows = [f"{'word ' * 40_000}{n},{n % 2}" for n in range(10)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    assert len(load_data(tmp_path / "t.csv").x_train[0]) > 200_000

@@ -24,6 +24,7 @@ from ladle.export.data.tables.frames import read_frame
 from ladle.export.errors import DataError
 from ladle.export.multi_io.data import MultiDataset
 from ladle.protos.files.frames import Frame, is_frame
+from ladle.protos.files.regular_file import check_regular
 from ladle.protos.model_card import Normalization
 
 # Larger arrays are not read into memory, but mapped.
@@ -147,6 +148,11 @@ def read_source(
         raise DataError(f"group by: expected a .csv or a folder of files, got {source}")
     if named is not None:
         return named(regression)
+    if path.suffix.lower() in (".npz", ".csv", *TFRECORDS) and path.exists() and not path.is_dir():
+        try:
+            check_regular(path)  # a FIFO would be waited for, and can't be read twice
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     match path.suffix.lower():
         case ".npz":
             return _npz(path, regression)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ladle.export.data.dataset import AS_IT_IS, Dataset
 from ladle.export.errors import DataError
+from ladle.protos.files.regular_file import open_regular
 
 COLUMN = "text"
 """The name of a table's column that always holds texts."""
@@ -69,7 +70,7 @@ def read_text(file: Path) -> str:
         DataError: It can't be read, is no such text, or is larger than 16 MB.
     """
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             content = opened.read(_MAX_TEXT_BYTES + 1)
         if len(content) > _MAX_TEXT_BYTES:
             raise DataError(f"{file}: expected at most {_MAX_TEXT_BYTES} bytes of text, got more")

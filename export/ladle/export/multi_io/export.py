@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ladle.export.data.duplicates import labels_note, missing_labels_note
 from ladle.export.multi_io import signatures as signing
 from ladle.export.multi_io.data import MultiDataset
 from ladle.export.multi_io.measuring import measure
@@ -66,6 +68,7 @@ def export_multi_io(
     check_vocabularies(model)
     named = NamedModel(model, dataset)
     customs = custom_endpoints(settings.signatures, model)
+    dataset = _with_notes(dataset)
     for note in dataset.notes:
         logger.warning("%s: %s", dataset.name, note)
     history: Mapping[str, list[float]] = {}
@@ -121,6 +124,17 @@ def _model(spec: Any, dataset: MultiDataset, settings: Settings) -> Any:
     shapes = {name: array.shape[1:] for name, array in dataset.x_train.items()}
     counts = {name: len(dataset.labels.get(name, ())) or 1 for name in dataset.y_train}
     return read_model(spec, (shapes, counts), allow_unsafe=settings.allow_unsafe_model)
+
+
+def _with_notes(dataset: MultiDataset) -> MultiDataset:
+    """Return the data with a note on each output whose labels are strange."""
+    found = [
+        f"output {name!r}: {note}" if name else note
+        for name, labels in dataset.labels.items()
+        for note in (labels_note(labels), missing_labels_note(labels))
+        if note is not None
+    ]
+    return replace(dataset, notes=(*dataset.notes, *found))
 
 
 def _columns(named: NamedModel) -> tuple[Column, ...]:

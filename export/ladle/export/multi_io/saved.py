@@ -6,6 +6,8 @@ import json
 import zipfile
 from typing import Any
 
+from ladle.protos.files.regular_file import check_regular
+
 _CONFIG = "config.json"
 _MAX_CONFIG_BYTES = 1 << 28
 
@@ -16,6 +18,7 @@ def has_several_inputs(path: str) -> bool:
     What can't be read so has not: loading it says why.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(_CONFIG).file_size > _MAX_CONFIG_BYTES:
                 return False

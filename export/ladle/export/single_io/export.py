@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.export.data.dataset import Dataset
-from ladle.export.data.duplicates import duplicates_note
+from ladle.export.data.duplicates import duplicates_note, labels_note, missing_labels_note
 from ladle.export.publishing.card import provenance, write_card
 from ladle.export.publishing.checks import check_metrics
 from ladle.export.publishing.destination import Destination
@@ -137,7 +137,9 @@ def _normalized(
 def _with_notes(dataset: Dataset, losses: Mapping[str, float]) -> Dataset:
     """Warn of what is strange about the data and their normalisation, and keep it with them."""
     duplicates = None if dataset.is_made_up else duplicates_note(dataset)
-    found = [note for note in (duplicates, normalization_note(losses)) if note is not None]
+    of_labels = (labels_note(dataset.labels), missing_labels_note(dataset.labels))
+    notes = (duplicates, *of_labels, normalization_note(losses))
+    found = [note for note in notes if note is not None]
     dataset = replace(dataset, notes=(*dataset.notes, *found))
     for note in dataset.notes:
         logger.warning("%s: %s", dataset.name, note)

@@ -6,6 +6,7 @@ import csv
 import math
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.holdout import Labels, TrainTestSplit, split
 from ladle.export.data.tables.places import NAMELESS, Places, find_places
-from ladle.export.data.tables.standardization import standardization
+from ladle.export.data.tables.standardization import precision_note, standardization
 from ladle.export.data.texts import are_texts, is_number, text_dataset
 from ladle.export.errors import DataError
 from ladle.export.multi_io.data import ONLY, MultiDataset
 
+_MOST_CHARACTERS = 1 << 24
+"""Of a value, a text; as many bytes as a text of a folder may have."""
 # What is beyond would become infinite.
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -109,15 +112,11 @@ def read_csv(
     parts = TrainTestSplit(held_out, (len(table.features),), np.float32, notes)
     for (line, row), _ in zip(_rows_again(path, n_rows), held_out, strict=True):
         parts.add([_number(path, line, header[column], row[column]) for column in table.features])
-    return parts.dataset(
-        path.name,
-        targets,
-        names,
-        standardization(parts.train),
-        weighted,
-        tuple(header[column] for column in table.features),
-        numbered,
-    )
+    columns = tuple(header[column] for column in table.features)
+    measured = standardization(parts.train)
+    dataset = parts.dataset(path.name, targets, names, measured, weighted, columns, numbered)
+    note = precision_note(measured, columns)
+    return dataset if note is None else replace(dataset, notes=(*dataset.notes, note))
 
 
 def _columns(path: Path, table: Places, n_rows: int, texts: set[int]) -> dict[str, NDArray[Any]]:
@@ -144,6 +143,8 @@ def _not_empty(path: Path, line: int, what: str, text: str) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank with the number of its line, the header with 1."""
+    if csv.field_size_limit() < _MOST_CHARACTERS:  # Python's own limit is 128 KiB
+        csv.field_size_limit(_MOST_CHARACTERS)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ladle.export.data.dataset import Dataset
 from ladle.export.data.holdout import Labels, split
 from ladle.export.data.tables.places import NAMELESS, Places, find_places
-from ladle.export.data.tables.standardization import standardization
+from ladle.export.data.tables.standardization import precision_note, standardization
 from ladle.export.data.texts import are_texts, text_dataset
 from ladle.export.errors import DataError
 from ladle.export.multi_io.data import ONLY, MultiDataset
@@ -89,6 +89,8 @@ def read_frame(
         )
     numbers = np.stack([_numbers(name, places, arrays, n) for n in places.features], axis=1)
     train = ~held_out
+    measured = standardization(numbers[train])
+    note = precision_note(measured, tuple(features))
     return Dataset(
         name=name,
         x_train=numbers[train],
@@ -96,11 +98,11 @@ def read_frame(
         x_test=numbers[held_out],
         y_test=targets[held_out],
         labels=labels,
-        normalization=standardization(numbers[train]),
+        normalization=measured,
         sample_weight=None if weights is None else weights[train],
         groups=None if groups is None else groups[train],
         columns=tuple(features),
-        notes=notes,
+        notes=notes if note is None else (*notes, note),
     )
 
 

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ladle.protos.model_card import Normalization
 
 _ROWS_AT_A_TIME = 4096
+# float32 has 2^23 steps between a number and its double.
+_MOST_STEPS = 1 << 19
+_MAX_SHOWN = 300
+
+
+def precision_note(found: Normalization, names: Sequence[str]) -> str | None:
+    """Return the sentence on columns whose differences float32 hardly holds; None without such.
+
+    Args:
+        found: As `standardization` measured it.
+        names: Of the columns.
+    """
+    offsets, divisors = np.atleast_1d(found.offset), np.atleast_1d(found.divisor)
+    lost = np.abs(offsets) > divisors * _MOST_STEPS
+    if not lost.any():
+        return None
+    shown = ", ".join(f'"{name}"' for name, is_lost in zip(names, lost, strict=True) if is_lost)
+    return (
+        f"columns {shown[:_MAX_SHOWN]}: their values are so large beside their differences that"
+        " float32 rounds these away; subtract a number near them, such as the first date"
+    )
 
 
 def standardization(features: NDArray[np.float32]) -> Normalization:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ladle.protos.files.regular_file import check_regular
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -99,6 +101,8 @@ def _opened(
         raise TypeError(
             f"expected a PIL image, an image file's bytes or its path, got {type(picture).__name__}"
         )
+    if not isinstance(picture, bytes):
+        check_regular(picture)  # a FIFO would be waited for
     try:
         return Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
     except UnidentifiedImageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -33,6 +34,17 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(number)
         raise NotRegularError(f"expected a regular file, got {_kind(mode)}")
     return os.fdopen(number, "rb")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """See that a path leads to a regular file, before another library opens it.
+
+    Raises:
+        OSError: It does not exist; NotRegularError if it is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotRegularError(errno.EINVAL, f"expected a regular file, got {_kind(mode)}")
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:

@@ -12,7 +12,7 @@ NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench compare demo dist docs test lint fmt types unit e2e ray-test install native native-test native-fuzz protos release-check clean
+.PHONY: azurite help bench compare demo dist docs test lint fmt types unit e2e ray-test install native native-test native-fuzz protos release-check clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ $(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
 	$(BIN)/python -m pip --python $(CONFORMANCE)/bin/python install --quiet --no-deps \
 		-r tests/conformance/requirements.txt
 	@touch $@
+
+azurite: ## Azure's stand-in for tests/e2e/test_azure.py, which is skipped without it; needs npm
+	npm install --prefix build/azurite --no-fund --no-audit --ignore-scripts azurite@3.35.0
 
 demo: $(VENV)/.demo ## in two minutes: train, publish, serve and predict real images
 	@$(MAKE) --no-print-directory native

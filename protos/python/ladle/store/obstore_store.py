@@ -65,14 +65,14 @@ class ObstoreStore:
             found = self._obstore.list_with_delimiter(self._store, prefix or None)
         start = len(prefix) + 1 if prefix else 0
         folders = tuple(str(path)[start:].strip("/") for path in found["common_prefixes"])
-        return Listing(folders, tuple(map(_stored, found["objects"])))
+        return Listing(folders, tuple(map(self._stored, found["objects"])))
 
     def list_all(self, prefix: str, *, most: int) -> list[StoredObject]:
         """Return the objects below a prefix, at any depth."""
         listed: list[StoredObject] = []
         with self._errors(prefix):
             for chunk in self._obstore.list(self._store, prefix or None):
-                listed += map(_stored, chunk)
+                listed += map(self._stored, chunk)
                 if len(listed) > most:
                     break
         return listed[: most + 1]
@@ -80,7 +80,7 @@ class ObstoreStore:
     def head(self, key: str) -> StoredObject:
         """Return an object as a listing has it."""
         with self._errors(key):
-            return _stored(self._obstore.head(self._store, key))
+            return self._stored(self._obstore.head(self._store, key))
 
     def get(
         self, key: str, *, start: int = 0, end: int | None = None, if_match: str = ""
@@ -104,7 +104,7 @@ class ObstoreStore:
         mode: Any = "create" if if_absent else {"e_tag": if_match} if if_match else "overwrite"
         with self._errors(key):
             put = self._obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-        return str(put["e_tag"] or "")
+        return self._etag(put["e_tag"])
 
     def upload(self, key: str, file: Path) -> None:
         """Write an object of a file's content."""
@@ -122,6 +122,19 @@ class ObstoreStore:
         with self._errors(key), suppress(FileNotFoundError):
             self._obstore.delete(self._store, key)
 
+    def _stored(self, meta: Any) -> StoredObject:
+        return StoredObject(
+            str(meta["path"]),
+            int(meta["size"]),
+            self._etag(meta["e_tag"]),
+            float(meta["last_modified"].timestamp()),
+        )
+
+    def _etag(self, given: str | None) -> str:
+        # Azure's listings leave out the quotes that its other answers have.
+        is_bare = self._bucket.scheme == "az" and given and not given.endswith('"')
+        return f'"{given}"' if is_bare else given or ""
+
     def _where(self, key: str) -> str:
         return str(self._bucket / key)
 
@@ -133,12 +146,3 @@ class ObstoreStore:
             yield
         except (BaseError, FileNotFoundError) as error:
             raise as_store_error(error, self._where(key), self._credentials) from None
-
-
-def _stored(meta: Any) -> StoredObject:
-    return StoredObject(
-        str(meta["path"]),
-        int(meta["size"]),
-        str(meta["e_tag"] or ""),
-        float(meta["last_modified"].timestamp()),
-    )

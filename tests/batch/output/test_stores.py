@@ -211,3 +211,21 @@ def test_a_manifest_of_others_removes_no_file_of_this_machine(
     assert precious.exists()
     assert ended == 1
     assert "expected names of files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (f"in/{'x' * 252}.npy", "File name too long"),
+        ("in/a/x.npy/y.npy", "directory"),  # beside in/a/x.npy
+    ],
+)
+def test_an_object_that_can_be_no_file_is_told_in_one_line(
+    store: FakeStore, predict: Predict, capsys: pytest.CaptureFixture[str], key: str, why: str
+) -> None:
+    store.write(key, store.objects["in/a/x.npy"][0])
+    assert predict("--input", IN, "--output", OUT) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "can't be kept on this machine" in told
+    assert why.lower() in told.lower() or "exists" in told
+    assert store.objects.keys() & {"out/_manifest.json"} == set()

@@ -133,7 +133,7 @@ def fetch(store: Store, todo: Sequence[tuple[StoredObject, Path]]) -> None:
 
     Raises:
         StoreError: The store does not give one, or has another one by now.
-        OSError: A file can't be written.
+        BatchError: A file can't be written.
     """
     with ThreadPoolExecutor(min(_FETCHED_AT_A_TIME, len(todo))) as pool:
         for _ in pool.map(lambda one: _fetch_one(store, *one), todo):
@@ -141,6 +141,14 @@ def fetch(store: Store, todo: Sequence[tuple[StoredObject, Path]]) -> None:
 
 
 def _fetch_one(store: Store, stored: StoredObject, path: Path) -> None:
+    try:
+        _write_one(store, stored, path)
+    except OSError as error:  # no room, a name too long, or one of a file and of a folder
+        why = error.strerror or str(error)
+        raise BatchError(f"--input: {stored.key} can't be kept on this machine: {why}") from None
+
+
+def _write_one(store: Store, stored: StoredObject, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for start in range(0, stored.size, _PART_BYTES):

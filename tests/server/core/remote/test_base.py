@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
+from fakes import TIMEOUT_S, FakeClock
 from stores import BASE, FakeStore, publish, upload_order
 
 from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
@@ -31,9 +31,12 @@ class ByHand(Workers):
     def __init__(self) -> None:
         super().__init__(1, "by hand")
         self.jobs: deque[Callable[[], None]] = deque()
+        self.has_threads = True
 
-    def submit(self, key: str, job: Callable[[], None]) -> None:
-        self.jobs.append(job)
+    def submit(self, key: str, job: Callable[[], None]) -> bool:
+        if self.has_threads:
+            self.jobs.append(job)
+        return self.has_threads
 
     def run(self) -> bool:
         ran = bool(self.jobs)
@@ -531,6 +534,38 @@ def test_workers_of_a_store_that_stalls_hold_up_no_other(tmp_path: Path) -> None
     gate.set()
     workers.close()
     workers.submit("fast", pytest.fail)
+
+
+def test_a_job_never_runs_in_the_thread_of_who_submits_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = Workers(2, "test")
+    gate, ran = threading.Event(), threading.Event()
+    workers.submit("s3://a", gate.wait)  # type: ignore[arg-type]
+
+    def no_room(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_room)
+        assert not workers.submit("s3://b", pytest.fail)
+        assert workers.submit("s3://a", ran.set)  # the thread that runs takes it next
+    gate.set()
+    assert ran.wait(TIMEOUT_S)
+    assert workers.submit("s3://b", lambda: None)
+    workers.close()
+
+
+def test_without_a_thread_a_look_and_a_fetch_come_later(tmp_path: Path) -> None:
+    there = Harness(tmp_path)
+    publish(there.store, 1, ONE)
+    there.looks.has_threads = False
+    assert "no thread can be had" in str(there.look().problem)
+    there.looks.has_threads, there.fetches.has_threads = True, False
+    assert "no thread can be had" in there.look().incomplete[1]
+    there.fetches.has_threads = True
+    assert there.look().problem is None
+    assert there.content(1) == ONE
 
 
 def test_a_version_that_is_wanted_again_while_it_is_given_up_comes(tmp_path: Path) -> None:

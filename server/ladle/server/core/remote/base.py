@@ -35,6 +35,7 @@ _LOOKS_BETWEEN_CHECKS = 20
 _SHORT_WAIT_S = 1.0
 # Where versions are looked for once, a fetch is tried so often, without waits.
 _TRIES_OF_ONE_LOOK = 3
+_NO_THREAD = "no thread can be had to ask the store; it is tried again"
 
 
 class RemoteBase:
@@ -115,8 +116,12 @@ class RemoteBase:
                 if known.is_to_retry(now_s):
                     self._submit_fetch(version, known)
             result = self._result()
-        if begins:
-            self._options.looks.submit(self._bucket, self._look_and_notify)
+        if begins and not self._options.looks.submit(self._bucket, self._look_and_notify):
+            with self._lock:
+                self._is_looking = False
+                self._look_ended(Problem(f"{self._url}: {_NO_THREAD}", False))
+                result = self._result()
+                self._lock.notify_all()
         return result
 
     def close(self) -> None:
@@ -293,7 +298,10 @@ class RemoteBase:
         known.is_fetching = True
         known.cancelled = threading.Event()
         wanted = Wanted(self._url, version, known.folder_name, verdict.files, known.fingerprint)
-        self._options.fetches.submit(self._bucket, partial(self._fetch, version, known, wanted))
+        fetch = partial(self._fetch, version, known, wanted)
+        if not self._options.fetches.submit(self._bucket, fetch):
+            known.is_fetching = False
+            self._fetch_failed(version, known, Problem(_NO_THREAD, False), Outcome())
 
     def _fetch(self, version: int, known: RemoteVersion, wanted: Wanted) -> None:
         """Bring a version into the cache, and keep how that has ended."""

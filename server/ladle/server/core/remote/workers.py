@@ -29,21 +29,29 @@ class Workers:
         self._threads: dict[str, int] = {}
         self._closed = False
 
-    def submit(self, key: str, job: _Job) -> None:
-        """Have a job run soon; what it raises is logged. After `close` it is dropped."""
+    def submit(self, key: str, job: _Job) -> bool:
+        """Have a job run soon; what it raises is logged. After `close` it is dropped. Never blocks.
+
+        Returns False if the system has no room for a thread, and none runs that would take the job:
+        it is dropped then, and never runs in the caller's thread, which may hold a lock.
+        """
         with self._lock:
             if self._closed:
-                return
-            self._waiting.setdefault(key, deque()).append(job)
+                return True
             running = self._threads.get(key, 0)
+            self._waiting.setdefault(key, deque()).append(job)
             if running >= self._most:
-                return
+                return True
+            thread = threading.Thread(target=self._work, args=(key,), name=self._name, daemon=True)
+            try:
+                thread.start()  # it waits for the lock
+            except RuntimeError:
+                if running:
+                    return True  # one that runs takes the job next
+                del self._waiting[key]
+                return False
             self._threads[key] = running + 1
-        thread = threading.Thread(target=self._work, args=(key,), name=self._name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no room for more
-            self._work(key)
+            return True
 
     def close(self) -> None:
         """Begin no further job; returns at once."""

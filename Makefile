@@ -57,7 +57,7 @@ $(CONFORMANCE)/.installed: $(VENV)/.installed tests/conformance/requirements.txt
 		-r tests/conformance/requirements.txt
 	@touch $@
 
-azurite: ## Azure's stand-in for tests/e2e/test_azure.py, which is skipped without it; needs npm
+azurite: ## Azure's stand-in for tests/store/test_azurite.py, which is skipped without it; needs npm
 	npm install --prefix build/azurite --no-fund --no-audit --ignore-scripts azurite@3.35.0
 
 demo: $(VENV)/.demo ## in two minutes: train, publish, serve and predict real images

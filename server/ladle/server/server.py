@@ -356,6 +356,8 @@ class Server:
     def _halt(self, grace_s: float = 0.0) -> bool:
         with self._halting:
             started = time.monotonic()
+            if self._member is not None:
+                self._member.stop_waiting()
             self._source.stop()
             self._on_demand.stop()
             self._remote.stop()

@@ -12,44 +12,64 @@ ONE = ("m", 1)
 
 def test_all_are_released_by_the_last_and_once() -> None:
     barrier = Barrier()
-    barrier.arrived(1, ONE, waits=True)
-    assert list(barrier.released([1, 2])) == []
-    barrier.arrived(2, ONE, waits=True)
-    assert list(barrier.released([1, 2])) == [(1, ONE), (2, ONE)]
-    assert list(barrier.released([1, 2])) == []
+    barrier.loaded(1, ONE)
+    assert barrier.released([1, 2]) == []
+    barrier.loaded(2, ONE)
+    assert barrier.released([1, 2]) == [(1, ONE), (2, ONE)]
+    assert barrier.released([1, 2]) == []
 
 
 def test_one_that_fails_holds_up_nobody() -> None:
     barrier = Barrier()
-    barrier.arrived(1, ONE, waits=True)
-    barrier.arrived(2, ONE, waits=False)
-    assert list(barrier.released([1, 2])) == [(1, ONE)]
+    barrier.loaded(1, ONE)
+    barrier.failed(2, ONE)
+    assert barrier.released([1, 2]) == [(1, ONE)]
 
 
 def test_one_that_ends_holds_up_nobody() -> None:
     barrier = Barrier()
-    barrier.arrived(1, ONE, waits=True)
+    barrier.loaded(1, ONE)
     barrier.gone(2)
-    assert list(barrier.released([1])) == [(1, ONE)]
+    assert barrier.released([1]) == [(1, ONE)]
 
 
 def test_one_that_comes_later_finds_the_others_there() -> None:
     barrier = Barrier()
-    barrier.arrived(1, ONE, waits=True)
+    barrier.loaded(1, ONE)
     barrier.released([1])
-    barrier.arrived(2, ONE, waits=True)
-    assert list(barrier.released([1])) == [(2, ONE)]
+    barrier.loaded(2, ONE)
+    assert barrier.released([1]) == [(2, ONE)]
+
+
+def test_a_version_goes_once_nobody_serves_it_as_if_it_stayed() -> None:
+    barrier = Barrier()
+    for key in (1, 2):
+        barrier.loaded(key, ONE)
+    barrier.released([1, 2])
+    barrier.leaving(1, ONE)
+    assert barrier.released([1, 2]) == []
+    barrier.leaving(2, ONE)
+    assert barrier.released([1, 2]) == [(1, ONE), (2, ONE)]
+
+
+def test_a_version_that_the_others_failed_to_load_goes_at_once() -> None:
+    barrier = Barrier()
+    barrier.loaded(1, ONE)
+    barrier.failed(2, ONE)
+    barrier.released([1, 2])
+    barrier.leaving(1, ONE)
+    assert barrier.released([1, 2]) == [(1, ONE)]
 
 
 def test_a_version_that_was_unloaded_is_waited_for_again() -> None:
     barrier = Barrier()
     for key in (1, 2):
-        barrier.arrived(key, ONE, waits=True)
+        barrier.loaded(key, ONE)
     barrier.released([1, 2])
     for key in (1, 2):
-        barrier.left(key, ONE)
-    barrier.arrived(1, ONE, waits=True)
-    assert list(barrier.released([1, 2])) == []
+        barrier.leaving(key, ONE)
+    barrier.loaded(1, ONE)
+    assert barrier.released([1, 2]) == []
 
 
 @given(st.permutations([(key, version) for key in (1, 2, 3) for version in (1, 2)]))
@@ -60,7 +80,7 @@ def test_in_any_order_nobody_is_released_early_and_all_are_in_the_end(
     there: set[tuple[int, int]] = set()
     released = []
     for key, version in arrivals:
-        barrier.arrived(key, ("m", version), waits=True)
+        barrier.loaded(key, ("m", version))
         there.add((key, version))
         for who, (_, which) in barrier.released([1, 2, 3]):
             assert {(k, which) for k in (1, 2, 3)} <= there

@@ -169,7 +169,15 @@ def test_a_version_waits_until_it_is_released(supervisor: Supervisor) -> None:
     assert ended() is None
 
 
-def test_others_hear_of_versions_that_fail_and_go(supervisor: Supervisor) -> None:
+def test_others_hear_of_versions_that_fail(supervisor: Supervisor) -> None:
     supervisor.siblings.failed(SERVABLE)
-    supervisor.siblings.unloaded(SERVABLE)
-    assert [supervisor.receive()["op"] for _ in range(2)] == ["failed", "unloaded"]
+    assert supervisor.receive() == {"op": "failed", "name": "m", "version": 3}
+
+
+def test_a_version_that_goes_waits_for_the_others_unless_the_worker_stops(
+    supervisor: Supervisor,
+) -> None:
+    ended = begun(lambda: supervisor.siblings.leaving(SERVABLE))
+    assert supervisor.receive() == {"op": "leaving", "name": "m", "version": 3}
+    supervisor.siblings.stop_waiting()
+    assert ended() is None

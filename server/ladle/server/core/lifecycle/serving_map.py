@@ -128,12 +128,12 @@ class ServingMap:
         return True
 
     def publish(self, name: str, versions: Mapping[int, Entry]) -> None:
-        """Replace what requests see of a model: those of its versions that are available.
+        """Replace what requests see of a model: those of its versions that can be had.
 
         A label of its folder is put on its version once that is available, and stays where it was
         until then.
         """
-        available = {number: e for number, e in versions.items() if e.state is State.AVAILABLE}
+        available = {number: entry for number, entry in versions.items() if entry.can_be_had}
         serving = dict(self._serving)
         before = serving.pop(name, None)
         if available:
@@ -192,6 +192,8 @@ class Entry:
         self.aspired = True
         self.error: ServingError | None = None
         self.servable: Servable | None = None
+        self.serves_on = False
+        """Whether requests can have it though it unloads: other processes don't know it yet."""
         self.last_use = 0
         """Grows with each handle that was given out to use it, of all versions."""
         self._began = False
@@ -205,6 +207,11 @@ class Entry:
     def handles(self) -> int:
         """How many handles are out, at this moment."""
         return self._handles
+
+    @property
+    def can_be_had(self) -> bool:
+        """Whether requests can have it."""
+        return self.state is State.AVAILABLE or self.serves_on
 
     @property
     def has_failed(self) -> bool:

@@ -32,8 +32,8 @@ class OtherProcesses(Protocol):
     def failed(self, servable_id: ServableId) -> None:
         """Have none of the others wait for a version that can't be loaded here."""
 
-    def unloaded(self, servable_id: ServableId) -> None:
-        """Take note that a version is not loaded any more."""
+    def leaving(self, servable_id: ServableId) -> None:
+        """Block until the others say too that a version goes, or for a bounded time."""
 
 
 class Transitions:
@@ -110,6 +110,7 @@ class Transitions:
                         break
                     # Published as unloading first, so that no observer trusts it a moment longer.
                     entry.move(State.UNLOADING)
+                    entry.serves_on = self._others is not None
                     self._serving.publish(name, self._registry.versions(name))
 
     def advance_held_up(self) -> None:
@@ -210,14 +211,17 @@ class Transitions:
                 self._clock.wait(self._changed, remaining_s)
 
     def _run_unload(self, entry: Entry) -> None:
+        if self._others is not None:
+            self._others.leaving(entry.id)
+            with self._changed:
+                entry.serves_on = False
+                self._serving.publish(entry.id.name, self._registry.versions(entry.id.name))
         servable = entry.quiesce()
         try:
             servable.close()
         except Exception:
             logger.exception("closing failed model=%s version=%d", *entry.id)
         logger.info("unloaded model=%s version=%d", *entry.id)
-        if self._others is not None:
-            self._others.unloaded(entry.id)
         with self._changed:
             entry.end(None)
             self.advance(entry.id.name)

@@ -18,7 +18,7 @@ from ladle.server.wiring.workers.serving.siblings import Siblings
 
 
 class Member:
-    """Order of calls: `join`, `answer`, `say_last`."""
+    """Order of calls: `join`, `answer`, `stop_waiting`, `say_last`."""
 
     def __init__(self, own: ModelSet, siblings: Siblings) -> None:
         """Take this worker's models, and the way to the others."""
@@ -67,6 +67,10 @@ class Member:
                 "wait": taking.wait,
             }
         )
+
+    def stop_waiting(self) -> None:
+        """Have versions wait for no other worker any more."""
+        self._siblings.stop_waiting()
 
     def say_last(self, exposition: Exposition) -> None:
         """Have the supervisor keep what this worker has counted; it counts no more."""

@@ -49,6 +49,7 @@ class Siblings:
         self._replies: dict[int, Any] = {}
         self._unanswered: set[int] = set()
         self._held: set[ServableId] = set()
+        self._waits = True
         self._alone = False
 
     def answer_with(self, answers: Mapping[str, Answer]) -> None:
@@ -78,6 +79,7 @@ class Siblings:
         """Take note that the supervisor has gone: nothing is waited for any more."""
         with self._lock:
             self._alone = True
+            self._waits = False
             self._lock.notify_all()
 
     def ask(self, op: str, body: Any, timeout_s: float, **more: Any) -> Any:
@@ -162,28 +164,40 @@ class Siblings:
 
         It is not available meanwhile.
         """
-        with self._lock:
-            self._held.add(servable_id)
-        self._about("loaded", servable_id)
-        with self._lock:
-            released = self._lock.wait_for(
-                lambda: servable_id not in self._held or self._alone, self._barrier_s
-            )
-            self._held.discard(servable_id)
-        if not released:
-            logger.warning(
-                "other workers have not loaded it after %g s model=%s version=%d",
-                self._barrier_s,
-                *servable_id,
-            )
+        if not self._released("loaded", servable_id):
+            text = "other workers have not loaded it after %g s model=%s version=%d"
+            logger.warning(text, self._barrier_s, *servable_id)
 
     def failed(self, servable_id: ServableId) -> None:
         """Have no other worker wait for a version that this one can't load."""
         self._about("failed", servable_id)
 
-    def unloaded(self, servable_id: ServableId) -> None:
-        """Say that a version is not there any more."""
-        self._about("unloaded", servable_id)
+    def leaving(self, servable_id: ServableId) -> None:
+        """Block until the other workers say too that a version goes, or take too long.
+
+        It answers meanwhile.
+        """
+        if not self._released("leaving", servable_id):
+            text = "other workers serve on what goes here after %g s model=%s version=%d"
+            logger.warning(text, self._barrier_s, *servable_id)
+
+    def stop_waiting(self) -> None:
+        """Have versions wait for nobody any more: this worker stops."""
+        with self._lock:
+            self._waits = False
+            self._lock.notify_all()
+
+    def _released(self, op: str, servable_id: ServableId) -> bool:
+        """Say something of a version, and wait for the others to say it; False if they don't."""
+        with self._lock:
+            self._held.add(servable_id)
+        self._about(op, servable_id)
+        with self._lock:
+            released = self._lock.wait_for(
+                lambda: servable_id not in self._held or not self._waits, self._barrier_s
+            )
+            self._held.discard(servable_id)
+        return released
 
     def _about(self, op: str, servable_id: ServableId) -> None:
         self._channel.send({"op": op, "name": servable_id.name, "version": servable_id.version})

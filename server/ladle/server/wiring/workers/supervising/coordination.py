@@ -70,12 +70,12 @@ class Coordinator:
             case "join":
                 self._joined.add(key)
                 self._reply(key, message["id"], {"models": self._models})
-            case "loaded" | "failed" | "unloaded":
-                version = message["name"], message["version"]
-                if message["op"] == "unloaded":
-                    self._barrier.left(key, version)
-                else:
-                    self._barrier.arrived(key, version, waits=message["op"] == "loaded")
+            case "loaded":
+                self._barrier.loaded(key, (message["name"], message["version"]))
+            case "failed":
+                self._barrier.failed(key, (message["name"], message["version"]))
+            case "leaving":
+                self._barrier.leaving(key, (message["name"], message["version"]))
         self.release()
 
     def ended(self, key: int, number: int, *, is_death: bool) -> None:
@@ -89,7 +89,7 @@ class Coordinator:
         self.release()
 
     def release(self) -> None:
-        """Have versions answer that are loaded everywhere."""
+        """Have versions answer that are loaded everywhere, and those go that all want to go."""
         stages = self._fleet.stages()
         awaited = [
             key

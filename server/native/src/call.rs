@@ -348,13 +348,22 @@ impl Call {
         true
     }
 
-    /// Answer or refuse a call that was settled.
-    pub fn reply(self: &Arc<Self>, message: Option<Bytes>, status: Status) {
-        let mut state = self.state();
-        state.outgoing.extend(message);
-        state.status = Some(status);
-        drop(state);
-        self.outbox.put(self);
+    /// Answer or refuse calls that were settled; each network thread is woken once.
+    pub fn reply_all(replies: impl IntoIterator<Item = (Arc<Self>, Option<Bytes>, Status)>) {
+        let mut calls = Vec::new();
+        for (call, message, status) in replies {
+            let mut state = call.state();
+            state.outgoing.extend(message);
+            state.status = Some(status);
+            drop(state);
+            calls.push(call);
+        }
+        while let Some(outbox) = calls.first().map(|call| Arc::clone(&call.outbox)) {
+            let of_thread = |call: &Arc<Self>| Arc::ptr_eq(&call.outbox, &outbox);
+            let (its, others) = calls.into_iter().partition::<Vec<_>, _>(of_thread);
+            outbox.put_all(its);
+            calls = others;
+        }
     }
 
     /// Have a callback called when the call ends before it is settled; it is given back if it has.

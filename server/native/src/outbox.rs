@@ -22,11 +22,17 @@ impl Outbox {
 
     /// Have the network thread look at a call; it is woken only if it does not know of others yet.
     pub fn put(&self, call: &Arc<Call>) {
+        self.put_all([Arc::clone(call)]);
+    }
+
+    /// Have the network thread look at calls, and wake it once for all of them.
+    pub fn put_all(&self, some: impl IntoIterator<Item = Arc<Call>>) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.push(Arc::clone(call));
-        let is_first = calls.len() == 1;
+        let was_empty = calls.is_empty();
+        calls.extend(some);
+        let is_news = was_empty && !calls.is_empty();
         drop(calls);
-        if is_first {
+        if is_news {
             self.filled.notify_one();
         }
     }

@@ -168,3 +168,31 @@ def test_one_observer_that_fails_keeps_no_other_from_hearing(
     assert 'ladle_requests_total{model="m",version="1"' in shown(metrics)
     assert "ladle_load_seconds_count" in shown(metrics)
     assert [record.message for record in caplog.records] == ["an observer failed"] * 2
+
+
+@pytest.mark.parametrize("count", [2, 7, 3000])
+def test_requests_that_were_answered_as_one_are_counted_as_so_many(count: int) -> None:
+    def answered() -> Observation:
+        seen = Observation("Predict", "GRPC", b"")
+        seen.served_by(ServableId("m", 1))
+        seen.signatures = ("s",)
+        seen.request_bytes, seen.response_bytes, seen.rows = 100, 50, 2
+        # Sums of these are exact.
+        seen.began, seen.queued, seen.encoding, seen.ended = 8.0, 8.25, 9.5, 9.75
+        seen.run = Run(ServableId("m", 1), ("s",), [seen] * count, 2 * count, 0, 8.5)
+        seen.run.assembled, seen.run.computed = 8.75, 9.25
+        return seen
+
+    one_by_one, at_once = Metrics(), Metrics()
+    for _ in range(count):
+        one_by_one.request_ended(answered())
+    alike = answered()
+    alike.count = count
+    at_once.requests_ended(alike)
+
+    assert shown(at_once) == shown(one_by_one)
+    assert at_once.statistics() == one_by_one.statistics()
+    for now in (9.0, 10.0, 11.0):
+        first, second = at_once.recent["m"], one_by_one.recent["m"]
+        assert first.per_s(now, 1) == second.per_s(now, 1)
+        assert first.latencies_s(now, [0.5]) == second.latencies_s(now, [0.5])

@@ -51,6 +51,7 @@ class Observation:
         "_request_id",
         "api",
         "began",
+        "count",
         "encoding",
         "ended",
         "entrypoint",
@@ -114,6 +115,8 @@ class Observation:
         They are dropped with the messages."""
         self.error: ServingError | None = None
         """Why it was refused; None if it was answered."""
+        self.count = 1
+        """How many requests it is of: more than one where they were answered as one."""
         self.span: object = None
         """Whatever an observer keeps with the request."""
         self._open = True  # only one thread can delete it, and that one ends the request
@@ -170,9 +173,9 @@ class Observation:
             observer: one that takes many at once.
         """
         self.ended = time.monotonic()
-        self.response_bytes = response_bytes
+        self.count, self.response_bytes = count, response_bytes
         try:
-            observer.requests_ended(self, count)
+            observer.requests_ended(self)
         except Exception:
             logger.exception("an observer failed on the end of requests")
 
@@ -290,11 +293,11 @@ class Observer(Protocol):
     def request_ended(self, request: Observation) -> None:
         """A request was answered or refused."""
 
-    def requests_ended(self, request: Observation, count: int) -> None:
-        """So many requests were answered at once that differ in nothing that is observed.
+    def requests_ended(self, requests: Observation) -> None:
+        """Requests were answered at once that differ in nothing that is observed.
 
-        There is one observation of them, without their messages and metadata. It is only called
-        where all observers take many at once.
+        There is one observation of all of them, without their messages and metadata. This is only
+        called where all observers take many at once.
         """
 
     def run_ended(self, run: Run) -> None:
@@ -318,7 +321,7 @@ class Unobserved:
     def request_ended(self, request: Observation) -> None:
         """Do nothing."""
 
-    def requests_ended(self, request: Observation, count: int) -> None:
+    def requests_ended(self, requests: Observation) -> None:
         """Do nothing."""
 
     def run_ended(self, run: Run) -> None:
@@ -356,12 +359,12 @@ class Fanout:
             except Exception:
                 logger.exception("an observer failed")
 
-    def requests_ended(self, request: Observation, count: int) -> None:
+    def requests_ended(self, requests: Observation) -> None:
         """Pass it on to those who take many; one who does not may have come meanwhile."""
         for observer in self._observers:
             if observer.takes_many:
                 try:
-                    observer.requests_ended(request, count)
+                    observer.requests_ended(requests)
                 except Exception:
                     logger.exception("an observer failed")
 

@@ -119,8 +119,8 @@ class Histograms:
         self._array: NDArray[np.float64] = np.array(bounds, np.float64)
         self._shown_bounds = [f'le="{bound:g}"' for bound in bounds] + ['le="+Inf"']
 
-    def observe(self, values: Iterable[float], *labels: str) -> None:
-        """Count these values in."""
+    def observe(self, values: Iterable[float], *labels: str, times: int = 1) -> None:
+        """Count these values in, each so many times."""
         given = values if isinstance(values, list) else list(values)
         if not given:
             return
@@ -130,13 +130,13 @@ class Histograms:
         counts = histogram.counts
         if len(given) < _FEW:
             for value in given:
-                counts[bisect_left(self.bounds, value * self._scale)] += 1
+                counts[bisect_left(self.bounds, value * self._scale)] += times
         else:
             array = np.array(given, np.float64) * self._scale
             found = np.bincount(np.searchsorted(self._array, array))
             for place in np.flatnonzero(found).tolist():
-                counts[place] += int(found[place])
-        histogram.sum += sum(given) * self._scale
+                counts[place] += int(found[place]) * times
+        histogram.sum += sum(given) * self._scale * times
 
     def count(self, *labels: str) -> int:
         """Return how many values there were."""

@@ -49,7 +49,7 @@ _THREAD_POOL = "model_server_batch_threads"
 SEVERAL = "(several)"
 """The signature of a run that is of several at once, as MultiInference's."""
 
-_KEY = attrgetter("api", "entrypoint", "model", "version", "signatures", "code")
+_KEY = attrgetter("api", "entrypoint", "model", "version", "signatures", "code", "count")
 _RUN_KEY = attrgetter("servable_id", "signatures")
 
 
@@ -99,11 +99,9 @@ class Metrics:
         if len(self._requests) >= self._at_once:
             self._count_if_nobody_does()
 
-    def requests_ended(self, request: Observation, count: int) -> None:
+    def requests_ended(self, requests: Observation) -> None:
         """Note requests that have ended alike."""
-        self._requests.extend([request] * count)
-        if len(self._requests) >= self._at_once:
-            self._count_if_nobody_does()
+        self.request_ended(requests)
 
     def run_ended(self, run: Run) -> None:
         """Note a run."""
@@ -192,48 +190,57 @@ class Metrics:
         version: int | None,
         signatures: tuple[str, ...],
         code: Code,
+        times: int,
     ) -> None:
+        """Count requests that have these in common, each so many times."""
         model = name if version is not None else self._label(name)
         upstream, own = self.upstream, self.own
         latencies = [r.ended - r.began for r in requests if r.ended is not None]
         answered = code is Code.OK
         if COUNTED_BY_UPSTREAM.get(api, entrypoint == "REST"):
-            upstream.request_count.add(len(requests), model, code.name)
+            upstream.request_count.add(len(requests) * times, model, code.name)
             if answered:
-                upstream.request_latency.observe(latencies, model, api, entrypoint)
+                upstream.request_latency.observe(latencies, model, api, entrypoint, times=times)
         which = (model, "" if version is None else str(version), signature_label(signatures))
         method = (api, entrypoint, protocol_of(api))
-        own.requests.add(len(requests), *which, *method, code.name)
+        own.requests.add(len(requests) * times, *which, *method, code.name)
         outcome = "answered" if answered else "refused"
-        own.latency.observe(latencies, *which, *method, outcome)
-        own.request_bytes.observe([r.request_bytes for r in requests], *which)
+        own.latency.observe(latencies, *which, *method, outcome, times=times)
+        own.request_bytes.observe([r.request_bytes for r in requests], *which, times=times)
         if answered:
-            own.response_bytes.observe([r.response_bytes for r in requests], *which)
+            own.response_bytes.observe([r.response_bytes for r in requests], *which, times=times)
         else:
             self._count_rejections([r.error for r in requests if r.error is not None], model)
+        ended = [r.ended or 0.0 for r in requests]
         if model:
             recent = self.recent.setdefault(model, Recent())
-            recent.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
+            recent.add(ended, latencies, failed=not answered, times=times)
         if version is not None:
             of_version = self.recent_by_version.setdefault(ServableId(name, version), Recent())
-            of_version.add([r.ended or 0.0 for r in requests], latencies, failed=not answered)
+            of_version.add(ended, latencies, failed=not answered, times=times)
             self._statistics.add_requests(
-                ServableId(name, version), api, requests, answered=answered
+                ServableId(name, version), api, requests, answered=answered, times=times
             )
-        self._count_ways(api, model, which, requests)
+        self._count_ways(api, model, which, requests, times)
         if version is not None and runs_models(api):
-            self._count_priorities(requests)
+            self._count_priorities(requests, times)
 
     def _count_ways(
-        self, api: str, model: str, which: tuple[str, str, str], requests: list[Observation]
+        self,
+        api: str,
+        model: str,
+        which: tuple[str, str, str],
+        requests: list[Observation],
+        times: int,
     ) -> None:
         """Count how long each step took, for all requests that came so far."""
         queued = [r for r in requests if r.queued is not None]
         if not queued:
             return
         own = self.own
-        own.decode.observe([r.queued - r.began for r in queued if r.queued is not None], *which)
-        own.request_rows.observe([r.rows for r in queued], *which)
+        decoded = [r.queued - r.began for r in queued if r.queued is not None]
+        own.decode.observe(decoded, *which, times=times)
+        own.request_rows.observe([r.rows for r in queued], *which, times=times)
         own.encode.observe(
             [
                 r.ended - r.encoding
@@ -241,26 +248,28 @@ class Metrics:
                 if r.ended is not None and r.encoding is not None
             ],
             *which,
+            times=times,
         )
         if api == "MultiInference":
-            self.upstream.example_counts.observe((r.rows for r in queued), model)
-            self.upstream.example_count_total.add(sum(r.rows for r in queued), model)
+            rows = [r.rows for r in queued]
+            self.upstream.example_counts.observe(rows, model, times=times)
+            self.upstream.example_count_total.add(sum(rows) * times, model)
         ran = [(r.queued, r.run) for r in queued if r.queued is not None and r.run is not None]
         waited = [max(0.0, run.started - since) for since, run in ran]
-        own.queue.observe(waited, *which)
-        self.upstream.queuing_latency.observe(waited, _THREAD_POOL)
+        own.queue.observe(waited, *which, times=times)
+        self.upstream.queuing_latency.observe(waited, _THREAD_POOL, times=times)
         took = [run.computed - run.assembled for _, run in ran if run.computed and run.assembled]
-        self.upstream.runtime_latency.observe(took, model, api, "TF1")
+        self.upstream.runtime_latency.observe(took, model, api, "TF1", times=times)
 
-    def _count_priorities(self, requests: list[Observation]) -> None:
+    def _count_priorities(self, requests: list[Observation], times: int) -> None:
         for priority in {request.priority for request in requests}:
             name = priority.name.lower()
             of_it = [request for request in requests if request.priority is priority]
             refused = sum([request.error is not None for request in of_it])
             if refused:
-                self.own.priority_requests.add(refused, name, "refused")
+                self.own.priority_requests.add(refused * times, name, "refused")
             if refused < len(of_it):
-                self.own.priority_requests.add(len(of_it) - refused, name, "answered")
+                self.own.priority_requests.add((len(of_it) - refused) * times, name, "answered")
             waited = [
                 max(0.0, request.run.started - request.queued)
                 for request in of_it

@@ -20,15 +20,25 @@ class Recent:
         self._failed: Counter[int] = Counter()
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_MAX_LATENCIES)
 
-    def add(self, ended: Sequence[float], latencies_s: Sequence[float], *, failed: bool) -> None:
-        """Count requests in, by the times at which they ended."""
+    def add(
+        self,
+        ended: Sequence[float],
+        latencies_s: Sequence[float],
+        *,
+        failed: bool,
+        times: int = 1,
+    ) -> None:
+        """Count requests in, by the times at which they ended, and each so many times."""
         by_second = Counter(map(int, ended))
+        if times > 1:
+            by_second = Counter({second: count * times for second, count in by_second.items()})
         for counts in (self._ended, self._failed) if failed else (self._ended,):
             counts.update(by_second)
             if len(counts) > 2 * WINDOW_S:
                 _drop_before(counts, max(counts) - WINDOW_S)
         if not failed:
-            self._latencies.extend(zip(ended, latencies_s, strict=True))
+            pairs = zip(ended, latencies_s, strict=True)
+            self._latencies.extend(pair for pair in pairs for _ in range(times))
 
     def per_s(self, now: float, over_s: int, *, failed: bool = False) -> float:
         """Return how many requests ended in each of the last whole seconds, on average."""

@@ -39,8 +39,9 @@ class StatisticsByVersion:
         requests: Sequence[Observation],
         *,
         answered: bool,
+        times: int = 1,
     ) -> None:
-        """Add requests of one method that have ended alike."""
+        """Add requests of one method that have ended alike, each so many times."""
         if not runs_models(api):
             return
         of = self._of.setdefault(servable_id, VersionStatistics())
@@ -52,10 +53,10 @@ class StatisticsByVersion:
                 last = ended
         of.last_ended = max(of.last_ended or 0.0, last)
         if answered:
-            of.success.add(len(requests), took)
-            _add_steps(of, requests)
+            of.success.add(len(requests) * times, took * times)
+            _add_steps(of, requests, times)
         else:
-            of.fail.add(len(requests), took)
+            of.fail.add(len(requests) * times, took * times)
 
     def add_runs(self, servable_id: ServableId, runs: Iterable[Run]) -> None:
         """Add runs that have ended."""
@@ -74,7 +75,7 @@ class StatisticsByVersion:
             steps.output.add(1, run.ended - run.computed)
 
 
-def _add_steps(of: VersionStatistics, requests: Sequence[Observation]) -> None:
+def _add_steps(of: VersionStatistics, requests: Sequence[Observation], times: int) -> None:
     rows = 0
     waited = before = computed = after = 0.0
     for request in requests:
@@ -87,10 +88,10 @@ def _add_steps(of: VersionStatistics, requests: Sequence[Observation]) -> None:
             before += queued - request.began + run.assembled - run.started
             computed += run.computed - run.assembled
             after += ended - run.computed
-    of.rows += rows
-    count = len(requests)
+    of.rows += rows * times
+    count = len(requests) * times
     # Each once for a request: clients divide one by the other, and compare the counts.
-    of.queue.add(count, waited)
-    of.steps.input.add(count, before)
-    of.steps.compute.add(count, computed)
-    of.steps.output.add(count, after)
+    of.queue.add(count, waited * times)
+    of.steps.input.add(count, before * times)
+    of.steps.compute.add(count, computed * times)
+    of.steps.output.add(count, after * times)

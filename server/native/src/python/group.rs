@@ -187,6 +187,7 @@ impl Group {
     /// bytes that `members` share evenly, in their order. `end` comes last in each.
     fn answer(
         &self,
+        py: Python<'_>,
         members: Vec<usize>,
         places: Vec<usize>,
         fields: Vec<(PyBackedBytes, PyBackedBytes)>,
@@ -209,29 +210,32 @@ impl Group {
         }
         let prefix = u32::try_from(size)
             .map_err(|_| PyOverflowError::new_err("a message has at most 4 GiB"))?;
-        for place in places {
-            let Some(call) = calls.get(place) else {
-                continue;
+        // Python goes on meanwhile.
+        py.detach(|| {
+            let message = |place: usize| {
+                let mut message = BytesMut::with_capacity(PREFIX_BYTES + size);
+                message.put_u8(0);
+                message.put_u32(prefix);
+                for (head, data, share) in &shared {
+                    message.put_slice(head);
+                    let own = data.get(place * share..(place + 1) * share);
+                    message.put_slice(own.unwrap_or_default());
+                }
+                message.put_slice(&end);
+                message.freeze()
             };
-            let mut message = BytesMut::with_capacity(PREFIX_BYTES + size);
-            message.put_u8(0);
-            message.put_u32(prefix);
-            for (head, data, share) in &shared {
-                message.put_slice(head);
-                message.put_slice(
-                    data.get(place * share..(place + 1) * share)
-                        .unwrap_or_default(),
-                );
-            }
-            message.put_slice(&end);
-            call.reply(Some(message.freeze()), Status::ok());
-        }
+            call::Call::reply_all(places.into_iter().filter_map(|place| {
+                let call = Arc::clone(calls.get(place)?);
+                Some((call, Some(message(place)), Status::ok()))
+            }));
+        });
         Ok(())
     }
 
     /// End a member that was settled with the status of a ServingError.
     fn fail(&self, member: usize, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.member(member)?.reply(None, status(error)?);
+        let call = Arc::clone(self.member(member)?);
+        call::Call::reply_all([(call, None, status(error)?)]);
         Ok(())
     }
 }

@@ -275,7 +275,7 @@ class Metrics:
                 for request in of_it
                 if request.run is not None and request.queued is not None
             ]
-            self.own.priority_queue.observe(waited, name)
+            self.own.priority_queue.observe(waited, name, times=times)
 
     def _count_runs(
         self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]

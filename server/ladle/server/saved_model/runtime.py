@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ladle.server.core.machine.stderr import without_lines
 from ladle.server.saved_model.memory import keep_imports
 
+# The driver's device, its device in WSL, and what the driver says of itself.
+_SIGNS_OF_A_GPU = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
 _importing = threading.Lock()
 
 
@@ -23,10 +27,27 @@ def tensorflow() -> Any:
         if "tensorflow" not in sys.modules:
             with _without_keras():
                 import tensorflow
+            if not has_gpu():
+                _look_for_gpus(tensorflow)
         import tensorflow
 
         keep_imports()
         return tensorflow
+
+
+def has_gpu(exists: Callable[[str], bool] = os.path.exists) -> bool:
+    """Whether the machine seems to have a GPU of NVIDIA's, whatever may be wrong with it."""
+    return any(map(exists, _SIGNS_OF_A_GPU))
+
+
+def _look_for_gpus(tf: Any) -> None:
+    """Have TensorFlow look for GPUs now, and not complain that there is no driver.
+
+    It looks once in a process. With the first session it would say that a call of cuInit failed,
+    which reads as if something were broken.
+    """
+    with without_lines(lambda line: b"failed call to cuInit" in line):
+        tf.config.list_physical_devices("GPU")
 
 
 def find_op_def(name: str) -> Any:

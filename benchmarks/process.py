@@ -151,8 +151,13 @@ def _serve_echo(answer: bytes, name: str) -> None:
         print(json.dumps({**_cpu(), "batches": {}}), flush=True)
 
 
-def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
+def _nothing(shape: Sequence[int], dtype: Any) -> Any:
     import numpy as np
+
+    return np.full(shape, b"", dtype) if np.dtype(dtype).hasobject else np.zeros(shape, dtype)
+
+
+def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
 
     from ladle.protos import dtypes
     from ladle.server.config import Config
@@ -206,7 +211,7 @@ def _serve_ladle(base_path: str, flags: Sequence[str]) -> None:
             signature = model.signatures[question["signature"]]
             for rows, count in question["batches"].items():
                 inputs = {
-                    alias: np.zeros((int(rows), *spec.shape[1:]), dtypes.to_numpy(spec.data_type))
+                    alias: _nothing((int(rows), *spec.shape[1:]), dtypes.to_numpy(spec.data_type))
                     for alias, spec in signature.inputs.items()
                 }
                 for _ in range(count):

@@ -56,6 +56,11 @@ def main() -> None:
     print(f"{'':20} requests  failed  p50 ms  p99 ms  max ms")
     _print_row("without swaps", calm)
     _print_row(f"{arguments.swaps} swaps on end", swapping)
+    print(f"p99 with swaps to p99 without: {_p99_ms(swapping) / _p99_ms(calm):.2f}")
+
+
+def _p99_ms(answers: list[Answer]) -> float:
+    return float(np.percentile([1000 * answer.took_s for answer in answers], 99))
 
 
 def _print_row(name: str, answers: list[Answer]) -> None:

@@ -12,6 +12,8 @@ from ladle.protos import tensors
 from ladle.protos.model_card import CARD_PATH, ModelCard
 from ladle.protos.serving_pb import PredictRequest
 
+SIGNATURES = ("serving_default", "serving_uint8", "serving_strings")
+
 
 def one_image() -> bytes:
     """Return the serialized PredictRequest for one float32 image of the model `bench`."""
@@ -24,10 +26,10 @@ def one_image() -> bytes:
 def publish(folder: Path) -> None:
     """Write the model as a SavedModel into `folder`; TensorFlow stays out of this process.
 
-    Its card vouches for both signatures: all requests of a benchmark are alike, and prove nothing.
+    Its card vouches for all signatures: all requests of a benchmark are alike, and prove nothing.
     """
     subprocess.run([sys.executable, __file__, str(folder)], check=True, capture_output=True)
-    card = ModelCard(row_independent_signatures=("serving_default", "serving_uint8"))
+    card = ModelCard(row_independent_signatures=SIGNATURES)
     (folder / CARD_PATH).parent.mkdir(exist_ok=True)
     (folder / CARD_PATH).write_text(card.to_json())
 
@@ -49,9 +51,16 @@ def _write(folder: str) -> None:
             input_signature=[tf.TensorSpec([None, 28, 28], dtype, name="image")],
         )
 
+    def embed(words: object) -> dict[str, object]:
+        hidden = tf.gather(module.w1, tf.strings.to_hash_bucket_fast(words, 784))
+        return {"probabilities": tf.nn.softmax(tf.reduce_sum(hidden, 1) @ module.w2)}
+
     signatures = {
         "serving_default": signature(tf.float32, 1.0),
         "serving_uint8": signature(tf.uint8, 1 / 255),
+        "serving_strings": tf.function(
+            embed, input_signature=[tf.TensorSpec([None, 8], tf.string, name="words")]
+        ),
     }
     tf.saved_model.save(module, folder, signatures=signatures)
 

@@ -134,6 +134,7 @@ class Server:
             poll_wait_s=config.file_system_poll_wait_seconds,
             check=check,
             remote=self._remote.base,
+            stored=self._remote.folders,
         )
         self._repository = startup.model_repository(
             config, lambda models: self._models.replace(models)

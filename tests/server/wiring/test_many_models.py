@@ -15,6 +15,7 @@ import pytest
 from fakes import TIMEOUT_S, FakeLoader, refusal
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from stores import FakeStore, publish
 
 from ladle.protos import tensors, wire
 from ladle.protos.files.versions import LABELS_NAME
@@ -48,6 +49,8 @@ from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId
+from ladle.store.errors import Unreachable
+from ladle.store.url import parse_url
 
 M = TypeVar("M", bound=Message)
 KNOWN = 300
@@ -70,7 +73,7 @@ class Harness:
             (self.root / name / str(version)).mkdir(parents=True)
 
     @contextmanager
-    def started(self, **settings: Any) -> Iterator[None]:
+    def started(self, store: FakeStore | None = None, **settings: Any) -> Iterator[None]:
         settings = {
             "port": None,
             "rest_api_port": None,
@@ -78,7 +81,8 @@ class Harness:
             "file_system_poll_wait_seconds": 0.01,
             "drain_grace_seconds": 0,
         } | settings
-        self.server = Server(Config(**settings), load=self.loader)
+        opened: Any = {} if store is None else {"open_store": lambda _: store}
+        self.server = Server(Config(**settings), load=self.loader, **opened)
         self.server.open()
         self.http = self.server.addresses[-1]
         port = self.server.addresses[0].rpartition(":")[2]
@@ -376,6 +380,34 @@ def test_changes_over_the_wire(many: Harness) -> None:
         many.publish("new")
         assert many.is_told("new", SERVING)
         assert many.predict("other") == 1, "a change of the root leaves what was added"
+
+
+def test_a_root_in_a_store(many: Harness, tmp_path: Path) -> None:
+    store = FakeStore()
+    for name in ("a", "b"):
+        publish(store, 3, {"saved_model.pb": b"x"}, parse_url(f"s3://bucket/models/{name}"))
+    settings = {"model_root": "s3://bucket/models", "model_cache_dir": str(tmp_path / "cache")}
+    with many.started(store=store, **settings):
+        assert many.status("a") == [(3, START)]
+        assert store.count("get") == 0
+        assert many.predict("a") == 3
+        assert many.loader.attempts == [ServableId("a", 3)]
+        assert many.status("a") == [(3, AVAILABLE)]
+        requests = len(store.requests)
+        with pytest.raises(grpc.RpcError) as error:
+            many.predict("unknown")
+        assert refusal(error.value)[0] == "NOT_FOUND"
+        assert not any("unknown" in key for _, key in store.requests[requests:])
+
+    def gone(_request: str, _key: str) -> None:
+        raise Unreachable("s3://bucket: no answer")
+
+    store.before = gone
+    with many.started(store=store, **settings):
+        assert many.predict("a") == 3, "its files are in the cache"
+        with pytest.raises(grpc.RpcError) as error:
+            many.status("b")
+        assert refusal(error.value)[0] == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ladle.server.config import Config
 from ladle.server.core.clock import Clock, MonotonicClock
@@ -71,6 +71,14 @@ class RemoteModels:
     def base(self, url: StoreUrl, model: str, changed: Callable[[], None]) -> RemoteBase:
         """Return the base of a model; `changed` is called when a scan would show something new."""
         return RemoteBase(url, model, self._options, changed)
+
+    def folders(self, url: StoreUrl) -> Sequence[str]:
+        """Return the names of the folders at a place in a store; blocks.
+
+        Raises:
+            StoreError: The store does not say.
+        """
+        return self._open_store(url).list_folder(url.path).folders
 
     def stop(self) -> None:
         """Begin nothing more."""

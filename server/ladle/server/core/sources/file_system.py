@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -20,6 +19,7 @@ from ladle.server.core.sources.base_path import Base, BasePath, Check, ScanResul
 from ladle.server.core.sources.scan_threads import ScanThreads
 from ladle.server.core.sources.source import AspiredVersions, MonitoredModel
 from ladle.server.core.sources.version_policy import aspired, numbered
+from ladle.store.errors import StoreError
 from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class FileSystemSource:
         poll_wait_s: float,
         check: Check = lambda _: None,
         remote: RemoteBases | None = None,
+        stored: Callable[[StoreUrl], Iterable[str]] = lambda _: (),
         clock: Clock | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -93,6 +94,7 @@ class FileSystemSource:
                 files are stable; less scans only by `rescan`.
             check: says what a folder lacks.
             remote: makes the bases of models that lie in stores; None where none may.
+            stored: lists the folders of a place in a store; blocks.
             clock: for tests.
             wall: seconds since 1970, for tests.
         """
@@ -101,6 +103,7 @@ class FileSystemSource:
         self._stable_for_s = min(max(poll_wait_s, 0.0), _LONGEST_STABLE_FOR_S)
         self._check = check
         self._remote = remote
+        self._stored = stored
         self._clock = clock or MonotonicClock()
         self._wall = wall
         self._scan_threads = ScanThreads(self._clock)
@@ -170,28 +173,44 @@ class FileSystemSource:
     def versions(self, model: MonitoredModel) -> Mapping[int, str]:
         """Return the versions that a model's policy wants of those in its folder, with their names.
 
-        They may be incomplete. Of a model in a store only those are known that it has told of.
+        They may be incomplete.
 
         Raises:
             Unavailable: The base path does not answer.
         """
-        base_path = model.base_path
-        if isinstance(base_path, StoreUrl):
-            return {}
         found: list[str] = []
         labels: dict[str, int] = {}
+        problems: list[str] = []
 
-        def list_folder() -> None:
-            with contextlib.suppress(OSError, ValueError):
-                found.extend(os.listdir(base_path))
-                if model.keeps_labelled and LABELS_NAME in found:
-                    labels.update(read_labels(base_path))
+        def look() -> None:
+            try:
+                names, beside = self._look(model)
+            except (OSError, ValueError, StoreError) as error:
+                problems.append(f"{model.base_path}: {error}")
+            else:
+                found.extend(names)
+                labels.update(beside)
 
         if self._scan_threads.are_all_hanging or not self._scan_threads.run(
-            list_folder, _RESCAN_PATIENCE_S
+            look, _RESCAN_PATIENCE_S
         ):
-            raise Unavailable(f"model {model.name}: base path {base_path} does not answer")
+            raise Unavailable(f"model {model.name}: {model.base_path} does not answer")
+        if problems and isinstance(model.base_path, StoreUrl):
+            raise Unavailable(f"model {model.name}: {problems[0]}")
         return aspired(numbered(found), model.policy, labelled=labels.values())
+
+    def _look(self, model: MonitoredModel) -> tuple[Iterable[str], Mapping[str, int]]:
+        """Return what lies in a model's folder, and the labels beside its versions.
+
+        Of a model in a store the labels are not looked for: each would cost a request.
+        """
+        base_path = model.base_path
+        if isinstance(base_path, StoreUrl):
+            return self._stored(base_path), {}
+        names = os.listdir(base_path)
+        if not model.keeps_labelled or LABELS_NAME not in names:
+            return names, {}
+        return names, read_labels(base_path)
 
     def start(self) -> None:
         """Scan once, in the caller's time, then go on in a thread."""

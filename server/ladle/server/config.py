@@ -152,6 +152,12 @@ class Config:
         "which path; without a file they are, at /monitoring/prometheus/metrics",
     )
 
+    metrics_models: int = flag(
+        0,
+        "models that have series of their own in the metrics, those used last; all others are "
+        'counted under model="other". 0 is all, and 100 where models are loaded on demand',
+        least=0,
+    )
     log_format: str = flag(
         "text", "how the log is written: text, or json, a line each", choices=("text", "json")
     )

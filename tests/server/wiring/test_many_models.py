@@ -187,7 +187,7 @@ def test_a_full_server_refuses_with_the_reason_and_goes_on_with_what_is_loaded(
         assert many.predict("m000") == many.predict("m001") == 1
         assert len(many.loader.attempts) == 2
         shown = many.server.exposition().decode()
-        assert 'ladle_rejected_requests_total{model="m002",reason="no_room"} 1' in shown
+        assert 'ladle_rejected_requests_total{model="other",reason="no_room"} 1' in shown
         assert "ladle_models_known 300" in shown
         assert "ladle_models_loaded 2" in shown
         assert 'ladle_model_loads_total{cause="request"} 2' in shown

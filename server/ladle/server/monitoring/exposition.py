@@ -14,7 +14,7 @@ from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.states import State
 from ladle.server.core.models.residents import Residents
-from ladle.server.monitoring.families import Counters, Family, Gauges, slices
+from ladle.server.monitoring.families import OTHERS, Counters, Family, Gauges, slices
 from ladle.server.monitoring.metrics import Metrics
 
 # So many take half a millisecond. Those who serve wait no longer than that for Python's lock.
@@ -120,6 +120,9 @@ class Exposition:
         )
         for entry in self._manager.available():
             labels = entry.id.name, str(entry.id.version)
+            if not self._metrics.has_own_series(entry.id.name):
+                in_flight.add(entry.handles, OTHERS, "")
+                continue
             in_flight.set(entry.handles, *labels)
             servable = entry.servable  # once: an unload takes it away at any moment
             if isinstance(servable, BatchingServable):
@@ -145,7 +148,7 @@ class Exposition:
             about="1 for a version that can't be loaded, with the code of its error.",
             across="most",
         )
-        for name in self._manager.names():
+        for name in filter(self._metrics.has_own_series, self._manager.names()):
             for status in self._manager.status(name):
                 if status.state is not State.END or status.error is not None:
                     states.set(1, name, str(status.version), status.state.name)

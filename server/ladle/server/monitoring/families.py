@@ -25,6 +25,11 @@ Across: TypeAlias = Literal["sum", "most", "mean", "state"]
 """What the gauges of several workers are as one: their sum, the largest, the mean, or 1 for the
 least advanced of the states that the last label names."""
 
+OTHERS = "other"
+"""The label `model` of all models that have no series of their own."""
+_OF_MODELS = ("model", "model_name")
+_OF_VERSIONS = ("version", "signature", "output")
+
 # So many are sooner sorted into buckets one by one than by numpy.
 _FEW = 48
 
@@ -55,6 +60,11 @@ class Counters:
     def forget(self, **labels: str) -> None:
         """Drop every series with these values of labels, if the family has them all."""
         _forget(self.values, self.labels, labels)
+
+    def fold(self, **labels: str) -> None:
+        """Count every series with these values of labels among those of other models."""
+        for values in _found(self.values, self.labels, labels):
+            self.add(self.values.pop(values), *_others(self.labels, values))
 
     def copied(self) -> Self:
         """Return the family as it is now, for the time after its lock is released."""
@@ -147,6 +157,16 @@ class Histograms:
         """Drop every series with these values of labels, if the family has them all."""
         _forget(self.values, self.labels, labels)
 
+    def fold(self, **labels: str) -> None:
+        """Count every series with these values of labels among those of other models."""
+        for values in _found(self.values, self.labels, labels):
+            gone = self.values.pop(values)
+            others = self.values.setdefault(
+                _others(self.labels, values), Histogram(len(self._shown_bounds))
+            )
+            others.counts = [a + b for a, b in zip(others.counts, gone.counts, strict=True)]
+            others.sum += gone.sum
+
     def copied(self) -> Self:
         """Return the family as it is now, for the time after its lock is released."""
         copy = shallow_copy(self)
@@ -218,7 +238,26 @@ def _number(value: float) -> str:
 
 
 def _forget(series: dict[Labels, Any], names: Sequence[str], gone: Mapping[str, str]) -> None:
-    if gone.keys() <= set(names):
-        for values in list(series):
-            if gone.items() <= dict(zip(names, values, strict=True)).items():
-                del series[values]
+    for values in _found(series, names, gone):
+        del series[values]
+
+
+def _found(
+    series: Mapping[Labels, Any], names: Sequence[str], wanted: Mapping[str, str]
+) -> list[Labels]:
+    """Return the labels of the series with these values, if the family has such labels."""
+    if not wanted.keys() <= set(names):
+        return []
+    return [
+        values
+        for values in series
+        if wanted.items() <= dict(zip(names, values, strict=True)).items()
+    ]
+
+
+def _others(names: Sequence[str], values: Labels) -> Labels:
+    """Return the labels under which other models' series are counted."""
+    return tuple(
+        OTHERS if name in _OF_MODELS else "" if name in _OF_VERSIONS else value
+        for name, value in zip(names, values, strict=True)
+    )

@@ -26,7 +26,7 @@ from ladle.server.monitoring.catalogue import (
     protocol_of,
     runs_models,
 )
-from ladle.server.monitoring.families import Counters, Family
+from ladle.server.monitoring.families import OTHERS, Counters, Family
 from ladle.server.monitoring.recent import Recent
 from ladle.server.monitoring.statistics import StatisticsByVersion
 
@@ -62,6 +62,8 @@ class Metrics:
         self,
         configured: Callable[[], Container[str]] = tuple,
         is_served: Callable[[str, int], bool] = lambda _name, _version: False,
+        *,
+        max_models: int = 0,
     ) -> None:
         """Take what there is; neither may block.
 
@@ -69,6 +71,8 @@ class Metrics:
             configured: returns the names of the models that there should be. The name in a request
                 may be anything; it becomes a label only if it is of a model.
             is_served: whether a version of a model answers.
+            max_models: how many models have series of their own: those that were loaded or used
+                last. The others are counted together. 0: all that are configured.
         """
         self.upstream = TFServingMetrics()
         self.own = LadleMetrics()
@@ -85,6 +89,7 @@ class Metrics:
         """Counts what is loaded on demand."""
         self._configured = configured
         self._is_served = is_served
+        self._max_models = max_models
         self._at_once = _COUNTED_AT_ONCE
         # Appended to by any thread; emptied with `lock` held, which guards _versions too.
         self._requests: deque[Observation] = deque()
@@ -193,7 +198,7 @@ class Metrics:
         times: int,
     ) -> None:
         """Count requests that have these in common, each so many times."""
-        model = name if version is not None else self._label(name)
+        model = self._label(name, is_served=version is not None)
         upstream, own = self.upstream, self.own
         latencies = [r.ended - r.began for r in requests if r.ended is not None]
         answered = code is Code.OK
@@ -202,6 +207,8 @@ class Metrics:
             if answered:
                 upstream.request_latency.observe(latencies, model, api, entrypoint, times=times)
         which = (model, "" if version is None else str(version), signature_label(signatures))
+        if model == OTHERS:
+            which = (model, "", "")
         method = (api, entrypoint, protocol_of(api))
         own.requests.add(len(requests) * times, *which, *method, code.name)
         outcome = "answered" if answered else "refused"
@@ -212,10 +219,10 @@ class Metrics:
         else:
             self._count_rejections([r.error for r in requests if r.error is not None], model)
         ended = [r.ended or 0.0 for r in requests]
-        if model:
+        if model and model != OTHERS:
             recent = self.recent.setdefault(model, Recent())
             recent.add(ended, latencies, failed=not answered, times=times)
-        if version is not None:
+        if version is not None and model != OTHERS:
             of_version = self.recent_by_version.setdefault(ServableId(name, version), Recent())
             of_version.add(ended, latencies, failed=not answered, times=times)
             self._statistics.add_requests(
@@ -281,8 +288,11 @@ class Metrics:
         self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]
     ) -> None:
         own, upstream = self.own, self.upstream
-        self._statistics.add_runs(servable_id, runs)
         which = (servable_id.name, str(servable_id.version), signature_label(signatures))
+        if self._label(servable_id.name, is_served=True) == OTHERS:
+            which = (OTHERS, "", "")
+        else:
+            self._statistics.add_runs(servable_id, runs)
         own.batch_rows.observe([run.rows for run in runs], *which)
         own.batch_requests.observe([run.batched for run in runs], *which)
         own.batch_assembly.observe(
@@ -308,8 +318,22 @@ class Metrics:
             if error.reason:
                 self.own.rejected.add(1, model, error.reason)
 
-    def _label(self, name: str) -> str:
-        """Return the name if it is of a model, and else nothing."""
+    def has_own_series(self, name: str) -> bool:
+        """Whether a model has series of its own."""
+        return not self._max_models or name in self._versions
+
+    def _label(self, name: str, *, is_served: bool) -> str:
+        """Return the name if it is of a model, and else nothing.
+
+        `is_served`: whether it is known to be of one.
+        """
+        if self._max_models:
+            if name in self._versions:
+                self._versions[name] = self._versions.pop(name)  # the last one to be given up
+                return name
+            return OTHERS if is_served or name in self._configured() else ""
+        if is_served:
+            return name
         if name not in self._versions:
             if name not in self._configured():
                 return ""
@@ -331,17 +355,25 @@ class Metrics:
         versions[version] = str(load.path)
 
     def _remember_model(self, name: str) -> dict[int, str]:
-        """Note that there is such a model, and forget all of very old ones; return its versions."""
+        """Note that there is such a model, and forget all of very old ones; return its versions.
+
+        With `max_models`, count what there was of these among the others.
+        """
         versions = self._versions.pop(name, {})
-        for gone in _oldest(self._versions, _MAX_MODELS - 1, self._configured().__contains__):
+        bound = self._max_models
+        is_needed = self._configured().__contains__
+        for gone in _oldest(
+            self._versions, (bound or _MAX_MODELS) - 1, _never if bound else is_needed
+        ):
             paths = self._versions.pop(gone).values()
             self.recent.pop(gone, None)
             self._statistics.forget_model(gone)
             for servable_id in [i for i in self.recent_by_version if i.name == gone]:
                 del self.recent_by_version[servable_id]
             for family in self.families():
-                family.forget(model=gone)
-                family.forget(model_name=gone)
+                put_away = family.fold if bound else family.forget
+                put_away(model=gone)
+                put_away(model_name=gone)
                 for old_path in paths:
                     family.forget(model_path=old_path)
         self._versions[name] = versions
@@ -357,6 +389,10 @@ def _oldest(known: Mapping[T, object], most: int, is_needed: Callable[[T], bool]
     """Return the first of the keys, so that `most` stay, or those that are needed."""
     too_many = max(0, len(known) - most)
     return list(islice((key for key in known if not is_needed(key)), too_many))
+
+
+def _never(_name: object) -> bool:
+    return False
 
 
 def _code(error: Exception | None) -> str:

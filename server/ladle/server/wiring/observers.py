@@ -14,6 +14,9 @@ from ladle.server.monitoring.request_log import LogOptions, RequestLogs
 from ladle.server.monitoring.tracing import Tracing, configured_tracer
 from ladle.server.wiring.startup import StartupError
 
+# How many models have metrics of their own where thousands may be loaded in turn.
+_NAMED = 100
+
 
 class Observers:
     """Metrics, traces and logs, as a Config asks for them. `stop` comes last."""
@@ -39,7 +42,11 @@ class Observers:
             StartupError: The access log can't be written.
         """
         self._models = models
-        self.metrics = Metrics(models, is_served)
+        self.metrics = Metrics(
+            models,
+            is_served,
+            max_models=config.metrics_models or (_NAMED if config.loads_on_demand else 0),
+        )
         rotation = Rotation(
             max_file_bytes=config.request_log_max_file_bytes,
             max_files=config.request_log_max_files,

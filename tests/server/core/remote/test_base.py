@@ -310,6 +310,18 @@ def test_labels_are_read_when_they_change(tmp_path: Path) -> None:
     assert there.labels == {"stable": 1}
 
 
+def test_a_config_that_counts_on_disks_alone_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = Harness(tmp_path)
+    publish(there.store, 1, ONE)
+    there.store.write(f"{BASE.path}/config.pbtxt", b"max_batch_size: 1")
+    there.look(times=3)
+    assert sorted(there.served) == [1]
+    told = [r.getMessage() for r in caplog.records if "config.pbtxt" in r.getMessage()]
+    assert told == [f"model m: without effect in a store: config.pbtxt of {BASE}"]
+
+
 def unreachable(request: str, key: str) -> None:
     raise Unreachable(f"{BASE}: the store can't be reached: connection refused")
 

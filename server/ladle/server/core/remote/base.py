@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from ladle.server.core.remote.asking import KnownLabels, ask_labels
+from ladle.server.core.remote.asking import KnownLabels, ask_labels, not_read
 from ladle.server.core.remote.attempt import Outcome, attempt, recall
 from ladle.server.core.remote.cache import Known
 from ladle.server.core.remote.decisions import (
@@ -187,6 +187,11 @@ class RemoteBase:
         """
         listing = store.list_folder(self._url.path)
         now = base_of(listing)
+        if self._shown is None and (names := not_read(self._url, listing)):
+            logger.warning(
+                "model %s: without effect in a store: %s of %s",
+                *(self._model, ", ".join(names), self._url),
+            )
         labels = ask_labels(store, self._url, listing, self._labels)
         with self._lock:
             served = [version for version, known in self._versions.items() if known.lease]

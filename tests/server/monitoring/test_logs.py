@@ -117,6 +117,20 @@ def test_what_the_writer_is_behind_with_is_dropped_and_counted(tmp_path: Path) -
     assert len((tmp_path / "log").read_text().splitlines()) == written - 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is full")
+def test_what_cannot_be_written_is_counted_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counts = Counts()
+    log = AccessLog("/dev/full", "text", counts)
+    for _ in range(3):
+        observation().end(b"", log)
+    log.stop(TIMEOUT_S)
+    assert counts.dropped == ["write_failed"] * 3
+    (said,) = caplog.messages
+    assert said.startswith("the access log can't be written error=[Errno 28]")
+
+
 def test_processes_that_turn_the_same_files_lose_no_line(tmp_path: Path) -> None:
     """Each handler stands for a process: it has opened the file by itself."""
     path = tmp_path / "log"

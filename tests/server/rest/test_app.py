@@ -195,6 +195,29 @@ def test_a_request_names_one_host_at_most(pools: Pools) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
+        ("", 200),
+        ("10.0.0.1:8501", 200),
+        ("[::1]:8501", 200),
+        ("[::1]", 200),
+        ("x_1.example:", 200),
+        ("a b", 400),
+        ("a/b", 400),
+        ("user@a", 400),
+        ("a:b", 400),
+        ("::1", 400),
+        ("a\tb", 400),
+        ("http://a", 400),
+        ("\u00e9", 400),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_with_a_port(pools: Pools, host: str, status: int) -> None:
+    found, _, body = ask(app(pools), "POST", "/echo", b"1", more_headers=[("host", host)])
+    assert (found, b"expected a host and maybe a port" in body) == (status, status == 400)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
         ("models.example.org", 200),
         ("MODELS.example.org:8501", 200),
         ("a.pods.example.org:1", 200),

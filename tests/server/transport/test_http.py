@@ -230,6 +230,20 @@ def test_whatever_is_offered_the_answer_is_http_1(echoing: Served, protocol: byt
     assert b"GET /g " in answer
 
 
+def test_http_1_1_needs_a_host_and_http_1_0_does_not(echoing: Any) -> None:
+    answer = echoing.answer_to(b"GET /a HTTP/1.1\r\nAccept: */*\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Expected a Host header" in answer
+    answer = echoing.answer_to(b"GET /a HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert echoing.answer_to(b"GET /a HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    # with an offer to upgrade too, and after a request that is whole
+    offer = b"GET /a HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    whole = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = echoing.answer_to(whole + offer).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200", b"400"]
+
+
 @pytest.mark.parametrize(
     "head", [b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
 )

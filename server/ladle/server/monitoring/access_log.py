@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +23,9 @@ _MAX_PENDING = 8192
 _PAUSE_S = 0.1
 _MAX_FILE_BYTES = 64 << 20
 _MAX_OLD_FILES = 4
+_COMPLAIN_EVERY_S = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 class _Entry(NamedTuple):
@@ -69,6 +74,7 @@ class AccessLog(Unobserved):
         self._worker = {} if worker is None else {"worker": worker}
         self._max_pending = max_pending
         self._pending: deque[_Entry] = deque()
+        self._complained = -_COMPLAIN_EVERY_S
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
@@ -91,6 +97,10 @@ class AccessLog(Unobserved):
 
     def _write_failed(self, record: logging.LogRecord) -> None:
         self._counting.log_dropped("access", "write_failed")
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAIN_EVERY_S:
+            self._complained = now
+            logger.error("the access log can't be written error=%s", sys.exc_info()[1])
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -99,7 +109,8 @@ class AccessLog(Unobserved):
             self._write()
             self._stopped.wait(_PAUSE_S)
         self._write()
-        self._handler.close()
+        with contextlib.suppress(OSError):  # what could not be written is counted
+            self._handler.close()
 
     def _write(self) -> None:
         for _ in range(len(self._pending)):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ladle.server.rest.status_codes import HttpError
+
+# RFC 3986, 3.2.2, in lower case: a name or an address, or an address in brackets.
+_HOST = re.compile(r"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-z:.%_~-]*\])(?::[0-9]*)?")
 
 
 def only_host(values: Sequence[str]) -> str:
@@ -14,13 +18,16 @@ def only_host(values: Sequence[str]) -> str:
         values: those of all its `Host` headers; none is an empty name.
 
     Raises:
-        HttpError: There are several (RFC 9112, 3.2): two readers could take different ones.
+        HttpError: There are several, and two readers could take different ones; or it is no host
+            (RFC 9112, 3.2).
     """
     if not values:
         return ""
     if len(values) > 1:
         raise HttpError(400, f"expected one Host header, got {len(values)}")
     host = values[0].strip().lower()
+    if not _HOST.fullmatch(host):
+        raise HttpError(400, f"expected a host and maybe a port in Host, got {host[:100]!r}")
     name, colon, port = host.rpartition(":")
     # Without brackets an IPv6 address would end in something like a port.
     return name if colon and port.isdecimal() and not name.endswith(":") else host

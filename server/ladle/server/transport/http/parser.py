@@ -77,7 +77,9 @@ class RequestParser:
                 # What follows is not copied: many requests in one piece would each copy it again.
                 pieces += [memoryview(piece)[upgrade.args[0] :], self._head_without_upgrade()]
                 self._parser = self._new_parser()
-            except httptools.HttpParserError:
+            except httptools.HttpParserError as error:
+                if isinstance(error.__context__, NotHttp):  # raised in a callback
+                    raise error.__context__ from None
                 raise NotHttp("Invalid HTTP request received.") from None
         if self._unread_bytes > _MAX_HEAD_BYTES:
             raise NotHttp("The head of the request is too large.")
@@ -117,6 +119,8 @@ class RequestParser:
         if parser.should_upgrade():
             self._ignores_upgrade = True
             return
+        if parser.get_http_version() == "1.1" and not any(n == b"host" for n, _ in self._headers):
+            raise NotHttp("Expected a Host header (RFC 9112, 3.2).")
         self.in_head = False
         self._unread_bytes = 0
         is_last = not parser.should_keep_alive() or parser.get_http_version() == "1.0"

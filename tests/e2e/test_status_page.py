@@ -457,6 +457,7 @@ def test_how_a_canary_answers_stands_beside_how_stable_does(browser: Any, tmp_pa
         page.wait_for_selector("table.shadow tbody tr")
         canary = page.locator("table.rollout tbody tr").nth(1).inner_text()
         assert re.search(r"100 % of [\d,]+ rows$", canary)
+        assert page.locator(".verdict").inner_text().startswith("no verdict The canary: it had 0")
         (output,) = page.locator("table.shadow tbody tr").all_inner_texts()
         assert output.split("\t") == ["y", "100 %", "100 %", "2", "2", "0.5", "0.5", "0"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ladle.rollout.fleet import GOOD, HELD, NO_VERDICT, WORSE, NotARollout, rollouts
-from ladle.rollout.guard import Guard
+from ladle.rollout.fleet import NotARollout, rollouts
+from ladle.rollout.guard import GOOD, HELD, NO_VERDICT, WORSE, Guard
 from ladle.rollout.report import as_text
 
 OUTPUT = {
@@ -75,7 +75,7 @@ def test_counts_of_servers_are_added_up() -> None:
         (
             [server(part("stable", 1), part("canary", 2, 99))],
             NO_VERDICT,
-            "version 2 had 99 requests in the last minute: expected 100",
+            "version 2: it had 99 requests in the last minute: expected 100",
         ),
         (
             [server(part("stable", 1), part("canary", 2, 200, 20))],
@@ -178,7 +178,7 @@ def test_the_table_says_all_of_it() -> None:
         "version 2 as a shadow of version 1: 100 requests compared, 1.98 % of 100 rows otherwise",
         "failed there: 1, the last with INTERNAL: no",
         "not compared: 2 busy",
-        "  y       1 %        1 %        0.1   0.5      0.2        1        0",
+        "  y       1 %        1 %        0.1         0.5      0.2        1             0",
         "y: shape 3 times: expected float32 [1], got [2]",
         "held: a:8501 holds version 2: it fails",
     ):

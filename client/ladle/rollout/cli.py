@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _make_parser()
     args = parser.parse_args(argv)
-    from ladle.rollout import asking, fleet, report
+    from ladle.rollout import asking, fleet, guard, report
 
     servers = [server for listed in args.server for server in listed.split(",")]
     try:
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"model {args.model}" if args.model else "any model"
         print(f"ladle rollout: {', '.join(servers)}: no roll-out of {what}", file=sys.stderr)
     verdicts = {rollout.verdict for rollout in found}
-    if verdicts & {fleet.WORSE, fleet.HELD}:
+    if verdicts & {guard.WORSE, guard.HELD}:
         return 1
-    return 0 if verdicts == {fleet.GOOD} and not failures else _NO_VERDICT
+    return 0 if verdicts == {guard.GOOD} and not failures else _NO_VERDICT
 
 
 def _is_safe(url: str) -> bool:

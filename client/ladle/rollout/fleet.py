@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ladle.rollout.guard import Figures, Guard, breach
-
-GOOD, WORSE, HELD, NO_VERDICT = "good", "worse", "held", "no verdict"
+from ladle.rollout.guard import HELD, NO_VERDICT, Figures, Guard, verdict
 
 
 class NotARollout(ValueError):
@@ -75,7 +73,7 @@ class Rollout:
 
     model: str
     verdict: str
-    """GOOD, WORSE, HELD or NO_VERDICT."""
+    """GOOD, WORSE, HELD or NO_VERDICT of the guard."""
     reason: str
     """Why, in a sentence."""
     servers: int
@@ -116,10 +114,10 @@ def _rollout(model: str, loads: Mapping[str, Mapping[str, Any]]) -> Rollout:
     parts = _parts(loads)
     shadows = _shadows(load["shadow"] for load in loads.values() if load["shadow"])
     guards = [Guard(**load["guard"]) for load in loads.values()]
-    verdict, reason = _verdict(parts, shadows, guards)
+    found, reason = _verdict(parts, shadows, guards)
     return Rollout(
         model=model,
-        verdict=verdict,
+        verdict=found,
         reason=reason,
         servers=len(loads),
         parts=parts,
@@ -149,15 +147,8 @@ def _verdict(
             of_canary = of_canary._replace(
                 compared=shadow.requests, disagreement=shadow.disagreement
             )
-    if reason := breach(guard, of_canary, of_stable):
-        return WORSE, f"version {canary.version}: {reason}"
-    is_compared = guard.max_disagreement and of_canary.compared >= guard.min_requests
-    if of_canary.requests < guard.min_requests and not is_compared:
-        had = f"{of_canary.requests} requests in the last minute"
-        if guard.max_disagreement:
-            had += f" and {of_canary.compared} compared"
-        return NO_VERDICT, f"version {canary.version} had {had}: expected {guard.min_requests}"
-    return GOOD, f"version {canary.version} keeps what is asked of it"
+    found, reason = verdict(guard, of_canary, of_stable)
+    return found, f"version {canary.version}: {reason}"
 
 
 def _figures(part: Part | None) -> Figures:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+GOOD, WORSE, HELD, NO_VERDICT = "good", "worse", "held", "no verdict"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
@@ -66,3 +68,16 @@ def breach(guard: Guard, canary: Figures, stable: Figures) -> str:
                 f"expected at most {guard.max_p99_to_stable:g} times"
             )
     return ""
+
+
+def verdict(guard: Guard, canary: Figures, stable: Figures) -> tuple[str, str]:
+    """Return GOOD, WORSE or NO_VERDICT for a canary that nobody holds, and why, in words."""
+    if reason := breach(guard, canary, stable):
+        return WORSE, reason
+    is_compared = guard.max_disagreement and canary.compared >= guard.min_requests
+    if canary.requests < guard.min_requests and not is_compared:
+        had = f"{canary.requests} requests in the last minute"
+        if guard.max_disagreement:
+            had += f" and {canary.compared} compared"
+        return NO_VERDICT, f"it had {had}: expected {guard.min_requests}"
+    return GOOD, "it keeps what is asked of it"

@@ -48,7 +48,15 @@ def _shadow(shadow: Shadow) -> list[str]:
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in shadow.dropped.items())
         lines.append(f"not compared: {dropped}")
     if shadow.outputs:
-        titles = ("output", "otherwise", "other top", "mean", "largest", "mean rel.", "largest")
+        titles = (
+            "output",
+            "otherwise",
+            "other top",
+            "mean diff.",
+            "largest",
+            "mean rel.",
+            "largest rel.",
+        )
         rows = [_output(name, output) for name, output in shadow.outputs.items()]
         lines += _table([(*titles, "not finite"), *rows])
     lines += [

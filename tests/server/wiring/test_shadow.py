@@ -158,7 +158,7 @@ def test_the_command_reads_what_the_server_says(
     assert cli.main(["status", "--server", there.url]) == 0
     printed = capsys.readouterr().out
     assert "version 2 as a shadow of version 1" in printed
-    assert printed.endswith("good: version 2 keeps what is asked of it\n")
+    assert printed.endswith("good: version 2: it keeps what is asked of it\n")
     there.shadow.function = lambda inputs: {"y": inputs["x"] * np.array([9, 1], np.float32)}
     until(lambda: enough() and there.seen()["rollout"][1]["is_held"])
     assert cli.main(["status", "--server", there.url, "--json"]) == 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ladle.rollout.guard import Guard
+from ladle.rollout.guard import HELD, NO_VERDICT, Figures, Guard, verdict
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.rollout.agreement import OutputAgreement
@@ -111,6 +111,9 @@ class ModelSnapshot:
     guard: Guard | None = None
     """What is asked of its canary: the roll-out's guard, or a guard's defaults; None without a
     roll-out."""
+    verdict: str = ""
+    """Whether the canary keeps it, at this server: `good`, `worse`, `held` or `no verdict`."""
+    verdict_reason: str = ""
 
 
 def snapshot(
@@ -200,6 +203,29 @@ def _guard(manager: Manager, name: str) -> Guard | None:
     return None if rollout is None else rollout.guard or Guard()
 
 
+def _verdict(
+    guard: Guard | None, parts: tuple[PartSnapshot, ...], shadow: ShadowSnapshot | None
+) -> tuple[str, str]:
+    by_part = {part.part: part for part in parts}
+    canary = by_part.get("canary")
+    if guard is None:
+        return "", ""
+    if canary is None:
+        return NO_VERDICT, "no version is on trial"
+    if canary.is_held:
+        return HELD, canary.reason
+    figures = _figures(canary)
+    if shadow is not None and shadow.version == canary.version:
+        figures = figures._replace(compared=shadow.requests, disagreement=shadow.disagreement)
+    return verdict(guard, figures, _figures(by_part.get("stable")))
+
+
+def _figures(part: PartSnapshot | None) -> Figures:
+    if part is None:
+        return Figures(0, 0, None)
+    return Figures(part.requests, part.failures, None if part.p99_ms is None else part.p99_ms / 1e3)
+
+
 def _output(found: OutputAgreement) -> OutputSnapshot:
     count = found.measured
     return OutputSnapshot(
@@ -227,6 +253,7 @@ def _model(
 ) -> ModelSnapshot:
     recent = metrics.recent.get(name)
     quantiles = recent and recent.latencies_s(now, (0.5, 0.95, 0.99))
+    found, reason = _verdict(guard, rollout, shadow)
     p50, p95, p99 = (q * 1000 for q in quantiles) if quantiles else (None, None, None)
     return ModelSnapshot(
         requests_per_s=recent.per_s(now, _RATE_S) if recent else 0.0,
@@ -241,4 +268,6 @@ def _model(
         rollout=rollout,
         shadow=shadow,
         guard=guard,
+        verdict=found,
+        verdict_reason=reason,
     )

@@ -91,7 +91,7 @@ function rolloutTable(load) {
       "tr", "",
       element(
         "td", "", badge(part.part, "label"), ` version ${part.version}`,
-        ...(part.is_held ? [" ", badge("held", "bad"), element("p", "alert small", part.reason)] : []),
+        ...(part.is_held ? [" ", badge("held", "bad")] : []),
       ),
       share,
       element("td", "", amount(part.requests_per_s)),
@@ -110,7 +110,8 @@ function rolloutTable(load) {
     ));
   }
   const head = element("tr", "", ...titles.map((title) => element("th", "", title)));
-  return [element("table", "rollout", element("thead", "", head), body)];
+  const verdict = element("p", "verdict", badge(load.verdict, VERDICTS[load.verdict]), ` The canary: ${load.verdict_reason}.`);
+  return [element("table", "rollout", element("thead", "", head), body), verdict];
 }
 
 // What the shadow's answers were beside those of stable, one line for each output.
@@ -146,6 +147,8 @@ function shadowTable(load) {
   const head = element("tr", "", ...titles.map((title) => element("th", "", title)));
   return [...shown, element("table", "shadow", element("thead", "", head), body)];
 }
+
+const VERDICTS = { good: "good", worse: "bad", held: "bad", "no verdict": "wait" };
 
 const DROPPED = {
   busy: "while the server was busy", bytes: "for want of room", stateful: "of a graph with state",

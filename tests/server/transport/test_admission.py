@@ -7,6 +7,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -60,30 +61,47 @@ def test_streams_without_a_message_keep_nobody_from_health(serve: Callable[..., 
         begun.release()
 
     port = serve({"/a/S": Streaming(begin)})
-    wait = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        wait.wait(TIMEOUT_S)
-        yield from ()
-
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        open_one: Any = channel.stream_stream("/a/S", None, None)
-        streams = [open_one(nothing(), timeout=TIMEOUT_S) for _ in range(128)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, held(channel, []) as streams:
         for _ in streams:
             assert begun.acquire(timeout=TIMEOUT_S)
-        with pytest.raises(grpc.RpcError) as raised:
-            next(open_one(iter([]), timeout=TIMEOUT_S))
-        assert refusal(raised.value)[0] == "UNAVAILABLE"
-        sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
-        assert sent["grpc-retry-pushback-ms"] == "100"
-
         stub = health_pb2_grpc.HealthStub(channel)
         for _ in range(200):
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_stream_without_a_place_is_refused_with_push_back(serve: Callable[..., int]) -> None:
+    """Those that have sent something keep their places."""
+    received = threading.Semaphore(0)
+    port = serve({"/a/S": Streaming(lambda s: s.receive(lambda _: received.release()))})
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, held(channel, [b""]) as streams:
+        for _ in streams:
+            assert received.acquire(timeout=TIMEOUT_S)
+        with pytest.raises(grpc.RpcError) as raised:
+            next(channel.stream_stream("/a/S", None, None)(iter([]), timeout=TIMEOUT_S))
+
+    assert refusal(raised.value)[0] == "UNAVAILABLE"
+    sent = {item.key: str(item.value) for item in raised.value.trailing_metadata()}
+    assert sent["grpc-retry-pushback-ms"] == "100"
+
+
+@contextmanager
+def held(channel: grpc.Channel, messages: list[bytes]) -> Iterator[list[Any]]:
+    """As many streams as have places; each sends the messages, and then neither more nor an end."""
+    ends = threading.Event()
+
+    def send() -> Iterator[bytes]:
+        yield from messages
+        ends.wait(TIMEOUT_S)
+
+    open_one: Any = channel.stream_stream("/a/S", None, None)
+    streams = [open_one(send(), timeout=TIMEOUT_S) for _ in range(128)]
+    try:
+        yield streams
+    finally:
         for stream in streams:
             stream.cancel()
-        wait.set()
+        ends.set()
 
 
 def test_thousands_of_calls_at_once_on_one_connection_are_all_answered(

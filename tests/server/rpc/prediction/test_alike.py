@@ -83,7 +83,7 @@ class Served:
         self._options = options or BatchOptions()
         self._said_by = said_by
         self._entered = threading.Semaphore(0)
-        self._gate = threading.Event()
+        self._gates: list[threading.Event] = []
         self.manager = Manager(self._load)
         self.aspire(1)
         served = methods(self.manager, tensor_content=False, observer=observer or self.metrics)
@@ -91,7 +91,11 @@ class Served:
             {path: self._noted(method) for path, method in served.items()}
             | {HOLD: NonBlocking(self._hold)},
             max_threads=4,
-            limits=Limits(limits.get("max_request_bytes", 1 << 20), ByteBudget(1 << 30)),
+            limits=Limits(
+                limits.get("max_request_bytes", 1 << 20),
+                ByteBudget(1 << 30),
+                lambda error: Observation("", "GRPC", b"").end(error, self.metrics),
+            ),
         )
         port = self.transport.listen("127.0.0.1:0")
         self.transport.start()
@@ -135,15 +139,15 @@ class Served:
         """Keep the native transport's thread from taking what comes."""
         return _Held(self) if self._is_native else _Held(None)
 
-    def hold(self) -> Any:
-        self._gate.clear()
+    def hold(self) -> tuple[threading.Event, Any]:
+        """Return what ends a hold that has been asked for, and the call that asks."""
         call: Any = self._channel.unary_unary(HOLD, None, None)
-        future = call.future(b"", timeout=TIMEOUT_S)
-        assert self._entered.acquire(timeout=TIMEOUT_S)
-        return future
+        gate = threading.Event()
+        self._gates.append(gate)
+        return gate, call.future(bytes([len(self._gates) - 1]), timeout=TIMEOUT_S)
 
-    def let_go(self) -> None:
-        self._gate.set()
+    def wait_until_held(self) -> None:
+        assert self._entered.acquire(timeout=TIMEOUT_S)
 
     def stop(self) -> None:
         for model in self.models.values():
@@ -177,7 +181,7 @@ class Served:
 
     def _hold(self, call: Call) -> Handler | None:
         self._entered.release()
-        assert self._gate.wait(TIMEOUT_S)
+        assert self._gates[call.request[0]].wait(TIMEOUT_S)
         call.respond(b"")
         return None
 
@@ -188,11 +192,12 @@ class _Held:
 
     def __enter__(self) -> None:
         if self._served:
-            self._future = self._served.hold()
+            self._gate, self._future = self._served.hold()
+            self._served.wait_until_held()
 
     def __exit__(self, *_: object) -> None:
         if self._served:
-            self._served.let_go()
+            self._gate.set()
             self._future.result()
 
 
@@ -455,6 +460,27 @@ def test_callers_that_go_are_counted_and_their_rows_do_not_run(make: Callable[..
     assert [outcome(futures[at]) for at in (0, 3)] == doubled(1, 4)
     assert model.batches == [1, 2]
     assert statuses(served) == {"OK": 3, "CANCELLED": 2}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_whose_caller_goes_before_the_request_is_looked_at_is_counted_as_that(
+    make: Callable[..., Served], count: int
+) -> None:
+    """Its message goes with the caller: what is left is not to be taken for a wrong request."""
+    served = make()
+    with served.held():
+        gate, held = served.hold()
+        futures = [served.call.future(each, timeout=TIMEOUT_S) for each in images(1, 2)[:count]]
+        come = 1 + sum(map(len, images(1, 2)[:count]))
+        until(lambda: served.transport.limits.budget.used == come + 1)  # and a byte of each hold
+    served.wait_until_held()
+    for future in futures:
+        future.cancel()
+    until(lambda: served.transport.limits.budget.used == 1)
+    gate.set()
+    held.result()
+
+    until(lambda: statuses(served) == {"CANCELLED": count})
 
 
 def test_a_deadline_is_its_request_s_own(make: Callable[..., Served]) -> None:

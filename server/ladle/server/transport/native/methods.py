@@ -41,15 +41,15 @@ class Unary:
                 for member in range(len(call)):
                     self.begin(call.call(member))
         elif self._non_blocking is None:
-            self._in_thread(call, self._pools.working, self._handle_late, self._blocking)
+            self._in_thread(call, self._pools.working, self._handle_new, self._blocking)
         elif call.nbytes <= _MAX_INLINE_BYTES:
-            self._handle(call, self._non_blocking)
+            self._handle_new(call, self._non_blocking)
         else:
-            self._in_thread(call, self._pools.working, self._handle_late, self._non_blocking)
+            self._in_thread(call, self._pools.working, self._handle_new, self._non_blocking)
 
-    def _handle_late(self, call: Call, handler: Callable[[Call], Handler | None]) -> None:
-        """Handle a call that has waited for a thread, unless the caller has gone meanwhile."""
-        if call.is_over:
+    def _handle_new(self, call: Call, handler: Callable[[Call], Handler | None]) -> None:
+        """Handle a call, unless the caller has gone since it came: its message went, too."""
+        if not call.request and call.is_over:
             self._limits.refused(Cancelled("the caller went away"))
         else:
             self._handle(call, handler)

@@ -71,6 +71,7 @@ ALLOWED = {
         "ladle.server.limits",
     },
     "ladle.server": {"ladle.protos", "ladle.store", "ladle.rollout.guard", "ladle.server"},
+    "ladle.server.wiring.workers.serving.statuses": {"ladle.rollout.fleet"},
     "ladle.embedded": {"ladle.client", "ladle.server"},
     "ladle.ray": {"ladle.embedded", "ladle.server"},
     "ladle.ray.services": set[str](),

@@ -103,14 +103,20 @@ def rollouts(answers: Mapping[str, Any], model: str = "") -> list[Rollout]:
     result = []
     for name in sorted(found):
         try:
-            result.append(_rollout(name, found[name]))
+            result.append(of_model(name, found[name]))
         except (KeyError, TypeError, AttributeError, ValueError):
             servers = ", ".join(found[name])
             raise NotARollout(f"{servers}: expected figures of this version of ladle") from None
     return result
 
 
-def _rollout(model: str, loads: Mapping[str, Mapping[str, Any]]) -> Rollout:
+def of_model(model: str, loads: Mapping[str, Mapping[str, Any]]) -> Rollout:
+    """Return the roll-out of one model.
+
+    Args:
+        model: its name.
+        loads: by server, the figures that it has of the model, each with a guard.
+    """
     parts = _parts(loads)
     shadows = _shadows(load["shadow"] for load in loads.values() if load["shadow"])
     guards = [Guard(**load["guard"]) for load in loads.values()]
@@ -142,11 +148,14 @@ def _verdict(
         return NO_VERDICT, "servers have different guards"
     (canary,), guard = canaries, guards[0]
     of_canary, of_stable = _figures(canary), _figures(stables[0] if stables else None)
-    for shadow in shadows:
-        if shadow.version == canary.version:
-            of_canary = of_canary._replace(
-                compared=shadow.requests, disagreement=shadow.disagreement
-            )
+    of_pair = [
+        shadow
+        for shadow in shadows
+        if shadow.version == canary.version and (not stables or shadow.stable == stables[0].version)
+    ]
+    if of_pair:
+        most = max(of_pair, key=lambda shadow: shadow.requests)
+        of_canary = of_canary._replace(compared=most.requests, disagreement=most.disagreement)
     found, reason = verdict(guard, of_canary, of_stable)
     return found, f"version {canary.version}: {reason}"
 

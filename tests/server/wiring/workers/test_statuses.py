@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from ladle.rollout.guard import Guard
 from ladle.server.wiring.workers.serving.statuses import merged_status
 
 
@@ -12,7 +14,7 @@ def load(rate: float, p99: float | None, **part: Any) -> dict[str, Any]:
     canary = {"part": "canary", "version": "2", "requests": 3, "failures": 1, "reason": ""}
     parts = [{**canary, **numbers, **part}] if part else []
     waiting = {"in_flight": 1, "queue_requests": 0, "queue_rows": 2, "running_batches": 1}
-    return {**numbers, "p95_ms": p99, **waiting, "rollout": parts, "shadow": None}
+    return {**numbers, "p95_ms": p99, **waiting, "rollout": parts, "shadow": None, "guard": None}
 
 
 def version(number: str, state: str, error: str = "") -> dict[str, Any]:
@@ -56,11 +58,41 @@ def test_a_roll_out_has_the_mean_of_shares_and_is_held_where_one_holds() -> None
     assert (part["requests"], part["failures"], part["reason"]) == (6, 2, "too slow")
 
 
-def test_of_a_shadow_the_worker_that_compared_most_is_shown() -> None:
-    loads = [{**load(1.0, 5.0), "shadow": {"requests": count}} for count in (3, 8)]
-    statuses = {n: status(model(load=found)) for n, found in enumerate(loads, 1)}
-    (merged,) = merged_status(statuses, 2)["models"]
-    assert merged["load"]["shadow"] == {"requests": 8}
+def test_a_shadow_is_added_up_and_the_verdict_is_that_of_all() -> None:
+    def worker(requests: int, disagreeing: int, stable: str = "1") -> dict[str, Any]:
+        shadow = {
+            "version": "2",
+            "stable": stable,
+            "share": 0.5,
+            "requests": requests,
+            "failures": 0,
+            "last_error": "",
+            "rows": requests,
+            "dropped": {"busy": 1},
+            "disagreeing_rows": disagreeing,
+            "disagreement": 0.0,
+            "outputs": {},
+            "p50_ms": 1.0,
+            "p99_ms": float(requests),
+        }
+        guard = asdict(Guard(min_requests=10, max_disagreement=0.2))
+        canary = load(1.0, 5.0, share=0.1, is_held=False)
+        return model(load={**canary, "shadow": shadow, "guard": guard})
+
+    def merged(*workers: dict[str, Any]) -> dict[str, Any]:
+        statuses = {n: status(found) for n, found in enumerate(workers, 1)}
+        (found,) = merged_status(statuses, len(workers))["models"]
+        load: dict[str, Any] = found["load"]
+        return load
+
+    found = merged(worker(8, 1), worker(4, 1), worker(5, 5, stable="3"))
+    shadow = found["shadow"]
+    assert (shadow["requests"], shadow["rows"], shadow["dropped"]) == (12, 12, {"busy": 2})
+    assert (shadow["share"], shadow["p99_ms"], shadow["disagreement"]) == (0.5, 8.0, 1 / 6)
+    # Neither worker by itself has compared enough.
+    assert merged(worker(8, 1), worker(4, 1))["verdict"] == "good"
+    assert merged(worker(8, 1))["verdict"] == "no verdict"
+    assert merged(worker(8, 4), worker(4, 1))["verdict"] == "worse"
 
 
 def test_a_version_is_as_far_as_its_last_worker_and_has_the_error_of_one() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
+
+from ladle.rollout.fleet import Shadow, of_model
 
 Status: TypeAlias = "dict[str, Any]"
 
@@ -83,10 +86,29 @@ def _load(same: Sequence[Status]) -> Status | None:
         }
         for of in parts.values()
     ]
-    # What a shadow was compared with can't be added up: shown is the worker that compared most.
-    shadows = [load["shadow"] for load in same if load["shadow"] is not None]
-    shadow = max(shadows, key=lambda one: int(one["requests"]), default=None)
-    return {**_numbers(same), "rollout": rollout, "shadow": shadow}
+    merged = {**_numbers(same), "rollout": rollout}
+    # Workers that have read the roll-out's file just now may differ in a model's having one.
+    guarded = {f"worker {n}": load for n, load in enumerate(same, 1) if load["guard"] is not None}
+    if not guarded:
+        return merged
+    found = of_model("", guarded)
+    return {
+        **merged,
+        "guard": next(iter(guarded.values()))["guard"],
+        "verdict": found.verdict,
+        "verdict_reason": found.reason,
+        "shadow": _shadow(found.shadows, [load["shadow"] for load in same if load["shadow"]]),
+    }
+
+
+def _shadow(summed: Sequence[Shadow], same: Sequence[Status]) -> Status | None:
+    """Return the pair of versions that was compared most, at all workers together."""
+    if not summed:
+        return None
+    most = max(summed, key=lambda shadow: shadow.requests)
+    key = most.version, most.stable
+    alike = _numbers([one for one in same if (one["version"], one["stable"]) == key])
+    return {**alike, **asdict(most), "disagreement": most.disagreement}
 
 
 def _numbers(same: Sequence[Status]) -> Status:

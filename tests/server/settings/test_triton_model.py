@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from ladle.protos.files.versions import FOLDER_NAME
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.sources.version_policy import All, Latest, Specific
 from ladle.server.settings.batching_parameters import BatchingConfig, BatchingLoader
-from ladle.server.settings.triton_model import CONFIG_FILE, TritonModel, parse, read
+from ladle.server.settings.triton_model import (
+    CONFIG_FILE,
+    TritonModel,
+    files_named,
+    parse,
+    read,
+)
 
 WHOLE = """
 name: "m"
@@ -74,6 +81,28 @@ def test_an_empty_one_says_nothing() -> None:
     model = parse("", "m")
     assert model == TritonModel()
     assert model.batch_options() == BatchOptions(num_batch_threads=cpus())
+
+
+def test_the_files_that_it_names_are_known_without_a_folder() -> None:
+    text = """
+    output { name: "y" label_filename: "a" }
+    model_warmup { inputs { key: "x" value {
+      data_type: TYPE_FP32 dims: 1 input_data_file: "b" } } }
+    """
+    assert sorted(files_named(text.encode(), "m")) == ["a", "warmup/b"]
+    assert files_named(b"nonsense", "m") == ()
+    assert files_named(b"\xff", "m") == ()
+    assert files_named(b'name: "n" ' + text.encode(), "m") == ()
+
+
+def test_a_copy_has_the_name_of_the_folder_that_it_was_copied_from(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").write_text('name: "digits" max_batch_size: 3')
+    with pytest.raises(InvalidArgument, match="expected the name of the folder"):
+        read(tmp_path)
+    (tmp_path / FOLDER_NAME).write_text("digits")
+    described = read(tmp_path)
+    assert described is not None
+    assert described.max_batch_size == 3
 
 
 def test_each_output_has_its_own_file_of_labels() -> None:

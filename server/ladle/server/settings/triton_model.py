@@ -6,13 +6,14 @@ Pure but for `read`. The numbers and names are Triton's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from ladle.protos.datatypes import BY_NAME, Datatype
+from ladle.protos.files.versions import FOLDER_NAME
 from ladle.protos.tensors import NUMPYS_MAX_RANK
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.errors import InvalidArgument
@@ -116,9 +117,35 @@ def read(folder: Path) -> TritonModel | None:
     except OSError as error:
         raise InvalidArgument(f"{file}: can't be read: {error.strerror or error}") from None
     try:
-        return parse(read_text(file, _MAX_BYTES), folder.name)
+        return parse(read_text(file, _MAX_BYTES), _name_of(folder))
     except InvalidArgument as error:
         raise InvalidArgument(f"{file}: {error.message}") from None
+
+
+def files_named(text: bytes, folder_name: str) -> Collection[str]:
+    """Return the files that a config.pbtxt names, as paths from the model's folder.
+
+    Args:
+        text: its content. Of one that is wrong there are none: who loads a version says why.
+        folder_name: the model's folder's.
+    """
+    try:
+        model = parse(text.decode(), folder_name)
+    except (InvalidArgument, UnicodeDecodeError):
+        return ()
+    inputs = [given for warmup in model.warmups for given in warmup.inputs if given.is_file]
+    return {
+        *model.labels_files.values(),
+        *(f"{WARMUP_FOLDER}/{given.source}" for given in inputs),
+    }
+
+
+def _name_of(folder: Path) -> str:
+    """Return a folder's name; of a copy that of the folder that it was copied from."""
+    try:
+        return read_text(folder / FOLDER_NAME, _MAX_BYTES)
+    except InvalidArgument:
+        return folder.name
 
 
 def parse(text: str, folder_name: str) -> TritonModel:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from ladle.server.config import Config
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.remote.base import RemoteBase
+from ladle.server.core.remote.beside import Beside
 from ladle.server.core.remote.cache import Cache
 from ladle.server.core.remote.decisions import Schedule
 from ladle.server.core.remote.options import Notes, RemoteOptions
 from ladle.server.core.remote.workers import Workers
 from ladle.server.core.sources.base_path import Check
+from ladle.server.settings import triton_model
 from ladle.store.errors import Misconfigured
 from ladle.store.opening import open_store
 from ladle.store.store import Store
@@ -54,6 +56,7 @@ class RemoteModels:
             cache=self.cache,
             open_store=self._opened,
             check=check,
+            beside=Beside(config=triton_model.CONFIG_FILE, named=triton_model.files_named),
             schedule=Schedule(
                 max(wait_s, config.remote_poll_wait_seconds), config.remote_settle_seconds
             ),

@@ -11,8 +11,10 @@ import pytest
 from fakes import TIMEOUT_S, FakeClock
 from stores import BASE, FakeStore, publish, upload_order
 
-from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
+from ladle.protos.files.versions import FOLDER_NAME, HIDDEN_PREFIX, LABELS_NAME
+from ladle.server.core.errors import ResourceExhausted
 from ladle.server.core.remote.base import RemoteBase
+from ladle.server.core.remote.beside import Beside
 from ladle.server.core.remote.cache import Cache
 from ladle.server.core.remote.decisions import Schedule
 from ladle.server.core.remote.options import RemoteOptions
@@ -89,6 +91,7 @@ class Harness:
         options = RemoteOptions(
             cache=self.cache,
             open_store=lambda _: self.store,
+            beside=Beside(config="config.pbtxt", named=lambda text, _: text.decode().split()),
             check=lambda f: None if (f / "saved_model.pb").is_file() else "no saved_model.pb",
             schedule=Schedule(wait_s=15, settle_s=30),
             once=once,
@@ -310,16 +313,74 @@ def test_labels_are_read_when_they_change(tmp_path: Path) -> None:
     assert there.labels == {"stable": 1}
 
 
-def test_a_config_that_counts_on_disks_alone_is_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    there = Harness(tmp_path)
-    publish(there.store, 1, ONE)
-    there.store.write(f"{BASE.path}/config.pbtxt", b"max_batch_size: 1")
-    there.look(times=3)
-    assert sorted(there.served) == [1]
-    told = [r.getMessage() for r in caplog.records if "config.pbtxt" in r.getMessage()]
-    assert told == [f"model m: without effect in a store: config.pbtxt of {BASE}"]
+class TestBeside:
+    """What lies beside the versions, and says how they are served."""
+
+    def harness(self, tmp_path: Path) -> Harness:
+        there = Harness(tmp_path)
+        publish(there.store, 1, ONE)
+        self.write(there, "config.pbtxt", b"labels.txt warmup/x")
+        self.write(there, "labels.txt", b"ant")
+        self.write(there, "warmup/x", b"12")
+        there.look()
+        return there
+
+    def write(self, there: Harness, name: str, data: bytes) -> None:
+        there.store.write(f"{BASE.path}/{name}", data)
+
+    def kept(self, there: Harness) -> dict[str, bytes]:
+        folder = there.served[1].parent
+        names = ("config.pbtxt", "labels.txt", "warmup/x")
+        return {n: (folder / n).read_bytes() for n in names if (folder / n).is_file()}
+
+    def test_it_is_there_before_the_version_is(self, tmp_path: Path) -> None:
+        there = self.harness(tmp_path)
+        assert self.kept(there) == {
+            "config.pbtxt": b"labels.txt warmup/x",
+            "labels.txt": b"ant",
+            "warmup/x": b"12",
+        }
+        assert (there.served[1].parent / FOLDER_NAME).read_text() == BASE.name
+
+    def test_it_is_read_again_when_it_changes_and_not_before(self, tmp_path: Path) -> None:
+        there = self.harness(tmp_path)
+        there.look(times=3)
+        config = ("get", f"{BASE.path}/config.pbtxt")
+        assert there.store.requests.count(config) == 1
+        self.write(there, "labels.txt", b"bee")
+        there.look()
+        assert self.kept(there)["labels.txt"] == b"bee"
+        self.write(there, "config.pbtxt", b"other.txt")
+        there.look()
+        assert self.kept(there)["config.pbtxt"] == b"other.txt"
+        self.write(there, "other.txt", b"cat")  # it was missing
+        there.look()
+        assert (there.served[1].parent / "other.txt").read_bytes() == b"cat"
+
+    def test_what_goes_in_the_store_goes_here(self, tmp_path: Path) -> None:
+        there = self.harness(tmp_path)
+        del there.store.objects[f"{BASE.path}/config.pbtxt"]
+        there.look()
+        assert "config.pbtxt" not in self.kept(there)
+        assert sorted(there.served) == [1]
+
+    def test_names_that_lead_out_of_the_folder_are_refused(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        there = Harness(tmp_path)
+        publish(there.store, 1, ONE)
+        self.write(there, "config.pbtxt", b"../evil")
+        there.store.write(f"{BASE.path}/../evil", b"evil")
+        there.look()
+        assert self.kept(there) == {}
+        assert "expected a file in the model's own folder" in caplog.text
+
+    def test_it_is_no_version_that_makes_room_for_others(self, tmp_path: Path) -> None:
+        there = self.harness(tmp_path)
+        folder = there.served[1].parent
+        with pytest.raises(ResourceExhausted):
+            there.cache.reserve(folder / "2-x", 1 << 40)
+        assert len(self.kept(there)) == 3
 
 
 def unreachable(request: str, key: str) -> None:

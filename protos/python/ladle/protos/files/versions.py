@@ -14,6 +14,8 @@ MAX_VERSION = 2**63 - 1
 LABELS_NAME = ".ladle-labels.json"
 """The file of labels in a model's base path. `ladle models label` writes it, servers read it.
 Since its name is no number, it is no version."""
+FOLDER_NAME = ".ladle-folder"
+"""In a copy of a base path, as a server keeps of one in a store: the name that the folder has."""
 HIDDEN_PREFIX = ".ladle-hidden-"
 """Before the number of a version that servers shall pass over for a while."""
 _MAX_LABELS_BYTES = 1 << 16

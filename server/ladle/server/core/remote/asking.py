@@ -22,7 +22,6 @@ from ladle.store.url import StoreUrl
 logger = logging.getLogger(__name__)
 
 _MAX_LABELS_BYTES = 1 << 16
-_ON_DISKS_ALONE = ("config.pbtxt",)  # Triton's
 
 
 class KnownManifest(NamedTuple):
@@ -61,12 +60,6 @@ def ask_version(
         raise ValueError(f"its manifest: expected at most {MAX_MANIFEST_BYTES} bytes")
     text = get_whole(store, stored)
     return listing, KnownManifest(stored.etag, read_manifest(text))
-
-
-def not_read(base: StoreUrl, listing: Listing) -> list[str]:
-    """Return the names of files beside the versions that count on a disk, and not in a store."""
-    keys = {stored.key for stored in listing.objects}
-    return [name for name in _ON_DISKS_ALONE if (base / name).path in keys]
 
 
 def ask_labels(

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from ladle.server.core.remote.asking import KnownLabels, ask_labels, not_read
+from ladle.server.core.remote.asking import KnownLabels, ask_labels
 from ladle.server.core.remote.attempt import Outcome, attempt, recall
+from ladle.server.core.remote.beside import keep_beside
 from ladle.server.core.remote.cache import Known
 from ladle.server.core.remote.decisions import (
     Base,
@@ -57,6 +58,7 @@ class RemoteBase:
         self._bucket = f"{url.scheme}://{url.bucket}"
         self._notify = changed
         self._lock = threading.Condition()
+        self._beside: Mapping[str, str] | None = None  # of who looks: one thread at a time
         # Guarded by _lock.
         self._policy: VersionPolicy = Latest()
         self._keeps_labelled = False
@@ -187,10 +189,10 @@ class RemoteBase:
         """
         listing = store.list_folder(self._url.path)
         now = base_of(listing)
-        if self._shown is None and (names := not_read(self._url, listing)):
-            logger.warning(
-                "model %s: without effect in a store: %s of %s",
-                *(self._model, ", ".join(names), self._url),
+        options = self._options
+        if options.beside is not None:
+            self._beside = keep_beside(
+                *(options.beside, store, self._url, listing, options.cache, self._beside)
             )
         labels = ask_labels(store, self._url, listing, self._labels)
         with self._lock:

@@ -2,6 +2,8 @@
 
     ROOT/<base>/<version>-<fingerprint>/           a whole version, renamed into place
     ROOT/<base>/listing.json                       what the store had when it was last asked
+    ROOT/<base>/...                                what lies beside the versions there
+    ROOT/<base>/.ladle-folder                      the name of the folder in the store
     ROOT/partial/<base>-<version>-<fingerprint>/   one on its way; who has its lock writes there
 
 <base> are sixteen digits of the URL's SHA-256. A folder that somebody needs has a shared lock on it
@@ -15,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -23,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from ladle.protos.files.versions import FOLDER_NAME
 from ladle.server.core.errors import ResourceExhausted
 from ladle.server.core.remote.record import read_record
 from ladle.server.core.servable_id import ServableId
@@ -35,6 +39,7 @@ M = TypeVar("M")
 _PARTIAL = "partial"
 _TRASH = "trash-"
 _LISTING = "listing.json"
+_VERSION = re.compile(r"\d+-")
 
 
 class Known(NamedTuple):
@@ -203,6 +208,32 @@ class Cache:
             pass
         return None
 
+    def keep_beside(self, base: StoreUrl, files: Mapping[str, bytes]) -> None:
+        """Keep what lies beside the versions, in this order; each file is replaced whole.
+
+        Raises:
+            OSError: The disk refuses.
+            ValueError: A name leads out of the folder.
+        """
+        folder = self.root / _key(base)
+        for name, data in {FOLDER_NAME: base.name.encode(), **files}.items():
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"expected a file in the model's own folder, got {name!r}")
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            staged = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+            try:
+                staged.write_bytes(data)
+                staged.replace(path)
+            except OSError:
+                staged.unlink(missing_ok=True)
+                raise
+
+    def forget_beside(self, base: StoreUrl, name: str) -> None:
+        """Remove a file from beside the versions; it may not be there."""
+        with suppress(OSError):
+            (self.root / _key(base) / name).unlink()
+
     def holding(self, load: Callable[[ServableId, Path], M]) -> Callable[[ServableId, Path], M]:
         """Return `load`, during which nobody removes the version's folder."""
 
@@ -247,6 +278,8 @@ class Cache:
             if base.name.startswith(_TRASH) or not base.is_dir():
                 continue
             for path in base.iterdir():
+                if base.name != _PARTIAL and not _VERSION.match(path.name):
+                    continue  # what lies beside the versions
                 with suppress(OSError):
                     if path.is_dir():
                         size = (

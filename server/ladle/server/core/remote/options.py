@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ladle.server.core.clock import Clock
+from ladle.server.core.remote.beside import Beside
 from ladle.server.core.remote.cache import Cache
 from ladle.server.core.remote.decisions import Schedule
 from ladle.server.core.remote.workers import Workers
@@ -36,6 +37,8 @@ class RemoteOptions:
     open_store: Callable[[StoreUrl], Store]
     check: Check
     """Says what a folder lacks to be a whole model."""
+    beside: Beside | None = None
+    """What is read from beside the versions; None for nothing."""
     schedule: Schedule
     once: bool
     """Whether each base is looked at once only, and what is found is taken."""

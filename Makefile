@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFORMANCE := .venv-conformance
-RAY := .venv-ray
+ENGINES := ray spark beam
+packages_ray := "ray[serve,data]>=2.55"
+packages_spark := "pyspark>=3.5"
+packages_beam := "apache-beam>=2.70"
 BUILD_INPUTS := pyproject.toml tests/deploy/requirements.txt \
 	protos/build_hook.py protos/stubs.py $(shell find protos -name '*.proto')
 NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server/native/src/*.rs server/native/src/*/*.rs)
@@ -12,7 +15,7 @@ NATIVE_INPUTS := $(wildcard server/native/*.toml server/native/Cargo.lock server
 # What the tests start is compiled once, and not anew in each process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: azurite help bench compare demo dist docs test lint fmt types unit e2e ray-test install native native-test native-fuzz protos release-check clean
+.PHONY: azurite help bench compare demo dist docs test lint fmt types unit e2e engines-test install native native-test native-fuzz protos release-check clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -117,15 +120,16 @@ unit: install $(CONFORMANCE)/.installed
 e2e: install $(CONFORMANCE)/.installed ## only the tests with real processes and real models
 	$(BIN)/pytest -m "e2e or conformance"
 
-# Ray pins what many packages need, so it has an environment of its own, which borrows ours.
-$(RAY)/.installed: $(VENV)/.installed
-	$(BIN)/python -m venv $(RAY)
-	$(RAY)/bin/python -m pip install --quiet "ray[serve]>=2.55" pyyaml
-	$(RAY)/bin/python tests/conformance/borrow.py $(VENV)
+# Engines pin what many packages need, so each has an environment of its own, which borrows ours.
+$(ENGINES:%=.venv-%/.installed): .venv-%/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet $(packages_$*) pyarrow pandas pyyaml
+	.venv-$*/bin/python tests/conformance/borrow.py $(VENV)
 	@touch $@
 
-ray-test: $(RAY)/.installed $(CONFORMANCE)/.installed ## ladle on a cluster of Ray's; installs Ray into .venv-ray
-	$(BIN)/pytest tests/e2e/upstream/test_ray.py
+# Spark needs Java.
+engines-test: $(ENGINES:%=.venv-%/.installed) $(CONFORMANCE)/.installed ## ladle with Ray, Spark and Beam; installs them into .venv-ray and so on
+	$(BIN)/pytest tests/e2e/upstream/test_ray.py tests/docs/test_engines.py
 
 bench: install ## measure what a request costs; needs h2load (apt-get install nghttp2-client)
 	$(BIN)/python benchmarks/bench.py

@@ -25,6 +25,8 @@ ALLOWED = {
     "ladle.batch": {"ladle.protos", "ladle.store", "ladle.client", "ladle.cli.arguments"},
     "ladle.rollout": {"ladle.cli.arguments"},
     "ladle.rollout.guard": set(),  # a decision, which servers and the command share
+    "ladle.batch.tables": {"ladle.batch", "ladle.client", "ladle.embedded", "ladle.server"},
+    "ladle.batch.ray": {"ladle.batch", "ladle.client"},
     "ladle.export": {"ladle.protos", "ladle.store"},
     "ladle.export.models.remote": {"ladle.protos", "ladle.store", "ladle.client", "ladle.export"},
     "ladle.server.core": {"ladle.protos", "ladle.store", "ladle.rollout.guard"},

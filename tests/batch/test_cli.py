@@ -110,7 +110,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_npy_to_json_lines_takes_no_pyarrow() -> None:
     code = (
         "import sys\nsys.modules['pyarrow'] = None\n"
-        "import ladle.batch.execute, ladle.batch.single, ladle.batch.readers.npy\n"
+        "import ladle.batch.execute, ladle.batch.output.single, ladle.batch.readers.npy\n"
         "import ladle.batch.readers.jsonl, ladle.batch.writers.jsonl, ladle.batch.writers.npy\n"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ladle.batch.arguments import parse
-from ladle.batch.progress import Progress, write, write_line
+from ladle.batch.dispatch.progress import Progress, write, write_line
 from ladle.store.url import StoreUrl, is_url, parse_url
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from ladle.batch.single import predict_few, shown
+    from ladle.batch.output.single import predict_few, shown
     from ladle.batch.writers.jsonl import as_json
 
     few = predict_few(_job(args), _connector(args), top=args.top, plot=args.plot)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ladle.batch.columns.binding import bind, checked, settings_of
 from ladle.batch.dispatch.dispatcher import dispatch
+from ladle.batch.dispatch.progress import ProgressState
 from ladle.batch.errors import BatchError, ChangedError
 from ladle.batch.job import Job, Summary
 from ladle.batch.model import (
@@ -22,7 +23,6 @@ from ladle.batch.model import (
 from ladle.batch.output.folder import OnStep, OutputFolder
 from ladle.batch.output.manifest import Manifest, resumed
 from ladle.batch.output.shards import ShardedOutput
-from ladle.batch.progress import ProgressState
 from ladle.batch.readers import files
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.stores.inputs import Input, fetched

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import grpc
 
-from ladle.client import Client
+from ladle.client import Client, Retry
 from ladle.client.calls.effects import Failure, Outcome, Send
 from ladle.client.errors import Cancelled, DeadlineExceeded, from_status
 from ladle.client.streaming.streams import Scope
@@ -26,10 +26,12 @@ class EmbeddedClient(Client):
     same models. Each input of a stream is a request of its own.
     """
 
-    def __init__(self, calls: LocalCalls, *, timeout: float = 30.0) -> None:
-        """Take what makes the calls, and the seconds for calls without a timeout of their own."""
+    def __init__(
+        self, calls: LocalCalls, *, timeout: float = 30.0, retry: Retry | None = None
+    ) -> None:
+        """Take what makes the calls, and how, as of a `Client`."""
         self._local_calls = calls
-        super().__init__(f"unix:{_WHERE}", timeout=timeout)
+        super().__init__(f"unix:{_WHERE}", timeout=timeout, retry=retry)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_WHERE})" + (" (closed)" if self._is_closed else "")

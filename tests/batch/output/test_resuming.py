@@ -99,7 +99,7 @@ def test_an_interruption_leaves_what_is_done_and_says_how_to_go_on(
         if state.rows >= 400:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("ladle.batch.progress.Progress.show", interrupt)
+    monkeypatch.setattr("ladle.batch.dispatch.progress.Progress.show", interrupt)
     with pytest.raises(KeyboardInterrupt):
         batch.run("--shard-rows", 200, "--rows-per-request", 50)
     assert batch.error == "ladle predict: the same command goes on where this ends\n"

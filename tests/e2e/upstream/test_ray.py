@@ -64,7 +64,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if not PYTHON.exists():
-        pytest.skip(f"no {PYTHON}; `make ray-test` makes it")
+        pytest.skip(f"no {PYTHON}; `make engines-test` makes it")
     base_path = tmp_path_factory.mktemp("ray") / "digits"
     shutil.copytree(digits, base_path)
     cluster = Cluster("digits", base_path)

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from ladle.batch.dispatch.destination import Destination
 from ladle.batch.dispatch.options import Options
+from ladle.batch.dispatch.progress import ProgressState
 from ladle.batch.dispatch.reader_thread import ChunkRead, ReaderThread
 from ladle.batch.dispatch.schedule import Request, Schedule
 from ladle.batch.dispatch.steps import (
@@ -26,7 +27,6 @@ from ladle.batch.dispatch.steps import (
     Write,
     next_step,
 )
-from ladle.batch.progress import ProgressState
 from ladle.batch.rows import Part
 from ladle.client.errors import LadleError
 from ladle.client.prediction import Prediction

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ladle.batch.columns.binding import Binding, checked
 from ladle.batch.dispatch.dispatcher import dispatch
+from ladle.batch.dispatch.progress import ProgressState
 from ladle.batch.errors import BatchError
 from ladle.batch.job import Job, TaskSummary
 from ladle.batch.model import ConnectClient, asked_version, fetch_metadata, predict, signature_of
 from ladle.batch.output.folder import OnStep
 from ladle.batch.output.manifest import FILE_NAME, PLAN_NAME
-from ladle.batch.progress import ProgressState
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.rows import Part, objects
 from ladle.batch.tasks.commit import Commit, commit_name, commits_of

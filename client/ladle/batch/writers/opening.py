@@ -18,12 +18,7 @@ def writer_maker(output_format: OutputFormat, signature: Signature | None) -> Ma
     Raises:
         ModuleNotFoundError: The format needs a package that is not installed.
     """
-    # Outputs whose rows may have different shapes.
-    ragged = {
-        name
-        for name, spec in (signature.outputs.items() if signature else ())
-        if spec.shape is None or -1 in spec.shape[1:]
-    }
+    ragged = ragged_outputs(signature)
 
     def make(open_file: OpenFile) -> Writer:
         # Imported here, because only some formats need pyarrow.
@@ -46,3 +41,12 @@ def writer_maker(output_format: OutputFormat, signature: Signature | None) -> Ma
                 return NpyWriter(open_file)
 
     return make
+
+
+def ragged_outputs(signature: Signature | None) -> frozenset[str]:
+    """Return the names of the outputs whose rows may have different shapes."""
+    return frozenset(
+        name
+        for name, spec in (signature.outputs.items() if signature else ())
+        if spec.shape is None or -1 in spec.shape[1:]
+    )

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ladle.batch.progress import Progress, ProgressState, bar, duration, line, write_line
+from ladle.batch.dispatch.progress import Progress, ProgressState, bar, duration, line, write_line
 
 
 def state(rows: int = 5000, share: float = 0.5, elapsed_s: float = 10.0) -> ProgressState:

@@ -3,7 +3,8 @@
     python benchmarks/rollout.py
 
 The choice of its version, whose bound is 2 µs. And what a shadow takes of the threads that answer:
-of a request that is not among the share, and of one that is, with a copy of its 10 floats. What the shadow itself does comes later, in a thread of its own.
+of a request that is not among the share, and of one that is, with a copy of its 10 floats. What the
+shadow itself does comes later, in a thread of its own.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ class LadleMetrics:
         self.model_evictions = Counters(
             "ladle_model_evictions_total",
             "reason",
-            about="Models that were unloaded: to make room, because nobody asked, after a failure.",
+            about="Models that were unloaded: to make room, as nobody asked, with their files.",
         )
         self.model_load_wait = Histograms(
             "ladle_model_load_wait_seconds",

@@ -17,6 +17,7 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.transitions import Loader
 from ladle.server.core.machine import malloc
 from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.models.failures import NO_ROOM
 from ladle.server.core.models.residency import ResidencyOptions
 from ladle.server.core.models.residents import Notes, Residents
 from ladle.server.core.models.unloaded import Read, Reader
@@ -187,6 +188,6 @@ def _still_there(servable_id: ServableId) -> ResourceExhausted:
         f"no room for model {servable_id.name}: those that were to go for it still run requests; "
         "try again later"
     )
-    error.reason = "no_room"
+    error.reason = NO_ROOM
     error.retry_after_s = 1.0
     return error

@@ -406,7 +406,48 @@ def test_bytes_are_made_free_before_the_load(tmp_path: Path, settings: list[Sett
     setting.residents.step()
     assert setting.residents.nbytes == 40
     assert setting.residents.make_room(ServableId("a", 1), 0) == []
-    assert setting.residents.nbytes == 80, "what it took last time is known"
+    assert setting.residents.make_room(ServableId("a", 1), 0) == [], "what it takes counts once"
+    assert setting.residents.nbytes == 40, "it is not being loaded: nothing is held for it"
+
+
+def test_what_a_model_took_last_time_is_known_before_its_next_load(
+    tmp_path: Path, settings: list[Setting]
+) -> None:
+    setting = make(settings, tmp_path, max_bytes=100, idle_s=10.0)
+    setting.know("a", "b")
+    for name in ("a", "b"):
+        setting.ask(name)
+        setting.residents.make_room(ServableId(name, 1), 0)
+        setting.residents.measured(ServableId(name, 1), 60)
+        setting.age(10.0)
+        setting.wait_until_gone(name)
+    setting.ask("a")
+    setting.residents.measured(ServableId("a", 1), 60)
+    loads = len(setting.loader.attempts)
+    for waited_s in (0.0, 10.0):
+        setting.clock.advance(waited_s)
+        with pytest.raises(ResourceExhausted, match="it takes about 60 bytes") as refused:
+            setting.ask("b")
+        assert refused.value.retry_after_s == pytest.approx(30.0 - waited_s)
+    assert len(setting.loader.attempts) == loads, "none was begun in vain"
+
+
+def test_a_load_for_which_there_is_no_room_says_so_and_when_to_come_back(two: Setting) -> None:
+    full = ResourceExhausted("no room for model a: it takes about 7 bytes")
+    full.reason, full.retry_after_s = "no_room", 20.0
+    two.loader.failures[ServableId("a", 1)] = full
+    with pytest.raises(ServingError) as refused:
+        two.ask("a")
+    two.clock.advance(0.5)
+    with pytest.raises(ServingError) as again:
+        two.ask("a")
+    for error, wait_s in ((refused.value, 20.0), (again.value, 19.5)):
+        assert error.message == "no room for model a: it takes about 7 bytes"
+        assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "no_room")
+        assert error.retry_after_s == wait_s
+    del two.loader.failures[ServableId("a", 1)]
+    two.clock.advance(0.5)
+    assert two.ask("a") == 1
 
 
 def test_a_model_that_goes_from_the_configuration_is_unloaded(two: Setting) -> None:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 from ladle.server.core.errors import Code, FailedPrecondition, NotFound, ServingError
 from ladle.server.core.lifecycle.states import retry_wait_s
 
+NO_ROOM = "no_room"
+"""The reason, for metrics, of requests to models for which there is no room."""
+
 # Codes of errors that pass by themselves, as a lack of memory or of threads does.
 _PASSING = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED)
 
@@ -23,12 +26,19 @@ class Failure(NamedTuple):
     """How many loads of the model failed before this one."""
     due: float
     """When it is tried again at the earliest, on the clock of who asks."""
+    room_at: float | None = None
+    """When there may be room for it, where that was all that it lacked."""
 
     def as_error(self, name: str, now: float) -> ServingError:
         """Return what requests for the model get until then."""
         if self.code is NotFound.code:
             # "Servable" is what clients and readiness probes of upstream look for.
             return NotFound(f"Servable not found for request: Latest({name}): {self.reason}")
+        if self.word == NO_ROOM:
+            error = ServingError(self.reason, self.code)
+            error.reason = self.word
+            error.retry_after_s = self.room_at and max(0.0, self.room_at - now)
+            return error
         wait_s = max(0.0, self.due - now)
         error = ServingError(
             f"model {name} can't be loaded: {self.reason}; it is tried again after {wait_s:.0f} s",
@@ -56,6 +66,8 @@ def failure_of(
     if error is None:
         return Failure(NotFound.code, problem, "", attempt, due)
     code = error.code if error.code in _PASSING else FailedPrecondition.code
-    if error.reason == "no_room":  # the model is all right
-        return Failure(code, error.message, error.reason, 0, now + retry_wait_s(0, longest_wait_s))
+    if error.reason == NO_ROOM:  # the model is all right
+        room_at = None if error.retry_after_s is None else now + error.retry_after_s
+        soon = now + retry_wait_s(0, longest_wait_s)
+        return Failure(code, error.message, error.reason, 0, soon, room_at)
     return Failure(code, problem, error.reason, attempt, due)

@@ -21,7 +21,7 @@ from ladle.server.core.lifecycle.serving_map import Entry
 from ladle.server.core.lifecycle.states import State
 from ladle.server.core.models import residency
 from ladle.server.core.models.config import ModelConfig
-from ladle.server.core.models.failures import Failure, failure_of
+from ladle.server.core.models.failures import NO_ROOM, Failure, failure_of
 from ladle.server.core.models.residency import Full, ResidencyOptions, Resident
 from ladle.server.core.models.unloaded import Reader, Unloaded
 from ladle.server.core.servable_id import ServableId
@@ -37,8 +37,8 @@ _LONGEST_LOAD_S = 600.0
 
 Cause: TypeAlias = "Literal['start', 'request', 'call']"
 """Why a model is loaded: it is pinned; a request asks for it; LoadModel does."""
-Reason: TypeAlias = "Literal['room', 'idle', 'failed']"
-"""Why a model is unloaded: to make room; nobody asks for it; it could not be loaded."""
+Reason: TypeAlias = "Literal['room', 'idle', 'gone']"
+"""Why a model is unloaded: to make room; nobody asks for it; its versions have gone."""
 
 
 class Notes(Protocol):
@@ -115,6 +115,7 @@ class Residents:
         self._failures: dict[str, Failure] = {}
         self._bytes: dict[ServableId, int] = {}  # of what is loaded, or about to be
         self._measured: dict[ServableId, int] = {}  # of what was loaded once
+        self._sizes: dict[str, int] = {}  # the last of these, by model
         # Its own lock, which nothing is taken inside: changes are told under the source's.
         self._wake = threading.Condition(threading.Lock())
         self._changed = False
@@ -130,6 +131,8 @@ class Residents:
             self._always = self._pinned & models.keys()
             for name in [n for n in self._failures if models.get(n) != before.get(n)]:
                 del self._failures[name]
+            for name in [n for n in self._sizes if models.get(n) != before.get(n)]:
+                del self._sizes[name]
             for name, known in list(self._residents.items()):
                 model = models.get(name)
                 if model is None:
@@ -198,6 +201,7 @@ class Residents:
                 full = residency.begin(self._snapshot(entries), self._options)
                 if full is not None:
                     raise self._no_place(name, full)
+            self._refuse_large(name)
             self._begin(name, cause)
         self._source.scan(name)
 
@@ -295,6 +299,7 @@ class Residents:
         """
         name = servable_id.name
         with self._lock:
+            self._bytes.pop(servable_id, None)  # of its last life
             self._forget_unloaded()
             entries = _by_model(self._manager.available())
             self._look(entries)
@@ -315,13 +320,16 @@ class Residents:
                 self._bytes.pop(servable_id, None)
             else:
                 self._bytes[servable_id] = self._measured[servable_id] = nbytes
+                self._sizes[servable_id.name] = nbytes
                 while len(self._measured) > _MOST_MEASURED:
                     del self._measured[next(iter(self._measured))]
 
     @property
     def nbytes(self) -> int:
         """What all loaded versions have taken of the heap."""
-        return sum(list(self._bytes.values()))
+        with self._lock:
+            self._forget_unloaded()
+            return sum(self._bytes.values())
 
     # With the lock held
 
@@ -333,9 +341,11 @@ class Residents:
         self._source.watch(model.monitored)
 
     def _unload(self, name: str, reason: Reason) -> None:
-        del self._residents[name]
-        self._notes.model_unloaded(reason)
-        logger.info("unloading model=%s reason=%s loaded=%d", name, reason, len(self._residents))
+        was_loaded = self._residents.pop(name).loaded_at is not None
+        if was_loaded:
+            self._notes.model_unloaded(reason)
+            left = len(self._residents)
+            logger.info("unloading model=%s reason=%s loaded=%d", name, reason, left)
         self._source.unwatch(name)
 
     def _look(self, entries: Mapping[str, list[Entry]]) -> None:
@@ -370,7 +380,7 @@ class Residents:
             and not self._manager.waiting_for(name)
             and not self._manager.is_loading(name)
         ):
-            self._unload(name, "failed")
+            self._unload(name, "gone")
 
     def _give_up_if_failed(self, name: str) -> None:
         """Remember why a resident could not be loaded, and have it no longer."""
@@ -388,7 +398,19 @@ class Residents:
             self._clock.now(),
             self._longest_retry_wait_s,
         )
-        self._unload(name, "failed")
+        self._unload(name, "gone")
+
+    def _refuse_large(self, name: str) -> None:
+        """Refuse a model for which there was no room, by what it took when it was loaded last."""
+        size = self._sizes.get(name)
+        if not self._options.max_bytes or size is None:
+            return
+        self._forget_unloaded()
+        entries = _by_model(self._manager.available())
+        self._look(entries)
+        decision = residency.make_room(self._snapshot(entries), name, size, self._options)
+        if isinstance(decision, Full):
+            raise self._no_bytes(name, size, decision)
 
     def _refuse_failed(self, name: str) -> None:
         failure = self._failures.get(name)
@@ -457,7 +479,7 @@ def _no_room(message: str, full: Full, options: ResidencyOptions) -> ServingErro
             f"than {options.least_stay_s:g} s ago; try again in {full.retry_after_s:.0f} s"
         )
         error.retry_after_s = full.retry_after_s
-    error.reason = "no_room"
+    error.reason = NO_ROOM
     return error
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import PREDICT, ROWS, request_of
 from harness import load, model
+from harness.workers import Workers
 from process import ServerProcess
 
 _ROW = ROWS[0]
@@ -41,6 +42,12 @@ def main() -> None:
                 flags = (str(base_path), f"--transport={transport}")
                 with ServerProcess("ladle", *flags, cpus=cpus) as server:
                     _measure(server, transport, count, len(available), arguments)
+        print(f"\n{'transport':10}{'workers':>8}{'req/s':>9}{'cpu µs':>8}{'own MB':>8}", end="")
+        print(f"{'p50 ms':>8}{'p99 ms':>8}")
+        for transport in arguments.transports.split(","):
+            for count in map(int, arguments.workers.split(",")):
+                with Workers(base_path, transport, count) as workers:
+                    _measure_workers(workers, f"{transport:10}{count:8}", arguments, len(available))
 
 
 def _counts(most: int) -> list[int]:
@@ -90,11 +97,32 @@ def _measure(
     )
 
 
+def _measure_workers(workers: Workers, row: str, arguments: argparse.Namespace, cores: int) -> None:
+    runs = []
+    for _ in range(arguments.runs + 1):
+        before = workers.cpu_s()
+        loaded = load.send(
+            workers.port,
+            PREDICT,
+            [request_of(_ROW)],
+            arguments.requests,
+            _FOR_EACH_CORE * cores,
+            threads=cores,
+        )
+        cpu_us = (workers.cpu_s() - before) / arguments.requests * 1e6
+        per_s = arguments.requests / loaded.seconds
+        runs.append((per_s, cpu_us, loaded.percentile_ms(50), loaded.percentile_ms(99)))
+    per_s, cpu_us, p50, p99 = (statistics.median(v) for v in zip(*runs[1:], strict=True))
+    own_mb = workers.own_bytes() / 1e6
+    print(f"{row}{per_s:9.0f}{cpu_us:8.0f}{own_mb:8.0f}{p50:8.1f}{p99:8.1f}", flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="runs for each line (default 3)")
     parser.add_argument("--requests", type=int, default=30000, help="in a run (default 30000)")
     parser.add_argument("--transports", default="grpcio,native", help="default grpcio,native")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers (default 1,2)")
     return parser
 
 

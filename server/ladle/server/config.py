@@ -136,6 +136,12 @@ class Config:
         "processors are shared out among them, all other limits are for each",
         least=1,
     )
+    workers_barrier_seconds: float = flag(
+        10.0,
+        "with several workers, how long a version waits in one of them for the others to have "
+        "loaded it, before it is available, or to want it no more, before it goes",
+        least=0,
+    )
     reuse_port: bool = flag(
         False, "share both ports with other servers on this machine that do the same"
     )
@@ -358,13 +364,6 @@ class Config:
 
     enable_profiler: bool = flag(
         True, "answer ProfilerService, for TensorBoard's and tf.profiler's traces of this server"
-    )
-
-    workers_barrier_seconds: float = flag(
-        10.0,
-        "with several workers, how long a version that is loaded in one waits for the others to "
-        "have it, before it is available",
-        least=0,
     )
 
     # How it starts and stops

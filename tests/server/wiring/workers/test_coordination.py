@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from server.wiring.workers.test_statuses import status
 
 from ladle.server.core.errors import Code
 from ladle.server.wiring.workers.deciding.changes import MOST_WAITING
@@ -200,34 +201,35 @@ class TestMetrics:
 
     def test_the_others_are_asked(self, workers: Workers) -> None:
         body = self.gathered(workers, 1)
-        assert body["families"] == [[], counts(10)]
+        assert body["families"] == counts(11)
         assert (body["serving"], body["silent"], body["deaths"]) == (2, 0, {})
 
     def test_what_a_worker_counted_stays_after_its_death(self, workers: Workers) -> None:
         self.gathered(workers, 1)
         workers.ends(2)
         body = self.gathered(workers, 1)
-        assert body["families"] == [counts(10)]
+        assert body["families"] == counts(11)
         assert body["deaths"] == {"2": 1}
 
     def test_its_last_word_counts_and_its_gauges_go_with_it(self, workers: Workers) -> None:
         workers.says(2, op="metrics", body=[*counts(12), *counts(3, "gauge")])
         workers.ends(2)
-        assert self.gathered(workers, 1)["families"] == [counts(12)]
+        assert self.gathered(workers, 1)["families"] == counts(13)
 
     def test_of_one_that_is_silent_the_last_word_counts(self, workers: Workers) -> None:
         self.gathered(workers, 1)
         workers.says(1, op="ask", id=6, about="metrics", body=counts(1))
         workers.passes(METRICS_WAIT_S)
         (reply,) = workers.take(1)
-        assert reply["body"]["families"] == [[], counts(10)]
+        assert reply["body"]["families"] == counts(11)
         assert reply["body"]["silent"] == 1
 
-    def test_statuses_come_by_the_numbers_of_workers(self, workers: Workers) -> None:
-        workers.says(1, op="ask", id=5, about="status", body=None)
-        workers.answers(2, {"server": {}})
+    def test_statuses_are_those_of_all_that_answer(self, workers: Workers) -> None:
+        workers.says(1, op="ask", id=5, about="status", body=status(uptime_s=3.0))
+        workers.answers(2, status(uptime_s=8.0))
         (reply,) = workers.take(1)
-        assert reply["body"] == {"bodies": {"2": {"server": {}}}, "workers": 2}
+        assert reply["body"]["server"]["uptime_s"] == 8.0
+        assert reply["body"]["server"]["workers"] == {"expected": 2, "ready": 2}
 
 
 class TestVersions:

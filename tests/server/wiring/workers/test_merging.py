@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladle.server.monitoring.families import Counters, Family, Gauges, Histograms, text
+from ladle.server.wiring.workers.deciding.merging import FamilyData, merged, totals
 from ladle.server.wiring.workers.frames import Decoder, encode
-from ladle.server.wiring.workers.merging import FamilyData, merged, totals
 from ladle.server.wiring.workers.serving.families_data import from_data, to_data
 
 COUNTS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 100), min_size=1)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ladle.rollout.guard import Guard
-from ladle.server.wiring.workers.serving.statuses import merged_status
+from ladle.server.wiring.workers.deciding.statuses import merged_status
 
 
 def load(rate: float, p99: float | None, **part: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ladle.server.monitoring.families import Counters, Family, Gauges, Histogram, Histograms
-from ladle.server.wiring.workers.merging import FamilyData
+from ladle.server.wiring.workers.deciding.merging import FamilyData
 
 
 def to_data(family: Family) -> FamilyData:

@@ -10,11 +10,10 @@ from typing import Any
 from ladle.server.core.errors import Code, ServingError, Unavailable
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import Counters, Family, Gauges
+from ladle.server.wiring.workers.deciding.statuses import Status
 from ladle.server.wiring.workers.frames import FrameError, Message
-from ladle.server.wiring.workers.merging import merged
 from ladle.server.wiring.workers.serving.channel import Channel
 from ladle.server.wiring.workers.serving.families_data import from_data, to_data
-from ladle.server.wiring.workers.serving.statuses import Status, merged_status
 
 logger = logging.getLogger(__name__)
 
@@ -140,17 +139,15 @@ class Siblings:
             reply = self.ask("ask", data, _QUICK_S, about="metrics")
         except Unavailable:
             return own
-        families = [from_data(family) for family in merged([data, *reply["families"]])]
-        return [*families, *_about_workers(reply)]
+        return [*map(from_data, reply["families"]), *_about_workers(reply)]
 
     def merged_status(self, own: Status) -> Status:
         """Return the status of all workers as one server's; those that are silent are left out."""
         try:
-            reply = self.ask("ask", None, _QUICK_S, about="status")
+            merged: Status = self.ask("ask", own, _QUICK_S, about="status")
         except Unavailable:
             return own
-        workers = {int(number): body for number, body in reply["bodies"].items()}
-        return merged_status(workers | {self.number: own}, reply["workers"])
+        return merged
 
     def say_last(self, own: list[Family]) -> None:
         """Have the supervisor keep what this worker has counted, at its end."""

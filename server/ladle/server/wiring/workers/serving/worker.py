@@ -66,7 +66,9 @@ def _serve(channel: Channel, first: Message) -> None:
     try:
         run(config, _Reports(channel), make=make, events=events, worker=number)
     except ModuleNotFoundError as error:
-        channel.send({"op": "refused", "reason": f"the package {error.name} is not installed"})
+        missing = (error.name or "").partition(".")[0]
+        reason = f"serve needs the package {missing}: pip install 'ladle[server]'"
+        channel.send({"op": "refused", "reason": reason})
     leave(1)
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ladle.server.core.errors import Code
-from ladle.server.wiring.workers import merging
+from ladle.server.wiring.workers.deciding import merging
 from ladle.server.wiring.workers.deciding.barrier import Barrier
 from ladle.server.wiring.workers.deciding.changes import Change, Turns, first_error, strays
 from ladle.server.wiring.workers.deciding.fleet import Fleet, Stage
 from ladle.server.wiring.workers.deciding.rounds import Answers, Rounds
+from ladle.server.wiring.workers.deciding.statuses import merged_status
 from ladle.server.wiring.workers.frames import Message
 
 METRICS_WAIT_S = 0.5
@@ -126,18 +127,20 @@ class Coordinator:
         def then(answers: Answers) -> None:
             match about:
                 case "metrics":
-                    self._reply(key, number, self._gathered(key, asked, answers))
+                    self._reply(key, number, self._gathered(asked, answers))
                 case "wait":
                     error = first_error(asked, answers, what="say how its models do")
                     self._reply(key, number, {"error": error})
                 case _:
-                    bodies = {str(asked[k]): a["body"] for k, a in answers.items() if _is_good(a)}
-                    self._reply(key, number, {"bodies": bodies, "workers": self._fleet.count})
+                    good = {asked[k]: a["body"] for k, a in answers.items() if _is_good(a)}
+                    own = {self._fleet.number(key): message["body"]}
+                    self._reply(key, number, merged_status(good | own, self._fleet.count))
 
-        self._question(others, about, message["body"], timeout_s, then)
+        body = message["body"] if about == "wait" else None
+        self._question(others, about, body, timeout_s, then)
 
-    def _gathered(self, key: int, asked: dict[int, int], answers: Answers) -> dict[str, Any]:
-        """Return what all but `key` count: the last word of those that did not answer."""
+    def _gathered(self, asked: dict[int, int], answers: Answers) -> dict[str, Any]:
+        """Return what all count together: of those that did not answer, their last word."""
         silent = 0
         for other in asked:
             answer = answers.get(other)
@@ -145,9 +148,8 @@ class Coordinator:
                 self._metrics[other] = answer["body"]
             elif self._fleet.stages().get(other) is Stage.SERVING:
                 silent += 1
-        known = [body for other, body in self._metrics.items() if other != key]
         return {
-            "families": [self._past, *known],
+            "families": merging.merged([self._past, *self._metrics.values()]),
             "serving": len(self._fleet.serving()),
             "silent": silent,
             "deaths": {str(number): count for number, count in self._deaths.items()},

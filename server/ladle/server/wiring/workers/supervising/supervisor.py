@@ -223,7 +223,11 @@ class Supervisor:
         link = self._links.get(key)
         if link is None or link.channel is None or len(link.unsent) > _MAX_UNREAD_BYTES:
             return False
-        link.unsent += encode(message)
+        try:
+            link.unsent += encode(message)
+        except FrameError as error:
+            logger.error("worker %d can't be told: %s", self._fleet.number(key), error)
+            return False
         self._flush(key, link)
         return True
 

@@ -1,4 +1,4 @@
-"""Adds up what workers count. A family is plain data here, made by `serving/families_data.py`.
+"""Adds up what workers count. A family is plain data here, as `families_data.py` makes it.
 
 `{"name", "kind", "labels", "about", "across", "bounds", "series"}`; a series is its labels' values
 and its value: a number, or a histogram's counts and sum.

@@ -73,7 +73,7 @@ ALLOWED = {
         "ladle.server.limits",
     },
     "ladle.server": {"ladle.protos", "ladle.store", "ladle.rollout.guard", "ladle.server"},
-    "ladle.server.wiring.workers.serving.statuses": {"ladle.rollout.fleet"},
+    "ladle.server.wiring.workers.deciding.statuses": {"ladle.rollout.fleet"},
     "ladle.embedded": {"ladle.client", "ladle.server"},
     "ladle.ray": {"ladle.embedded", "ladle.server"},
     "ladle.ray.services": set[str](),
@@ -195,6 +195,10 @@ def test_a_circle_of_imports_would_be_found() -> None:
     [
         ("import ladle.client", {"tensorflow", "keras", "ladle.server"}),
         ("import ladle.server.core.lifecycle.manager", {"tensorflow", "grpc"}),
+        (
+            "import ladle.server.wiring.workers.supervising.supervisor",
+            {"tensorflow", "grpc", "numpy", "google"},
+        ),
         ("import ladle.server; ladle.server.Config", {"tensorflow", "grpc", "numpy"}),
         ("import ladle.server.server", {"tensorflow", "httptools", "orjson"}),
         ("import ladle.export", {"tensorflow", "keras"}),

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from ladle.server.config import Config
-from ladle.server.monitoring import console, tracing
+from ladle.server.monitoring import console
 
 if TYPE_CHECKING:
     from ladle.server.server import Server
@@ -133,6 +133,9 @@ def run(
     Raises:
         ModuleNotFoundError: A package is not installed.
     """
+    # Imported late: a supervisor, which is small, imports this module.
+    from ladle.server.monitoring import tracing
+
     log_format = config.log_format
     console.set_up_log(log_format, worker)
     try:

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ladle.server.config import Config
@@ -60,6 +60,15 @@ def supervise(config: Config, given: Mapping[str, Any]) -> int:
         console.complain(str(error), log_format=config.log_format)
         return 1
     return leave(Supervisor(config, given, transport, ports).run())
+
+
+@contextlib.contextmanager
+def _whatever_happens() -> Iterator[None]:
+    """Go on after a mistake in what workers say to each other: it must not end them all."""
+    try:
+        yield
+    except Exception:
+        logger.exception("a message between workers could not be handled")
 
 
 class _Link:
@@ -115,7 +124,8 @@ class Supervisor:
                 else:
                     self._transfer(ready.data, events)
             self._do(self._fleet.tick(time.monotonic()))
-            self._coordinator.tick(time.monotonic())
+            with _whatever_happens():
+                self._coordinator.tick(time.monotonic())
         for link in self._links.values():  # those that were killed
             with contextlib.suppress(subprocess.TimeoutExpired):
                 link.process.wait(_END_S)
@@ -156,7 +166,8 @@ class Supervisor:
     def _ended(self, key: int, how: str) -> None:
         number, is_asked = self._fleet.number(key), self._fleet.was_asked_to_end(key)
         self._do(self._fleet.ended(key, how, time.monotonic()))
-        self._coordinator.ended(key, number, is_death=not is_asked)
+        with _whatever_happens():
+            self._coordinator.ended(key, number, is_death=not is_asked)
 
     def _expel(self, key: int) -> None:
         self._do(self._fleet.expel(key, time.monotonic()))
@@ -285,9 +296,11 @@ class Supervisor:
             case "refused":
                 self._do(self._fleet.refused(key, str(message["reason"])))
             case _:
-                self._coordinator.handle(key, message, now)
+                with _whatever_happens():
+                    self._coordinator.handle(key, message, now)
                 return
-        self._coordinator.release()
+        with _whatever_happens():
+            self._coordinator.release()
 
     def _say_where(self) -> None:
         if not self._said_where:

@@ -360,6 +360,8 @@ def test_calls_are_spread_over_connections(client_class: Any) -> None:
     [
         ({"address": []}, "address: expected at least one"),
         ({"address": ["a:1", ""]}, "address: expected at least one, and none empty"),
+        ({"address": "unix:"}, 'address: expected something after "unix:", got nothing'),
+        ({"address": "dns:///"}, 'address: expected something after "dns:///", got nothing'),
         ({"connections": 0}, "connections: expected 1 or more, got 0"),
         ({"keepalive_s": 0}, "keepalive_s: expected more than 0"),
         ({"timeout": 0}, "timeout: expected seconds"),

@@ -195,6 +195,20 @@ def test_an_argument_of_another_type_is_told(client_class: Any, call: Any, messa
         call(client)
 
 
+@pytest.mark.parametrize("address", [5, None])
+def test_an_address_that_is_no_text_is_told(client_class: Any, address: Any) -> None:
+    with pytest.raises(TypeError, match=f"address: expected text, .* or several, got {address}"):
+        client_class(address)
+
+
+def test_a_name_that_utf_8_cannot_say_is_told(client_class: Any) -> None:
+    with client_class("127.0.0.1:1") as client:
+        with pytest.raises(ValueError, match="model: expected what UTF-8 can say, got half"):
+            client.predict("\ud800", PIXELS)
+        with pytest.raises(ValueError, match="label: expected what UTF-8 can say, got half"):
+            client.predict("m", PIXELS, label="\ud800")
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"timeout": "5"}, {"coalesce_ms": "1"}, {"connections": None}, {"keepalive_s": "x"}],

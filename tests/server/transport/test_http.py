@@ -237,6 +237,9 @@ def test_http_1_1_needs_a_host_and_http_1_0_does_not(echoing: Any) -> None:
     answer = echoing.answer_to(b"GET /a HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert echoing.answer_to(b"GET /a HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    for version in (b"", b" HTTP/2.0", b" HTTP/0.9"):
+        told = echoing.answer_to(b"GET /a" + version + b"\r\nHost: x\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 400 ")
     # with an offer to upgrade too, and after a request that is whole
     offer = b"GET /a HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     whole = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -111,9 +111,21 @@ def servable(model: str, version: int | None = None, label: str | None = None) -
     return Servable(model, None if version is None else int(version), label)
 
 
+def _check_encodes(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what}: expected what UTF-8 can say, got half of a surrogate pair in {text!r:.60}"
+        ) from None
+
+
 def _check_types(model: object, version: object, label: object) -> None:
     if not isinstance(model, str):
         raise TypeError(f"model: expected a name, got {type(model).__name__}")
+    for what, text in (("model", model), ("label", label)):
+        if isinstance(text, str):
+            _check_encodes(what, text)
     if version is not None and (isinstance(version, bool) or not isinstance(version, Integral)):
         raise TypeError(f"version: expected a number, got {version!r}; a label is label=...")
     if label is not None and not isinstance(label, str):

@@ -27,6 +27,8 @@ def check_address(address: object, *, has_tls: bool) -> None:
             f'address: expected host:port without "{url[1]}://", got "{address}"; '
             f'pass "{url[2]}"{tls}, with the gRPC port, which is 8500 by default'
         )
+    if address.rstrip("/") in _SCHEMES:
+        raise ValueError(f'address: expected something after "{address}", got nothing')
     if address.startswith(_SCHEMES) and not address.startswith("dns:"):
         return
     for target in address.split(","):

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from threading import Lock
 from typing import Any, TypeVar
@@ -109,10 +109,15 @@ class BaseClient:
             options: gRPC's channel options, which replace ladle's own.
 
         Raises:
+            TypeError: An argument is of another type.
             ValueError: An argument is out of its range.
             OSError: A file that `tls` names can't be read.
         """
         self._protocol = protocol_named(protocol)
+        if not isinstance(address, Iterable):
+            raise TypeError(
+                f"address: expected text, such as localhost:8500, or several, got {address!r}"
+            )
         addresses = (address,) if isinstance(address, str) else tuple(address)
         if not addresses or not all(addresses):
             raise ValueError(f"address: expected at least one, and none empty, got {address!r}")

@@ -119,11 +119,14 @@ class RequestParser:
         if parser.should_upgrade():
             self._ignores_upgrade = True
             return
-        if parser.get_http_version() == "1.1" and not any(n == b"host" for n, _ in self._headers):
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise NotHttp("The server speaks HTTP/1.0 and HTTP/1.1 on this port.")
+        if version == "1.1" and not any(name == b"host" for name, _ in self._headers):
             raise NotHttp("Expected a Host header (RFC 9112, 3.2).")
         self.in_head = False
         self._unread_bytes = 0
-        is_last = not parser.should_keep_alive() or parser.get_http_version() == "1.0"
+        is_last = not parser.should_keep_alive() or version == "1.0"
         headers = Headers([(n.decode("latin-1"), v.decode("latin-1")) for n, v in self._headers])
         method = parser.get_method().decode()
         self._receiver.begin_request(Head(method, split(self._url), headers, is_last))

@@ -46,6 +46,7 @@ from ladle.server import Config, Server, StartupError
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable_id import ServableId
 from ladle.server.transport.addresses import AddressInUse
+from ladle.server.transport.grpcio.transport import GrpcioTransport
 
 M = TypeVar("M", bound=Message)
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
@@ -286,6 +287,23 @@ def test_an_address_in_use_is_told_before_anything_is_loaded_or_opened(
         if thread.name == "batching parameters":
             thread.join(TIMEOUT_S)
             assert not thread.is_alive()
+
+
+def test_a_system_without_room_for_threads_is_named_and_nothing_goes_on(
+    setting: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: GrpcioTransport) -> None:
+        raise RuntimeError("can't start new thread")
+
+    setting.publish("m", 1)
+    monkeypatch.setattr(GrpcioTransport, "start", no_room)
+    base_path = str(setting.folder / "m")
+    config = Config(model_name="m", model_base_path=base_path, port=None, transport="grpcio")
+    server = Server(config, load=setting.loader)
+
+    with pytest.raises(StartupError, match="no room to serve requests: can't start new thread"):
+        server.open()
+    assert setting.loader.attempts == []
 
 
 def test_waiting_for_models_serves_once_each_is_up_or_has_failed(setting: Harness) -> None:

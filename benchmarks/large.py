@@ -2,14 +2,14 @@
 
 Prints how far each process's peak lies above what it held before, in sizes of the message; Linux
 only, for /proc. The bare server does nothing with the message: what it takes is grpcio's own.
-With oneDNN, which is the default, TensorFlow keeps what a model's operations have taken; the line
-without it shows what is ladle's.
+The classifier takes memory of its own for as many numbers as the images have, and with oneDNN
+TensorFlow keeps what operations have taken. A signature that only adds up its input takes next to
+nothing, and shows what is ladle's.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -44,6 +44,7 @@ from ladle.protos.serving_pb import PredictRequest
 port, megabytes = int(sys.argv[1]), float(sys.argv[2])
 request = PredictRequest()
 request.model_spec.name = "bench"
+request.model_spec.signature_name = sys.argv[3]
 rows = max(1, int(megabytes * (1 << 20) / (784 * 4)))
 request.inputs["image"].CopyFrom(tensors.to_proto(np.zeros((rows, 28, 28), np.float32)))
 data = request.SerializeToString()
@@ -69,27 +70,28 @@ def main() -> None:
         bare.kill()
     with tempfile.TemporaryDirectory() as folder:
         model.publish(Path(folder, "model", "1"))
-        for name, onednn in (("ladle", "1"), ("ladle, without oneDNN", "0")):
-            os.environ["TF_ENABLE_ONEDNN_OPTS"] = onednn
+        for signature in ("serving_default", "serving_sum"):
             with ServerProcess("ladle", str(Path(folder, "model"))) as server:
-                grown = peaks(server.pid, server.port, arguments.megabytes, arguments.requests)
-                _print(name, grown)
+                given = server.pid, server.port, arguments.megabytes, arguments.requests
+                _print(f"ladle, {signature}", peaks(*given, signature))
 
 
-def peaks(pid: int, port: int, megabytes: int, requests: int) -> list[float]:
+def peaks(
+    pid: int, port: int, megabytes: int, requests: int, signature: str = "serving_default"
+) -> list[float]:
     """Return the peak of each request, above what was held at first, in sizes of the request."""
-    _send(port, 0)
+    _send(port, 0, signature)
     before = _resident(pid, "VmRSS")
     grown = []
     for _ in range(requests):
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
-        _send(port, megabytes)
+        _send(port, megabytes, signature)
         grown.append((_resident(pid, "VmHWM") - before) / (megabytes << 20))
     return grown
 
 
-def _send(port: int, megabytes: int) -> None:
-    command = [sys.executable, "-c", _CLIENT, str(port), str(megabytes)]
+def _send(port: int, megabytes: int, signature: str) -> None:
+    command = [sys.executable, "-c", _CLIENT, str(port), str(megabytes), signature]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -99,7 +101,7 @@ def _resident(pid: int, field: str) -> int:
 
 
 def _print(name: str, grown: Sequence[float]) -> None:
-    print(f"{name:22} " + "  ".join(f"{multiple:.2f}" for multiple in grown), flush=True)
+    print(f"{name:24} " + "  ".join(f"{multiple:.2f}" for multiple in grown), flush=True)
 
 
 if __name__ == "__main__":

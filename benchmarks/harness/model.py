@@ -12,7 +12,7 @@ from ladle.protos import tensors
 from ladle.protos.model_card import CARD_PATH, ModelCard
 from ladle.protos.serving_pb import PredictRequest
 
-SIGNATURES = ("serving_default", "serving_uint8", "serving_strings")
+SIGNATURES = ("serving_default", "serving_uint8", "serving_strings", "serving_sum")
 
 
 def one_image() -> bytes:
@@ -60,6 +60,10 @@ def _write(folder: str) -> None:
         "serving_uint8": signature(tf.uint8, 1 / 255),
         "serving_strings": tf.function(
             embed, input_signature=[tf.TensorSpec([None, 8], tf.string, name="words")]
+        ),
+        "serving_sum": tf.function(
+            lambda image: {"sum": tf.reduce_sum(tf.reshape(image, [-1, 784]), 1)},
+            input_signature=[tf.TensorSpec([None, 28, 28], tf.float32, name="image")],
         ),
     }
     tf.saved_model.save(module, folder, signatures=signatures)

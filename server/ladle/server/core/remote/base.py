@@ -1,4 +1,4 @@
-"""A model's base in a store: what was seen there, and which versions are in the cache."""
+"""A model's base in a store: asks it, and fetches what is wanted, in threads."""
 
 from __future__ import annotations
 
@@ -6,36 +6,25 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
 
-from ladle.server.core.remote.asking import KnownLabels, ask_labels
+from ladle.server.core.remote.asking import ask_labels
 from ladle.server.core.remote.attempt import Outcome, attempt, recall
 from ladle.server.core.remote.beside import keep_beside
-from ladle.server.core.remote.cache import Known
-from ladle.server.core.remote.decisions import (
-    Base,
-    agreed,
-    base_of,
-    next_wait_s,
-)
+from ladle.server.core.remote.decisions import base_of
 from ladle.server.core.remote.examining import examine
 from ladle.server.core.remote.fetching import Wanted
 from ladle.server.core.remote.options import RemoteOptions
-from ladle.server.core.remote.problems import Problem, problem_of
+from ladle.server.core.remote.problems import Problem
+from ladle.server.core.remote.state import BaseState
 from ladle.server.core.remote.version import RemoteVersion
 from ladle.server.core.sources.base_path import ScanResult
-from ladle.server.core.sources.version_policy import Latest, VersionPolicy, aspired, next_aspired
+from ladle.server.core.sources.version_policy import VersionPolicy, aspired
 from ladle.store.errors import StoreError
 from ladle.store.store import Store
 from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
-# What is served is listed again at each so many looks, to tell who overwrites a version.
-_LOOKS_BETWEEN_CHECKS = 20
-_SHORT_WAIT_S = 1.0
-# Where versions are looked for once, a fetch is tried so often, without waits.
-_TRIES_OF_ONE_LOOK = 3
 _NO_THREAD = "no thread can be had to ask the store; it is tried again"
 
 
@@ -60,35 +49,21 @@ class RemoteBase:
         self._lock = threading.Condition()
         self._beside: Mapping[str, str] | None = None  # of who looks: one thread at a time
         # Guarded by _lock.
-        self._policy: VersionPolicy = Latest()
-        self._keeps_labelled = False
-        self._failed: Collection[int] = ()
-        self._shown: Base | None = None  # by the last look
-        self._believed: Base | None = None
-        self._problem: Problem | None = None
-        self._labels: KnownLabels | None = None
-        self._versions: dict[int, RemoteVersion] = {}
-        self._current: Mapping[int, Path] = {}
-        self._due_at: float | None = 0.0
-        self._failures = 0
-        self._looks = 0
+        self._state = BaseState(url, options)
         self._is_looking = False
-        self._closed = False
 
     def is_due(self) -> bool:
         """Whether a scan would do more than the last one."""
         now_s = self._options.clock.now()
         with self._lock:
-            return self._is_look_due(now_s) or any(
-                known.is_to_retry(now_s) for known in self._versions.values()
-            )
+            return self._state.is_due(now_s)
 
     def refresh(self) -> None:
         """Look at the store now; blocks."""
         with self._lock:
             while self._is_looking:
                 self._lock.wait()
-            if self._closed:
+            if self._state.is_closed:
                 return
             self._is_looking = True
         self._look()
@@ -109,33 +84,24 @@ class RemoteBase:
         """
         now_s = self._options.clock.now()
         with self._lock:
-            if (policy, keeps_labelled) != (self._policy, self._keeps_labelled):
-                self._policy, self._keeps_labelled, self._due_at = policy, keeps_labelled, 0.0
-            self._failed = tuple(failed)
-            begins = self._is_look_due(now_s) and not self._is_looking and not self._closed
+            state = self._state
+            state.ask_for(policy, failed, keeps_labelled=keeps_labelled)
+            begins = state.is_look_due(now_s) and not self._is_looking and not state.is_closed
             self._is_looking |= begins
-            for version, known in self._versions.items():
+            for version, known in state.versions.items():
                 if known.is_to_retry(now_s):
                     self._submit_fetch(version, known)
-            result = self._result()
+            result = state.result()
         if begins and not self._options.looks.submit(self._bucket, self._look_and_notify):
             with self._lock:
-                self._is_looking = False
                 self._look_ended(Problem(f"{self._url}: {_NO_THREAD}", False))
-                result = self._result()
-                self._lock.notify_all()
+                result = self._state.result()
         return result
 
     def close(self) -> None:
         """Give up what is under way, and the claims on the cache."""
         with self._lock:
-            self._closed = True
-            for known in self._versions.values():
-                known.drop()
-            self._versions.clear()
-
-    def _is_look_due(self, now_s: float) -> bool:
-        return self._due_at is not None and now_s >= self._due_at
+            self._state.close()
 
     def _look_and_notify(self) -> None:
         try:
@@ -155,31 +121,14 @@ class RemoteBase:
             self._serve_from_cache()
         finally:
             with self._lock:
-                self._is_looking = False
-                self._looks += 1
                 self._look_ended(problem)
-                self._lock.notify_all()
 
     def _look_ended(self, problem: Problem | None) -> None:
-        """Keep how a look has ended, and say when the next comes."""
-        options = self._options
-        self._failures = 0 if problem is None else self._failures + 1
-        if problem is not None and (self._problem is None or self._problem.text != problem.text):
+        """Let others look from now on; the lock is held."""
+        self._is_looking = False
+        if self._state.look_ended(problem) and problem is not None:
             logger.warning("model %s: %s", self._model, problem.text)
-        self._problem = problem
-        refuses = options.require_store and self._shown is None
-        if problem is not None and (options.once or refuses):
-            self._problem = problem._replace(is_final=True)
-        if options.once:
-            self._due_at = None
-            return
-        unsettled = any(
-            known.verdict is not None and not known.verdict.files and not known.verdict.final
-            for known in self._versions.values()
-        )
-        self._due_at = options.clock.now() + next_wait_s(
-            options.schedule, self._failures, options.chance(), unsettled=unsettled
-        )
+        self._lock.notify_all()
 
     def _ask(self, store: Store) -> None:
         """Find out what the store has now, judge the versions that are wanted, and fetch them.
@@ -194,22 +143,9 @@ class RemoteBase:
             self._beside = keep_beside(
                 *(options.beside, store, self._url, listing, options.cache, self._beside)
             )
-        labels = ask_labels(store, self._url, listing, self._labels)
+        labels = ask_labels(store, self._url, listing, self._state.labels)
         with self._lock:
-            served = [version for version, known in self._versions.items() if known.lease]
-            believed = agreed(self._shown, now, served)
-            for version in self._versions.keys() - believed.folders.keys():
-                self._versions.pop(version).drop()
-            if not self._closed:
-                for version, name in believed.folders.items():
-                    known = self._versions.setdefault(version, RemoteVersion(name))
-                    # The cache knows numbers alone, and a store's name may begin with zeros.
-                    known.folder_name = now.folders.get(version, known.folder_name)
-            policy, failed = self._policy, frozenset(self._failed)
-            versions = dict(self._versions)
-            checks_all = self._looks % _LOOKS_BETWEEN_CHECKS == _LOOKS_BETWEEN_CHECKS - 1
-            for known in versions.values() if checks_all else ():
-                known.forgive()
+            believed, policy, failed, versions, checks_all = self._state.look_began(now)
 
         def is_whole(version: int) -> bool:
             known = versions.get(version)
@@ -222,15 +158,13 @@ class RemoteBase:
                 return True
             return self._judge(store, version, known, has_failed=version in failed)
 
-        wanted = aspired(believed.folders, policy, is_whole, self._labelled(labels))
+        wanted = aspired(believed.folders, policy, is_whole, self._state.labelled(labels))
         with self._lock:
-            self._shown, self._believed, self._labels = now, believed, labels
-            if not self._closed:
-                self._want(wanted)
+            self._state.look_found(now, believed, labels)
+            if not self._state.is_closed:
+                for version, known in self._state.want(wanted):
+                    self._submit_fetch(version, known)
                 self._remember()
-
-    def _labelled(self, labels: KnownLabels | None) -> Collection[int]:
-        return labels.labels.values() if labels is not None and self._keeps_labelled else ()
 
     def _judge(self, store: Store, version: int, known: RemoteVersion, *, has_failed: bool) -> bool:
         """List a version; return whether it is whole there, or the cache's copy goes on.
@@ -263,44 +197,31 @@ class RemoteBase:
     def _serve_from_cache(self) -> None:
         """Take what the cache has whole, in a start without the store; blocks while it is read."""
         with self._lock:
-            if self._believed is not None or self._options.require_store or self._closed:
+            state = self._state
+            if not state.is_unknown or self._options.require_store or state.is_closed:
                 return
-            policy, keeps_labelled = self._policy, self._keeps_labelled
+            policy, keeps_labelled = state.policy, state.keeps_labelled
         taken, labels = recall(self._url, policy, self._options, keeps_labelled=keeps_labelled)
         with self._lock:
-            if not taken or self._closed:
+            if not taken or state.is_closed:
                 for known in taken.values():
                     known.drop()
                 return
-            self._versions = taken
-            folders = {version: known.folder_name for version, known in taken.items()}
-            self._believed = Base(folders, frozenset(), frozenset())
-            self._labels = KnownLabels("", labels)
+            state.recalled(taken, labels)
         logger.warning(
             "model %s: without %s versions of the cache are served: %s",
             *(self._model, self._url, ", ".join(map(str, sorted(taken)))),
         )
 
-    def _want(self, wanted: Mapping[int, str]) -> None:
-        """Fetch what is wanted and not there, and give up the rest."""
-        for version, known in self._versions.items():
-            known.is_wanted = version in wanted
-            if not known.is_wanted:
-                known.cancelled.set()
-                if version not in self._current:
-                    known.release()
-            elif known.lease is None and known.retry_at is None:
-                self._submit_fetch(version, known)
-
     def _remember(self) -> None:
-        leased = {v: known.leased for v, known in self._versions.items() if known.lease}
-        if leased:
-            labels = self._labels.labels if self._labels else {}
-            self._options.cache.remember(self._url, Known(leased, labels))
+        known = self._state.to_remember()
+        if known is not None:
+            self._options.cache.remember(self._url, known)
 
     def _submit_fetch(self, version: int, known: RemoteVersion) -> None:
+        """Have a version fetched; the lock is held."""
         verdict = known.verdict
-        if known.is_fetching or verdict is None or not verdict.files or self._closed:
+        if known.is_fetching or verdict is None or not verdict.files or self._state.is_closed:
             return
         known.is_fetching = True
         known.cancelled = threading.Event()
@@ -316,7 +237,7 @@ class RemoteBase:
         lease = outcome.lease
         with self._lock:
             known.is_fetching = False
-            if self._versions.get(version) is not known or self._closed:
+            if self._state.versions.get(version) is not known or self._state.is_closed:
                 if lease is not None:
                     lease.release()
                 return
@@ -332,50 +253,8 @@ class RemoteBase:
     def _fetch_failed(
         self, version: int, known: RemoteVersion, problem: Problem, outcome: Outcome
     ) -> None:
-        """Keep why a version did not come, and say when it is tried again."""
-        options = self._options
-        now_s = options.clock.now()
         is_news = known.problem is None or known.problem.text != problem.text
         if is_news and not outcome.waits:
             logger.warning("model %s: version %d: %s", self._model, version, problem.text)
-        known.problem = problem
-        known.tries += not outcome.waits
-        if outcome.is_outdated:
-            self._due_at = now_s if options.once else now_s + _SHORT_WAIT_S
-        elif outcome.waits:
-            known.retry_at = now_s + _SHORT_WAIT_S
-        elif not options.once:
-            wait_s = next_wait_s(options.schedule, known.tries - 1, options.chance())
-            known.retry_at = now_s + wait_s
-        elif known.tries < _TRIES_OF_ONE_LOOK and not problem.is_final:
+        if self._state.fetch_failed(known, problem, outcome):
             self._submit_fetch(version, known)
-        else:
-            known.problem = problem._replace(is_final=True)
-
-    def _result(self) -> ScanResult:
-        """Return what to state now; `_lock` is held."""
-        if self._believed is None:
-            return ScanResult(*(self._problem or Problem(f"{self._url} is being listed", False)))
-        folders = self._believed.folders
-        leases = {v: known.lease for v, known in self._versions.items() if known.lease}
-        labelled = self._labelled(self._labels)
-        whole = aspired(folders, self._policy, leases.__contains__, labelled)
-        stated = next_aspired(folders, self._policy, whole, self._current)
-        wanted: Mapping[int, Path] | None = None
-        if stated is not None:
-            wanted = {v: leases[v].path for v in stated if v in leases}
-            if any(known.is_coming for known in self._versions.values()):
-                wanted = {**self._current, **wanted}  # nothing goes before what is to follow it
-            self._current = wanted
-        missing = {v: why for v, known in self._versions.items() if (why := known.why_not())}
-        told = problem_of(self._url, self._problem, self._shown, whole, missing)
-        problem, is_final = told or (None, True)
-        return ScanResult(
-            problem,
-            is_final,
-            wanted,
-            None if self._labels is None else self._labels.labels,
-            (),
-            {v: f"version {v} is not there: {why.text}" for v, why in missing.items()},
-            None if self._labels is None else self._labels.changed_s,
-        )

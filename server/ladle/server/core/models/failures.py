@@ -1,11 +1,18 @@
-"""Why a model could not be loaded when a request asked for it, and when it is tried again."""
+"""Why a model is not loaded when a request asks for it, and when that may be otherwise."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ladle.server.core.errors import Code, FailedPrecondition, NotFound, ServingError
+from ladle.server.core.errors import (
+    Code,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    ServingError,
+)
 from ladle.server.core.lifecycle.states import retry_wait_s
+from ladle.server.core.models.residency import Full, ResidencyOptions
 
 NO_ROOM = "no_room"
 """The reason, for metrics, of requests to models for which there is no room."""
@@ -71,3 +78,36 @@ def failure_of(
         soon = now + retry_wait_s(0, longest_wait_s)
         return Failure(code, error.message, error.reason, 0, soon, room_at)
     return Failure(code, problem, error.reason, attempt, due)
+
+
+def no_place(name: str, loaded: int, full: Full, options: ResidencyOptions) -> ServingError:
+    """Return what requests get for a model beside which too many others must stay loaded."""
+    return _no_room(
+        f"no room for model {name}: {loaded} models are loaded or on their way, "
+        f"and --max_loaded_models is {options.max_models}",
+        full,
+        options,
+    )
+
+
+def no_bytes(name: str, needed: int, full: Full, options: ResidencyOptions) -> ServingError:
+    """Return what requests get for a model that takes more than the others leave."""
+    return _no_room(
+        f"no room for model {name}: it takes about {needed} bytes, and --max_loaded_bytes is "
+        f"{options.max_bytes} for all models",
+        full,
+        options,
+    )
+
+
+def _no_room(message: str, full: Full, options: ResidencyOptions) -> ServingError:
+    if full.retry_after_s is None:
+        error = ResourceExhausted(f"{message}; nothing else can be unloaded for it")
+    else:
+        error = ResourceExhausted(
+            f"{message}. None of them can be unloaded now: each is in use, or was loaded less "
+            f"than {options.least_stay_s:g} s ago; try again in {full.retry_after_s:.0f} s"
+        )
+        error.retry_after_s = full.retry_after_s
+    error.reason = NO_ROOM
+    return error

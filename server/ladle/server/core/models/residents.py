@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from ladle.server.core.clock import Clock, MonotonicClock
-from ladle.server.core.errors import ResourceExhausted, ServingError
 from ladle.server.core.lifecycle.demand import Described
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
@@ -21,7 +20,8 @@ from ladle.server.core.lifecycle.serving_map import Entry
 from ladle.server.core.lifecycle.states import State
 from ladle.server.core.models import residency
 from ladle.server.core.models.config import ModelConfig
-from ladle.server.core.models.failures import NO_ROOM, Failure, failure_of
+from ladle.server.core.models.failures import Failure, failure_of, no_bytes, no_place
+from ladle.server.core.models.footprints import Footprints
 from ladle.server.core.models.residency import Full, ResidencyOptions, Resident
 from ladle.server.core.models.unloaded import Reader, Unloaded
 from ladle.server.core.servable_id import ServableId
@@ -30,8 +30,6 @@ from ladle.server.core.sources.source import Source
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
-# How many measurements are kept, for the next loads of the same versions.
-_MOST_MEASURED = 100_000
 # A model that nobody waits for, and that has not come up for so long, gives its place up.
 _LONGEST_LOAD_S = 600.0
 
@@ -113,9 +111,7 @@ class Residents:
         # Changed under the lock; whether a name is in them is asked without it.
         self._residents: dict[str, _Known] = {}
         self._failures: dict[str, Failure] = {}
-        self._bytes: dict[ServableId, int] = {}  # of what is loaded, or about to be
-        self._measured: dict[ServableId, int] = {}  # of what was loaded once
-        self._sizes: dict[str, int] = {}  # the last of these, by model
+        self._footprints = Footprints()
         # Its own lock, which nothing is taken inside: changes are told under the source's.
         self._wake = threading.Condition(threading.Lock())
         self._changed = False
@@ -131,8 +127,7 @@ class Residents:
             self._always = self._pinned & models.keys()
             for name in [n for n in self._failures if models.get(n) != before.get(n)]:
                 del self._failures[name]
-            for name in [n for n in self._sizes if models.get(n) != before.get(n)]:
-                del self._sizes[name]
+            self._footprints.forget_models(before.keys() - models.keys())
             for name, known in list(self._residents.items()):
                 model = models.get(name)
                 if model is None:
@@ -200,7 +195,7 @@ class Residents:
                 self._look(entries)
                 full = residency.begin(self._snapshot(entries), self._options)
                 if full is not None:
-                    raise self._no_place(name, full)
+                    raise no_place(name, len(self._residents), full, self._options)
             self._refuse_large(name)
             self._begin(name, cause)
         self._source.scan(name)
@@ -277,7 +272,7 @@ class Residents:
     def step(self) -> None:
         """Unload what has to go: what could not be loaded, what is too much, and what is idle."""
         with self._lock:
-            self._forget_unloaded()
+            self._footprints.keep(self._manager.holds)
             entries = _by_model(self._manager.available())
             self._look(entries)
             for name in residency.surplus(self._snapshot(entries), self._options):
@@ -299,37 +294,30 @@ class Residents:
         """
         name = servable_id.name
         with self._lock:
-            self._bytes.pop(servable_id, None)  # of its last life
-            self._forget_unloaded()
+            self._footprints.keep(self._manager.holds)
+            needed = self._footprints.expected(servable_id, nbytes)
             entries = _by_model(self._manager.available())
             self._look(entries)
-            needed = self._measured.get(servable_id, nbytes)
             decision = residency.make_room(self._snapshot(entries), name, needed, self._options)
             if isinstance(decision, Full):
-                raise self._no_bytes(name, needed, decision)
+                raise no_bytes(name, needed, decision, self._options)
             for victim in decision:
                 self._unload(victim, "room")
-            leaving = [i for i in self._bytes if i.name not in self._residents]
-            self._bytes[servable_id] = needed
+            leaving = self._footprints.leaving(self._residents)
+            self._footprints.reserve(servable_id, needed)
             return leaving if self._options.max_bytes else []
 
     def measured(self, servable_id: ServableId, nbytes: int | None) -> None:
         """Take note of what a version has taken of the heap; None: it could not be loaded."""
         with self._lock:
-            if nbytes is None:
-                self._bytes.pop(servable_id, None)
-            else:
-                self._bytes[servable_id] = self._measured[servable_id] = nbytes
-                self._sizes[servable_id.name] = nbytes
-                while len(self._measured) > _MOST_MEASURED:
-                    del self._measured[next(iter(self._measured))]
+            self._footprints.note(servable_id, nbytes)
 
     @property
     def nbytes(self) -> int:
         """What all loaded versions have taken of the heap."""
         with self._lock:
-            self._forget_unloaded()
-            return sum(self._bytes.values())
+            self._footprints.keep(self._manager.holds)
+            return self._footprints.total
 
     # With the lock held
 
@@ -364,11 +352,6 @@ class Residents:
             elif last_use != known.last_use or any(entry.handles for entry in loaded):
                 known.last_use, known.idle_since = last_use, now
 
-    def _forget_unloaded(self) -> None:
-        """Forget what versions have taken that take nothing any more."""
-        for servable_id in [i for i in self._bytes if not self._manager.holds(i)]:
-            del self._bytes[servable_id]
-
     def _look_at_unloaded(self, name: str, known: _Known, now: float) -> None:
         if known.loaded_at is not None:  # its versions were taken away
             known.loaded_at, known.since = None, now
@@ -402,15 +385,15 @@ class Residents:
 
     def _refuse_large(self, name: str) -> None:
         """Refuse a model for which there was no room, by what it took when it was loaded last."""
-        size = self._sizes.get(name)
+        size = self._footprints.last(name)
         if not self._options.max_bytes or size is None:
             return
-        self._forget_unloaded()
+        self._footprints.keep(self._manager.holds)
         entries = _by_model(self._manager.available())
         self._look(entries)
         decision = residency.make_room(self._snapshot(entries), name, size, self._options)
         if isinstance(decision, Full):
-            raise self._no_bytes(name, size, decision)
+            raise no_bytes(name, size, decision, self._options)
 
     def _refuse_failed(self, name: str) -> None:
         failure = self._failures.get(name)
@@ -421,9 +404,7 @@ class Residents:
     def _snapshot(self, entries: Mapping[str, list[Entry]]) -> list[Resident]:
         now, waiting = self._clock.now(), self._manager.waiting
         found = []
-        taken: dict[str, int] = {}
-        for servable_id, nbytes in self._bytes.items():
-            taken[servable_id.name] = taken.get(servable_id.name, 0) + nbytes
+        taken = self._footprints.by_model()
         for name, known in self._residents.items():
             loaded = entries.get(name, ())
             found.append(
@@ -439,23 +420,6 @@ class Residents:
             )
         return found
 
-    def _no_place(self, name: str, full: Full) -> ServingError:
-        most = self._options.max_models
-        return _no_room(
-            f"no room for model {name}: {len(self._residents)} models are loaded or on their way, "
-            f"and --max_loaded_models is {most}",
-            full,
-            self._options,
-        )
-
-    def _no_bytes(self, name: str, needed: int, full: Full) -> ServingError:
-        return _no_room(
-            f"no room for model {name}: it takes about {needed} bytes, and --max_loaded_bytes is "
-            f"{self._options.max_bytes} for all models",
-            full,
-            self._options,
-        )
-
     def _run(self) -> None:
         while True:
             with self._wake:
@@ -468,19 +432,6 @@ class Residents:
                 self.step()
             except Exception:
                 logger.exception("a look at the loaded models failed")
-
-
-def _no_room(message: str, full: Full, options: ResidencyOptions) -> ServingError:
-    if full.retry_after_s is None:
-        error = ResourceExhausted(f"{message}; nothing else can be unloaded for it")
-    else:
-        error = ResourceExhausted(
-            f"{message}. None of them can be unloaded now: each is in use, or was loaded less "
-            f"than {options.least_stay_s:g} s ago; try again in {full.retry_after_s:.0f} s"
-        )
-        error.retry_after_s = full.retry_after_s
-    error.reason = NO_ROOM
-    return error
 
 
 def _by_model(available: Iterable[Entry]) -> dict[str, list[Entry]]:

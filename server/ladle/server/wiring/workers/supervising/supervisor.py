@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,8 +23,9 @@ from ladle.server.transport.native.options import unknown
 from ladle.server.wiring.choice import Unavailable, find
 from ladle.server.wiring.running import leave, listening
 from ladle.server.wiring.workers.deciding.fleet import Action, Drain, End, Fleet, Kill, Say, Start
-from ladle.server.wiring.workers.frames import Decoder, FrameError, Message, encode
+from ladle.server.wiring.workers.frames import FrameError, Message
 from ladle.server.wiring.workers.supervising.coordination import Coordinator
+from ladle.server.wiring.workers.supervising.link import Link
 from ladle.server.wiring.workers.supervising.ports import SharedPorts, bind_ports
 from ladle.server.wiring.workers.supervising.processes import how_ended, start
 from ladle.server.wiring.workers.supervising.refusals import problem
@@ -33,11 +33,8 @@ from ladle.server.wiring.workers.supervising.settings import worker_settings
 
 logger = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 1 << 16
 # What the system may take to end a process that was killed, and to free its ports.
 _END_S = 5.0
-# What may wait to be read by one worker. One that reads nothing hangs, and gets no more.
-_MAX_UNREAD_BYTES = 128 << 20
 
 
 def supervise(config: Config, given: Mapping[str, Any]) -> int:
@@ -71,21 +68,6 @@ def _whatever_happens() -> Iterator[None]:
         logger.exception("a message between workers could not be handled")
 
 
-class _Link:
-    """A process, and the supervisor's end of its channel."""
-
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        self.process = process
-        self.channel: socket.socket | None = channel
-        self.decoder = Decoder()
-        self.unsent = bytearray()
-
-    def kill(self) -> None:
-        """End the process; it may have ended, but nobody has waited for it."""
-        # Popen's own would wait for a process that has ended, and take its status from `_reap`.
-        os.kill(self.process.pid, signal.SIGKILL)
-
-
 class Supervisor:
     """Runs the workers of one command. Order of calls: `run`, once, in the main thread."""
 
@@ -99,7 +81,7 @@ class Supervisor:
         self._ports = ports
         self._fleet = Fleet(config.workers, config.drain_grace_seconds)
         self._coordinator = Coordinator(self._fleet, self._send, self._expel)
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._selector = selectors.DefaultSelector()
         self._status: int | None = None
         self._first_signal: signal.Signals | None = None
@@ -113,7 +95,9 @@ class Supervisor:
         self._selector.register(woken, selectors.EVENT_READ, None)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # its number comes out of `woken`
+            # Of a supervisor under nohup a terminal that goes wants nothing.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)  # its number comes out of `woken`
         self._do(self._fleet.begin())
         while self._status is None:
             due = [t for t in (self._fleet.due(), self._coordinator.due()) if t is not None]
@@ -127,8 +111,7 @@ class Supervisor:
             with _whatever_happens():
                 self._coordinator.tick(time.monotonic())
         for link in self._links.values():  # those that were killed
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                link.process.wait(_END_S)
+            link.wait(_END_S)
         return self._status
 
     def _signalled(self, numbers: bytes) -> None:
@@ -157,9 +140,9 @@ class Supervisor:
             if pid == 0:
                 return
             for key, link in list(self._links.items()):
-                if link.process.pid == pid:
-                    link.process.returncode = os.waitstatus_to_exitcode(status)
-                    self._drain_channel(key, link)
+                if link.pid == pid:
+                    link.reaped(status)
+                    self._handle(key, link.rest())
                     del self._links[key]
                     self._ended(key, how_ended(status))
 
@@ -171,12 +154,6 @@ class Supervisor:
 
     def _expel(self, key: int) -> None:
         self._do(self._fleet.expel(key, time.monotonic()))
-
-    def _drain_channel(self, key: int, link: _Link) -> None:
-        """Read what a process that has ended wrote last, and close its channel."""
-        while self._receive(key, link):
-            pass
-        self._close_channel(link)
 
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -205,9 +182,7 @@ class Supervisor:
             return
         finally:
             theirs.close()
-        ours.setblocking(False)
-        self._links[key] = _Link(process, ours)
-        self._selector.register(ours, selectors.EVENT_READ, key)
+        self._links[key] = Link(process, ours, self._selector, key)
         logger.info("worker %d starts pid=%s", number, process.pid)
         settings = worker_settings(
             self._given,
@@ -225,82 +200,38 @@ class Supervisor:
         if link is None:
             return
         if events & selectors.EVENT_WRITE:
-            self._flush(key, link)
+            link.flush()
         if events & selectors.EVENT_READ:
-            self._receive(key, link)
+            try:
+                self._handle(key, link.receive() or [])
+            except FrameError as error:
+                logger.error("worker %d is killed: %s", self._fleet.number(key), error)
 
     def _send(self, key: int, message: Message) -> bool:
         """Have a worker get a message; False if it can't have it."""
         link = self._links.get(key)
-        if link is None or link.channel is None or len(link.unsent) > _MAX_UNREAD_BYTES:
-            return False
         try:
-            link.unsent += encode(message)
+            return link is not None and link.send(message)
         except FrameError as error:
             logger.error("worker %d can't be told: %s", self._fleet.number(key), error)
             return False
-        self._flush(key, link)
-        return True
 
-    def _flush(self, key: int, link: _Link) -> None:
-        if link.channel is None:
-            return
-        try:
-            while link.unsent:
-                sent = link.channel.send(link.unsent)
-                del link.unsent[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            link.unsent.clear()  # its end is noticed by what it no longer writes
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
-        self._selector.modify(link.channel, events, key)
-
-    def _receive(self, key: int, link: _Link) -> bool:
-        """Take what a worker wrote, and return whether it wrote something.
-
-        A worker whose channel has ended is killed: it ends already, or can't be reached any more.
-        """
-        if link.channel is None:
-            return False
-        try:
-            data = link.channel.recv(_READ_AT_ONCE)
-            messages = link.decoder.feed(data)
-        except BlockingIOError:
-            return False
-        except (OSError, FrameError) as error:
-            logger.error("worker %d: its channel failed: %s", self._fleet.number(key), error)
-            data, messages = b"", []
+    def _handle(self, key: int, messages: Iterable[Message]) -> None:
         for message in messages:
-            self._handle(key, message)
-        if not data:
-            self._close_channel(link)
-            link.kill()
-        return bool(data)
-
-    def _close_channel(self, link: _Link) -> None:
-        if link.channel is not None:
-            self._selector.unregister(link.channel)
-            link.channel.close()
-            link.channel = None
-
-    def _handle(self, key: int, message: Message) -> None:
-        now = time.monotonic()
-        match message["op"]:
-            case "opened":
-                self._do(self._fleet.opened(key))
-                self._say_where()
-            case "up":
-                logger.info("worker %d serves", self._fleet.number(key))
-                self._do(self._fleet.up(key, now))
-            case "refused":
-                self._do(self._fleet.refused(key, str(message["reason"])))
-            case _:
-                with _whatever_happens():
-                    self._coordinator.handle(key, message, now)
-                return
-        with _whatever_happens():
-            self._coordinator.release()
+            match message["op"]:
+                case "opened":
+                    self._do(self._fleet.opened(key))
+                    self._say_where()
+                case "up":
+                    logger.info("worker %d serves", self._fleet.number(key))
+                    self._do(self._fleet.up(key, time.monotonic()))
+                case "refused":
+                    self._do(self._fleet.refused(key, str(message["reason"])))
+                case _:
+                    with _whatever_happens():
+                        self._coordinator.handle(key, message, time.monotonic())
+            with _whatever_happens():
+                self._coordinator.release()
 
     def _say_where(self) -> None:
         if not self._said_where:

@@ -16,6 +16,7 @@ from stores import upload_order
 from ladle import cli
 from ladle.client import Client
 from ladle.server import Config, Server
+from ladle.server.core.rollout.split import bucket_of, salted
 from ladle.store.opening import open_store
 from ladle.store.store import Store
 from ladle.store.url import parse_url
@@ -93,7 +94,7 @@ def test_a_server_follows_s3_and_starts_without_it(s3: Any, tmp_path: Path) -> N
 def test_as_a_new_user_would(
     s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Export, serve, predict, export again, label, go back; then all of it without the store."""
+    """Export, serve, predict, export again, label, split, promote, go back; then no store."""
     from checking import run_in_this_process
 
     from ladle.export.publishing.store import StoreDestination
@@ -102,6 +103,11 @@ def test_as_a_new_user_would(
     place = str(BASE)
     assert cli.main(["export", place, "--data", "digits", "--epochs=1", "--quiet"]) == 0
     assert f"Published version 1: {place}/1" in capsys.readouterr().out
+    rollout = tmp_path / "rollout.txt"
+    rollout.write_text(
+        'rollout { model: "digits" canary { percent: 10 } sticky { metadata: "x-user-id" } '
+        "shadow { percent: 100 } }"
+    )
     config = Config(
         port=None,
         model_name="digits",
@@ -109,6 +115,7 @@ def test_as_a_new_user_would(
         model_cache_dir=str(tmp_path / "cache"),
         remote_poll_wait_seconds=1,
         drain_grace_seconds=0,
+        rollout_file=str(rollout),
     )
     images = np.zeros((3, 8, 8), np.uint8)
     server = Server(config)
@@ -124,7 +131,35 @@ def test_as_a_new_user_would(
             until(lambda: server.manager.labels("digits") == {"stable": 1})
             until(lambda: server.manager.is_available("digits", 1))
             assert client.predict("digits", images, label="stable").version == 1
+            assert cli.main(["models", "label", place, "canary", "2"]) == 0
+            until(lambda: server.manager.labels("digits") == {"stable": 1, "canary": 2})
+            answered = [
+                client.predict("digits", images, metadata={"x-user-id": f"user-{n}"}).version
+                for n in range(100)
+            ]
+            salt = salted("digits")
+            in_canary = [bucket_of(salt, f"user-{n}") < 1_000 for n in range(100)]
+            assert answered == [2 if canary else 1 for canary in in_canary]
+            assert 0 < answered.count(2) < 30
+
+            def is_compared() -> bool:
+                client.predict("digits", images, metadata={"x-user-id": "user-0"})
+                shadow = server.snapshot()["digits"].shadow
+                return shadow is not None and shadow.rows > 0
+
+            until(is_compared)
+            shadow = server.snapshot()["digits"].shadow
+            assert shadow is not None
+            assert (shadow.failures, shadow.disagreeing_rows) == (0, 0)  # it is a copy
+            assert cli.main(["models", "promote", place]) == 0
+            until(lambda: server.manager.labels("digits").get("stable") == 2)
             assert client.predict("digits", images).version == 2
+            assert cli.main(["models", "demote", place]) == 0
+            until(lambda: server.manager.labels("digits").get("stable") == 1)
+            assert client.predict("digits", images).version == 1
+            for label in ("stable", "previous"):
+                cli.main(["models", "label", place, label, "--remove"])
+            until(lambda: not server.manager.labels("digits"))
             assert cli.main(["models", "rollback", place]) == 0
             until(lambda: not server.manager.is_available("digits", 2))
     finally:

@@ -36,9 +36,12 @@ class FakeStore:
     def write(self, key: str, data: bytes) -> str:
         """Put an object there, as others do."""
         with self._lock:
-            etag = f'"{next(self._etags)}-2"'
-            self.objects[key] = data, etag, self.now_s
-            return etag
+            return self._write(key, data)
+
+    def _write(self, key: str, data: bytes) -> str:
+        etag = f'"{next(self._etags)}-2"'
+        self.objects[key] = data, etag, self.now_s
+        return etag
 
     def list_folder(self, prefix: str) -> Listing:
         self._begin("list", prefix)
@@ -80,7 +83,7 @@ class FakeStore:
                 raise Taken(f"{key}: expected no object there, found one")
             if if_match and (there is None or there[1] != if_match):
                 raise Changed(f"{key}: the object has changed meanwhile")
-        return self.write(key, bytes(data))
+            return self._write(key, bytes(data))
 
     def upload(self, key: str, file: Path) -> None:
         self._begin("upload", key)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from batch.tasks.conftest import MakeWorkers, Workers, as_npy, numbers
 from hypothesis import HealthCheck, given, settings
@@ -72,7 +78,7 @@ def assert_commits_hold(workers: Workers) -> None:
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rows=st.integers(0, 40), fates=FATES)
 def test_whoever_is_killed_and_whatever_is_done_twice_every_row_is_there_once(
@@ -93,6 +99,69 @@ def test_whoever_is_killed_and_whatever_is_done_twice_every_row_is_there_once(
     before = workers.files()
     assert workers.run(1, COUNT).rows_now == 0
     assert workers.files() == before
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_at_every_step_of_a_worker_another_may_do_all(
+    make_workers: MakeWorkers, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    monkeypatch.setattr(folder.ShardFiles, "discard", folder.ShardFiles.close)
+    at, rows = 0, 15
+    has_ended = False
+    while not has_ended:
+        at += 1
+        steps: list[str] = []
+        workers = make_workers({"x.npy": as_npy(numbers(rows, BAD - {17}))}, f"out{at}")
+
+        on_step = partial(meanwhile, workers, steps, at, is_killed)
+        with suppress(Killed):
+            workers.run(0, 2, on_step)
+        assert_commits_hold(workers)
+        has_ended = len(steps) < at
+        assert workers.run().rows == rows
+        workers.assert_whole(rows, BAD - {17})
+    assert at > 12  # three tasks, each of several steps
+
+
+def meanwhile(workers: Workers, steps: list[str], at: int, is_killed: bool, step: str) -> None:
+    """At one step of a worker let another one do all, and kill the first."""
+    steps.append(step)
+    if len(steps) == at:
+        workers.run(1, 2)
+        if is_killed:
+            raise Killed
+
+
+def test_twenty_workers_at_once_and_killed_at_random_leave_every_row_once(
+    make_workers: MakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder.ShardFiles, "discard", folder.ShardFiles.close)
+    # Not numpy's files: many threads that read their headers at once can fail within CPython 3.11.
+    file = io.BytesIO()
+    pq.write_table(pa.table({"x": numbers(300, BAD)}), file, row_group_size=7)
+    workers = make_workers({"x.parquet": file.getvalue()})
+    random = Random(7)
+
+    def run(index: int, killed_at: int) -> None:
+        steps = 0
+
+        def on_step(_step: str) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == killed_at:
+                raise Killed
+
+        with suppress(Killed):
+            workers.run(index, 20, on_step)
+
+    with ThreadPoolExecutor(20) as threads:
+        # Each is started twice, and some never get to their end.
+        doomed = [threads.submit(run, n % 20, random.randint(1, 40)) for n in range(40)]
+        for one in doomed:
+            one.result()
+    assert_commits_hold(workers)
+    assert workers.run().rows == 300
+    workers.assert_whole(300, BAD)
 
 
 def test_processes_that_are_killed_leave_every_row_once(tmp_path: Path) -> None:

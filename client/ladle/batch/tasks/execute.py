@@ -21,7 +21,7 @@ from ladle.batch.output.manifest import FILE_NAME, PLAN_NAME
 from ladle.batch.readers.opening import open_reader
 from ladle.batch.rows import Part, objects
 from ladle.batch.tasks.commit import Commit, commit_name, commits_of
-from ladle.batch.tasks.finishing import finish, read_commit, remove_leftovers
+from ladle.batch.tasks.finishing import finish, finish_again, read_commit
 from ladle.batch.tasks.inputs import TaskInput, task_input
 from ladle.batch.tasks.output import TaskOutput
 from ladle.batch.tasks.place import LocalPlace, Place
@@ -76,7 +76,7 @@ def execute_tasks(
             commits = finish(place, plan, on_step)
         else:
             commits = commits_of(manifest)
-            remove_leftovers(place, commits, on_step)
+            finish_again(place, commits, on_step)
     return TaskSummary(
         rows=sum(commit.rows for commit in commits),
         failed=sum(commit.failed for commit in commits),

@@ -52,6 +52,12 @@ def finish(place: Place, plan: Plan, on_step: OnStep) -> list[Commit]:
     return commits
 
 
+def finish_again(place: Place, commits: Iterable[Commit], on_step: OnStep) -> None:
+    """Do what workers may have left who were killed when the manifest was there. Blocks."""
+    remove_leftovers(place, commits, on_step)
+    place.create(SUCCESS_NAME, b"")
+
+
 def remove_leftovers(place: Place, commits: Iterable[Commit], on_step: OnStep) -> None:
     """Remove parts that no commit counts, once all tasks are committed. Blocks.
 

@@ -28,6 +28,7 @@ from ladle.protos.tensorflow_pb import SignatureDef
 from ladle.server import Config, StartupError
 from ladle.server.call import Call
 from ladle.server.core.errors import ResourceExhausted, ServingError
+from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable_id import ServableId
 
 X = np.ones((3, 2), np.float32)
@@ -57,7 +58,7 @@ class Harness:
     def publish(self, version: int) -> None:
         (self.folder / str(version)).mkdir(parents=True)
 
-    def embedded(self, **settings: Any) -> Embedded:
+    def embedded(self, observer: Observer | None = None, **settings: Any) -> Embedded:
         given = {
             "model_name": "m",
             "model_base_path": str(self.folder),
@@ -65,7 +66,7 @@ class Harness:
             "drain_grace_seconds": 0,
             "enable_batching": True,
         }
-        return Embedded(Config(**{**given, **settings}), load=self.loader)
+        return Embedded(Config(**{**given, **settings}), load=self.loader, observer=observer)
 
     @property
     def servable(self) -> FakeServable:
@@ -155,6 +156,25 @@ def test_errors_are_those_of_a_client(embedded: Embedded) -> None:
         client.predict("m", X, signature="none")
     with pytest.raises(NotFound, match="this process"):
         client.health("none")
+
+
+class Callers(Unobserved):
+    """Remembers what callers said beside their inputs."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | None] = []
+
+    def request_ended(self, request: Observation) -> None:
+        if request.api == "Predict" and request.metadata is not None:
+            self.keys.append(request.metadata("x-user"))
+
+
+def test_what_a_caller_says_beside_the_inputs_arrives(harness: Harness) -> None:
+    callers = Callers()
+    with harness.embedded(observer=callers) as embedded:
+        embedded.client.predict("m", X, metadata={"x-user": "7"})
+        embedded.client.predict("m", X, metadata={"ladle-priority": "low"})
+    assert callers.keys == ["7", None]
 
 
 def test_a_stream_keeps_its_order(embedded: Embedded) -> None:

@@ -56,7 +56,7 @@ class EmbeddedClient(Client):
             send.request.method,
             send.request.body,
             timeout_s=send.timeout_s,
-            metadata=dict(self._metadata()),
+            metadata=dict(self._metadata(send.request.metadata)),
         )
         if scope is not None:
             scope.add(answer)

@@ -112,6 +112,18 @@ def test_list_tells_of_every_version_and_its_labels(
     assert first.split() == ["digits", "1", "AVAILABLE", "stable"]
 
 
+def test_list_tells_what_is_not_loaded_before_somebody_asks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(Config(port=None, model_root=str(folder), drain_grace_seconds=0), load=load)
+    server.start()
+    try:
+        (row,) = run(capsys, "list", "--server", server.addresses[0])
+    finally:
+        server.stop(lame_duck=False)
+    assert (row["model"], row["version"], row["state"]) == ("digits", None, "UNLOADED")
+
+
 def test_show_tells_states_and_the_card_of_the_version_that_serves(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -348,6 +348,22 @@ def test_labels_beside_the_versions_and_those_of_a_config_file(
         )
 
 
+def test_a_roll_out_gives_an_unlabelled_version_nothing_while_the_stable_one_loads(
+    many: Harness, tmp_path: Path
+) -> None:
+    many.publish("m000", version=2)
+    (many.root / "m000" / LABELS_NAME).write_text('{"stable": 1}')
+    rollouts = tmp_path / "rollouts"
+    rollouts.write_text('rollout { model: "m000" canary { percent: 10 } }')
+    let_load = many.loader.hold("m000", 1)
+    with many.started(rollout_file=str(rollouts)), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(many.predict, "m000")
+        manager = many.server.manager
+        assert manager.wait_until(lambda: manager.is_available("m000", 2), TIMEOUT_S)
+        let_load.set()
+        assert asked.result(TIMEOUT_S) == 1
+
+
 def test_pinned_models_are_loaded_at_the_start_and_waited_for(many: Harness) -> None:
     let_load = many.loader.hold("m010", 1)
     with many.started(pinned_models="m010", max_loaded_models=2), ThreadPoolExecutor(1) as pool:

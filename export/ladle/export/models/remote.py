@@ -17,7 +17,8 @@ _TIMEOUT_S = 20.0
 def list_served(server: str, model: str | None) -> list[dict[str, Any]]:
     """Return every version that a ladle server has of its models, or of the one named.
 
-    A model without versions is listed too, with its problem.
+    A model without versions is listed too, with its problem; so is one that the server has not
+    loaded because nobody has asked for it.
 
     Raises:
         ExportError: The server can't be reached, is not ladle's, or refuses.
@@ -113,7 +114,8 @@ def _rows(served: ServedModel) -> list[dict[str, Any]]:
         }
         for status in served.versions
     ]
-    none: dict[str, Any] = {"version": None, "state": None, "serves": False, "labels": []}
+    state = "UNLOADED" if served.is_unloaded else None
+    none: dict[str, Any] = {"version": None, "state": state, "serves": False, "labels": []}
     return rows or [told | none | {"signatures": []}]
 
 

@@ -103,13 +103,15 @@ class ExpectedVersion(NamedTuple):
         except NotFound:
             if not self.manager.wait_for_first(self.spec.name, deadline, on_end):
                 raise
-        try:
-            return _acquire(self.manager, self.spec, self.metadata)
-        except NotFound:
-            spec = self.spec
-            version = spec.version.value if spec.HasField("version") else None
-            self.manager.wait_for_version(spec.name, version, spec.version_label, deadline, on_end)
-        return _acquire(self.manager, self.spec, self.metadata)
+        spec = self.spec
+        version = spec.version.value if spec.HasField("version") else None
+        label = spec.version_label
+        rollout = self.manager.router.rollouts.get(spec.name)
+        if rollout is not None and spec.WhichOneof("version_choice") is None:
+            label = rollout.stable_label  # what came first may be a version that gets nothing yet
+        if version is not None or label:
+            self.manager.wait_for_version(spec.name, version, label, deadline, on_end)
+        return _acquire(self.manager, spec, self.metadata)
 
 
 def find_version(manager: Manager, spec: ModelSpec) -> Handle | ExpectedVersion:

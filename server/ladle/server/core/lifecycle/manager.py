@@ -239,7 +239,9 @@ class Manager:
         if self._demand is None or not self._demand.knows(name):
             return
         if version is None and label:
-            version = self.labels(name).get(label) or self._serving.folder_label(name, label)
+            version = self.labels(name).get(label)
+            if version is None:
+                version = self._serving.folder_label(name, label)
         if version is not None:
             self._waiting.for_first(name, deadline, on_end, version)
 

@@ -393,6 +393,13 @@ def test_changes_over_the_wire(many: Harness) -> None:
         loaded = many.call(f"{repository}/LoadModel", request, LoadModelResponse).model
         assert loaded.available
         assert many.loader.attempts == [ServableId("other", 1)]
+        many.loader.failures[ServableId("bad", 1)] = InvalidArgument("no good")
+        request.config.name = "bad"
+        with pytest.raises(grpc.RpcError) as error:
+            many.call(f"{repository}/LoadModel", request, LoadModelResponse)
+        code, message = refusal(error.value)
+        assert code == "UNKNOWN"
+        assert "{bad: model bad can't be loaded: no good; it is tried again" in message
         many.publish("new")
         assert many.is_told("new", SERVING)
         assert many.predict("other") == 1, "a change of the root leaves what was added"

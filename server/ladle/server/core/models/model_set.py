@@ -304,6 +304,11 @@ class ModelSet:
     def _why(self, name: str) -> str:
         if name not in self.models:
             return "it was taken out again"
+        if self._residents is not None:
+            try:
+                self._residents.explain(name)
+            except ServingError as error:
+                return error.message
         return self._manager.problem(name) or "it is still loading"
 
     def _require_stated(self, name: str) -> ModelConfig:
@@ -334,11 +339,15 @@ class ModelSet:
         self._stated = dict(stated)
         together = {**self._found, **stated}
         models = list(together.values())
-        self._configured.replace(together)
-        self._manager.set_labels({model.name: model.labels for model in models if model.labels})
+        labels = {model.name: model.labels for model in models if model.labels}
         if self._residents is not None:
-            self._residents.set_models(self.models)
+            self._manager.set_labels(labels)
+            self._residents.set_models(together)
+            # Last: who hears from the health service that a model has gone gets it no more.
+            self._configured.replace(together)
         else:
+            self._configured.replace(together)
+            self._manager.set_labels(labels)
             for model in models:
                 self._manager.expect(model.name)
             self._source.set_models(model.monitored for model in models)

@@ -72,6 +72,10 @@ def test_a_rollout_has_defaults() -> None:
             "max_in_flight: expected at most 1000, got 1001",
         ),
         (
+            'rollout { model: "m" shadow { percent: 1 log: "log" } }',
+            "shadow: log: expected an absolute path, got 'log'",
+        ),
+        (
             'rollout { model: "m" shadow { percent: 1 compare {} } }',
             "compare: expected atol, rtol or top_k, got none",
         ),

@@ -30,7 +30,7 @@ ROLLOUT = """
 rollout {
   model: "m"
   canary { percent: 0 }
-  shadow { percent: 100 }
+  shadow { percent: 100 log: "LOG" }
   guard { min_requests: 5 max_disagreement: 0.1 }
 }
 """
@@ -43,7 +43,8 @@ class Harness:
         for version in "12":
             (folder / "m" / version).mkdir(parents=True)
         (folder / "m" / LABELS_NAME).write_text(json.dumps({"stable": 1, "canary": 2}))
-        (folder / "rollout.txt").write_text(ROLLOUT)
+        self.log = folder / "shadow.log"
+        (folder / "rollout.txt").write_text(ROLLOUT.replace("LOG", str(self.log)))
         config = Config(
             port=None,
             rest_api_port=None,
@@ -131,6 +132,9 @@ def test_callers_get_stables_answers_and_the_page_says_how_the_canary_differs(
     assert shadow["rows"] == shadow["disagreeing_rows"] == 2 * shadow["requests"]
     output = shadow["outputs"]["y"]
     assert (output["top_changed"], output["max_abs"], output["mean_abs"]) == (1.0, 6.0, 3.5)
+    line = json.loads(there.log.read_text().splitlines()[0])
+    assert line["outputs"] == {"y": {"stable": [2.0, 4.0], "shadow": [4.0, 2.0]}}
+    assert line["request_id"]
     # The guard holds a canary whose answers are others.
     until(lambda: there.seen()["rollout"][1]["is_held"])
     assert "of the rows of" in there.seen()["rollout"][1]["reason"]

@@ -155,6 +155,7 @@ class QueuedRequest(Generic[R, A]):
                     invocation.signature.stateful,
                     partial(self._planned, request),
                     self._nbytes,
+                    observation,
                 )
             pending = servable.submit(*invocation, self._ran, self._deadline, observation)
         except BaseException:

@@ -152,6 +152,8 @@ def _shadow(proto: RolloutProto, stable: str, canary: str) -> Shadow:
         raise InvalidArgument(
             f"{where}: max_in_flight: expected at most {_MOST_IN_FLIGHT}, got {given.max_in_flight}"
         )
+    if given.log and not given.log.startswith("/"):
+        raise InvalidArgument(f"{where}: log: expected an absolute path, got {given.log!r}")
     rules: dict[str, OutputRule] = {}
     for entry in given.compare:
         if entry.output in rules:
@@ -175,6 +177,7 @@ def _shadow(proto: RolloutProto, stable: str, canary: str) -> Shadow:
         share=usual.share,
         max_in_flight=given.max_in_flight or usual.max_in_flight,
         rules=rules,
+        log=given.log,
     )
 
 

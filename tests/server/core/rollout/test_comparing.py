@@ -20,8 +20,10 @@ OTHER = np.array([[0.2, 0.6, 0.2], [0.4, 0.5, 0.1], [0.2, 0.2, 0.6]], np.float32
 def one(
     a: NDArray[np.generic], b: NDArray[np.generic], rule: OutputRule | None = None
 ) -> OutputDifference:
-    rows, off_rows, (found,) = compare({"y": a}, {"y": b}, {} if rule is None else {"y": rule})
-    assert (rows, off_rows) == (found.rows, found.off_rows)
+    compared = compare({"y": a}, {"y": b}, {} if rule is None else {"y": rule})
+    (found,) = compared.outputs
+    assert (compared.rows, compared.off_rows) == (found.rows, found.off_rows)
+    assert (compared.first_off is None) == (not found.off_rows)
     return found
 
 
@@ -81,9 +83,9 @@ def test_what_has_another_form_is_off_in_every_row(
 
 
 def test_an_output_that_is_missing_counts_and_one_more_does_not() -> None:
-    rows, off_rows, found = compare({"y": SCORES}, {"z": SCORES}, {})
-    assert (rows, off_rows, found[0].problem) == (3, 3, "missing")
-    assert compare({"y": SCORES}, {"y": SCORES, "z": SCORES}, {})[1] == 0
+    rows, off_rows, first_off, found = compare({"y": SCORES}, {"z": SCORES}, {})
+    assert (rows, off_rows, first_off, found[0].problem) == (3, 3, 0, "missing")
+    assert compare({"y": SCORES}, {"y": SCORES, "z": SCORES}, {}).off_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_each_kind_of_float_is_measured(dtype: type) -> None:
 def test_rows_that_differ_in_several_outputs_count_once() -> None:
     mine = {"a": np.array([1, 2, 3]), "b": np.array([1, 2, 3])}
     theirs = {"a": np.array([1, 0, 3]), "b": np.array([1, 0, 0])}
-    assert compare(mine, theirs, {})[:2] == (3, 2)
+    assert compare(mine, theirs, {})[:3] == (3, 2, 1)
 
 
 def test_no_rows_and_very_wide_rows() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +39,11 @@ class Comparison(NamedTuple):
     """Nothing where the run has failed."""
     error: str = ""
     """Why it has."""
+    request_id: str = ""
+    row: int | None = None
+    """The first row that does not agree."""
+    answers: Mapping[str, tuple[object, object]] = MappingProxyType({})
+    """By output: what that row is of stable and of the shadow, as JSON has it; shortened."""
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,17 @@ class OutputRule:
     """The caller's top class has to be among so many of the other version; 0 for no matter."""
 
 
+class Compared(NamedTuple):
+    """How two answers to one request differ."""
+
+    rows: int
+    off_rows: int
+    """Rows that do not agree in some output."""
+    first_off: int | None
+    """The first of them; None if there is none."""
+    outputs: tuple[OutputDifference, ...]
+
+
 class OutputDifference(NamedTuple):
     """How one output of two answers to one request differs. What is not a float has no amounts."""
 
@@ -56,10 +67,8 @@ class OutputDifference(NamedTuple):
     """Rows whose top class is another."""
 
 
-def compare(
-    callers: Outputs, others: Outputs, rules: Mapping[str, OutputRule]
-) -> tuple[int, int, tuple[OutputDifference, ...]]:
-    """Return how many rows there are, how many differ in any output, and each output's difference.
+def compare(callers: Outputs, others: Outputs, rules: Mapping[str, OutputRule]) -> Compared:
+    """Return how far the answers differ.
 
     A row agrees with its rule. Where an output has none, the top class has to be the same in rows
     of classes, other floats have to be equal within a thousandth, and all else has to be equal.
@@ -81,7 +90,8 @@ def compare(
     off = np.zeros(rows, np.bool_)
     for mask in masks:
         off[: len(mask)] |= mask
-    return rows, int(off.sum()), tuple(differences)
+    first_off = int(off.argmax()) if off.any() else None
+    return Compared(rows, int(off.sum()), first_off, tuple(differences))
 
 
 def _difference(

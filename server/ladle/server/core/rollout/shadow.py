@@ -20,3 +20,5 @@ class Shadow:
     """How many may be held for it at a time; what comes beyond them is not compared."""
     rules: Mapping[str, OutputRule] = field(default_factory=dict)
     """When outputs agree, by name; that of the empty name is for all others."""
+    log: str = ""
+    """The path of a file that gets rows which do not agree; empty for none."""

@@ -21,10 +21,12 @@ from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.errors import Code, NotFound, ServingError
 from ladle.server.core.lifecycle.serving_map import Handle, ServingMap
+from ladle.server.core.observation import Observation
 from ladle.server.core.rollout.agreement import Agreement, Comparison
 from ladle.server.core.rollout.comparing import compare
 from ladle.server.core.rollout.router import Router
 from ladle.server.core.rollout.shadow import Shadow
+from ladle.server.core.rollout.shadow_log import ShadowLog, example
 from ladle.server.core.servable import Arrays, Model, Signature
 from ladle.server.core.servable_id import ServableId
 
@@ -79,16 +81,17 @@ class Sample:
     Order of calls: `answered` or `abandon`, once, in any thread. Neither blocks or raises.
     """
 
-    __slots__ = ("_lane", "_runs", "nbytes", "outputs", "plan", "version")
+    __slots__ = ("_lane", "_runs", "nbytes", "outputs", "plan", "request_id", "version")
 
     def __init__(
-        self, runs: ShadowRuns, lane: _Lane, version: int, plan: Plan, nbytes: int
+        self, runs: ShadowRuns, lane: _Lane, version: int, plan: Plan, nbytes: int, request_id: str
     ) -> None:
         self._runs = runs
         self._lane = lane
         self.version = version
         """Which version answers."""
         self.plan = plan
+        self.request_id = request_id
         self.nbytes = nbytes
         """What is held of the request and, later, of its answer."""
         self.outputs: Outputs = {}
@@ -116,6 +119,7 @@ class _Lane:
         self.thread: threading.Thread | None = None
         self.agreement: Agreement | None = None
         self.dropped: Counter[str] = Counter()
+        self.log = ShadowLog(shadow.log) if shadow.log else None
 
 
 class ShadowRuns:
@@ -171,7 +175,14 @@ class ShadowRuns:
             old, self.lanes = self.lanes, {}
             self._close(old.values())
 
-    def sample(self, served: ServableId, stateful: str, plan: Plan, nbytes: int) -> Sample | None:
+    def sample(
+        self,
+        served: ServableId,
+        stateful: str,
+        plan: Plan,
+        nbytes: int,
+        observation: Observation | None = None,
+    ) -> Sample | None:
         """Return a place for a request, if it is one of those that run on a shadow too.
 
         Args:
@@ -179,6 +190,7 @@ class ShadowRuns:
             stateful: why a run of it can't be repeated; empty if it can.
             plan: what the request comes down to for a version. It holds the request.
             nbytes: how large that is.
+            observation: knows the request's id, for the log.
         """
         lane = self.lanes.get(served.name)
         if lane is None or self._draw() >= lane.shadow.share:
@@ -198,7 +210,8 @@ class ShadowRuns:
             if not reason:
                 lane.in_flight += 1
                 self._held_bytes += nbytes
-                return Sample(self, lane, served.version, plan, nbytes)
+                request_id = observation.request_id if observation and lane.shadow.log else ""
+                return Sample(self, lane, served.version, plan, nbytes, request_id)
         self._drop(lane, reason)
         return None
 
@@ -353,6 +366,8 @@ class ShadowRuns:
                 agreement = lane.agreement = Agreement(*pair)
             agreement.add(comparison)
         self._observer.shadow_compared(comparison)
+        if lane.log is not None:
+            lane.log.write(comparison)
 
     def _compared(self, lane: _Lane, sample: Sample, handle: Handle) -> Comparison | None:
         """Run a request on the shadow; None if it must not run twice."""
@@ -375,16 +390,21 @@ class ShadowRuns:
                 code=error.code if isinstance(error, ServingError) else Code.INTERNAL,
                 took_s=self._clock.now() - started,
                 error=error.message if is_known else repr(error),  # type: ignore[attr-defined]
+                request_id=sample.request_id,
             )
         took_s = self._clock.now() - started
-        rows, off_rows, differences = compare(sample.outputs, outputs, lane.shadow.rules)
+        found = compare(sample.outputs, outputs, lane.shadow.rules)
+        row = found.first_off if lane.shadow.log else None
         return Comparison(
             model=lane.model,
             stable=sample.version,
             version=version,
             code=Code.OK,
             took_s=took_s,
-            rows=rows,
-            off_rows=off_rows,
-            outputs=differences,
+            rows=found.rows,
+            off_rows=found.off_rows,
+            outputs=found.outputs,
+            request_id=sample.request_id,
+            row=row,
+            answers={} if row is None else example(sample.outputs, outputs, row),
         )

@@ -491,6 +491,13 @@ class Config:
         return location if isinstance(location, StoreUrl) else location.absolute()
 
     @property
+    def polls_models(self) -> bool:
+        """Whether what states the models is read again when it changes."""
+        return self.model_control_mode == "poll" or bool(
+            self.model_config_file and self.model_config_file_poll_wait_seconds
+        )
+
+    @property
     def loads_on_demand(self) -> bool:
         """Whether models are loaded when requests ask for them, and not all at the start."""
         return bool(

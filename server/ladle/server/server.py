@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ladle.server.config import Config
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.models.model_set import Configured, ModelSet
 from ladle.server.core.observation import Observer
 from ladle.server.core.sources.base_path import Check
@@ -136,9 +137,7 @@ class Server:
             remote=self._remote.base,
             stored=self._remote.folders,
         )
-        self._repository = startup.model_repository(
-            config, lambda models: self._models.replace(models)
-        )
+        self._repository = startup.model_repository(config, lambda models: self._take_file(models))
         residents = self._on_demand.residents(self.manager, self._source, self.metrics.residency)
         self._models = ModelSet(
             self.manager,
@@ -148,10 +147,14 @@ class Server:
             allow_unavailable_labels=config.allow_version_labels_for_unavailable_models,
             catalogue=self._repository if config.model_repository else None,
         )
-        self._member = Member(self._models, siblings) if siblings is not None else None
+        self._member = (
+            Member(self._models, siblings, polls=config.polls_models)
+            if siblings is not None
+            else None
+        )
         self._config_file = ConfigFile(
             config.config_file,
-            self._models.replace,
+            self._take_file,
             poll_wait_s=config.model_config_file_poll_wait_seconds,
             open_store=open_store,
         )
@@ -294,6 +297,13 @@ class Server:
             return self._ports.open()
         except (OSError, RuntimeError) as error:
             raise StartupError(f"the system has no room to serve requests: {error}") from None
+
+    def _take_file(self, models: Iterable[ModelConfig]) -> None:
+        """Put the models that a file states by now in place of all."""
+        if self._member is not None:
+            self._member.take_file(models)
+        else:
+            self._models.replace(models)
 
     def _first_models(self) -> Callable[[], None]:
         """Return what puts the first models in place."""

@@ -185,6 +185,36 @@ class TestChanges:
         assert reply["body"]["error"]["message"] == "worker 2: no such version"
 
 
+class TestStarts:
+    """What a worker begins with that starts later."""
+
+    def begins_with(self, workers: Workers) -> Any:
+        workers.says(3, op="join", id=1, body=None)
+        (reply,) = workers.take(3)
+        return reply["body"]["models"]
+
+    def test_the_files_count_where_they_are_read_again_and_again(self, workers: Workers) -> None:
+        assert self.begins_with(workers) is None
+
+    def test_files_that_are_read_once_count_as_they_were_then(self, workers: Workers) -> None:
+        workers.says(1, op="configured", models="as at the start")
+        workers.says(2, op="configured", models="edited since")
+        assert self.begins_with(workers) == "as at the start"
+
+    def test_a_change_counts_more_than_the_start_and_a_file_read_later_more_than_both(
+        self, workers: Workers
+    ) -> None:
+        workers.says(1, op="configured", models="as at the start")
+        change(workers)
+        for key in (1, 2):
+            workers.answers(key)
+        for key in (2, 1):
+            workers.answers(key, applied("changed"))
+        assert self.begins_with(workers) == "changed"
+        workers.says(2, op="read")
+        assert self.begins_with(workers) is None
+
+
 def counts(count: int, kind: str = "counter") -> list[dict[str, Any]]:
     family = {"name": "n", "kind": kind, "labels": [], "about": "", "across": "sum"}
     return [{**family, "bounds": None, "series": [[[], count]]}]

@@ -20,9 +20,16 @@ from ladle.server.wiring.workers.serving.siblings import Siblings
 class Member:
     """Order of calls: `join`, `answer`, `stop_waiting`, `say_last`."""
 
-    def __init__(self, own: ModelSet, siblings: Siblings) -> None:
-        """Take this worker's models, and the way to the others."""
+    def __init__(self, own: ModelSet, siblings: Siblings, *, polls: bool) -> None:
+        """Take this worker's models.
+
+        Args:
+            own: the models.
+            siblings: the way to the other workers.
+            polls: whether the files that state models are read again when they change.
+        """
         self._own = own
+        self._polls = polls
         self._siblings = siblings
         self.models = SharedModels(own, siblings)
         """What services change: the models of all workers."""
@@ -57,6 +64,8 @@ class Member:
             status: returns what the status page says of this process.
         """
         taking = Taking(self._own)
+        if not self._polls:
+            self._siblings.configured(taking.state())
         number = self._siblings.number
         self._siblings.answer_with(
             {
@@ -67,6 +76,15 @@ class Member:
                 "wait": taking.wait,
             }
         )
+
+    def take_file(self, models: Iterable[ModelConfig]) -> None:
+        """Put the models of a file that has changed in place of all; each worker does it by itself.
+
+        Raises:
+            FailedPrecondition: A label may not be put where it is wanted.
+        """
+        self._own.replace(models)
+        self._siblings.have_read()
 
     def stop_waiting(self) -> None:
         """Have versions wait for no other worker any more."""

@@ -132,6 +132,14 @@ class Siblings:
         """
         return self.ask("join", None, _QUICK_S)["models"]
 
+    def configured(self, models: Any) -> None:
+        """Have workers that start later begin with these models, unless somebody changes them."""
+        self._channel.send({"op": "configured", "models": models})
+
+    def have_read(self) -> None:
+        """Have workers that start later begin with what their files say."""
+        self._channel.send({"op": "read"})
+
     def merged_families(self, own: list[Family]) -> Iterable[Family]:
         """Return the metrics of all workers as one server's; of one that is silent, the last."""
         data = [to_data(family) for family in own]

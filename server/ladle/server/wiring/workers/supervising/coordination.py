@@ -51,7 +51,7 @@ class Coordinator:
         self._metrics: dict[int, list[merging.FamilyData]] = {}  # the last of each worker
         self._past: list[merging.FamilyData] = []  # of those that have ended
         self._deaths: dict[int, int] = {}
-        self._models: Any = None  # what the last change left configured
+        self._models: Any = None  # what a worker that starts has to have; None: what its files say
 
     def handle(self, key: int, message: Message, now: float) -> None:
         """Take a message of a worker's."""
@@ -71,6 +71,10 @@ class Coordinator:
             case "join":
                 self._joined.add(key)
                 self._reply(key, message["id"], {"models": self._models})
+            case "configured":  # by files that are read once
+                self._models = self._models or message["models"]
+            case "read":  # a file again, which counts more than changes before it
+                self._models = None
             case "loaded":
                 self._barrier.loaded(key, (message["name"], message["version"]))
             case "failed":

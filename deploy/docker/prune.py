@@ -14,6 +14,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 FOLDERS = (
     "tensorflow/include",
     "tensorflow/tools/pip_package",
+    "tensorflow/compiler/mlir/stablehlo",  # Python bindings that TensorFlow itself never imports
     "**/tests",
     "**/testdata",
 )

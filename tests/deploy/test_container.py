@@ -11,6 +11,7 @@ import sys
 import threading
 import zipfile
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -282,3 +283,21 @@ def test_packages_with_operations_are_added_as_they_are(
         assert "--no-deps" in arguments
         assert "--only-binary=:all: --requirement operations.txt" in arguments
     assert "OPERATIONS: ${OPERATIONS:-}" in (ROOT / "compose.yaml").read_text()
+
+
+def test_nothing_of_tensorflow_imports_what_the_image_leaves_out() -> None:
+    """Headers and tests aside, it is bindings for users of MLIR."""
+    spec = find_spec("tensorflow")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent
+    left_out = folder / "compiler" / "mlir" / "stablehlo"
+    assert "tensorflow/compiler/mlir/stablehlo" in (ENTRYPOINT.parent / "prune.py").read_text()
+    importing = [
+        path
+        for path in folder.rglob("*.py")
+        if left_out not in path.parents
+        and b"stablehlo" in (text := path.read_bytes())
+        and re.search(rb"^\s*(from|import) .*\bstablehlo\b", text, re.MULTILINE)
+    ]
+    assert importing == []

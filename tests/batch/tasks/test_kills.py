@@ -187,7 +187,7 @@ def test_processes_that_are_killed_leave_every_row_once(tmp_path: Path) -> None:
             start("part in place", "0/3"),
             start("committed", "2/3"),
         ]
-        assert {process.wait(60) for process in doomed} <= {-signal.SIGKILL, 0}
+        assert {process.wait(180) for process in doomed} <= {-signal.SIGKILL, 0}
         last = [start("never", "1/3"), start("never", "1/3")]
-        assert [process.wait(60) for process in last] == [0, 0]
+        assert [process.wait(180) for process in last] == [0, 0]
     Workers((), tmp_path / "out", FakeStore()).assert_whole(60)

@@ -18,6 +18,7 @@ ALLOWED = {
     "monitoring/request_log.py": "writes it",
     "monitoring/tracing.py": "writes it",
     "rpc/open_inference/statistics.py": "writes it",
+    "transport/http/answers.py": "writes it, into the header of each answer",
     "core/rollout/shadow_log.py": "writes it",
     "wiring/rollouts.py": "compares it with the times of labels",
     "wiring/remote.py": "passes it on, to be compared with the times of objects in a store",

@@ -290,6 +290,13 @@ class Config:
         0, "how often each warm-up request runs; 0 is once", least=0
     )
 
+    warmup_seconds: float = flag(
+        0.0,
+        "after so long the warm-up of a version begins no further request; 0 runs all, the first "
+        "one runs in any case",
+        least=0,
+    )
+
     # How many models are loaded
     max_loaded_models: int = flag(
         0,

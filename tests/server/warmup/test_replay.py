@@ -119,6 +119,15 @@ def test_each_signature_is_run_with_all_sizes_once(replay: Replay, servable: Fak
     assert servable.batches == [3, 1, 4, 8, 3, 1, 4, 8]
 
 
+def test_a_warm_up_that_takes_too_long_begins_no_further_request(
+    replay: Replay, servable: FakeServable
+) -> None:
+    logs = [predict(3), predict(2), classify()]
+    assert replay(logs, longest_s=1e-9) == 1
+    assert servable.batches == [3]
+    assert replay(logs, longest_s=3600.0) == 3
+
+
 @pytest.mark.parametrize(("signature", "rows"), [("fixed", 2), ("", 0)])
 def test_what_batches_never_take_keeps_its_size(
     replay: Replay, servable: FakeServable, signature: str, rows: int

@@ -55,6 +55,8 @@ class WarmupOptions:
     """Rows with which each signature runs besides, where its rows can be batched."""
     check_method_names: bool = False
     """As for the requests of callers."""
+    longest_s: float = 0.0
+    """After so long no further request is begun; 0 runs all."""
     slow_after_s: float = 60.0
     """When the log says that it still runs: the version can't be served before it ends."""
 
@@ -66,7 +68,7 @@ def warm_up(
     options: WarmupOptions,
     observer: Observer | None = None,
 ) -> int:
-    """Replay the warm-up requests in a version's folder, and return how many there were; blocks.
+    """Replay the warm-up requests in a version's folder, and return how many have run; blocks.
 
     Their model names and versions are not looked at: they are for this version, whatever it is
     called by now.
@@ -97,6 +99,13 @@ def warm_up(
             if not count:
                 with suppress(RuntimeError):  # no thread to be had: there is nobody to complain
                     slow.start()
+            if count and 0 < options.longest_s <= time.monotonic() - started:
+                logger.info(
+                    "the warm-up ends before its last request model=%s version=%d records=%d",
+                    *servable_id,
+                    count,
+                )
+                break
             count += 1
             if count > MAX_RECORDS:
                 raise InvalidArgument(f"expected at most {MAX_RECORDS} warm-up records, got more")

@@ -149,6 +149,7 @@ def _warmed(
             iterations=config.num_request_iterations_for_warmup or 1,
             batch_sizes=(1, *batches.allowed_batch_sizes) if batches else (),
             check_method_names=config.enable_signature_method_name_check,
+            longest_s=config.warmup_seconds,
         )
         servable = load(servable_id, path)
         try:

@@ -522,6 +522,19 @@ def version_of(answer: Any) -> int:
     return message.model_spec.version.value
 
 
+def test_each_has_its_own_priority(make: Callable[..., Served]) -> None:
+    served = make()
+    low = (("ladle-priority", "low"),)
+
+    found = served.outcomes(images(1, 2, 3, 4), metadata=[low, low, (), ()])
+
+    assert found == doubled(1, 2, 3, 4)
+    with served.metrics.lock:
+        served.metrics.count()
+        counted = dict(served.metrics.own.priority_requests.values)
+    assert counted == {("low", "answered"): 2, ("normal", "answered"): 2}
+
+
 def test_a_full_queue_takes_those_that_it_has_room_for(make: Callable[..., Served]) -> None:
     served = make(options=BatchOptions(max_batch_size=2, max_enqueued_batches=1))
     model = served.models[1]

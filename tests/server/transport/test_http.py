@@ -206,6 +206,42 @@ def test_many_offers_in_one_piece_are_answered_in_their_order(echoing: Served) -
     assert [answer.split()[-3] for answer in answers[:-1]] == [b"/%d" % n for n in range(200)]
 
 
+def test_requests_in_one_piece_keep_their_bodies(echoing: Served) -> None:
+    """A piece is parsed part by part: heads and bodies lie across the parts."""
+    requests, expected = [], []
+    for n, size in enumerate([0, 1, 4000, 4096, 5000, 70_000, 3, 0, 200_000, 12, 4090]):
+        body = bytes([65 + n]) * size
+        requests.append(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (n, size))
+        requests.append(body)
+        expected.append(b"POST /%d " % n + body + b" content-length,host ok")
+    answers = echoing.answer_to(b"".join(requests) + CLOSING).split(b"\r\n\r\n")[1:]
+    assert [a.partition(b"HTTP/1.1 ")[0] for a in answers[:-1]] == expected
+
+
+def test_what_waits_behind_a_request_is_not_parsed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand small requests fit into one piece: parsing all would hold up other callers."""
+    made = 0
+
+    class Counted(Exchange):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("ladle.server.transport.http.connection.Exchange", Counted)
+
+    async def drive() -> None:
+        app = Application()
+        app.go_on.clear()
+        connection = HttpConnection(app, Connections(most=1))
+        connection.connection_made(Unread())
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+        assert made < 500
+        app.go_on.set()
+
+    asyncio.run(drive())
+
+
 def test_a_body_may_wait_to_be_asked_for(echoing: Served) -> None:
     head = POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
     with echoing.connect() as connection:

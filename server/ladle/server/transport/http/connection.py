@@ -26,6 +26,9 @@ _REST_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 75.0
 # Larger bodies are not copied to make one piece with their heads.
 _MAX_JOINED_BYTES = 64 << 10
+# How much is parsed at a time: thousands of requests in one piece may hold up nobody.
+_HEADS_BYTES = 4 << 10
+_BODY_BYTES = 64 << 10
 
 
 class HttpConnection(asyncio.Protocol):
@@ -56,6 +59,7 @@ class HttpConnection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._last: Exchange | None = None  # the one after which the caller sends nothing more
+        self._unparsed: bytes | memoryview = b""  # what has come; requests in it come after those
         self._refusal = b""  # what comes after all answers, before the connection is closed
         self._is_stopping = False
         self._is_reading = True
@@ -93,14 +97,8 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, and have it answered."""
-        began_before = self._parser.in_head
-        try:
-            self._parser.feed(data)
-        except NotHttp as error:
-            self._refuse(str(error))
-        self._go_on(at_once=True)  # with all that has come of the body
-        if self._parser.in_head and not began_before:
-            self._close_after(HEAD_TIMEOUT_S)  # most heads come in one piece, and need no timer
+        self._unparsed = b"".join((self._unparsed, data)) if self._unparsed else data
+        self._go_on(at_once=True)
 
     def pause_writing(self) -> None:
         """Read nothing from a caller who does not read."""
@@ -217,15 +215,34 @@ class HttpConnection(asyncio.Protocol):
 
         What begins `at_once` saves a turn of the loop; no more than one request does.
         """
+        began_before = self._parser.in_head
+        self._parse()
         if self._current is None and self._can_write and not self._transport.is_closing():
             if self._waiting:
                 exchange = self._current = self._waiting.popleft()
                 self._due = math.inf
                 self._begin(exchange, at_once)
+                self._parse()
             elif self._refusal:
                 self._transport.write(self._refusal)
                 self._close()
+        if self._parser.in_head and not began_before:
+            self._close_after(HEAD_TIMEOUT_S)  # most heads come in one piece, and need no timer
         self._read_or_pause()
+
+    def _parse(self) -> None:
+        """Parse what has come until a request waits, with all that has come of its body."""
+        while self._unparsed and (self._receiving is not None or not self._waiting):
+            most = _HEADS_BYTES if self._receiving is None else _BODY_BYTES
+            piece = self._unparsed
+            self._unparsed = b""
+            if len(piece) > most:
+                piece, self._unparsed = memoryview(piece)[:most], memoryview(piece)[most:]
+            try:
+                self._parser.feed(piece)
+            except NotHttp as error:
+                self._unparsed = b""
+                self._refuse(str(error))
 
     def _begin(self, exchange: Exchange, at_once: bool) -> None:
         if sys.version_info >= (3, 12):
@@ -240,7 +257,8 @@ class HttpConnection(asyncio.Protocol):
         """Read, unless there is enough to do, or nobody reads what comes of it."""
         receiving = self._receiving
         full = receiving is not None and receiving.untaken > MAX_UNTAKEN_BYTES
-        reads = self._can_write and not self._waiting and not full and not self._refusal
+        enough = self._waiting or self._unparsed or self._refusal
+        reads = self._can_write and not enough and not full
         if reads is not self._is_reading:
             self._is_reading = reads
             if reads:

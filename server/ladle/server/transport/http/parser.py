@@ -56,7 +56,7 @@ class RequestParser:
         """Whether a head has begun that is not whole yet."""
         self._parser = self._new_parser()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Parse what has come.
 
         Raises:

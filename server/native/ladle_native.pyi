@@ -42,6 +42,7 @@ class Network:
         gated: bool,
         compressed: bool,
         threads: int,
+        max_connections: int,
         max_concurrent_streams: int,
         max_metadata_bytes: int,
         keepalive_s: float,

@@ -192,6 +192,7 @@ pub fn name(reason: Reason) -> &'static str {
         Reason::TooLarge => "request_size",
         Reason::NoRoom => "inflight_bytes",
         Reason::TooMany => "calls",
+        Reason::Connections => "connections",
         Reason::TooSlow => "deadline",
         Reason::Silent => "no_message",
         Reason::Gone | Reason::Malformed => "",

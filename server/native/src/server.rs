@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::connection::greeting::Greetings;
 use crate::connection::{self, Options, Phase};
+use crate::limits::Refusal;
 use crate::outbox::Outbox;
 use crate::queue::{Gathered, Queue};
 use crate::service::{Shared, Thread};
@@ -72,9 +73,14 @@ struct Connections {
 struct Counted(Arc<Connections>);
 
 impl Counted {
-    fn new(connections: &Arc<Connections>) -> Self {
-        *locked(&connections.count) += 1;
-        Self(Arc::clone(connections))
+    /// Count a connection in; None if there are `most` already.
+    fn below(connections: &Arc<Connections>, most: usize) -> Option<Self> {
+        let mut count = locked(&connections.count);
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Arc::clone(connections)))
     }
 }
 
@@ -319,7 +325,13 @@ impl Network {
         spawn_local(async move {
             while let Some(accepted) = receiver.recv().await {
                 let (network, thread) = (network.clone(), Rc::clone(&thread));
-                let counted = Counted::new(&network.connections);
+                let most = network.options.max_connections;
+                let Some(counted) = Counted::below(&network.connections, most) else {
+                    // It is closed, as gRPC's own server does it: callers read UNAVAILABLE. Who
+                    // heard GOAWAY would connect anew until its deadline.
+                    thread.gathered.refused(Refusal::connections(most));
+                    continue;
+                };
                 spawn_local(async move {
                     network.connected(accepted, thread).await;
                     drop(counted);

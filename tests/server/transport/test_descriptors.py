@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-from ladle.server.transport.descriptors import affordable_connections
+from ladle.server.transport.descriptors import (
+    affordable_connections,
+    affordable_grpc_connections,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,12 @@ print(raise_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "connections"),
+    [(1 << 20, 783_312), (65_536, 46_032), (4096, 768), (1024, 384), (256, 96), (64, 1), (8, 1)],
+)
+def test_grpc_has_most_of_the_descriptors_that_http_leaves(limit: int, connections: int) -> None:
+    http = affordable_connections(4096, limit)
+    assert affordable_grpc_connections(http, limit) == connections

@@ -35,6 +35,14 @@ def affordable_connections(most: int, limit: int) -> int:
     return max(1, min(most, limit - min(_FOR_OTHERS, limit // 2) - FOR_PROBES))
 
 
+def affordable_grpc_connections(http: int, limit: int) -> int:
+    """Return how many connections gRPC may have beside HTTP's, under a limit of descriptors.
+
+    A quarter of what HTTP leaves is for models' files and logs.
+    """
+    return max(1, (limit - http - FOR_PROBES) * 3 // 4)
+
+
 class SpareDescriptors:
     """Descriptors that are open for nothing, to be given up where the process can have no other.
 

@@ -14,9 +14,13 @@ from ladle.server.core.machine.scheduling import starting_such_as_yield
 from ladle.server.core.observation import Observation, Observer
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.guard import gate
-from ladle.server.transport.descriptors import affordable_connections, raise_limit
+from ladle.server.transport.descriptors import (
+    affordable_connections,
+    affordable_grpc_connections,
+    raise_limit,
+)
 from ladle.server.transport.grpcio.transport import GrpcioTransport
-from ladle.server.transport.native.options import unknown
+from ladle.server.transport.native.options import MAX_CONNECTIONS, unknown
 from ladle.server.wiring.choice import Choice, Unavailable, find
 from ladle.server.wiring.startup import MAX_WAITING_REQUESTS, StartupError, Tls
 
@@ -76,7 +80,11 @@ def grpc_transport(
     Raises:
         StartupError: An option is wrong.
     """
-    arguments = config.channel_arguments
+    limit = raise_limit()
+    http = affordable_connections(config.rest_api_max_connections, limit)
+    # Of two values for one name the first counts.
+    default = (MAX_CONNECTIONS, affordable_grpc_connections(http, limit))
+    arguments = (*config.channel_arguments, default)
     if name == "native":
         # Imported late: it is there only where its package is installed.
         from ladle.server.transport.native.transport import NativeTransport

@@ -96,6 +96,7 @@ fuzz_target!(|input: (bool, u8, &[u8])| {
         outbox: Outbox::new(),
     });
     let options = Options {
+        max_connections: 16,
         max_concurrent_streams: 16,
         max_metadata_bytes: 4096,
         keepalive_time: Duration::from_secs(60),

@@ -29,6 +29,8 @@ const MAX_FRAME_SIZE: u32 = 256 << 10;
 /// How connections are kept.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Connections that there may be, in all threads together.
+    pub max_connections: usize,
     /// Calls that a connection may have open.
     pub max_concurrent_streams: u32,
     /// The largest metadata of a call, in bytes.

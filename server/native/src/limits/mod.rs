@@ -36,6 +36,8 @@ pub enum Reason {
     Gone,
     /// The bytes are no gRPC.
     Malformed,
+    /// There are as many connections as may be: it is no request, but a connection.
+    Connections,
 }
 
 /// The end of a request that no handler sees.
@@ -48,6 +50,17 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// There are `max` connections already.
+    pub fn connections(max: usize) -> Self {
+        Self {
+            reason: Reason::Connections,
+            status: Status::new(
+                code::UNAVAILABLE,
+                format!("there are {max} connections already"),
+            ),
+        }
+    }
+
     /// A message of `nbytes`, or at least so many, is larger than `max`.
     pub fn too_large(nbytes: u64, max: u64) -> Self {
         let message = format!(

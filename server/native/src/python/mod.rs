@@ -95,7 +95,7 @@ impl Network {
     #[new]
     #[pyo3(signature = (
         methods, budget, *, now, max_request_bytes, max_calls, max_own_calls, gated, compressed, threads,
-        max_concurrent_streams, max_metadata_bytes, keepalive_s, keepalive_timeout_s,
+        max_connections, max_concurrent_streams, max_metadata_bytes, keepalive_s, keepalive_timeout_s,
         max_age_s=None, max_age_grace_s=None, tls=None,
     ))]
     #[allow(clippy::too_many_arguments, clippy::type_complexity)] // all have names in Python
@@ -109,6 +109,7 @@ impl Network {
         gated: bool,
         compressed: bool,
         threads: usize,
+        max_connections: usize,
         max_concurrent_streams: u32,
         max_metadata_bytes: u32,
         keepalive_s: f64,
@@ -122,6 +123,7 @@ impl Network {
             monotonic_s: now,
         };
         let options = Options {
+            max_connections,
             max_concurrent_streams,
             max_metadata_bytes,
             keepalive_time: seconds(keepalive_s)?,

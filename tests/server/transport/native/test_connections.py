@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from server.transport.native.http2 import (
     HEADERS,
     PREFACE,
     RST_STREAM,
+    SETTINGS,
     Connection,
     frame,
     headers,
@@ -65,6 +67,17 @@ def echoes(port: int) -> bool:
         return bool(call(b"well", timeout=TIMEOUT_S) == b"well")
 
 
+def is_greeted(port: int) -> bool:
+    """Whether a new connection gets SETTINGS first, as HTTP/2 begins."""
+    with (
+        suppress(ConnectionError),
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as caller,
+    ):
+        caller.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        return caller.recv(9)[3:4] == bytes([SETTINGS])
+    return False
+
+
 def test_who_speaks_no_http2_is_hung_up_on(start: Start) -> None:
     _, port = start()
     with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as caller:
@@ -84,6 +97,29 @@ def test_who_has_not_yet_spoken_does_not_hold_up_a_stop(start: Start) -> None:
         assert echoes(port)
         transport.stop(10 * TIMEOUT_S)
         assert silent.recv(1) == b""
+
+
+def test_a_connection_past_the_bound_is_closed_and_that_is_said(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, port = start(options=[("grpc.max_allowed_incoming_connections", 2)])
+    with Connection(port) as first, Connection(port) as second:
+        for connection in (first, second):
+            assert connection.wait_for(SETTINGS)
+        for _ in range(100):  # they hold no descriptors
+            with (
+                suppress(ConnectionError),
+                socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as third,
+            ):
+                assert third.recv(1) == b""
+        with pytest.raises(grpc.RpcError) as error:
+            echoes(port)
+        assert refusal(error.value)[0] == "UNAVAILABLE"
+        until(lambda: caplog.messages)
+        (line,) = caplog.messages
+        assert "connections were turned away: there are as many as may be max=2" in line
+    until(lambda: is_greeted(port))
+    assert echoes(port)
 
 
 def test_an_old_connection_is_asked_to_end(start: Start) -> None:

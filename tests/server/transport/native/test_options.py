@@ -17,10 +17,13 @@ def test_arguments_are_read_by_grpcs_names() -> None:
             ("grpc.keepalive_time_ms", (1 << 31) - 1),
             ("grpc.max_concurrent_streams", 7),
             ("grpc.so_reuseport", 1),
+            ("grpc.max_allowed_incoming_connections", 5),
             ("grpc.other", "text"),
         ]
     )
-    assert options == ConnectionOptions(max_age_s=1.5, max_concurrent_streams=7, shares_ports=True)
+    assert options == ConnectionOptions(
+        max_age_s=1.5, max_connections=5, max_concurrent_streams=7, shares_ports=True
+    )
 
 
 def test_what_is_not_known_is_named() -> None:

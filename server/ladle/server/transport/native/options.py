@@ -13,7 +13,10 @@ _MAX_METADATA_BYTES = 16 << 10
 # A caller with more calls than that keeps them until the first ones have ended, and loses none.
 _MAX_CONCURRENT_STREAMS = 1024
 
+MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
+
 _KNOWN = (
+    MAX_CONNECTIONS,
     "grpc.max_concurrent_streams",
     "grpc.max_metadata_size",
     "grpc.keepalive_time_ms",
@@ -28,6 +31,8 @@ _KNOWN = (
 class ConnectionOptions:
     """How connections are kept. Times are in seconds; None: without end."""
 
+    max_connections: int = (1 << 31) - 1
+    """Idle ones included."""
     max_concurrent_streams: int = _MAX_CONCURRENT_STREAMS
     max_metadata_bytes: int = _MAX_METADATA_BYTES
     keepalive_s: float = _KEEPALIVE_S
@@ -65,6 +70,7 @@ def connection_options(arguments: Sequence[tuple[str, Any]]) -> ConnectionOption
     keepalive_s = seconds("keepalive_time")
     timeout_s = seconds("keepalive_timeout")
     return ConnectionOptions(
+        max_connections=given.get(MAX_CONNECTIONS, (1 << 31) - 1),
         max_concurrent_streams=given.get("grpc.max_concurrent_streams", _MAX_CONCURRENT_STREAMS),
         max_metadata_bytes=given.get("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         keepalive_s=_KEEPALIVE_S if keepalive_s is None else keepalive_s,

@@ -26,7 +26,7 @@ from ladle.server.transport.addresses import (
 )
 from ladle.server.transport.credentials import Pem
 from ladle.server.transport.native.methods import Streams, Unary
-from ladle.server.transport.native.options import connection_options
+from ladle.server.transport.native.options import MAX_CONNECTIONS, connection_options
 from ladle.server.transport.native.pools import Pools
 from ladle.server.transport.threads import SteadyPool
 
@@ -43,6 +43,7 @@ _BACKLOG = 4096
 # One of them carries 100,000 small calls a second: more than Python answers.
 _NETWORK_THREADS = 1
 _LONG_S = 3600.0
+_COMPLAIN_EVERY_S = 60.0
 
 
 class NativeTransport:
@@ -83,6 +84,9 @@ class NativeTransport:
         limits = self.limits = limits or Limits((1 << 31) - 1, ByteBudget(1 << 62))
         given = connection_options(options)
         self._shares_ports = given.shares_ports
+        self._max_connections = given.max_connections
+        self._turned_away = 0
+        self._complained = -_COMPLAIN_EVERY_S
         self._working = SteadyPool(max_threads, "grpc")
         self._waiting = SteadyPool(max_waiting, "waiting")
         self._gate = gate
@@ -113,6 +117,7 @@ class NativeTransport:
             gated=gate is not None,
             compressed=compressed_requests,
             threads=_NETWORK_THREADS,
+            max_connections=given.max_connections,
             max_concurrent_streams=given.max_concurrent_streams,
             max_metadata_bytes=given.max_metadata_bytes,
             keepalive_s=given.keepalive_s,
@@ -240,10 +245,27 @@ class NativeTransport:
             call.admit()
 
     def _count_refused(self, reason: str, code: int, text: str, count: int) -> None:
+        if reason == "connections":
+            self._complain(count)
+            return
         error = ServingError(text, Code(code))
         error.reason = reason
         for _ in range(count):
             self.limits.refused(error)
+
+    def _complain(self, count: int) -> None:
+        """Say, once a minute at most, that connections were turned away."""
+        self._turned_away += count
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAIN_EVERY_S:
+            self._complained = now
+            logger.warning(
+                "connections were turned away: there are as many as may be max=%d turned_away=%d "
+                "option=%s",
+                self._max_connections,
+                self._turned_away,
+                MAX_CONNECTIONS,
+            )
 
 
 def _alike(

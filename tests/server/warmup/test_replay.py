@@ -119,13 +119,12 @@ def test_each_signature_is_run_with_all_sizes_once(replay: Replay, servable: Fak
     assert servable.batches == [3, 1, 4, 8, 3, 1, 4, 8]
 
 
+@pytest.mark.parametrize(("longest_s", "batches"), [(1e-9, [3]), (3600.0, [3, 2, 1])])
 def test_a_warm_up_that_takes_too_long_begins_no_further_request(
-    replay: Replay, servable: FakeServable
+    replay: Replay, servable: FakeServable, longest_s: float, batches: list[int]
 ) -> None:
-    logs = [predict(3), predict(2), classify()]
-    assert replay(logs, longest_s=1e-9) == 1
-    assert servable.batches == [3]
-    assert replay(logs, longest_s=3600.0) == 3
+    assert replay([predict(3), predict(2), classify()], longest_s=longest_s) == len(batches)
+    assert servable.batches == batches
 
 
 @pytest.mark.parametrize(("signature", "rows"), [("fixed", 2), ("", 0)])

@@ -171,6 +171,9 @@ def test_a_version_that_is_not_loaded_is_told_with_how_it_would_be(
     server.start()
     manager = server.manager
     try:
+        # Version 1 is served first where version 2 has just changed at the first look.
+        only_2 = lambda: manager.is_available("digits", 2) > manager.is_available("digits", 1)  # noqa: E731
+        assert manager.wait_until(only_2, TIMEOUT_S)
         compare = ("compare", "digits", 1, 2, "--server", server.addresses[0])
         said = refused(capsys, *compare)
         assert "version 1 of digits is not loaded there; loaded: 2; a label keeps it loaded" in said

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ladle.server.rest.status_codes import HttpError
 
 # RFC 3986, 3.2.2, in lower case: a name or an address, or an address in brackets.
-_HOST = re.compile(r"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-z:.%_~-]*\])(?::[0-9]*)?")
+_HOST = re.compile(r"(?:[a-z0-9._~!$&'()*+,;=%-]{0,255}|\[[0-9a-z:.%_~-]{0,255}\])(?::[0-9]{0,5})?")
 
 
 def only_host(values: Sequence[str]) -> str:

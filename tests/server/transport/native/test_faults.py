@@ -97,7 +97,8 @@ def serving() -> Iterator[Serving]:
 
     def start(fault: str = "") -> tuple[subprocess.Popen[str], list[str]]:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVER + fault + SERVE],
+            # Python warns of a fork among threads, which is what is tried.
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SERVER + fault + SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

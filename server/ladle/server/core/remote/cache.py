@@ -39,7 +39,7 @@ M = TypeVar("M")
 _PARTIAL = "partial"
 _TRASH = "trash-"
 _LISTING = "listing.json"
-_VERSION = re.compile(r"\d+-")
+_VERSION = re.compile(r"\d{1,19}-")
 
 
 class Known(NamedTuple):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy as shallow_copy
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
+from operator import mul
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -129,8 +130,10 @@ class Histograms:
         self._array: NDArray[np.float64] = np.array(bounds, np.float64)
         self._shown_bounds = [f'le="{bound:g}"' for bound in bounds] + ['le="+Inf"']
 
-    def observe(self, values: Iterable[float], *labels: str, times: int = 1) -> None:
-        """Count these values in, each so many times."""
+    def observe(
+        self, values: Iterable[float], *labels: str, times: Sequence[int] | None = None
+    ) -> None:
+        """Count these values in, each so many times; once by default."""
         given = values if isinstance(values, list) else list(values)
         if not given:
             return
@@ -139,14 +142,15 @@ class Histograms:
             histogram = self.values[labels] = Histogram(len(self._shown_bounds))
         counts = histogram.counts
         if len(given) < _FEW:
-            for value in given:
-                counts[bisect_left(self.bounds, value * self._scale)] += times
+            for value, count in zip(given, times or repeat(1), strict=False):
+                counts[bisect_left(self.bounds, value * self._scale)] += count
         else:
             array = np.array(given, np.float64) * self._scale
-            found = np.bincount(np.searchsorted(self._array, array))
+            found = np.bincount(np.searchsorted(self._array, array), times)
             for place in np.flatnonzero(found).tolist():
-                counts[place] += int(found[place]) * times
-        histogram.sum += sum(given) * self._scale * times
+                counts[place] += int(found[place])
+        total = sum(given) if times is None else sum(map(mul, given, times))
+        histogram.sum += total * self._scale
 
     def count(self, *labels: str) -> int:
         """Return how many values there were."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ _THREAD_POOL = "model_server_batch_threads"
 SEVERAL = "(several)"
 """The signature of a run that is of several at once, as MultiInference's."""
 
-_KEY = attrgetter("api", "entrypoint", "model", "version", "signatures", "code", "count")
+_KEY = attrgetter("api", "entrypoint", "model", "version", "signatures", "code")
 _RUN_KEY = attrgetter("servable_id", "signatures")
 
 
@@ -195,22 +195,22 @@ class Metrics:
         version: int | None,
         signatures: tuple[str, ...],
         code: Code,
-        times: int,
     ) -> None:
-        """Count requests that have these in common, each so many times."""
+        """Count requests that have these in common."""
         model = self._label(name, is_served=version is not None)
         upstream, own = self.upstream, self.own
-        latencies = [r.ended - r.began for r in requests if r.ended is not None]
+        times, total = _times(requests)
+        latencies = [(r.ended or 0.0) - r.began for r in requests]
         answered = code is Code.OK
         if COUNTED_BY_UPSTREAM.get(api, entrypoint == "REST"):
-            upstream.request_count.add(len(requests) * times, model, code.name)
+            upstream.request_count.add(total, model, code.name)
             if answered:
                 upstream.request_latency.observe(latencies, model, api, entrypoint, times=times)
         which = (model, "" if version is None else str(version), signature_label(signatures))
         if model == OTHERS:
             which = (model, "", "")
         method = (api, entrypoint, protocol_of(api))
-        own.requests.add(len(requests) * times, *which, *method, code.name)
+        own.requests.add(total, *which, *method, code.name)
         outcome = "answered" if answered else "refused"
         own.latency.observe(latencies, *which, *method, outcome, times=times)
         own.request_bytes.observe([r.request_bytes for r in requests], *which, times=times)
@@ -226,11 +226,11 @@ class Metrics:
             of_version = self.recent_by_version.setdefault(ServableId(name, version), Recent())
             of_version.add(ended, latencies, failed=not answered, times=times)
             self._statistics.add_requests(
-                ServableId(name, version), api, requests, answered=answered, times=times
+                ServableId(name, version), api, requests, answered=answered
             )
-        self._count_ways(api, model, which, requests, times)
+        self._count_ways(api, model, which, requests)
         if version is not None and runs_models(api):
-            self._count_priorities(requests, times)
+            self._count_priorities(requests)
 
     def _count_ways(
         self,
@@ -238,51 +238,59 @@ class Metrics:
         model: str,
         which: tuple[str, str, str],
         requests: list[Observation],
-        times: int,
     ) -> None:
         """Count how long each step took, for all requests that came so far."""
         queued = [r for r in requests if r.queued is not None]
         if not queued:
             return
-        own = self.own
+        own, upstream = self.own, self.upstream
+        times, _ = _times(queued)
         decoded = [r.queued - r.began for r in queued if r.queued is not None]
         own.decode.observe(decoded, *which, times=times)
-        own.request_rows.observe([r.rows for r in queued], *which, times=times)
-        own.encode.observe(
-            [
-                r.ended - r.encoding
-                for r in queued
-                if r.ended is not None and r.encoding is not None
-            ],
-            *which,
-            times=times,
-        )
+        rows = [r.rows for r in queued]
+        own.request_rows.observe(rows, *which, times=times)
+        encoded = [
+            (r.ended - r.encoding, r.count)
+            for r in queued
+            if r.ended is not None and r.encoding is not None
+        ]
+        own.encode.observe([took for took, _ in encoded], *which, times=_counts(encoded))
         if api == "MultiInference":
-            rows = [r.rows for r in queued]
-            self.upstream.example_counts.observe(rows, model, times=times)
-            self.upstream.example_count_total.add(sum(rows) * times, model)
-        ran = [(r.queued, r.run) for r in queued if r.queued is not None and r.run is not None]
-        waited = [max(0.0, run.started - since) for since, run in ran]
-        own.queue.observe(waited, *which, times=times)
-        self.upstream.queuing_latency.observe(waited, _THREAD_POOL, times=times)
-        took = [run.computed - run.assembled for _, run in ran if run.computed and run.assembled]
-        self.upstream.runtime_latency.observe(took, model, api, "TF1", times=times)
+            upstream.example_counts.observe(rows, model)
+            upstream.example_count_total.add(sum(rows), model)
+        ran = [
+            (r.queued, r.run, r.count) for r in queued if r.queued is not None and r.run is not None
+        ]
+        waited = [(max(0.0, run.started - since), count) for since, run, count in ran]
+        times = _counts(waited)
+        own.queue.observe([wait for wait, _ in waited], *which, times=times)
+        upstream.queuing_latency.observe([wait for wait, _ in waited], _THREAD_POOL, times=times)
+        took = [
+            (run.computed - run.assembled, count)
+            for _, run, count in ran
+            if run.computed and run.assembled
+        ]
+        upstream.runtime_latency.observe(
+            [each for each, _ in took], model, api, "TF1", times=_counts(took)
+        )
 
-    def _count_priorities(self, requests: list[Observation], times: int) -> None:
+    def _count_priorities(self, requests: list[Observation]) -> None:
         for priority in {request.priority for request in requests}:
             name = priority.name.lower()
             of_it = [request for request in requests if request.priority is priority]
-            refused = sum([request.error is not None for request in of_it])
+            refused = sum([request.count for request in of_it if request.error is not None])
+            answered = sum([request.count for request in of_it if request.error is None])
             if refused:
-                self.own.priority_requests.add(refused * times, name, "refused")
-            if refused < len(of_it):
-                self.own.priority_requests.add((len(of_it) - refused) * times, name, "answered")
+                self.own.priority_requests.add(refused, name, "refused")
+            if answered:
+                self.own.priority_requests.add(answered, name, "answered")
             waited = [
-                max(0.0, request.run.started - request.queued)
+                (max(0.0, request.run.started - request.queued), request.count)
                 for request in of_it
                 if request.run is not None and request.queued is not None
             ]
-            self.own.priority_queue.observe(waited, name, times=times)
+            waits = [wait for wait, _ in waited]
+            self.own.priority_queue.observe(waits, name, times=_counts(waited))
 
     def _count_runs(
         self, runs: list[Run], servable_id: ServableId, signatures: tuple[str, ...]
@@ -399,6 +407,17 @@ def _code(error: Exception | None) -> str:
     if error is None:
         return Code.OK.name
     return error.code.name if isinstance(error, ServingError) else Code.INTERNAL.name
+
+
+def _times(requests: Sequence[Observation]) -> tuple[Sequence[int] | None, int]:
+    """Return how often each is to be counted, None standing for once; and how often that is."""
+    counts = [request.count for request in requests]
+    total = sum(counts)
+    return (None if total == len(counts) else counts), total
+
+
+def _counts(pairs: Sequence[tuple[float, int]]) -> Sequence[int]:
+    return [count for _, count in pairs]
 
 
 def _drained(pending: deque[T]) -> list[T]:

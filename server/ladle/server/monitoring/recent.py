@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -26,19 +27,26 @@ class Recent:
         latencies_s: Sequence[float],
         *,
         failed: bool,
-        times: int = 1,
+        times: Sequence[int] | None = None,
     ) -> None:
-        """Count requests in, by the times at which they ended, and each so many times."""
-        by_second = Counter(map(int, ended))
-        if times > 1:
-            by_second = Counter({second: count * times for second, count in by_second.items()})
+        """Count requests in, by the times at which they ended; each so often, or once."""
+        by_second: Counter[int] = Counter()
+        if times is None:
+            by_second.update(map(int, ended))
+        else:
+            for each, count in zip(ended, times, strict=True):
+                by_second[int(each)] += count
         for counts in (self._ended, self._failed) if failed else (self._ended,):
             counts.update(by_second)
             if len(counts) > 2 * WINDOW_S:
                 _drop_before(counts, max(counts) - WINDOW_S)
         if not failed:
             pairs = zip(ended, latencies_s, strict=True)
-            self._latencies.extend(pair for pair in pairs for _ in range(times))
+            if times is None:
+                self._latencies.extend(pairs)
+            else:
+                for pair, count in zip(pairs, times, strict=True):
+                    self._latencies.extend(repeat(pair, min(count, _MAX_LATENCIES)))
 
     def per_s(self, now: float, over_s: int, *, failed: bool = False) -> float:
         """Return how many requests ended in each of the last whole seconds, on average."""

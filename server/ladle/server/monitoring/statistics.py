@@ -39,24 +39,25 @@ class StatisticsByVersion:
         requests: Sequence[Observation],
         *,
         answered: bool,
-        times: int = 1,
     ) -> None:
-        """Add requests of one method that have ended alike, each so many times."""
+        """Add requests of one method that have ended alike."""
         if not runs_models(api):
             return
         of = self._of.setdefault(servable_id, VersionStatistics())
         took = last = 0.0
+        total = 0
         for request in requests:
             ended = request.ended or 0.0
-            took += ended - request.began
+            total += request.count
+            took += (ended - request.began) * request.count
             if ended > last:
                 last = ended
         of.last_ended = max(of.last_ended or 0.0, last)
         if answered:
-            of.success.add(len(requests) * times, took * times)
-            _add_steps(of, requests, times)
+            of.success.add(total, took)
+            _add_steps(of, requests, total)
         else:
-            of.fail.add(len(requests) * times, took * times)
+            of.fail.add(total, took)
 
     def add_runs(self, servable_id: ServableId, runs: Iterable[Run]) -> None:
         """Add runs that have ended."""
@@ -75,23 +76,23 @@ class StatisticsByVersion:
             steps.output.add(1, run.ended - run.computed)
 
 
-def _add_steps(of: VersionStatistics, requests: Sequence[Observation], times: int) -> None:
+def _add_steps(of: VersionStatistics, requests: Sequence[Observation], total: int) -> None:
     rows = 0
     waited = before = computed = after = 0.0
     for request in requests:
-        rows += request.rows
+        times = request.count
+        rows += request.rows * times
         queued, run, ended = request.queued, request.run, request.ended
         if queued is None or ended is None or run is None:
             continue
         if run.assembled is not None and run.computed is not None:
-            waited += max(0.0, run.started - queued)
-            before += queued - request.began + run.assembled - run.started
-            computed += run.computed - run.assembled
-            after += ended - run.computed
-    of.rows += rows * times
-    count = len(requests) * times
+            waited += max(0.0, run.started - queued) * times
+            before += (queued - request.began + run.assembled - run.started) * times
+            computed += (run.computed - run.assembled) * times
+            after += (ended - run.computed) * times
+    of.rows += rows
     # Each once for a request: clients divide one by the other, and compare the counts.
-    of.queue.add(count, waited * times)
-    of.steps.input.add(count, before * times)
-    of.steps.compute.add(count, computed * times)
-    of.steps.output.add(count, after * times)
+    of.queue.add(total, waited)
+    of.steps.input.add(total, before)
+    of.steps.compute.add(total, computed)
+    of.steps.output.add(total, after)

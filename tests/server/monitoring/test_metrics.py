@@ -198,3 +198,36 @@ def test_requests_that_were_answered_as_one_are_counted_as_so_many(counts: list[
         first, second = at_once.recent["m"], one_by_one.recent["m"]
         assert first.per_s(now, 1) == second.per_s(now, 1)
         assert first.latencies_s(now, [0.5]) == second.latencies_s(now, [0.5])
+
+
+def test_of_many_models_the_last_have_series_of_their_own_and_no_request_is_lost() -> None:
+    names = [f"m{number}" for number in range(200)]
+    metrics = Metrics(lambda: names, max_models=5)
+
+    def use(name: str) -> None:
+        metrics.load_ended(Loading(ServableId(name, 1), Path(f"/{name}/1"), 0.1, None))
+        for served in (True, True, False):  # one is refused before it has a version
+            request = Observation("Predict", "GRPC", b"xx")
+            request.model = name
+            if served:
+                request.served_by(ServableId(name, 1))
+                request.signatures = ("s",)
+            request.end(b"y", metrics)
+
+    for name in names:
+        use(name)
+        with metrics.lock:
+            metrics.count()
+            assert len(metrics.recent) <= 5
+    text = shown(metrics)
+    named = set(re.findall(r'[{,]model="([^"]*)"', text))
+    assert named == {"other", *names[-5:]}
+    counts = re.findall(r"^ladle_requests_total\{.*\} (\d+)$", text, re.MULTILINE)
+    assert sum(map(int, counts)) == 3 * len(names)
+    loads = re.findall(r"^ladle_load_seconds_count\{.*\} (\d+)$", text, re.MULTILINE)
+    assert sum(map(int, loads)) == len(names)
+    assert len(text.splitlines()) < 1000
+
+    use(names[0])
+    assert f'ladle_requests_total{{model="{names[0]}",version="1"' in shown(metrics)
+    assert f'model="{names[-5]}"' not in shown(metrics), "it was used the longest ago"

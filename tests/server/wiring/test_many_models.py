@@ -181,8 +181,8 @@ def test_a_full_server_refuses_with_the_reason_and_goes_on_with_what_is_loaded(
         code, message = refusal(error.value)
         assert code == "RESOURCE_EXHAUSTED"
         assert message.startswith(
-            "no room for model m002: 2 models are loaded or on their way, and --max_loaded_models "
-            "is 2. None of them can be unloaded now"
+            "no room for model m002: as many models are loaded or on their way as "
+            "--max_loaded_models allows, which is 2. None of them can be unloaded now"
         )
         assert many.predict("m000") == many.predict("m001") == 1
         assert len(many.loader.attempts) == 2

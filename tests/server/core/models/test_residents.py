@@ -242,7 +242,7 @@ def test_models_that_take_turns_are_not_loaded_for_each_request(two: Setting) ->
     with pytest.raises(ResourceExhausted, match="try again in 20 s") as refused:
         two.ask("c")
     assert refused.value.retry_after_s == 20.0
-    assert "--max_loaded_models is 2" in refused.value.message
+    assert "--max_loaded_models allows, which is 2" in refused.value.message
     for _ in range(10):
         assert two.ask("a") == two.ask("b") == 1
     assert len(two.loader.attempts) == 2

@@ -80,11 +80,11 @@ def failure_of(
     return Failure(code, problem, error.reason, attempt, due)
 
 
-def no_place(name: str, loaded: int, full: Full, options: ResidencyOptions) -> ServingError:
+def no_place(name: str, full: Full, options: ResidencyOptions) -> ServingError:
     """Return what requests get for a model beside which too many others must stay loaded."""
     return _no_room(
-        f"no room for model {name}: {loaded} models are loaded or on their way, "
-        f"and --max_loaded_models is {options.max_models}",
+        f"no room for model {name}: as many models are loaded or on their way as "
+        f"--max_loaded_models allows, which is {options.max_models}",
         full,
         options,
     )

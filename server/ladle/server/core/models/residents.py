@@ -195,7 +195,7 @@ class Residents:
                 self._look(entries)
                 full = residency.begin(self._snapshot(entries), self._options)
                 if full is not None:
-                    raise no_place(name, len(self._residents), full, self._options)
+                    raise no_place(name, full, self._options)
             self._refuse_large(name)
             self._begin(name, cause)
         self._source.scan(name)

@@ -152,6 +152,16 @@ class TestChanges:
         workers.says(3, op="join", id=1, body=None)
         assert workers.take(3)[0]["body"] == {"models": "new"}
 
+    def test_one_that_starts_meanwhile_begins_with_what_comes_of_it(self, workers: Workers) -> None:
+        change(workers)
+        workers.answers(1)
+        workers.says(3, op="join", id=1, body=None)
+        workers.answers(2)
+        for key in (1, 2):
+            assert workers.inbox.get(3, []) == []
+            workers.answers(key, applied())
+        assert workers.take(3) == [{"op": "reply", "id": 1, "body": {"models": "new"}}]
+
     def test_one_change_is_made_at_a_time(self, workers: Workers) -> None:
         change(workers, number=7)
         change(workers, key=2, number=8)

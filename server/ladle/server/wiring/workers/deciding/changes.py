@@ -40,6 +40,11 @@ class Turns:
         self._waiting: deque[Change] = deque()
         self._current: Change | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a change is under way."""
+        return self._current is not None
+
     def add(self, change: Change) -> bool:
         """Begin a change now or later; False if too many wait."""
         if self._current is None:

@@ -127,10 +127,12 @@ class Siblings:
     def join(self) -> Any:
         """Take part in changes from now on; return what the last one left, None if there was none.
 
+        Blocks while a change is under way.
+
         Raises:
             Unavailable: The supervisor did not answer.
         """
-        return self.ask("join", None, _QUICK_S)["models"]
+        return self.ask("join", None, _CHANGE_S)["models"]
 
     def configured(self, models: Any) -> None:
         """Have workers that start later begin with these models, unless somebody changes them."""

@@ -47,6 +47,7 @@ class Coordinator:
         self._barrier = Barrier()
         self._turns = Turns(self._check)
         self._joined: set[int] = set()
+        self._joining: dict[int, int] = {}  # those that wait for the end of a change
         self._now = 0.0
         self._metrics: dict[int, list[merging.FamilyData]] = {}  # the last of each worker
         self._past: list[merging.FamilyData] = []  # of those that have ended
@@ -69,8 +70,9 @@ class Coordinator:
                     error = {"code": Code.UNAVAILABLE.value, "message": text}
                     self._reply(key, message["id"], {"error": error})
             case "join":
-                self._joined.add(key)
-                self._reply(key, message["id"], {"models": self._models})
+                self._joining[key] = message["id"]
+                if not self._turns.is_busy:
+                    self._admit()
             case "configured":  # by files that are read once
                 self._models = self._models or message["models"]
             case "read":  # a file again, which counts more than changes before it
@@ -86,6 +88,7 @@ class Coordinator:
     def ended(self, key: int, number: int, *, is_death: bool) -> None:
         """Forget a process, but for what it counted; after the fleet has taken note."""
         self._joined.discard(key)
+        self._joining.pop(key, None)
         self._past = merging.totals([self._past, self._metrics.pop(key, [])])
         if is_death:
             self._deaths[number] = self._deaths.get(number, 0) + 1
@@ -190,7 +193,15 @@ class Coordinator:
 
     def _finish(self, change: Change, body: dict[str, Any]) -> None:
         self._reply(change.key, change.number, body)
+        self._admit()  # before the next change begins, which is for them too
         self._turns.finished()
+
+    def _admit(self) -> None:
+        """Have those that join begin with the models that the others have now."""
+        for key, number in self._joining.items():
+            self._joined.add(key)
+            self._reply(key, number, {"models": self._models})
+        self._joining.clear()
 
     def _question(
         self,

@@ -66,6 +66,11 @@ def sigmoid_by_an_operation(shape, classes):
     return keras.Model(given, keras.ops.sigmoid(keras.layers.Dense(classes)(
         keras.layers.Flatten()(given))))
 
+def integers(shape, classes):
+    given = keras.Input(shape)
+    return keras.Model(given, keras.ops.cast(keras.layers.Dense(classes)(
+        keras.layers.Flatten()(given)), "int32"))
+
 def nothing():
     return 3
 """
@@ -183,6 +188,7 @@ def test_a_file_that_brings_code_is_loaded_only_when_trusted(
         ("my_factories:nothing", "to give a keras.Model, got <class 'int'>"),
         ("my_factories:picky", r"fails on prepared examples of small, \[4, 4\]: .*: only"),
         ("my_factories:wide", r"gives \[-1, 4\], expected \[-1, 3\] for small"),
+        ("my_factories:integers", "gives int32, expected floats: logits, probabilities or values"),
         ("my_factories:fixed", r"takes \[-1, 5, 5\], and prepared examples of small are \[4, 4\]"),
     ],
 )

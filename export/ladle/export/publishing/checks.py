@@ -112,7 +112,8 @@ def _check_close(where: str, answer: NDArray[Any], values: NDArray[Any], toleran
         raise CheckError(
             "signatures",
             f"{where}: expected the trained model's within {tolerance:g},"
-            f" got a difference of {off:g}",
+            f" got a difference of {off:g}; answers have to be the same again, and whatever other"
+            " examples are in a batch",
         )
 
 

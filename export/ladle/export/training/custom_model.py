@@ -139,6 +139,11 @@ def _check_fits(spec: str, model: Any, dataset: Dataset) -> None:
             f" {_reason(error)}"
         ) from error
     gives = getattr(given, "shape", given)
+    dtype = str(getattr(given, "dtype", "float32"))
+    if not dtype.startswith(("float", "bfloat")):
+        raise ExportError(
+            f"model: {spec} gives {dtype}, expected floats: logits, probabilities or values"
+        )
     if len(dataset.labels) == 2 and _matches(gives, (None, 1)):
         return  # the second class alone; as_served adds the first
     if not _matches(gives, (None, outputs)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import socket
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 from fakes import TIMEOUT_S
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ladle.server.transport.addresses import AddressInUse, bind
 from ladle.server.transport.descriptors import FOR_PROBES
@@ -429,6 +432,85 @@ class Unread(asyncio.Transport):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+class Memory(Unread):
+    """A transport whose peer reads all, and sends nothing while it is asked to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.is_paused = False
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+
+KINDS = {
+    "bare": b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n",
+    "body": b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345",
+    "chunks": b"POST /%d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\n12\r\n3\r\n345\r\n0\r\nTrailer: t\r\n\r\n",
+    "upgrade": b"POST /%d HTTP/1.1\r\n" + H2C + b"Content-Length: 5\r\n\r\n12345",
+}
+
+
+@given(
+    kinds=st.lists(st.sampled_from([*KINDS]), min_size=1, max_size=12),
+    sizes=st.lists(st.integers(1, 200), min_size=1),
+)
+@settings(deadline=None)
+def test_however_a_stream_is_cut_its_requests_are_answered_in_order(
+    kinds: list[str], sizes: list[int]
+) -> None:
+    stream = b"".join(KINDS[kind] % n for n, kind in enumerate(kinds))
+
+    async def drive() -> bytes:
+        connection, memory = HttpConnection(Echo(), Connections(most=1)), Memory()
+        connection.connection_made(memory)
+        left = stream
+        for size in itertools.cycle(sizes):
+            if not left:
+                break
+            while memory.is_paused:
+                await asyncio.sleep(0)
+            connection.data_received(left[:size])
+            left = left[size:]
+        while memory.sent.count(b"HTTP/1.1 200 ") < len(kinds):
+            await asyncio.sleep(0)
+        return memory.sent
+
+    sent = asyncio.run(asyncio.wait_for(drive(), TIMEOUT_S))
+    answers = sent.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    asked = [
+        b"%b /%d %b " % (KINDS[kind].split()[0], n, b"" if kind == "bare" else b"12345")
+        for n, kind in enumerate(kinds)
+    ]
+    assert [
+        answer.partition(b"\r\n\r\n")[2][: len(a)] for answer, a in zip(answers, asked, strict=True)
+    ] == asked
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+@settings(deadline=None)
+def test_no_bytes_do_more_than_end_their_connection(first: bytes, second: bytes) -> None:
+    async def drive() -> None:
+        for bytes_of in (first, KINDS["chunks"][:70] % 1 + first, KINDS["bare"] % 1 + first):
+            connection, memory = HttpConnection(Echo(), Connections(most=1)), Memory()
+            connection.connection_made(memory)
+            for piece in (bytes_of, second):
+                if not (memory.is_paused or memory.is_closed):
+                    connection.data_received(piece)
+            await asyncio.sleep(0)
+            connection.connection_lost(None)
+
+    asyncio.run(drive())
 
 
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])

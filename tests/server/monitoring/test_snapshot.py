@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from fakes import TIMEOUT_S, FakeLoader, FakeServable
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, until
 from server.monitoring.conftest import PREDICT, Watch, predict_request
 
 from ladle.protos.serving_pb import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
@@ -50,10 +50,9 @@ def test_a_snapshot_tells_how_a_model_does(watch: Watch) -> None:
     for _ in range(5):
         watched.call(PREDICT, predict_request())
     watched.model.hold()
-    while watched.model.entered.acquire(blocking=False):
-        pass
     running = watched.begin()
-    watched.model.wait_until_running()
+    # Not when the model is entered: a comparison of batches enters it too.
+    until(lambda: watched.server.snapshot()["m"].running_batches == 1)
 
     told = watched.server.snapshot()["m"]
 

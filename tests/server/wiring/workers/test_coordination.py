@@ -280,6 +280,14 @@ class TestVersions:
         for key in (1, 2):
             assert workers.take(key) == [{"op": "release", "name": "m", "version": 3}]
 
+    def test_what_one_could_not_load_and_another_has_is_told(self, workers: Workers) -> None:
+        workers.says(1, op="loaded", name="m", version=3)
+        workers.says(1, op="loaded", name="n", version=1)
+        workers.says(2, op="failed", name="m", version=3)
+        workers.says(2, op="loaded", name="n", version=2)
+        assert workers.coordinator.lacking(2, beside=1) == ["m"]
+        assert workers.coordinator.lacking(1, beside=2) == []
+
     def test_one_that_dies_is_not_waited_for(self, workers: Workers) -> None:
         workers.says(1, op="loaded", name="m", version=3)
         workers.ends(2)

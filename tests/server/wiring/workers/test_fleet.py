@@ -169,6 +169,21 @@ def test_where_the_new_one_fails_the_old_ones_go_on() -> None:
     assert fleet.due() is None
 
 
+def test_where_the_new_one_is_worse_the_old_ones_go_on_and_it_leaves() -> None:
+    fleet = serving(2)
+    fleet.replace_all()
+    fleet.opened(3)
+    assert fleet.replaced(3) == 1
+    said, drained = fleet.unfit(3, "could not load m", 5.0)
+    assert isinstance(said, Say)
+    assert "worker 1 could not load m: the restart ends here" in said.text
+    assert drained == Drain(3, False)
+    assert fleet.ended(3, "ended with status 0", 6.0) == []
+    assert fleet.serving() == [1, 2]
+    assert fleet.due() is None
+    assert fleet.replaced(1) is None
+
+
 def test_an_old_one_that_dies_while_its_successor_starts_is_not_started_again() -> None:
     fleet = serving(2)
     fleet.replace_all()

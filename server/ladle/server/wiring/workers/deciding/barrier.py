@@ -36,6 +36,10 @@ class Barrier:
         self._ends.get(key, {}).pop(version, None)
         self._going.setdefault(version, set()).add(key)
 
+    def models(self, key: int) -> set[str]:
+        """Return the models of which a worker has a version."""
+        return {name for (name, _), succeeded in self._ends.get(key, {}).items() if succeeded}
+
     def gone(self, key: int) -> None:
         """Forget a worker."""
         self._ends.pop(key, None)

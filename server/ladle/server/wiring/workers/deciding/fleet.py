@@ -159,6 +159,19 @@ class Fleet:
             return self._leave(old, now, lame_duck=True)
         return self._replace_next()
 
+    def replaced(self, key: int) -> int | None:
+        """Return the process that leaves once this one serves; None if there is none."""
+        process = self._processes.get(key)
+        old = None if process is None else process.replaces
+        return old if old in self._processes else None
+
+    def unfit(self, key: int, reason: str, now: float) -> list[Action]:
+        """Take note that a new process is worse than the one that it was to replace."""
+        number = self._processes[key].number
+        self._to_replace.clear()
+        text = f"worker {number} {reason}: the restart ends here, and the old ones go on"
+        return [Say(text, is_problem=True), *self._leave(key, now, lame_duck=False)]
+
     def refused(self, key: int, reason: str) -> list[Action]:
         """Take note of why a process can't start; it ends by itself."""
         process = self._processes.get(key)
@@ -269,6 +282,7 @@ class Fleet:
     def _leave(self, key: int, now: float, *, lame_duck: bool) -> list[Action]:
         process = self._processes[key]
         process.stage = Stage.LEAVING
+        process.replaces = None
         process.kill_at = now + self.grace_s + _MARGIN_S
         return [Drain(key, lame_duck)]
 

@@ -96,6 +96,10 @@ class Coordinator:
         self._rounds.gone(key)
         self.release()
 
+    def lacking(self, key: int, beside: int) -> list[str]:
+        """Return the models that one worker has and another, `key`, could not load."""
+        return sorted(self._barrier.models(beside) - self._barrier.models(key))
+
     def release(self) -> None:
         """Have versions answer that are loaded everywhere, and those go that all want to go."""
         stages = self._fleet.stages()

@@ -223,8 +223,7 @@ class Supervisor:
                     self._do(self._fleet.opened(key))
                     self._say_where()
                 case "up":
-                    logger.info("worker %d serves", self._fleet.number(key))
-                    self._do(self._fleet.up(key, time.monotonic()))
+                    self._up(key)
                 case "refused":
                     self._do(self._fleet.refused(key, str(message["reason"])))
                 case _:
@@ -232,6 +231,17 @@ class Supervisor:
                         self._coordinator.handle(key, message, time.monotonic())
             with _whatever_happens():
                 self._coordinator.release()
+
+    def _up(self, key: int) -> None:
+        number, now = self._fleet.number(key), time.monotonic()
+        old = self._fleet.replaced(key)
+        lacking = [] if old is None else self._coordinator.lacking(key, beside=old)
+        if lacking:
+            reason = f"could not load {', '.join(lacking)}, which the old one has"
+            self._do(self._fleet.unfit(key, reason, now))
+        else:
+            logger.info("worker %d serves", number)
+            self._do(self._fleet.up(key, now))
 
     def _say_where(self) -> None:
         if not self._said_where:

@@ -368,10 +368,15 @@ impl Call {
 
     /// Have a callback called when the call ends before it is settled; it is given back if it has.
     pub fn on_leaving(&self, callback: Callback) -> Option<Callback> {
-        if self.state().settled {
-            return None;
+        // Under one lock: an answer may come in between.
+        let mut state = self.state();
+        if !state.settled && state.ended {
+            return Some(callback);
         }
-        self.on_end(callback)
+        if !state.settled {
+            state.callbacks.push(callback);
+        }
+        None
     }
 
     /// Have a callback called when the call is over; it is given back if that is so already.
@@ -467,6 +472,78 @@ mod tests {
             assert!(told == 1 || (told == 0 && was_alive), "{told}");
         };
         shuttle::check_random(work, 3000);
+    }
+
+    #[cfg(feature = "shuttle")]
+    #[test]
+    fn in_all_interleavings_a_member_of_a_group_is_settled_or_has_left() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let work = || {
+            let places = Places::new(1);
+            let call = call(&places).unwrap();
+            call.hand_over(None);
+            let left = Arc::new(AtomicUsize::new(0));
+            let taking = {
+                let (call, left) = (Arc::clone(&call), Arc::clone(&left));
+                shuttle::thread::spawn(move || {
+                    if !call.take() {
+                        return None;
+                    }
+                    let leaving: Callback = Box::new(move || {
+                        left.fetch_add(1, Ordering::SeqCst);
+                    });
+                    // The batch may run before anybody asks to hear of the member's leaving.
+                    let running = {
+                        let call = Arc::clone(&call);
+                        shuttle::thread::spawn(move || {
+                            let is_settled = call.settle();
+                            if is_settled {
+                                Call::reply_all([(call, None, Status::ok())]);
+                            }
+                            is_settled
+                        })
+                    };
+                    if let Some(leaving) = call.on_leaving(leaving) {
+                        leaving();
+                    }
+                    Some(running.join().unwrap())
+                })
+            };
+            let is_news = call.end();
+            let settled = taking.join().unwrap();
+            // As Python does when it takes the event of the end.
+            if is_news {
+                let callbacks = call.take_callbacks();
+                callbacks.into_iter().for_each(|callback| callback());
+            }
+            assert!(call.is_over());
+            assert_eq!(places.taken(), 0);
+            let left = left.load(Ordering::SeqCst);
+            match settled {
+                Some(settled) => assert_eq!(left + usize::from(settled), 1),
+                None => assert!(is_news && left == 0),
+            }
+        };
+        shuttle::check_random(work, 3000);
+    }
+
+    #[cfg(not(feature = "shuttle"))]
+    #[test]
+    fn a_member_that_was_settled_is_over_and_nobody_hears_of_its_leaving() {
+        let places = Places::new(1);
+        let call = call(&places).unwrap();
+        call.hand_over(None);
+        assert!(call.take());
+        assert!(call.on_leaving(Box::new(|| ())).is_none());
+        assert!(call.settle());
+        assert!(!call.settle());
+        assert!(call.take_callbacks().is_empty());
+        assert!(call.on_leaving(Box::new(|| ())).is_none());
+        Call::reply_all([(Arc::clone(&call), None, Status::ok())]);
+        assert_eq!(places.taken(), 1, "the answer is not sent yet");
+        assert!(!call.end(), "that is no news");
+        assert_eq!(places.taken(), 0);
     }
 
     #[cfg(not(feature = "shuttle"))]

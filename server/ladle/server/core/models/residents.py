@@ -272,13 +272,15 @@ class Residents:
     def step(self) -> None:
         """Unload what has to go: what could not be loaded, what is too much, and what is idle."""
         with self._lock:
-            self._footprints.keep(self._manager.holds)
             entries = _by_model(self._manager.available())
             self._look(entries)
-            for name in residency.surplus(self._snapshot(entries), self._options):
-                self._unload(name, "room")
-            for name in residency.idle(self._snapshot(entries), self._options):
-                self._unload(name, "idle")
+            # There may be thousands of residents: nothing is gathered that no limit asks for.
+            if 0 < self._options.max_models < len(self._residents):
+                for name in residency.surplus(self._snapshot(entries), self._options):
+                    self._unload(name, "room")
+            if self._options.idle_s:
+                for name in residency.idle(self._snapshot(entries), self._options):
+                    self._unload(name, "idle")
 
     def make_room(self, servable_id: ServableId, nbytes: int) -> list[ServableId]:
         """Have others unloaded before a version loads; return those that have to go first.

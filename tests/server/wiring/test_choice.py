@@ -74,6 +74,20 @@ def test_a_module_that_cannot_be_imported_is_not_used(monkeypatch: pytest.Monkey
     assert find("grpcio").name == "grpcio"
 
 
+def test_one_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that was brought up to date, and not built again: it has the same version."""
+    module = ModuleType("ladle_native")
+    module.__version__ = "0.1.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ladle_native", module)
+    for name in [n for n in sys.modules if n.startswith("ladle.server.transport.native")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    choice = find("auto")
+
+    assert choice.is_second_best
+    assert "ladle-native can't be imported: cannot import name" in choice.why
+
+
 def test_a_native_transport_with_a_part_missing_is_not_taken_for_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -81,7 +81,10 @@ def find(asked: str, unknown_arguments: Sequence[str] = ()) -> Choice:
 
 def _installed() -> Native:
     try:
-        return Native(importlib.import_module("ladle_native").__version__)
+        found = Native(importlib.import_module("ladle_native").__version__)
+        # What it is used by, too: in a checkout that has changed since it was built, parts are missing.
+        importlib.import_module("ladle.server.transport.native.transport")
+        return found
     except (ImportError, AttributeError) as error:  # for another machine, or cut off
         if isinstance(error, ModuleNotFoundError) and error.name == "ladle_native":
             return Native()

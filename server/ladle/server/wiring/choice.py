@@ -82,7 +82,7 @@ def find(asked: str, unknown_arguments: Sequence[str] = ()) -> Choice:
 def _installed() -> Native:
     try:
         found = Native(importlib.import_module("ladle_native").__version__)
-        # What it is used by, too: in a checkout that has changed since it was built, parts are missing.
+        # And what uses it: in a checkout that was not built again, parts are missing.
         importlib.import_module("ladle.server.transport.native.transport")
         return found
     except (ImportError, AttributeError) as error:  # for another machine, or cut off

@@ -37,7 +37,7 @@ class Barrier:
         self._going.setdefault(version, set()).add(key)
 
     def models(self, key: int) -> set[str]:
-        """Return the models of which a worker has a version."""
+        """Return the models that a worker has a version of."""
         return {name for (name, _), succeeded in self._ends.get(key, {}).items() if succeeded}
 
     def gone(self, key: int) -> None:

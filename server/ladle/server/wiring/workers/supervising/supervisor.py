@@ -123,7 +123,7 @@ class Supervisor:
             elif self._first_signal is None:
                 self._first_signal = number
                 console.say("stopping", log_format=self._config.log_format)
-                # Workers have the ports still. Once they have closed them, nobody waits in vain.
+                # Workers have the ports still. Once they close them, callers are refused at once.
                 self._ports.close()
                 self._do(self._fleet.stop(time.monotonic(), lame_duck=number is not signal.SIGINT))
             else:

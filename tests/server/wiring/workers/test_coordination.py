@@ -162,6 +162,21 @@ class TestChanges:
             workers.answers(key, applied())
         assert workers.take(3) == [{"op": "reply", "id": 1, "body": {"models": "new"}}]
 
+    def test_one_that_starts_is_not_asked_whether_it_can_and_takes_what_the_others_have(
+        self, workers: Workers
+    ) -> None:
+        workers.ends(2)
+        due = workers.fleet.due()
+        assert due is not None
+        workers.fleet.tick(due)  # starts process 3
+        workers.says(3, op="join", id=1, body=None)
+        workers.take(3)
+        change(workers)
+        assert not workers.answers(1)["body"].get("starts")
+        assert workers.answers(3, applied())["body"]["starts"] is True
+        assert workers.answers(1, applied())["body"]["starts"] is False
+        assert workers.take(1)[0]["body"]["error"] is None
+
     def test_one_change_is_made_at_a_time(self, workers: Workers) -> None:
         change(workers, number=7)
         change(workers, key=2, number=8)

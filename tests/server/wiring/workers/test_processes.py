@@ -92,13 +92,14 @@ def test_two_workers_serve_as_one_and_one_of_them_can_die(base_path: Path) -> No
         before = workers_of(server.pid)
         assert len(before) == 2
         predict(server, 12)
-        assert [answered(server) for _ in range(6)] == [12] * 6
+        for _ in range(4):  # by any worker, once it has heard the others
+            until(lambda: answered(server) == 12)
 
         killed = min(before)
         subprocess.run(["kill", "-KILL", str(killed)], check=True)
         until(lambda: len(workers_of(server.pid) - {killed}) == 2)
         predict(server, 6)
-        assert answered(server) == 18
+        until(lambda: answered(server) == 18)
 
         with pytest.raises(grpc.RpcError) as refused:
             reload(server, base_path, version=7)

@@ -16,7 +16,7 @@ from ladle.server.core.models.config import ModelConfig, RequestLogging
 from ladle.server.core.models.model_set import ModelSet
 from ladle.server.core.sources.source import MonitoredModel
 from ladle.server.core.sources.version_policy import Specific
-from ladle.server.wiring.workers.serving.shared_models import SharedModels, Taking
+from ladle.server.wiring.workers.serving.shared_models import SharedModels, Taking, to_text
 from ladle.server.wiring.workers.serving.siblings import Siblings
 
 PLAIN = ModelConfig("plain", Path("/models/plain"))
@@ -110,6 +110,17 @@ def test_what_can_not_be_done_changes_nothing_anywhere(
         with pytest.raises(NotFound, match="x is not configured"):
             change("x")
     assert all(worker.models.models == {"plain": PLAIN} for worker in workers)
+
+
+def test_a_worker_that_starts_takes_labels_on_versions_that_it_has_not_loaded_yet() -> None:
+    labelled = ModelConfig("plain", PLAIN.base_path, labels={"stable": 1})
+    for kind in ("replace", "add"):
+        worker = Worker()
+        change = {"kind": kind, "models": to_text([labelled])}
+        with pytest.raises(FailedPrecondition):
+            worker.taking.apply({**change, "starts": False})
+        worker.taking.apply({**change, "starts": True})
+        assert worker.models.models == {"plain": labelled}
 
 
 def test_a_worker_that_comes_later_has_what_the_others_have(

@@ -165,27 +165,30 @@ class ModelSet:
             given = {model.name: model for model in models}
             self._check({**self.models, **given} if keeps_others else given)
 
-    def replace(self, models: Iterable[ModelConfig]) -> set[str]:
+    def replace(self, models: Iterable[ModelConfig], *, labels_later: bool = False) -> set[str]:
         """Put `models` in place of all that were; return the names that are new, at once.
 
-        Nothing is changed if it raises.
+        Nothing is changed if it raises. With `labels_later`, labels may name versions that are yet
+        to load.
 
         Raises:
             FailedPrecondition: A label may not be put where it is wanted.
         """
         with self._lock:
-            new = self._replace({model.name: model for model in models})
+            new = self._replace({model.name: model for model in models}, labels_later=labels_later)
             self._set_aside.clear()
             return new
 
-    def add(self, model: ModelConfig) -> None:
+    def add(self, model: ModelConfig, *, labels_later: bool = False) -> None:
         """Put one model in place, beside the others or instead of the one of its name.
+
+        With `labels_later`, its labels may name versions that are yet to load.
 
         Raises:
             FailedPrecondition: A label may not be put where it is wanted.
         """
         with self._lock:
-            self._replace({**self._stated, model.name: model})
+            self._replace({**self._stated, model.name: model}, labels_later=labels_later)
             self._set_aside.pop(model.name, None)
 
     def remove(self, name: str) -> None:
@@ -329,8 +332,11 @@ class ModelSet:
             allow_unavailable=self._allow_unavailable_labels,
         )
 
-    def _replace(self, models: Mapping[str, ModelConfig]) -> set[str]:
-        self._check(models)
+    def _replace(
+        self, models: Mapping[str, ModelConfig], *, labels_later: bool = False
+    ) -> set[str]:
+        if not labels_later:
+            self._check(models)
         new = models.keys() - self.models.keys()
         self._apply(models)
         return new

@@ -91,20 +91,24 @@ class Taking:
                 if change["name"] not in self._own.models:
                     raise NotFound(f"model {change['name']} is not configured")
 
-    def apply(self, change: Mapping[str, str]) -> dict[str, Any]:
+    def apply(self, change: Mapping[str, Any]) -> dict[str, Any]:
         """Make a change; return its result, and what is configured then.
+
+        Where this worker `starts`, labels may be put on versions that are yet to load, as at every
+        start: the other workers have them.
 
         Raises:
             ServingError: It can't be made.
         """
         own = self._own
+        starts = bool(change.get("starts"))
         result: list[str] | bool | None = None
         match change["kind"]:
             case "replace":
-                result = sorted(own.replace(from_text(change["models"])))
+                result = sorted(own.replace(from_text(change["models"]), labels_later=starts))
             case "add":
                 (model,) = from_text(change["models"])
-                own.add(model)
+                own.add(model, labels_later=starts)
             case "remove":
                 own.remove(change["name"])
             case "set_aside":

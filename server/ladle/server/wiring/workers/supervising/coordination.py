@@ -172,18 +172,24 @@ class Coordinator:
         return [key for key in self._joined if stages.get(key) not in (None, Stage.LEAVING)]
 
     def _check(self, change: Change) -> None:
-        asked = {key: self._fleet.number(key) for key in self._takers()}
+        # One that starts has no versions yet that labels could be on: it can't refuse.
+        asked = {key: self._fleet.number(key) for key in self._takers() if not self._starts(key)}
 
         def then(answers: Answers) -> None:
             error = first_error(asked, answers, what="check the change, which was made nowhere")
             if error is not None:
                 self._finish(change, {"error": error})
             else:
-                self._apply(change, asked)
+                self._apply(change)
 
         self._question(asked, "check", change.body, CHANGE_WAIT_S, then)
 
-    def _apply(self, change: Change, asked: dict[int, int]) -> None:
+    def _starts(self, key: int) -> bool:
+        return self._fleet.stages().get(key) is Stage.STARTING
+
+    def _apply(self, change: Change) -> None:
+        asked = {key: self._fleet.number(key) for key in self._takers()}
+
         def then(answers: Answers) -> None:
             stray, models = strays(asked, answers)
             self._models = models["models"] if models is not None else self._models
@@ -220,7 +226,8 @@ class Coordinator:
             return
         number = self._rounds.ask(keys, self._now + timeout_s, then)
         for key in list(keys):
-            query = {"op": "query", "round": number, "about": about, "body": body}
+            told = {**body, "starts": self._starts(key)} if about == "apply" else body
+            query = {"op": "query", "round": number, "about": about, "body": told}
             if not self._send(key, query):
                 self._rounds.gone(key)
         self._rounds.settle(number)

@@ -64,7 +64,7 @@ def download(
         prefix: the version's, in the store.
         files: all of its files.
         folder: where to; exists, and nobody else writes there.
-        threads: how many parts are fetched at a time; as many more may wait in memory.
+        threads: how many parts are fetched at a time; two more may wait in memory.
         is_cancelled: whether to give up, asked before each part.
         part_bytes: how much is fetched at once.
 
@@ -159,7 +159,7 @@ class _Fetcher:
         self._store = store
         self._prefix = prefix
         self._todo = todo
-        self._ahead = 2 * threads
+        self._ahead = threads + 2
         self._changed = threading.Condition()
         # Guarded by _changed.
         self._next = 0

@@ -1,6 +1,6 @@
 //! Where network threads leave whole lists of what happened, and Python's thread takes them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use crate::sync::{Condvar, Mutex};
 
 /// After so many events a network thread hands over what it has, even if more is at hand.
 const MOST_GATHERED: usize = 64;
+/// After so many turns it hands over what there is.
+const MOST_TURNS: u32 = 1;
 
 /// Something that happened to a call.
 pub enum Event {
@@ -141,6 +143,8 @@ pub struct Gathered {
     queue: Arc<Queue>,
     events: RefCell<Vec<Event>>,
     refused: RefCell<Vec<Refused>>,
+    /// How many turns the thread has begun since it has handed over.
+    turns: Cell<u32>,
 }
 
 impl Gathered {
@@ -150,6 +154,17 @@ impl Gathered {
             queue,
             events: RefCell::default(),
             refused: RefCell::default(),
+            turns: Cell::default(),
+        }
+    }
+
+    /// Note that the thread begins another turn of its tasks.
+    ///
+    /// One that callers flood never rests, and what has gathered must not wait for that.
+    pub fn turn(&self) {
+        self.turns.set(self.turns.get() + 1);
+        if self.turns.get() > MOST_TURNS {
+            self.flush();
         }
     }
 
@@ -178,6 +193,7 @@ impl Gathered {
 
     /// Hand over what there is.
     pub fn flush(&self) {
+        self.turns.set(0);
         let mut events = self.events.borrow_mut();
         let mut refused = self.refused.borrow_mut();
         if !events.is_empty() || !refused.is_empty() {
@@ -286,6 +302,22 @@ mod tests {
             refused.iter().map(|each| each.count).collect::<Vec<_>>(),
             [1000, 1000]
         );
+    }
+
+    #[test]
+    fn a_thread_that_never_rests_hands_over_at_its_second_turn() {
+        let queue = Arc::new(Queue::default());
+        let gathered = Gathered::new(Arc::clone(&queue));
+        let taken = || {
+            queue
+                .take(1, Duration::ZERO)
+                .map(|taken| taken.refused.len())
+        };
+        gathered.turn();
+        gathered.refused(Refusal::gone());
+        assert_eq!(taken(), Some(0));
+        gathered.turn();
+        assert_eq!(taken(), Some(1));
     }
 
     #[test]

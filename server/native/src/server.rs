@@ -1,6 +1,7 @@
 //! Network threads, each with connections of its own.
 
 use std::cell::RefCell;
+use std::future::{poll_fn, Future};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -291,10 +292,13 @@ impl Network {
         });
         HERE.with(|here| *here.borrow_mut() = Some(Rc::clone(&thread)));
         let tasks = LocalSet::new();
-        tasks.block_on(
-            &runtime,
-            self.serve(Rc::clone(&thread), listeners, others, receiver),
-        );
+        let serving = self.serve(Rc::clone(&thread), listeners, others, receiver);
+        let mut serving = Box::pin(tasks.run_until(serving));
+        runtime.block_on(poll_fn(|context| {
+            thread.gathered.turn();
+            serving.as_mut().poll(context)
+        }));
+        drop(serving);
         drop(tasks); // ends all calls
         thread.gathered.flush();
         HERE.with(|here| *here.borrow_mut() = None);

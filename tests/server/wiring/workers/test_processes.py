@@ -121,20 +121,23 @@ def workers_of_ended(log: str) -> set[int]:
 
 
 def test_workers_end_with_their_supervisor_and_leave_the_port(base_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    flags = [f"--port={port}", "--model_name=half", f"--model_base_path={base_path}"]
-    supervisor = subprocess.Popen(
-        [*COMMAND, *flags, "--workers=2"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    assert supervisor.stderr is not None
-    pids: list[int] = []
-    while len(pids) < 2:
-        pids += map(int, re.findall(rb"starts pid=(\d+)", supervisor.stderr.readline()))
-    supervisor.send_signal(signal.SIGKILL)
-    supervisor.communicate(timeout=2 * TIMEOUT_S)  # the workers have its standard error
-    until(lambda: not any(map(is_alive, pids)))
+    with socket.socket() as reserved:  # so that nobody else takes the port before the supervisor
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("", 0))
+        port = reserved.getsockname()[1]
+        flags = [f"--port={port}", "--reuse_port", f"--model_base_path={base_path}"]
+        supervisor = subprocess.Popen(
+            [*COMMAND, *flags, "--workers=2"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        assert supervisor.stderr is not None
+        pids: list[int] = []
+        while len(pids) < 2:
+            line = supervisor.stderr.readline()
+            assert line, "the supervisor has ended"
+            pids += map(int, re.findall(rb"starts pid=(\d+)", line))
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.communicate(timeout=2 * TIMEOUT_S)  # the workers have its standard error
+        until(lambda: not any(map(is_alive, pids)))
     with socket.socket() as again:
         again.bind(("", port))
 

@@ -67,9 +67,9 @@ fn answer(queue: &Queue) {
                     call.admit();
                 }
             }
-            Event::Begun(call) if !call.take() => {}
+            Event::Begun(call) | Event::Cut(call, _) if !call.take() => {}
             Event::Begun(call) if call.head.method == Some(1) => call.want_message(),
-            Event::Begun(call) => {
+            Event::Begun(call) | Event::Cut(call, _) => {
                 let request = call.take_request();
                 drop(call.answer(framed(&request), Status::ok()));
             }

@@ -254,6 +254,34 @@ def test_a_body_may_wait_to_be_asked_for(echoing: Served) -> None:
         assert b"POST /p 12345 " in read_all(connection)
 
 
+def test_http_1_0_gets_nothing_before_the_answer(echoing: Served) -> None:
+    head = b"POST /p HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    answer = echoing.answer_to(head, b"12345")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("trailer", [b"Connection: close", b"proxy-connection:close"])
+def test_a_trailer_closes_no_connection_before_the_next_request_is_answered(
+    echoing: Served, trailer: bytes
+) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = echoing.answer_to(head + b"2\r\n12\r\n0\r\n" + trailer + b"\r\n\r\n" + GET + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"RFC 9110, 6.5.1" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_trailer_of_another_name_is_passed_over(echoing: Served) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = echoing.answer_to(head + b"2\r\n12\r\n0\r\nX-Sum: 3\r\n\r\n" + CLOSING)
+    assert b"POST /p 12 " in answer
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_what_is_no_request_is_not_to_be_sent_again(served: Served) -> None:
+    assert b"retry-after" not in served.answer_to(b"no request\r\n\r\n")
+
+
 def test_what_comes_after_the_last_request_takes_no_answer_away(echoing: Served) -> None:
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n"
     answer = echoing.answer_to(head + b"Content-Length: 2\r\n\r\n12" + b"more\r\n\r\n")

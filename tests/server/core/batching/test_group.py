@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DOUBLE, TIMEOUT_S, FakeAlike, FakeServable, spec
+from fakes import DOUBLE, TIMEOUT_S, FakeAlike, FakeClock, FakeServable, spec
 from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
 from ladle.server.core.batching.queue import QueueDepth
+from ladle.server.core.batching.trust import Standing
 from ladle.server.core.errors import Cancelled, ServingError
 from ladle.server.core.observation import Run, Unobserved
 from ladle.server.core.servable import Arrays, Signature
@@ -199,6 +200,71 @@ def test_a_signature_on_trial_takes_none() -> None:
 
     assert batching.submit_alike(DOUBLE, rows(1)[0], ("y",), FakeAlike(rows(1, 2))) is None
 
+    batching.close()
+
+
+class Counting(FakeAlike):
+    copies = 0
+
+    def inputs(self, members: Sequence[int]) -> Arrays:
+        self.copies += 1
+        return super().inputs(members)
+
+
+def test_a_run_copies_the_inputs_once() -> None:
+    batching = BatchingServable(FakeServable(), BatchOptions())
+    group = Counting(rows(1, 2, 3))
+
+    batching.submit_alike(DOUBLE, rows(1)[0], ("y",), group)
+
+    served(group)
+    batching.close()
+    assert group.copies == 1
+
+
+class Running:
+    """Requests that run: that a caller goes is without effect."""
+
+    def leave(self, member: int) -> None:
+        pass
+
+
+class Fading(FakeAlike):
+    """The caller of its first member goes while its batch runs, and the member's inputs with it."""
+
+    def inputs(self, members: Sequence[int]) -> Arrays:
+        inputs = super().inputs(members)
+        if 0 in members and not self.waiting([0]):
+            inputs["x"][members.index(0)] = 0
+        self.leave(0, Running())
+        return inputs
+
+
+def test_a_caller_that_goes_does_not_make_batches_look_wrong() -> None:
+    options = BatchOptions(num_batch_threads=1)
+    batching = BatchingServable(FakeServable(), options, FakeClock(), max_threads=1, said_by="")
+    random = np.random.default_rng(7)
+
+    def standing() -> Standing:
+        return batching.standings()[DOUBLE.name].standing
+
+    for _ in range(1000):
+        if standing() is not Standing.ON_TRIAL:
+            break
+        batching.run(DOUBLE, {"x": random.normal(size=(2, 2)).astype(np.float32)}, ("y",))
+        assert batching.wait_until_idle(TIMEOUT_S)
+    compared = batching.comparisons
+    group = Fading(rows(1, 2, 3))
+
+    assert batching.submit_alike(DOUBLE, rows(1)[0], ("y",), group)
+
+    assert values(served(group)[1:]) == [[[4, 4]], [[6, 6]]]
+    another = FakeAlike(rows(4, 5))  # the only thread takes it after it has begun a comparison
+    assert batching.submit_alike(DOUBLE, rows(1)[0], ("y",), another)
+    served(another)
+    assert batching.wait_until_idle(TIMEOUT_S)
+    assert batching.comparisons == compared + 1
+    assert standing() is Standing.BATCHED
     batching.close()
 
 

@@ -145,10 +145,12 @@ class GroupSlice(TaskSlice):
         ]
 
     def samples(self, outputs: Outputs, most: int) -> Iterator[tuple[Arrays, Outputs, int, int]]:
-        """Yield some requests with their inputs, outputs, rows, and bytes of inputs."""
+        """Yield some requests that callers wait for, as TaskSlice does."""
         rows = self.task.rows_of_each
         for place, member in enumerate(self.members[:most]):
             inputs = self.task.alike.inputs([member])
+            if not self.task.alike.waiting([member]):
+                continue  # the inputs may have gone with the caller, before they were read
             own = {alias: a[place * rows : (place + 1) * rows] for alias, a in outputs.items()}
             yield inputs, own, rows, sum([array.nbytes for array in inputs.values()])
 

@@ -140,8 +140,9 @@ class BatchRunner:
         size = parts[0].task.size if queue.key.alone else rows
         run = self._begin(queue, parts, size, size + padded - rows)
         try:
-            inputs = parts[0].inputs
-            if not is_one:
+            if is_one:
+                inputs = parts[0].inputs
+            else:  # a group copies its inputs whenever it is asked for them
                 inputs = merge_inputs([part.inputs for part in parts], padded, pads=queue.key.pads)
             run.assembled = self._now()
             outputs = self._model.run(queue.signature, inputs, queue.key.outputs)

@@ -12,7 +12,8 @@ from http import HTTPStatus
 from ladle.server.transport.http.exchange import Exchange
 
 _BUSY = "the server has as many connections as it takes (--rest_api_max_connections)"
-_HEADERS = {"content-type": "application/json", "retry-after": "1"}
+_HEADERS = {"content-type": "application/json"}
+_LATER = {**_HEADERS, "retry-after": "1"}
 
 
 def head(status: int, headers: Mapping[str, str], length: int, *, closes: bool) -> bytes:
@@ -40,29 +41,29 @@ def head(status: int, headers: Mapping[str, str], length: int, *, closes: bool) 
 
 def no_request(error: str) -> bytes:
     """Return the answer to what is no request; the connection is closed after it."""
-    return _closing(HTTPStatus.BAD_REQUEST, error)
+    return _closing(HTTPStatus.BAD_REQUEST, _HEADERS, error)
 
 
 def too_many() -> bytes:
     """Return the answer to a connection that is one too many; it is closed after it."""
-    return _closing(HTTPStatus.SERVICE_UNAVAILABLE, _BUSY)
+    return _closing(HTTPStatus.SERVICE_UNAVAILABLE, _LATER, _BUSY)
 
 
 async def answer_busy(exchange: Exchange) -> None:
     """Answer a request on a connection that is one too many."""
-    headers = {**_HEADERS, "connection": "close"}
+    headers = {**_LATER, "connection": "close"}
     exchange.respond(HTTPStatus.SERVICE_UNAVAILABLE, headers, _json(_BUSY))
 
 
 def answer_failure(exchange: Exchange) -> None:
     """Answer a request that the application has left without an answer."""
-    headers = {"content-type": "application/json", "connection": "close"}
+    headers = {**_HEADERS, "connection": "close"}
     exchange.respond(HTTPStatus.INTERNAL_SERVER_ERROR, headers, _json("Internal Server Error"))
 
 
-def _closing(status: HTTPStatus, error: str) -> bytes:
+def _closing(status: HTTPStatus, headers: Mapping[str, str], error: str) -> bytes:
     body = _json(error)
-    return head(status, _HEADERS, len(body), closes=True) + body
+    return head(status, headers, len(body), closes=True) + body
 
 
 def _json(error: str) -> bytes:

@@ -131,7 +131,10 @@ class HttpConnection(asyncio.Protocol):
         if self._last is None:
             path, query = head.target
             exchange = Exchange(
-                *(head.method, path, head.headers, self), query=query, local=self._local
+                *(head.method, path, head.headers, self),
+                query=query,
+                local=self._local,
+                asks_first=head.asks_first,
             )
             self._receiving = exchange
             self._waiting.append(exchange)

@@ -92,6 +92,7 @@ class Exchange:
         *,
         query: str = "",
         local: bool = False,
+        asks_first: bool = False,
     ) -> None:
         """Take a request's head.
 
@@ -102,6 +103,7 @@ class Exchange:
             sender: gets the answer.
             query: what comes after the path, percent-encoded, without the question mark.
             local: whether the caller is on this machine.
+            asks_first: whether the caller sends the body only when it is asked for.
         """
         self.method = method
         self.path = path
@@ -111,7 +113,7 @@ class Exchange:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the caller has gone away."""
         self.is_answered = False
-        self.asks_first = headers.get("expect", "").lower() == "100-continue"
+        self.asks_first = asks_first
         """Whether the caller sends the body only when it is asked for."""
         self.untaken = 0
         """How many bytes of the body are there that nobody has taken."""

@@ -9,6 +9,8 @@ import httptools
 from ladle.server.transport.http.exchange import Headers
 
 _MAX_HEAD_BYTES = 64 << 10
+# What these say of a connection, they say before a body.
+_OF_CONNECTIONS = frozenset((b"connection", b"proxy-connection", b"upgrade"))
 
 
 class NotHttp(Exception):
@@ -24,6 +26,8 @@ class Head(NamedTuple):
     headers: Headers
     is_last: bool
     """Whether the caller sends no other request after it."""
+    asks_first: bool
+    """Whether the caller sends the body only when it is asked for."""
 
 
 class Receiver(Protocol):
@@ -110,8 +114,11 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has come, or a trailer, which nobody reads."""
+        name = name.lower()
         if self.in_head:
-            self._headers.append((name.lower(), value))
+            self._headers.append((name, value))
+        elif name in _OF_CONNECTIONS:  # the parser would obey, and drop the requests after it
+            raise NotHttp(f"A trailer may not be {name.decode()!r} (RFC 9110, 6.5.1).")
 
     def on_headers_complete(self) -> None:
         """A head is whole."""
@@ -128,8 +135,11 @@ class RequestParser:
         self._unread_bytes = 0
         is_last = not parser.should_keep_alive() or version == "1.0"
         headers = Headers([(n.decode("latin-1"), v.decode("latin-1")) for n, v in self._headers])
+        # HTTP/1.0 knows no answer before the answer (RFC 9110, 10.1.1).
+        asks_first = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         method = parser.get_method().decode()
-        self._receiver.begin_request(Head(method, split(self._url), headers, is_last))
+        target = split(self._url)
+        self._receiver.begin_request(Head(method, target, headers, is_last, asks_first))
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has come: it is no part of a head."""

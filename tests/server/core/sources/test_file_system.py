@@ -72,11 +72,13 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = threading.Event()
+        self.entered = threading.Event()
         self.hung = 0
 
     def __call__(self, folder: Path) -> str | None:
         if folder.parent.name == "dead":
             self.hung += 1
+            self.entered.set()
             assert self._open.wait(TIMEOUT_S)
         return None
 
@@ -393,6 +395,7 @@ def test_a_base_path_that_hangs_holds_up_no_other_and_is_looked_at_once(
     source.set_models(models)
 
     looked = pool.submit(source.step)
+    assert gate.entered.wait(TIMEOUT_S)
     clock.wait_until_sleeping(1)
     clock.advance(2)
     looked.result(TIMEOUT_S)

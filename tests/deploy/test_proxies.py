@@ -17,11 +17,12 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from fakes import TIMEOUT_S, FakeLoader, until
+from fakes import TIMEOUT_S, FakeLoader, FakeServable, until
 
 from ladle.protos import tensors
 from ladle.protos.serving_pb import PredictRequest, PredictResponse
 from ladle.server import Config, Server
+from ladle.server.core.servable_id import ServableId
 
 PROXIES = Path(__file__).resolve().parents[2] / "deploy" / "proxies"
 # How many calls go through after the end of the drain.
@@ -55,23 +56,25 @@ def written(name: str, folder: Path, addresses: Mapping[str, str]) -> Path:
 
 
 @contextmanager
-def two_servers(folder: Path) -> Iterator[list[Server]]:
+def two_servers(folder: Path) -> Iterator[tuple[list[Server], list[FakeServable]]]:
     (folder / "m" / "1").mkdir(parents=True)
     with ExitStack() as stack:
-        servers = []
+        servers, servables = [], []
         for _ in range(2):
             config = Config(
                 port=None,
                 rest_api_port=None,
                 model_name="m",
                 model_base_path=str(folder / "m"),
-                drain_grace_seconds=3,
+                drain_grace_seconds=9,
             )
-            server = Server(config, load=FakeLoader())
+            loader = FakeLoader()
+            server = Server(config, load=loader)
             server.start()
+            servables.append(loader.loaded[ServableId("m", 1)])
             stack.callback(server.stop, lame_duck=False)
             servers.append(server)
-        yield servers
+        yield servers, servables
 
 
 @contextmanager
@@ -117,7 +120,7 @@ COMMANDS = {
     ),
     "envoy": ("envoy.yaml", ["--disable-hot-restart", "--concurrency", "1", "-c"]),
 }
-# The lame duck of the tests is one second long.
+# The lame duck of the tests is three seconds long, and one where no more requests come.
 SOONER = {
     "haproxy": {" port 8501 inter 1s": " inter 100ms"},
     "envoy": {" interval: 1s": " interval: 0.1s"},
@@ -133,7 +136,7 @@ def test_a_server_that_drains_behind_a_proxy_fails_no_call(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs").mkdir()
     ports = {"8600": free_port(), "8601": free_port()}
-    with two_servers(tmp_path) as servers:
+    with two_servers(tmp_path) as (servers, servables):
         addresses = {port: str(other) for port, other in ports.items()}
         for number, server in enumerate(servers, 1):
             grpc_port, http_port = (a.rpartition(":")[2] for a in server.addresses)
@@ -149,7 +152,8 @@ def test_a_server_that_drains_behind_a_proxy_fails_no_call(
             stack.callback(close_grpc)
             by_http, close_http = http_call(ports["8601"])
             stack.callback(close_http)
-            until(lambda: answers(by_grpc) and answers(by_http))
+            for call in by_grpc, by_http:
+                reach_all(call, servables)
             drained = threading.Thread(target=servers[0].stop)
             drained.start()
             left = CALLS
@@ -158,6 +162,17 @@ def test_a_server_that_drains_behind_a_proxy_fails_no_call(
                 by_http()
                 left -= not drained.is_alive()
             drained.join()
+
+
+def reach_all(call: Callable[[], Any], servables: list[FakeServable]) -> None:
+    """Call until every server has answered: then the proxy has found all of them healthy."""
+    before = [len(servable.batches) for servable in servables]
+    until(
+        lambda: (
+            answers(call)
+            and all(len(s.batches) > b for s, b in zip(servables, before, strict=True))
+        )
+    )
 
 
 def answers(call: Callable[[], Any]) -> bool:

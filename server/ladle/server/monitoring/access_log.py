@@ -135,6 +135,9 @@ class SharedFiles(RotatingFileHandler):
         """Return whether the file is full; open the one that somebody else put in its place."""
         if not self._is_newest():
             self._open_newest()
+        assert self.stream is not None
+        # Python 3.13 asks where this process has written last, and others have gone on from there.
+        self.stream.seek(0, os.SEEK_END)
         return bool(super().shouldRollover(record))
 
     def doRollover(self) -> None:

@@ -88,11 +88,18 @@ def served_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield server
 
 
+def inner_texts(page: Any, selector: str) -> list[str]:
+    """Return the texts of elements at one moment: the page draws them anew each second."""
+    script = "selector => [...document.querySelectorAll(selector)].map(found => found.innerText)"
+    texts: list[str] = page.evaluate(script, selector)
+    return texts
+
+
 def bars(page: Any) -> dict[str, float]:
     """The classes of the chart, with their percentages."""
     page.wait_for_selector(".bar")
-    names = page.locator(".bar .name").all_inner_texts()
-    values = page.locator(".bar .value").all_inner_texts()
+    names = inner_texts(page, ".bar .name")
+    values = inner_texts(page, ".bar .value")
     return {n: float(v.rstrip(" %")) for n, v in zip(names, values, strict=True)}
 
 
@@ -426,7 +433,7 @@ def test_both_versions_of_a_rollout_are_side_by_side(browser: Any, tmp_path: Pat
         opened(browser, server) as page,
     ):
         page.wait_for_selector("table.rollout tbody tr >> nth=1")
-        stable, canary = page.locator("table.rollout tbody tr").all_inner_texts()
+        stable, canary = inner_texts(page, "table.rollout tbody tr")
         assert stable.startswith("stable version 1\t87.50 %")
         assert canary.startswith("canary version 2\t12.50 %")
 
@@ -458,7 +465,7 @@ def test_how_a_canary_answers_stands_beside_how_stable_does(browser: Any, tmp_pa
         canary = page.locator("table.rollout tbody tr").nth(1).inner_text()
         assert re.search(r"100 % of [\d,]+ rows$", canary)
         assert page.locator(".verdict").inner_text().startswith("no verdict The canary: it had 0")
-        (output,) = page.locator("table.shadow tbody tr").all_inner_texts()
+        (output,) = inner_texts(page, "table.shadow tbody tr")
         assert output.split("\t") == ["y", "100 %", "100 %", "2", "2", "0.5", "0.5", "0"]
 
 

@@ -88,6 +88,7 @@ class HttpConnection(asyncio.Protocol):
         self._connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._transport.close()  # else TLS's on Python 3.10 complains that nobody has closed it
         for exchange in (self._current, self._receiving, *self._waiting):
             if exchange is not None:
                 exchange.leave()

@@ -34,7 +34,7 @@ def main() -> None:
     """Print the figures, or be the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--known", type=int, default=10_000, help="models in the root")
-    parser.add_argument("--asked", type=int, default=200, help="of which so many are asked for")
+    parser.add_argument("--asked", type=int, default=200, help="models that are asked for")
     parser.add_argument("--loaded", type=int, default=1_000, help="models of the idle server")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which it is idle")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)

@@ -44,7 +44,7 @@ def app(
 
     Args:
         num_replicas: how many replicas there are; "auto" for as many as `AUTOSCALING` says.
-        num_cpus: the CPUs of a replica. Ray only counts them; TensorFlow is told to use no more.
+        num_cpus: the CPUs of a replica. Ray only counts them; ladle holds TensorFlow to them.
         num_gpus: the GPUs of a replica.
         request_timeout_s: as `request_timeout_s` of Ray's `grpc_options`, in seconds. Deadlines of
             callers don't reach a replica, so this is how long a request may wait there.

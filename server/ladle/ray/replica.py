@@ -28,7 +28,7 @@ _REFUSED = {
 
 
 class Context(Protocol):
-    """What Ray tells of a gRPC call, and takes as its status."""
+    """A gRPC call as Ray shows it: the caller's metadata, and the status to answer with."""
 
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
         """Return what the caller sent beside the message."""
@@ -115,7 +115,7 @@ async def answer(
         calls: makes calls of methods.
         name: the method's last name, one of `PATHS`.
         request: the request message.
-        context: what Ray tells of the call.
+        context: the call's metadata and status.
         timeout_s: how long the caller waits at most.
     """
     try:

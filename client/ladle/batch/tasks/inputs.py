@@ -114,7 +114,7 @@ class TaskInput:
 
     @contextmanager
     def opened_for_size(self, file: LocalFile | StoredFile) -> Iterator[BinaryIO]:
-        """Open a file of which little is read; of an object nothing else is fetched."""
+        """Open a file to read little; an object is not fetched whole."""
         if isinstance(file, LocalFile):
             with file.path.open("rb") as opened:
                 yield opened
@@ -154,7 +154,7 @@ class TaskInput:
 
 @contextmanager
 def task_input(inputs: Sequence[str], input_format: str | None) -> Iterator[TaskInput]:
-    """Give the input as its files, of which none is fetched yet. Blocks while it is listed.
+    """Give the input as its files. None is fetched yet. Blocks while it is listed.
 
     Raises:
         BatchError: There is nothing, or files of several formats, or a store does not answer.

@@ -16,7 +16,7 @@ class Bytes(Protocol):
 
 
 class CutShortError(Exception):
-    """The bytes are no whole message; the message says of which file."""
+    """The bytes are no whole message; the text names the file."""
 
 
 class FileBytes:

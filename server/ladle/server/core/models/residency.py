@@ -56,8 +56,8 @@ class Full(NamedTuple):
 def begin(residents: Iterable[Resident], options: ResidencyOptions) -> Full | None:
     """Return why one more model may not begin to load; None if it may.
 
-    It may if there is a place, or if one of those that are loaded could give its place up, for
-    each that has none. Which one does is decided once the new model has loaded, by `surplus`.
+    It may if there is a place, or if a loaded model could give one up for each that is missing.
+    `surplus` decides which one does, once the new model has loaded.
     """
     residents = list(residents)
     missing = len(residents) + 1 - options.max_models

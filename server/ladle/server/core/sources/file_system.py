@@ -171,7 +171,7 @@ class FileSystemSource:
             self._report_hanging(watched)
 
     def versions(self, model: MonitoredModel) -> Mapping[int, str]:
-        """Return the versions that a model's policy wants of those in its folder, with their names.
+        """Return the versions in a model's folder that its policy wants, with their folders' names.
 
         They may be incomplete.
 

@@ -21,7 +21,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.prediction.chunks import chunks, predict_in_chunks
 from ladle.server.rpc.prediction.predict import Predict, encode_response
 from ladle.server.rpc.prediction.stream import predict_stream
-from ladle.server.rpc.read_ahead import Accumulator, ReadAheadWindow
+from ladle.server.rpc.streaming.read_ahead import Accumulator, ReadAheadWindow
 
 
 class Left(FakePending):

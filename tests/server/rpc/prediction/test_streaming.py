@@ -26,8 +26,8 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.limits import ByteBudget, Limits
 from ladle.server.rpc.prediction.predict import Predict
 from ladle.server.rpc.prediction.stream import predict_stream
-from ladle.server.rpc.read_ahead import ReadAheadWindow
 from ladle.server.rpc.services import methods
+from ladle.server.rpc.streaming.read_ahead import ReadAheadWindow
 
 WIDE = Signature(name="wide", inputs={"x": spec(-1, 2)}, outputs={"y": spec(-1, 100_000)})
 MAGIC = 12345.0

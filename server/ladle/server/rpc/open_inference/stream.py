@@ -17,11 +17,11 @@ from ladle.server.call import Streaming
 from ladle.server.core.errors import ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Observer
-from ladle.server.rpc.dialect import Head
 from ladle.server.rpc.open_inference import names
 from ladle.server.rpc.open_inference.infer import ModelInfer, ParsedInfer, read
-from ladle.server.rpc.queued_stream import streaming
 from ladle.server.rpc.request import parse
+from ladle.server.rpc.streaming.dialect import Head
+from ladle.server.rpc.streaming.queued_stream import streaming
 
 PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 

@@ -18,9 +18,9 @@ from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.prediction.predict import ParsedPredict, Predict, encode_response
 from ladle.server.rpc.queued import Outputs, QueuedRequest
-from ladle.server.rpc.queued_stream import MAX_INLINE_BYTES
 from ladle.server.rpc.request import Invocation, Waiter, priority_of, with_version
 from ladle.server.rpc.status import as_status
+from ladle.server.rpc.streaming.queued_stream import MAX_INLINE_BYTES
 
 # Clients take 4 MiB by default; the rest is for names and headers.
 _CHUNK_BYTES = 4_000_000

@@ -14,11 +14,11 @@ from ladle.server.call import Stream, Streaming
 from ladle.server.core.errors import ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.observation import Observation, Observer
-from ladle.server.rpc.dialect import Head
 from ladle.server.rpc.prediction.predict import ParsedPredict, Predict
-from ladle.server.rpc.queued_stream import streaming
-from ladle.server.rpc.read_ahead import ReadAheadWindow
 from ladle.server.rpc.request import parse, require_model_spec
+from ladle.server.rpc.streaming.dialect import Head
+from ladle.server.rpc.streaming.queued_stream import streaming
+from ladle.server.rpc.streaming.read_ahead import ReadAheadWindow
 
 _PATH = "/ladle.v1.StreamingPrediction/PredictStream"
 _REQUEST: str = PredictStreamRequest.DESCRIPTOR.full_name

@@ -17,11 +17,11 @@ from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation, Observer, Unobserved
 from ladle.server.core.servable import Afterwards
-from ladle.server.rpc.dialect import Dialect, Head
 from ladle.server.rpc.queued import QueuedRequest
-from ladle.server.rpc.read_ahead import Accumulator, ReadAheadWindow
 from ladle.server.rpc.request import Waiter, earlier, priority_of, with_version
 from ladle.server.rpc.status import as_status
+from ladle.server.rpc.streaming.dialect import Dialect, Head
+from ladle.server.rpc.streaming.read_ahead import Accumulator, ReadAheadWindow
 
 R = TypeVar("R")  # a request as its API's parser returns it
 

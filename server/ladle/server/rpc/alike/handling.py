@@ -1,0 +1,155 @@
+"""Requests that differ in nothing but the bytes of their tensors: handled as one.
+
+The first is read and checked as any other. The rest have the same bytes around their tensors, and
+as many bytes in them. So what holds for the first holds for all. Whatever is not of that kind is
+handled one by one, and so is whatever is refused: each caller gets the reason on the usual path.
+
+An API's method is an AlikeMethod around its InferMethod. All else is here, once for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from ladle.server.call import Group
+from ladle.server.core.errors import ServingError
+from ladle.server.core.lifecycle.manager import Manager
+from ladle.server.core.lifecycle.serving_map import Handle
+from ladle.server.core.observation import Observation, Observer
+from ladle.server.core.rollout.shadow_runs import ShadowRuns
+from ladle.server.core.servable import Arrays, Signature
+from ladle.server.core.servable_id import ServableId
+from ladle.server.rpc.alike.requests import Answers, Part, Requests
+from ladle.server.rpc.queued import InferMethod
+from ladle.server.rpc.request import find_version, priority_of
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")  # a request as its API's parser returns it
+
+
+class Source(NamedTuple):
+    """Where an input's bytes are in each request."""
+
+    content: int
+    """Its number."""
+    dtype: np.dtype[Any] | None
+    """The only dtype that the field has the bytes of; None where it has those of any."""
+
+
+class AlikeMethod(Protocol[R]):
+    """What requests of a method that are alike have in common. Thread-safe, and without state."""
+
+    @property
+    def infer(self) -> InferMethod[R, bytes]:
+        """How each of them is read and answered by itself."""
+
+    def sources(
+        self, request: R, contents: Sequence[tuple[bytes, int, bytes]]
+    ) -> Mapping[str, Source] | None:
+        """Return where the bytes of each input are; None where requests go one by one.
+
+        Args:
+            request: one of them.
+            contents: those of `request`, as Group says.
+        """
+
+    def answers(self, request: R, signature: Signature, servable_id: ServableId) -> Answers:
+        """Return what puts the answers to requests that are alike.
+
+        Args:
+            request: one of them.
+            signature: what runs.
+            servable_id: the version that runs it.
+        """
+
+
+def handling(
+    manager: Manager,
+    method: AlikeMethod[R],
+    observer: Observer,
+    shadows: ShadowRuns | None = None,
+) -> Callable[[Group], bool]:
+    """Return what handles requests of a method that are alike, as `call.Alike` says."""
+
+    def handle(group: Group) -> bool:
+        # Whoever wants each request by itself gets them so; roll-outs and shadows choose for each.
+        if not observer.takes_many or manager.router.rollouts or (shadows and shadows.lanes):
+            return False
+        try:
+            return _submit(manager, method, observer, group)
+        except ServingError:
+            return False
+        except Exception:
+            logger.exception("requests that are alike could not be handled as one")
+            return False
+
+    return handle
+
+
+def _submit(manager: Manager, method: AlikeMethod[R], observer: Observer, group: Group) -> bool:
+    """Put the requests into their queue; False: they are none that can go as one."""
+    infer = method.infer
+    observation = Observation(infer.path.rpartition("/")[2], "GRPC", b"")
+    observation.request_bytes = group.nbytes
+    observation.priority = priority_of(group.metadata)
+    request = infer.parse(group.request, group.metadata)
+    handle = find_version(manager, infer.model_spec(request))
+    if not isinstance(handle, Handle):
+        return False
+    if not handle.retain(len(group) - 1):  # each of them counts as a request under way
+        handle.release()
+        return False
+    taken = False
+    try:
+        observation.served_by(handle.id)
+        (signature, inputs, outputs), encode = infer.plan(handle.servable, request)
+        contents = group.contents
+        sources = method.sources(request, contents)
+        parts = None if sources is None else _parts(inputs, sources, contents)
+        if parts is None:
+            return False
+        observation.signatures = signature.names
+        requests = Requests(
+            group,
+            observation,
+            observer,
+            handle,
+            parts,
+            infer.path,
+            method.answers(request, signature, handle.id),
+            encode,
+        )
+        pending = handle.servable.submit_alike(signature, inputs, outputs, requests)
+        taken = pending is not None
+    finally:
+        if not taken:
+            handle.release(len(group))
+    if pending is None:
+        return False
+    requests.expect(pending)
+    return True
+
+
+def _parts(
+    inputs: Arrays, sources: Mapping[str, Source], contents: Sequence[tuple[bytes, int, bytes]]
+) -> dict[str, Part] | None:
+    """Return where each input comes from; None where one is not just the bytes of a content.
+
+    Whether bytes are right for a bool or for strings depends on what they are.
+    """
+    if len(contents) != len(inputs) or sources.keys() != inputs.keys():
+        return None
+    parts = {}
+    for alias, array in inputs.items():
+        number, dtype = sources[alias]
+        if array.dtype.kind in "bO" or dtype not in (None, array.dtype):
+            return None
+        if array.tobytes() != contents[number][-1]:
+            return None
+        parts[alias] = Part(number, array.dtype, array.shape)
+    return parts

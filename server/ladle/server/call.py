@@ -64,8 +64,15 @@ class Group(Protocol):
     """
 
     @property
+    def template(self) -> bytes:
+        """What all of them have in common: equal for groups that differ in contents alone.
+
+        It says the method, the metadata that `Alike` names, and all of the message but contents.
+        """
+
+    @property
     def request(self) -> bytes:
-        """The request message of one of them."""
+        """The request message of one of them; empty if all callers have gone."""
 
     @property
     def nbytes(self) -> int:

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString};
 
 use super::call::{metadata, run, status, Call};
 use super::Clock;
 use crate::call::{self, Callback};
-use crate::receive::alike::Content;
+use crate::receive::alike::Cut;
 use crate::receive::PREFIX_BYTES;
 use crate::status::Status;
 
@@ -25,34 +26,30 @@ const ALIGNMENT: usize = 64;
 #[pyclass(frozen, module = "ladle_native")]
 pub struct Group {
     calls: Vec<Arc<call::Call>>,
-    contents: Vec<Content>,
+    cut: Cut,
     clock: Clock,
     /// The size in bytes of each request.
     #[pyo3(get)]
     nbytes: usize,
-    /// The first request.
-    #[pyo3(get)]
-    request: Py<PyBytes>,
+    /// What `request` has returned.
+    request: PyOnceLock<Py<PyBytes>>,
 }
 
 impl Group {
-    /// At least one call.
+    /// At least one call, and the cut of each request.
     pub fn new(
         py: Python<'_>,
         clock: Clock,
         calls: Vec<Arc<call::Call>>,
-        contents: Vec<Content>,
+        cut: Cut,
     ) -> PyResult<Py<Self>> {
-        // A call that has ended since has no request; in a group nearly all have it.
-        let requests = calls.iter().map(|call| call.request());
-        let request = requests.into_iter().find(|request| !request.is_empty());
-        let request = request.unwrap_or_default();
+        let nbytes = first_request(&calls).len();
         let group = Self {
             calls,
-            contents,
+            cut,
             clock,
-            nbytes: request.len(),
-            request: PyBytes::new(py, &request).unbind(),
+            nbytes,
+            request: PyOnceLock::new(),
         };
         Py::new(py, group)
     }
@@ -75,17 +72,34 @@ impl Group {
         self.calls.len()
     }
 
+    /// Equal for groups whose requests differ in nothing but contents.
+    #[getter]
+    fn template<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.cut.template)
+    }
+
+    /// The first request, copied when it is asked for; empty if all calls have ended.
+    #[getter]
+    fn request<'py>(&self, py: Python<'py>) -> &Bound<'py, PyBytes> {
+        self.request
+            .get_or_init(py, || {
+                PyBytes::new(py, &first_request(&self.calls)).unbind()
+            })
+            .bind(py)
+    }
+
     /// The contents of the first request, as (key, field, bytes).
     #[getter]
     fn contents<'py>(
         &self,
         py: Python<'py>,
     ) -> Vec<(Bound<'py, PyBytes>, u32, Bound<'py, PyBytes>)> {
-        let request = self.request.as_bytes(py);
+        let request = self.request(py).as_bytes();
         let part = |range: &std::ops::Range<usize>| {
             PyBytes::new(py, request.get(range.clone()).unwrap_or_default())
         };
-        self.contents
+        self.cut
+            .contents
             .iter()
             .map(|content| (part(&content.key), content.field, part(&content.bytes)))
             .collect()
@@ -148,6 +162,7 @@ impl Group {
     ) -> PyResult<(Bound<'py, PyBytes>, usize)> {
         let calls = self.members(&members)?;
         let content = self
+            .cut
             .contents
             .get(content)
             .map(|content| content.bytes.clone())
@@ -238,4 +253,13 @@ impl Group {
         call::Call::reply_all([(call, None, status(error)?)]);
         Ok(())
     }
+}
+
+/// A call that has ended since it came has no request; in a group nearly all have it.
+fn first_request(calls: &[Arc<call::Call>]) -> Bytes {
+    let requests = calls.iter().map(|call| call.request());
+    requests
+        .into_iter()
+        .find(|request| !request.is_empty())
+        .unwrap_or_default()
 }

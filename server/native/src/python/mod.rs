@@ -283,10 +283,10 @@ impl Network {
                         begun.append((tag, Call::new(py, &self.clock, call)?))?;
                     }
                 }
-                Came::Group(calls, contents) => {
+                Came::Group(calls, cut) => {
                     let tag = calls.first().and_then(|call| self.tag(call));
                     if let Some(tag) = tag {
-                        begun.append((tag, Group::new(py, self.clock, calls, contents)?))?;
+                        begun.append((tag, Group::new(py, self.clock, calls, *cut)?))?;
                     }
                 }
             }

@@ -92,32 +92,40 @@ fn put(template: &mut Vec<u8>, number: usize) {
 pub enum Came<T> {
     /// By itself, or not of the simple form.
     Single(T),
-    /// At least two, in their order, with the contents that each of them has.
-    Group(Vec<T>, Vec<Content>),
+    /// At least two, in their order, with the cut that all of them have.
+    Group(Vec<T>, Box<Cut>),
 }
 
 /// Put together what came alike, each group where the first of it came.
 pub fn grouped<T>(came: impl IntoIterator<Item = (T, Option<Box<Cut>>)>) -> Vec<Came<T>> {
-    let mut all: Vec<(Vec<T>, Vec<Content>)> = Vec::new();
+    let mut all: Vec<(Vec<T>, Option<Box<Cut>>)> = Vec::new();
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     for (item, cut) in came {
-        let Some(cut) = cut else {
-            all.push((vec![item], Vec::new()));
+        let Some(mut cut) = cut else {
+            all.push((vec![item], None));
             continue;
         };
-        let place = *places.entry(cut.template).or_insert(all.len());
-        match all.get_mut(place) {
+        match places
+            .get(&cut.template)
+            .and_then(|place| all.get_mut(*place))
+        {
             Some((items, _)) => items.push(item),
-            None => all.push((vec![item], cut.contents)),
+            None => {
+                // It comes back below, without a copy.
+                places.insert(std::mem::take(&mut cut.template), all.len());
+                all.push((vec![item], Some(cut)));
+            }
+        }
+    }
+    for (template, place) in places {
+        if let Some((_, Some(cut))) = all.get_mut(place) {
+            cut.template = template;
         }
     }
     all.into_iter()
-        .filter_map(|(mut items, contents)| {
-            if items.len() > 1 {
-                Some(Came::Group(items, contents))
-            } else {
-                items.pop().map(Came::Single)
-            }
+        .filter_map(|(mut items, cut)| match cut {
+            Some(cut) if items.len() > 1 => Some(Came::Group(items, cut)),
+            _ => items.pop().map(Came::Single),
         })
         .collect()
 }
@@ -420,8 +428,9 @@ mod tests {
             .into_iter()
             .map(|came| match came {
                 Came::Single(item) => vec![item],
-                Came::Group(items, contents) => {
-                    assert_eq!(contents.len(), 1);
+                Came::Group(items, cut) => {
+                    assert_eq!(cut.contents.len(), 1);
+                    assert!(!cut.template.is_empty());
                     items
                 }
             })

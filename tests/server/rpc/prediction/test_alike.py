@@ -49,6 +49,9 @@ COUNTS = Signature(
     {"n": spec(-1, data_type=_NUMBER["int32"])},
     {"m": spec(-1, data_type=_NUMBER["int32"])},
 )
+# The default signature of one of the versions takes inputs of another dtype.
+OF_OTHER_INPUTS = 9
+TWICE = replace(DOUBLE, inputs={"x": spec(-1, 2, data_type=_NUMBER["float64"])})
 ONE = Signature("one", {"x": spec(1, 2)}, {"y": spec(1, 2)})
 
 
@@ -157,7 +160,8 @@ class Served:
         assert self.manager.stop(TIMEOUT_S)
 
     def _load(self, servable_id: ServableId, _path: Path) -> BatchingServable:
-        model = FakeServable(run, (DOUBLE, PAIR, FLAGS, COUNTS, ONE))
+        default = TWICE if servable_id.version == OF_OTHER_INPUTS else DOUBLE
+        model = FakeServable(run, (default, PAIR, FLAGS, COUNTS, ONE))
         self.models[servable_id.version] = model
         return BatchingServable(
             model,
@@ -515,6 +519,21 @@ def test_a_version_stays_loaded_until_those_that_it_got_have_their_answers(
     assert [outcome(future) for future in futures] == doubled(1, 2, 3)
     assert model.closed.wait(TIMEOUT_S)
     assert [version_of(answer) for _, answer in later] == [2, 2]
+
+
+def test_what_was_found_out_at_one_version_holds_at_no_other(make: Callable[..., Served]) -> None:
+    served = make()
+    assert served.outcomes(images(1, 2, 3)) == doubled(1, 2, 3)
+    assert served.outcomes(images(4, 5, 6)) == doubled(4, 5, 6)
+    assert False not in served.as_one
+    served.aspire(OF_OTHER_INPUTS)
+
+    refused = served.outcomes(images(7, 8, 9))
+    served.aspire(1)
+
+    assert {code for code, _ in refused} == {"INVALID_ARGUMENT"}
+    assert "expected float64" in str(refused[0][1])
+    assert served.outcomes(images(7, 8, 9)) == doubled(7, 8, 9)
 
 
 def version_of(answer: Any) -> int:

@@ -1,8 +1,9 @@
 """Requests that differ in nothing but the bytes of their tensors: handled as one.
 
 The first is read and checked as any other. The rest have the same bytes around their tensors, and
-as many bytes in them. So what holds for the first holds for all. Whatever is not of that kind is
-handled one by one, and so is whatever is refused: each caller gets the reason on the usual path.
+as many bytes in them. So what holds for the first holds for all, and for those of later groups of
+the same template (`plans.py`). Whatever is not of that kind is handled one by one, and so is
+whatever is refused: each caller gets the reason on the usual path.
 
 An API's method is an AlikeMethod around its InferMethod. All else is here, once for all of them.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import ref
 
 import numpy as np
 
+from ladle.protos.serving_pb import ModelSpec
 from ladle.server.call import Group
 from ladle.server.core.errors import ServingError
 from ladle.server.core.lifecycle.manager import Manager
@@ -23,7 +26,8 @@ from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable import Arrays, Signature
 from ladle.server.core.servable_id import ServableId
-from ladle.server.rpc.alike.requests import Answers, Part, Requests
+from ladle.server.rpc.alike.plans import Answers, Known, Part, Plan, Plans
+from ladle.server.rpc.alike.requests import Requests
 from ladle.server.rpc.queued import InferMethod
 from ladle.server.rpc.request import find_version, priority_of
 
@@ -75,13 +79,14 @@ def handling(
     shadows: ShadowRuns | None = None,
 ) -> Callable[[Group], bool]:
     """Return what handles requests of a method that are alike, as `call.Alike` says."""
+    plans = Plans()
 
     def handle(group: Group) -> bool:
         # Whoever wants each request by itself gets them so; roll-outs and shadows choose for each.
         if not observer.takes_many or manager.router.rollouts or (shadows and shadows.lanes):
             return False
         try:
-            return _submit(manager, method, observer, group)
+            return _submit(manager, method, observer, plans, group)
         except ServingError:
             return False
         except Exception:
@@ -91,14 +96,23 @@ def handling(
     return handle
 
 
-def _submit(manager: Manager, method: AlikeMethod[R], observer: Observer, group: Group) -> bool:
+def _submit(
+    manager: Manager, method: AlikeMethod[R], observer: Observer, plans: Plans, group: Group
+) -> bool:
     """Put the requests into their queue; False: they are none that can go as one."""
     infer = method.infer
     observation = Observation(infer.path.rpartition("/")[2], "GRPC", b"")
     observation.request_bytes = group.nbytes
-    observation.priority = priority_of(group.metadata)
-    request = infer.parse(group.request, group.metadata)
-    handle = find_version(manager, infer.model_spec(request))
+    template = group.template
+    known = plans.get(template)
+    request: R | None = None
+    if known is None:
+        request = infer.parse(group.request, group.metadata)
+        spec = ModelSpec()
+        spec.CopyFrom(infer.model_spec(request))  # the rest of the message is not kept
+        known = Known(spec, priority_of(group.metadata))
+    observation.priority = known.priority
+    handle = find_version(manager, known.spec)
     if not isinstance(handle, Handle):
         return False
     if not handle.retain(len(group) - 1):  # each of them counts as a request under way
@@ -107,24 +121,17 @@ def _submit(manager: Manager, method: AlikeMethod[R], observer: Observer, group:
     taken = False
     try:
         observation.served_by(handle.id)
-        (signature, inputs, outputs), encode = infer.plan(handle.servable, request)
-        contents = group.contents
-        sources = method.sources(request, contents)
-        parts = None if sources is None else _parts(inputs, sources, contents)
-        if parts is None:
-            return False
-        observation.signatures = signature.names
-        requests = Requests(
-            group,
-            observation,
-            observer,
-            handle,
-            parts,
-            infer.path,
-            method.answers(request, signature, handle.id),
-            encode,
-        )
-        pending = handle.servable.submit_alike(signature, inputs, outputs, requests)
+        plan = known.plan
+        if plan is None or plan.servable() is not handle.servable:
+            if request is None:
+                request = infer.parse(group.request, group.metadata)
+            plan = _plan(method, request, handle, group)
+            if plan is None:
+                return False
+            plans.keep(template, known._replace(plan=plan))
+        observation.signatures = plan.signature.names
+        requests = Requests(group, observation, observer, handle, plan, infer.path)
+        pending = handle.servable.submit_alike(plan.signature, plan.inputs, plan.outputs, requests)
         taken = pending is not None
     finally:
         if not taken:
@@ -133,6 +140,22 @@ def _submit(manager: Manager, method: AlikeMethod[R], observer: Observer, group:
         return False
     requests.expect(pending)
     return True
+
+
+def _plan(method: AlikeMethod[R], request: R, handle: Handle, group: Group) -> Plan | None:
+    """Return what runs for the requests; None where they can't go as one."""
+    (signature, inputs, outputs), encode = method.infer.plan(handle.servable, request)
+    contents = group.contents
+    sources = method.sources(request, contents)
+    parts = None if sources is None else _parts(inputs, sources, contents)
+    if parts is None:
+        return None
+    answers = method.answers(request, signature, handle.id)
+    shells = {
+        alias: np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        for alias, array in inputs.items()
+    }
+    return Plan(ref(handle.servable), signature, shells, outputs, parts, answers, encode)
 
 
 def _parts(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +15,9 @@ from ladle.server.core.errors import Cancelled, DeadlineExceeded
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.servable import Arrays, PendingAlike
-from ladle.server.core.servable_id import ServableId
+from ladle.server.rpc.alike.plans import Part, Plan
 from ladle.server.rpc.queued import Outputs
 from ladle.server.rpc.status import as_status
-
-Fields: TypeAlias = "list[tuple[bytes, bytes]]"
-"""What comes one after the other in each answer: bytes that all have, and bytes that all share."""
-
-
-class Part(NamedTuple):
-    """Where an input's bytes are in each request, and what they are."""
-
-    content: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    """Of the rows of one request."""
-
-
-class Answers(Protocol):
-    """Puts the answers to requests that are alike. Thread-safe."""
-
-    @property
-    def end(self) -> bytes:
-        """What comes last in each answer that is put in fields."""
-
-    def fields(self, outputs: Outputs, count: int) -> Fields | None:
-        """Return the answers to so many requests, whose rows are evenly in the outputs.
-
-        None: outputs have to be encoded for each request by itself.
-        """
 
 
 class Requests:
@@ -55,10 +29,8 @@ class Requests:
         observation: Observation,
         observer: Observer,
         handle: Handle,
-        parts: Mapping[str, Part],
+        plan: Plan,
         path: str,
-        answers: Answers,
-        encode: Callable[[Outputs, ServableId], bytes],
     ) -> None:
         """Take requests that were checked.
 
@@ -67,19 +39,17 @@ class Requests:
             observation: where what becomes of all of them is noted.
             observer: hears of their ends.
             handle: on the version that they go to, held once for each; Requests releases it.
-            parts: where each input's bytes are.
+            plan: where each input's bytes are, and what makes the answers.
             path: the full method path, for logs.
-            answers: puts the answers.
-            encode: makes an answer that can't be put in fields.
         """
         self.observation = observation
         self._group = group
         self._observer = observer
         self._handle = handle
-        self._parts = parts
+        self._parts = plan.parts
         self._path = path
-        self._answers = answers
-        self._encode = encode
+        self._answers = plan.answers
+        self._encode = plan.encode
         # Goes when all have ended: the task has these requests, and both would be a circle.
         self._pending: PendingAlike | None = None
         self._is_over = False

@@ -15,7 +15,7 @@ from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.servable import Signature
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.alike.handling import Source, handling
-from ladle.server.rpc.alike.requests import Fields
+from ladle.server.rpc.alike.plans import Fields
 from ladle.server.rpc.prediction.predict import (
     MAX_RESPONSE_BYTES,
     TENSOR_CONTENT_KEY,

@@ -1,0 +1,93 @@
+"""What was found out about requests that are alike, for the next that are like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from weakref import ReferenceType
+
+import numpy as np
+
+from ladle.protos.serving_pb import ModelSpec
+from ladle.server.core.batching.plan import Priority
+from ladle.server.core.servable import Arrays, Model, Signature
+from ladle.server.core.servable_id import ServableId
+from ladle.server.rpc.queued import Outputs
+
+_MOST_TEMPLATES = 1024
+# Longer ones are read anew each time, so that what callers make up takes some megabytes at most.
+_MOST_BYTES = 1024
+
+Fields: TypeAlias = "list[tuple[bytes, bytes]]"
+"""What comes one after the other in each answer: bytes that all have, and bytes that all share."""
+
+
+class Part(NamedTuple):
+    """Where an input's bytes are in each request, and what they are."""
+
+    content: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """Of the rows of one request."""
+
+
+class Answers(Protocol):
+    """Puts the answers to requests that are alike. Thread-safe."""
+
+    @property
+    def end(self) -> bytes:
+        """What comes last in each answer that is put in fields."""
+
+    def fields(self, outputs: Outputs, count: int) -> Fields | None:
+        """Return the answers to so many requests, whose rows are evenly in the outputs.
+
+        None: outputs have to be encoded for each request by itself.
+        """
+
+
+class Plan(NamedTuple):
+    """What requests of a template come down to at one version of their model.
+
+    Nothing in it may hold a request, nor depend on the bytes of contents.
+    """
+
+    servable: ReferenceType[Model]
+    """The version; a plan does not keep it loaded."""
+    signature: Signature
+    inputs: Arrays
+    """Of the shapes and dtypes of one request, without its values."""
+    outputs: tuple[str, ...]
+    parts: Mapping[str, Part]
+    """Where each input's bytes are."""
+    answers: Answers
+    encode: Callable[[Outputs, ServableId], bytes]
+    """Makes an answer that can't be put in fields."""
+
+
+class Known(NamedTuple):
+    """What is known of all requests of a template."""
+
+    spec: ModelSpec
+    """Which model and version they name."""
+    priority: Priority
+    plan: Plan | None = None
+    """At the version that they went to last."""
+
+
+class Plans:
+    """What is known, by template. For one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Known] = {}
+
+    def get(self, template: bytes) -> Known | None:
+        """Return what is known of a template's requests."""
+        return self._known.get(template)
+
+    def keep(self, template: bytes, known: Known) -> None:
+        """Keep what is known; of too many templates the first that came goes."""
+        if len(template) > _MOST_BYTES:
+            return
+        if len(self._known) >= _MOST_TEMPLATES and template not in self._known:
+            del self._known[next(iter(self._known))]
+        self._known[template] = known

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladle.protos import wire
 from ladle.protos.ladle_pb import SerializedInput
-from ladle.protos.serving_pb import MultiInferenceRequest
+from ladle.protos.serving_pb import (
+    ClassificationResult,
+    MultiInferenceRequest,
+    MultiInferenceResponse,
+    RegressionResult,
+)
 from ladle.protos.tensorflow_pb import Example
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Model
@@ -42,7 +48,8 @@ def examples(*xs: float, feature: str = "x") -> SerializedInput:
 
 def test_it_classifies(half_plus_two: Model) -> None:
     run = CLASSIFICATION.plan(half_plus_two, "classify_x_to_y", examples(2, 5), strict=True)
-    result = CLASSIFICATION.result(half_plus_two.run(*run), 2)
+    pieces = CLASSIFICATION.result(half_plus_two.run(*run), 2)
+    result = ClassificationResult.FromString(wire.join(pieces))
     assert [c.classes[0].score for c in result.classifications] == [3.0, 4.5]
     assert run.signature.batchable
 
@@ -50,7 +57,8 @@ def test_it_classifies(half_plus_two: Model) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("x_to_y", [3, 4.5]), ("x_to_y2", [4, 5.5])])
 def test_it_regresses(half_plus_two: Model, name: str, expected: list[float]) -> None:
     run = REGRESSION.plan(half_plus_two, f"regress_{name}", examples(2, 5), strict=True)
-    result = REGRESSION.result(half_plus_two.run(*run), 2)
+    pieces = REGRESSION.result(half_plus_two.run(*run), 2)
+    result = RegressionResult.FromString(wire.join(pieces))
     assert [r.value for r in result.regressions] == expected
 
 
@@ -69,7 +77,8 @@ def test_it_does_both_in_one_run(half_plus_two: Model) -> None:
         task.model_spec.signature_name = f"{kind}_x_to_y"
 
     parts, run = multi_inference.plan(half_plus_two, request.tasks, examples(2), strict=True)
-    results = multi_inference.results_of(parts, half_plus_two.run(*run), 1, ID)
+    pieces = multi_inference.results_of(parts, half_plus_two.run(*run), 1, ID)
+    results = MultiInferenceResponse.FromString(wire.join(pieces)).results
 
     assert results[0].classification_result.classifications[0].classes[0].score == 3.0
     assert results[1].regression_result.regressions[0].value == 3.0

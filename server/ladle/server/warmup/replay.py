@@ -165,7 +165,7 @@ def planned(
 
 
 def _of_examples(
-    interpretation: Interpretation[Any],
+    interpretation: Interpretation,
     servable: Model,
     request: ClassificationRequest | RegressionRequest,
     *,

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladle.protos import dtypes
-from ladle.protos.serving_pb import (
-    Class,
-    ClassificationResponse,
-    ClassificationResult,
-    Classifications,
-    ModelSpec,
-)
+from ladle.protos import dtypes, wire
+from ladle.protos.serving_pb import Class, ClassificationResult, Classifications, InferenceResult
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
+from ladle.server.rpc.inference.interpretation import (
+    MESSAGES_AT_ONCE,
+    ExamplesMethod,
+    Interpretation,
+)
 from ladle.server.rpc.request import CLASSIFY_METHOD
 
 _CLASSES = "classes"
@@ -25,19 +23,14 @@ _SCORES = "scores"
 _FLOAT = dtypes.from_numpy(np.dtype(np.float32))
 
 
-def classify(*, check_method_names: bool) -> ExamplesMethod[ClassificationResult]:
+def classify(*, check_method_names: bool) -> ExamplesMethod:
     """Return Classify; `check_method_names`: whether a signature has to be of its kind."""
     return ExamplesMethod(
         path="/tensorflow.serving.PredictionService/Classify",
         request_name="tensorflow.serving.ClassificationRequest",
         interpretation=CLASSIFICATION,
-        response=_response,
         check_method_names=check_method_names,
     )
-
-
-def _response(result: ClassificationResult, spec: ModelSpec) -> bytes:
-    return ClassificationResponse(result=result, model_spec=spec).SerializeToString()
 
 
 def _outputs(signature: Signature) -> tuple[str, ...]:
@@ -56,7 +49,7 @@ def _outputs(signature: Signature) -> tuple[str, ...]:
     return wanted
 
 
-def _result(outputs: Arrays, examples: int) -> ClassificationResult:
+def _result(outputs: Arrays, examples: int) -> list[wire.Piece]:
     classes = _checked(outputs, _CLASSES, dtypes.STRING, examples)
     scores = _checked(outputs, _SCORES, _FLOAT, examples)
     if classes is not None and scores is not None and classes.shape != scores.shape:
@@ -64,6 +57,15 @@ def _result(outputs: Arrays, examples: int) -> ClassificationResult:
             f"Tensors {_CLASSES} and {_SCORES} should match in dim_size(1): "
             f"got {classes.shape[1]} and {scores.shape[1]}"
         )
+    columns = [array for array in (classes, scores) if array is not None]
+    at_once = max(1, MESSAGES_AT_ONCE // max(1, columns[0].shape[1]))
+    return [
+        _serialized(*(None if a is None else a[start : start + at_once] for a in (classes, scores)))
+        for start in range(0, examples, at_once)
+    ]
+
+
+def _serialized(classes: NDArray[Any] | None, scores: NDArray[Any] | None) -> bytes:
     if classes is None:
         assert scores is not None  # the signature has one or the other
         rows = ([Class(score=s) for s in row] for row in scores.tolist())
@@ -74,7 +76,8 @@ def _result(outputs: Arrays, examples: int) -> ClassificationResult:
         rows = (
             [Class(label=_text(c), score=s) for c, s in zip(*pair, strict=True)] for pair in pairs
         )
-    return ClassificationResult(classifications=[Classifications(classes=row) for row in rows])
+    listed = [Classifications(classes=row) for row in rows]
+    return ClassificationResult(classifications=listed).SerializeToString()
 
 
 def _checked(outputs: Arrays, alias: str, data_type: int, examples: int) -> NDArray[Any] | None:
@@ -96,5 +99,9 @@ def _text(label: bytes | str) -> str:
 
 
 CLASSIFICATION = Interpretation(
-    kind="classification", method_name=CLASSIFY_METHOD, outputs=_outputs, result=_result
+    kind="classification",
+    method_name=CLASSIFY_METHOD,
+    outputs=_outputs,
+    result_field=InferenceResult.CLASSIFICATION_RESULT_FIELD_NUMBER,
+    result=_result,
 )

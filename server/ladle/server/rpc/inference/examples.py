@@ -11,6 +11,9 @@ from ladle.protos.ladle_pb import SerializedInput
 from ladle.protos.tensors import MAX_REPEATED_BYTES
 from ladle.server.core.errors import InvalidArgument
 
+# Of so many the bytes are taken out of the message while Python's lock is held.
+_AT_ONCE = 4096
+
 
 def read_examples(sent: SerializedInput) -> NDArray[Any]:
     """Return the serialized Examples as an object array of bytes, [rows].
@@ -24,22 +27,25 @@ def read_examples(sent: SerializedInput) -> NDArray[Any]:
     """
     if sent.WhichOneof("kind") == "example_list_with_context":
         context = sent.example_list_with_context.context
-        examples = _in_context(context, list(sent.example_list_with_context.examples))
+        examples = sent.example_list_with_context.examples
     else:
-        examples = list(sent.example_list.examples)
+        context = b""
+        examples = sent.example_list.examples
     if not examples:
         raise InvalidArgument("Input is empty.")
+    _check_repetition(context, len(examples))
     rows = np.empty(len(examples), object)
-    rows[:] = examples
+    for start in range(0, len(rows), _AT_ONCE):
+        some = examples[start : start + _AT_ONCE]
+        rows[start : start + _AT_ONCE] = [context + row for row in some] if context else some
     return rows
 
 
-def _in_context(context: bytes, examples: list[bytes]) -> list[bytes]:
+def _check_repetition(context: bytes, examples: int) -> None:
     # A context comes once and is copied for each Example, and an Example may have two bytes.
-    if len(context) * len(examples) > MAX_REPEATED_BYTES:
+    if len(context) * examples > MAX_REPEATED_BYTES:
         raise InvalidArgument(
             f"example_list_with_context: repeating a context of {len(context)} bytes for "
-            f"{len(examples)} examples would take more than the {MAX_REPEATED_BYTES} bytes "
+            f"{examples} examples would take more than the {MAX_REPEATED_BYTES} bytes "
             "allowed: send fewer examples in a request"
         )
-    return [context + example for example in examples]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
-from google.protobuf.message import Message
-
-from ladle.protos import dtypes
+from ladle.protos import dtypes, wire
 from ladle.protos.ladle_pb import ExamplesRequest, SerializedInput
-from ladle.protos.serving_pb import ModelSpec
+from ladle.protos.serving_pb import ClassificationResponse, ModelSpec
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
@@ -24,14 +21,23 @@ from ladle.server.rpc.request import (
     require_model_spec,
 )
 
-R = TypeVar("R", bound=Message)
-
 INPUT = "inputs"
 """The one input of such a signature: serialized Examples, string [-1]."""
 
+MESSAGES_AT_ONCE = 4096
+"""How many messages of a result are made and serialized at a time.
+
+Python's lock is held meanwhile: a million Examples at once would hold up all other callers for a
+second and more. Serialized messages of one type merge by being joined.
+"""
+
+# RegressionResponse has the same.
+_RESULT = ClassificationResponse.RESULT_FIELD_NUMBER
+_MODEL_SPEC = ClassificationResponse.MODEL_SPEC_FIELD_NUMBER
+
 
 @dataclass(frozen=True, kw_only=True)
-class Interpretation(Generic[R]):
+class Interpretation:
     """What a signature's method name says of its outputs: classes and scores, or values."""
 
     kind: str
@@ -39,8 +45,13 @@ class Interpretation(Generic[R]):
     method_name: str
     outputs: Callable[[Signature], tuple[str, ...]]
     """Returns the outputs to fetch; InvalidArgument where a signature lacks them."""
-    result: Callable[[Arrays, int], R]
-    """Makes the result of the outputs for so many examples; InvalidArgument where they are off."""
+    result_field: int
+    """The number of the result's field in MultiInference's InferenceResult."""
+    result: Callable[[Arrays, int], list[wire.Piece]]
+    """Serializes the result of the outputs for so many examples, in pieces.
+
+    InvalidArgument where the outputs are not what the kind has.
+    """
 
     def plan(
         self, servable: Model, signature_name: str, sent: SerializedInput, *, strict: bool
@@ -96,16 +107,14 @@ class Interpretation(Generic[R]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExamplesMethod(Generic[R]):
+class ExamplesMethod:
     """Classify or Regress, as an InferMethod: a parser and an encoder. Thread-safe."""
 
     path: str
     request_name: str
     """The full name of the request message."""
-    interpretation: Interpretation[R]
+    interpretation: Interpretation
     """How it reads a model's outputs."""
-    response: Callable[[R, ModelSpec], bytes]
-    """Serializes the response of a result and the `model_spec` that goes with it."""
     check_method_names: bool
     """Whether a signature has to be of this kind."""
 
@@ -138,8 +147,9 @@ class ExamplesMethod(Generic[R]):
         examples = len(invocation.inputs[INPUT])
 
         def encode(outputs: Outputs, servable_id: ServableId) -> bytes:
-            result = self.interpretation.result(outputs, examples)
-            return self.response(result, served(servable_id, name))
+            pieces = wire.bytes_field(_RESULT, self.interpretation.result(outputs, examples))
+            spec = served(servable_id, name).SerializeToString()
+            return wire.join(pieces + wire.bytes_field(_MODEL_SPEC, [spec]))
 
         return invocation, encode
 

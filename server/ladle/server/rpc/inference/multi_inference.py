@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ladle.protos import wire
 from ladle.protos.ladle_pb import SerializedInput, TasksRequest
 from ladle.protos.serving_pb import (
     InferenceResult,
     InferenceTask,
     ModelSpec,
     MultiInferenceResponse,
-    RegressionResult,
 )
 from ladle.server.core.errors import InvalidArgument, Unimplemented
 from ladle.server.core.servable import DEFAULT_SIGNATURE, Arrays, Model, Signature
@@ -23,7 +23,10 @@ from ladle.server.rpc.inference.regress import REGRESSION
 from ladle.server.rpc.queued import Outputs
 from ladle.server.rpc.request import Invocation, find_signature, parse
 
-_INTERPRETATIONS: dict[str, Interpretation[Any]] = {
+_RESULTS = MultiInferenceResponse.RESULTS_FIELD_NUMBER
+_MODEL_SPEC = InferenceResult.MODEL_SPEC_FIELD_NUMBER
+
+_INTERPRETATIONS: dict[str, Interpretation] = {
     interpretation.method_name: interpretation for interpretation in (CLASSIFICATION, REGRESSION)
 }
 
@@ -31,7 +34,7 @@ _INTERPRETATIONS: dict[str, Interpretation[Any]] = {
 class Part(NamedTuple):
     """One task: how to read its signature, and which of the signature's outputs it needs."""
 
-    interpretation: Interpretation[Any]
+    interpretation: Interpretation
     signature: Signature
     outputs: tuple[str, ...]
 
@@ -74,8 +77,7 @@ class MultiInference:
         examples = len(next(iter(invocation.inputs.values())))
 
         def encode(outputs: Outputs, servable_id: ServableId) -> bytes:
-            results = results_of(parts, outputs, examples, servable_id)
-            return MultiInferenceResponse(results=results).SerializeToString()
+            return wire.join(results_of(parts, outputs, examples, servable_id))
 
         return invocation, encode
 
@@ -141,23 +143,21 @@ def joined(parts: Sequence[Part], sent: SerializedInput) -> Invocation:
 
 def results_of(
     parts: Sequence[Part], outputs: Arrays, examples: int, servable_id: ServableId
-) -> list[InferenceResult]:
-    """Return the result of each part, from the outputs of all for so many Examples.
+) -> list[wire.Piece]:
+    """Return the serialized response: the result of each part, from the outputs of all.
 
     Raises:
         InvalidArgument: A part's outputs are not of the shape or dtype that its kind has.
     """
-    results = []
+    pieces: list[wire.Piece] = []
     for part in parts:
         own = {output: outputs[part.alias(output)] for output in part.outputs}
         found = part.interpretation.result(own, examples)
-        result = InferenceResult(model_spec=served(servable_id, part.signature.name))
-        if isinstance(found, RegressionResult):
-            result.regression_result.CopyFrom(found)
-        else:
-            result.classification_result.CopyFrom(found)
-        results.append(result)
-    return results
+        spec = served(servable_id, part.signature.name).SerializeToString()
+        result = wire.bytes_field(_MODEL_SPEC, [spec])
+        result += wire.bytes_field(part.interpretation.result_field, found)
+        pieces += wire.bytes_field(_RESULTS, result)
+    return pieces
 
 
 def _pairs(parts: Iterable[Part]) -> list[tuple[Part, str]]:

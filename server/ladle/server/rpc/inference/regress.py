@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from ladle.protos import dtypes
-from ladle.protos.serving_pb import ModelSpec, Regression, RegressionResponse, RegressionResult
+from ladle.protos import dtypes, wire
+from ladle.protos.serving_pb import InferenceResult, Regression, RegressionResult
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.servable import Arrays, Signature
-from ladle.server.rpc.inference.interpretation import ExamplesMethod, Interpretation
+from ladle.server.rpc.inference.interpretation import (
+    MESSAGES_AT_ONCE,
+    ExamplesMethod,
+    Interpretation,
+)
 from ladle.server.rpc.request import REGRESS_METHOD
 
 _OUTPUT = "outputs"
 
 
-def regress(*, check_method_names: bool) -> ExamplesMethod[RegressionResult]:
+def regress(*, check_method_names: bool) -> ExamplesMethod:
     """Return Regress; `check_method_names`: whether a signature has to be of its kind."""
     return ExamplesMethod(
         path="/tensorflow.serving.PredictionService/Regress",
         request_name="tensorflow.serving.RegressionRequest",
         interpretation=REGRESSION,
-        response=_response,
         check_method_names=check_method_names,
     )
-
-
-def _response(result: RegressionResult, spec: ModelSpec) -> bytes:
-    return RegressionResponse(result=result, model_spec=spec).SerializeToString()
 
 
 def _outputs(signature: Signature) -> tuple[str, ...]:
@@ -43,16 +42,28 @@ def _outputs(signature: Signature) -> tuple[str, ...]:
     return (_OUTPUT,)
 
 
-def _result(outputs: Arrays, examples: int) -> RegressionResult:
+def _result(outputs: Arrays, examples: int) -> list[wire.Piece]:
     values = outputs[_OUTPUT]
     if values.dtype != np.float32 or values.shape not in ((examples,), (examples, 1)):
         raise InvalidArgument(
             f"output {_OUTPUT!r}: expected float32 [{examples}] or [{examples}, 1], "
             f"the model gave {dtypes.name(dtypes.from_numpy(values.dtype))} {list(values.shape)}"
         )
-    return RegressionResult(regressions=[Regression(value=v) for v in values.ravel().tolist()])
+    flat = values.ravel()
+    return [
+        _serialized(flat[start : start + MESSAGES_AT_ONCE].tolist())
+        for start in range(0, examples, MESSAGES_AT_ONCE)
+    ]
+
+
+def _serialized(values: list[float]) -> bytes:
+    return RegressionResult(regressions=[Regression(value=v) for v in values]).SerializeToString()
 
 
 REGRESSION = Interpretation(
-    kind="regression", method_name=REGRESS_METHOD, outputs=_outputs, result=_result
+    kind="regression",
+    method_name=REGRESS_METHOD,
+    outputs=_outputs,
+    result_field=InferenceResult.REGRESSION_RESULT_FIELD_NUMBER,
+    result=_result,
 )

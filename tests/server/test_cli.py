@@ -12,6 +12,7 @@ import pytest
 from fakes import TIMEOUT_S
 
 from ladle.cli import serve
+from ladle.server import cli
 from ladle.server.flags import settings
 
 PROGRAM = """
@@ -31,7 +32,9 @@ class Server:
 
     def wait_for_models(self): {waited}
 
-    def stop(self, *, lame_duck): print("stopped", flush=True)
+    def stop(self, *, lame_duck):
+        {stopping}
+        print("stopped", flush=True)
 
 module.Server = Server
 cli.main(["--model_base_path=nowhere", "--drain_grace_seconds=0.1"])
@@ -39,11 +42,19 @@ cli.main(["--model_base_path=nowhere", "--drain_grace_seconds=0.1"])
 
 
 def served(
-    made: str = "pass", opened: str = "pass", waited: str = "pass"
+    made: str = "pass",
+    opened: str = "pass",
+    waited: str = "pass",
+    stopping: str = "pass",
+    *,
+    under: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(made=made, opened=opened, waited=waited)
+    program = PROGRAM.format(made=made, opened=opened, waited=waited, stopping=stopping)
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=4 * TIMEOUT_S
+        [*under, sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=4 * TIMEOUT_S,
     )
 
 
@@ -66,6 +77,27 @@ def test_a_stop_does_not_wait_for_a_server_that_never_opens() -> None:
     assert ended.stderr == ""
 
 
+HANG_UP = "os.kill(os.getpid(), signal.SIGHUP)"
+
+
+def test_a_terminal_that_goes_stops_the_server_as_sigterm_does() -> None:
+    ended = served(waited=f"{HANG_UP}; threading.Event().wait()")
+    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
+    assert ended.stderr == ""
+
+
+def test_under_nohup_a_terminal_may_go() -> None:
+    ended = served(waited=f"{HANG_UP}; print('up', flush=True); terminate()", under=("nohup",))
+    assert (ended.returncode, ended.stdout) == (0, "up\nladle: stopping\nstopped\n")
+
+
+def test_sighup_cuts_no_stop_short() -> None:
+    """As systemd's SendSIGHUP sends it."""
+    ended = served(waited="terminate()", stopping=f"{HANG_UP}; {HANG_UP}")
+    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
+    assert ended.stderr == ""
+
+
 def test_a_start_that_fails_is_said_and_ends_the_process() -> None:
     ended = served(waited="raise RuntimeError('odd')")
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -77,9 +109,9 @@ import json, os, subprocess, sys
 import ladle.server.server as module
 from ladle.server import cli
 
-def write(line):
+def write(line, descriptor=2):
     try:
-        os.write(2, line)
+        os.write(descriptor, line)
     except OSError:
         pass  # as TensorFlow does
 
@@ -93,6 +125,8 @@ class Server:
     def wait_for_models(self):
         import logging, signal
         logging.getLogger("ladle.x").info("loaded model=%s", "m")
+        write(b"printed\\n", 1)
+        os.system("echo from another process")
         write(b"E0000 00:00:1.2 x.cc] bad\\nlast words without an end")
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -154,6 +188,8 @@ def test_as_json_every_line_is_json_whoever_writes_it(tmp_path: Path) -> None:
     assert levels == {
         "2026-11-29 10:00:00.1: W tensorflow/x.cc:1] slow": "warning",
         "loaded model=m": "info",
+        "printed": "info",
+        "from another process": "info",
         "E0000 00:00:1.2 x.cc] bad": "error",
         "last words without an end": "info",
     }
@@ -176,3 +212,11 @@ def test_tensorflow_model_server_waits_for_models_unless_it_is_told_otherwise(
     assert settings(arguments[1:]) == {"wait_for_models": True, "port": 1}
     later = settings([*arguments[1:], "--wait_for_models=false"])
     assert later == {"wait_for_models": False, "port": 1}
+
+
+def test_as_json_bad_settings_are_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.serve({"log_format": "json"}) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert event["level"] == "error"
+    assert "--model_base_path" in event["message"]

@@ -22,7 +22,7 @@ def serve(given: Mapping[str, Any]) -> int:
     try:
         config = Config(**given)
     except ValueError as error:
-        console.complain(str(error))
+        console.complain(str(error), log_format=str(given.get("log_format", "text")))
         return 2
     if config.workers > 1:
         # Imported late: one process needs nothing of it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from ladle.server.monitoring.logs import configure, utc
+from ladle.server.monitoring.logs import configure, log_stream, utc
 
 # Reads lines that are no log's, and writes each as a JSON object. A process of its own, because
 # the last words of one that aborts would be lost with a thread of it. It imports next to nothing.
@@ -44,6 +43,13 @@ for line in iter(lambda: sys.stdin.buffer.readline(65536), b""):
 """
 
 
+class _Output:
+    """The standard output of the process, of which there is one."""
+
+    own: TextIO | None = None
+    """What `say` writes to, where others' lines on descriptor 1 go to the log."""
+
+
 def open_standard_streams() -> None:
     """Make sure that there are a standard output and error: the process may have been given none.
 
@@ -62,7 +68,8 @@ def open_standard_streams() -> None:
 def set_up_log(log_format: str, worker: int | None = None) -> None:
     """Have the log written to the standard error, as `text` or as `json`.
 
-    As JSON, so is every other line that ends up there: TensorFlow and gRPC write some of their own.
+    As JSON, so is every other line that is written there or to the standard output: TensorFlow,
+    gRPC and the operations of a model write some of their own. All of them end up in the log.
     Where no other process can be had to turn these, they stay as they are.
 
     Args:
@@ -86,21 +93,21 @@ def say(text: str, *, log_format: str = "text") -> None:
 
     A reader who has gone, or a full disk, ends no server.
     """
-    line = f"ladle: {text}"
-    if log_format == "json":
-        event = {"time": utc(time.time()), "level": "info", "logger": "ladle", "message": text}
-        line = json.dumps(event)
+    line = _event("info", text) if log_format == "json" else f"ladle: {text}"
     with contextlib.suppress(OSError, ValueError):
-        print(line, flush=True)
+        print(line, file=_Output.own or sys.stdout, flush=True)
 
 
 def complain(text: str, *, log_format: str = "text") -> None:
-    """Write why the process ends to the standard error; never raises."""
-    if log_format == "json":
-        logging.getLogger("ladle").error("%s", text)
-        return
+    """Write why the process ends to the standard error, in JSON where the log is; never raises."""
+    line = _event("error", text) if log_format == "json" else f"ladle serve: {text}"
     with contextlib.suppress(OSError, ValueError):
-        print(f"ladle serve: {text}", file=sys.stderr, flush=True)
+        print(line, file=log_stream(), flush=True)
+
+
+def _event(level: str, text: str) -> str:
+    now = utc(time.time())
+    return json.dumps({"time": now, "level": level, "logger": "ladle", "message": text})
 
 
 def flush() -> None:
@@ -111,12 +118,12 @@ def flush() -> None:
 
 
 def _turn_lines_to_json(arguments: list[str]) -> TextIO:
-    """Put a process behind descriptor 2, and return a stream on what was there before.
+    """Put a process behind descriptors 1 and 2, and return a stream on what 2 was before.
 
     Raises:
         OSError: The system has no process or descriptor for it.
     """
-    before = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    before, output = _copy_of(2), _copy_of(1)
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _LINES_TO_JSON, *arguments],
         stdin=subprocess.PIPE,
@@ -125,6 +132,17 @@ def _turn_lines_to_json(arguments: list[str]) -> TextIO:
         start_new_session=True,  # signals to the server are not for it: it ends after the last line
     )
     assert process.stdin is not None
-    os.dup2(process.stdin.fileno(), 2)
+    sys.stdout.flush()
+    for number in (1, 2):
+        os.dup2(process.stdin.fileno(), number)
     process.stdin.close()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # lines as they are printed, and whole
+    _Output.own = output
     return before
+
+
+def _copy_of(number: int) -> TextIO:
+    """Return a stream on what a descriptor is now, whatever becomes of the descriptor."""
+    copy = os.dup(number)
+    return os.fdopen(copy, "w", buffering=1, encoding="utf-8", errors="backslashreplace")

@@ -229,7 +229,11 @@ class _Starting:
 
 
 class _Signals:
-    """The first SIGTERM or Ctrl-C is an event, the second ends the process at once."""
+    """The first SIGTERM or Ctrl-C is a Stop, the second ends the process at once.
+
+    SIGHUP is a Stop too, and never more than that: a terminal that goes sends it, and systemd's
+    `SendSIGHUP` sends it right after SIGTERM.
+    """
 
     def __init__(self, events: Events, log_format: str) -> None:
         self._came = False
@@ -237,6 +241,9 @@ class _Signals:
         self._log_format = log_format
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._received)
+        # Of a server under nohup a terminal that goes wants nothing.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._hung_up)
 
     def _received(self, number: int, _: object) -> None:
         if self._came:
@@ -244,6 +251,9 @@ class _Signals:
             leave(0)
         self._came = True
         self._events.put(Stop(lame_duck=number != signal.SIGINT))
+
+    def _hung_up(self, _number: int, _: object) -> None:
+        self._events.put(Stop(lame_duck=True))
 
 
 def listening(address: str) -> str:

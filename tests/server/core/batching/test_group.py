@@ -263,7 +263,7 @@ def test_a_caller_that_goes_does_not_make_batches_look_wrong() -> None:
     assert batching.submit_alike(DOUBLE, rows(1)[0], ("y",), another)
     served(another)
     assert batching.wait_until_idle(TIMEOUT_S)
-    assert batching.comparisons == compared + 1
+    assert batching.comparisons > compared
     assert standing() is Standing.BATCHED
     batching.close()
 

@@ -49,8 +49,9 @@ class Harness:
         signature: Signature = DOUBLE,
         options: BatchOptions | None = None,
         said_by: str = "",
+        signatures: tuple[Signature, ...] = (),
     ) -> None:
-        self.model = FakeServable(function, (signature,))
+        self.model = FakeServable(function, signatures or (signature,))
         self.signature = signature
         self.function = function
         self.batching = BatchingServable(
@@ -181,6 +182,108 @@ def test_it_is_found_in_batches_of_requests_that_come_as_one(make: Make) -> None
         assert harness.batching.wait_until_idle(TIMEOUT_S)
 
     assert harness.standing() is Standing.ALONE
+
+
+def test_a_mix_that_shows_only_in_larger_batches_never_reaches_a_caller(make: Make) -> None:
+    """Callers get no larger batches than have been compared."""
+
+    def large(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return centered(inputs) if len(inputs["x"]) > 40 else row_wise(inputs)
+
+    harness = make(large)
+    for _ in range(6 * PROOF):
+        harness.burst(*({"x": harness.rows(1)} for _ in range(64)))
+
+    status = harness.batching.standings()[NAME]
+    assert status.standing is Standing.ALONE
+    assert "output 'y' was " in status.reason
+
+
+def test_batches_grow_with_what_callers_send_up_to_the_most(make: Make) -> None:
+    harness = make(row_wise, options=BatchOptions(max_batch_size=50))
+    for _ in range(6 * PROOF):
+        harness.burst(*({"x": harness.rows(1)} for _ in range(5)))
+    assert harness.standing() is Standing.BATCHED
+    assert max(harness.model.batches) <= 16, "nobody sends more at a time"
+
+    for _ in range(6 * PROOF):
+        harness.burst(*({"x": harness.rows(1)} for _ in range(80)))
+
+    assert harness.standing() is Standing.BATCHED
+    assert max(harness.model.batches) == 50
+
+
+@pytest.mark.parametrize("failure", [ServingError("at most 20"), ResourceExhausted("no memory")])
+def test_where_a_larger_batch_fails_batches_stay_as_large_as_they_were(
+    make: Make, caplog: pytest.LogCaptureFixture, failure: ServingError
+) -> None:
+    caplog.set_level("INFO")
+
+    def small(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        if len(inputs["x"]) > 20:
+            raise failure
+        return row_wise(inputs)
+
+    harness = make(small)
+    for _ in range(6 * PROOF):
+        harness.burst(*({"x": harness.rows(1)} for _ in range(40)))
+
+    assert harness.standing() is Standing.BATCHED
+    assert sum(rows > 20 for rows in harness.model.batches) == 1
+    assert caplog.text.count("batches stay as large as they are") == 1
+
+
+def test_each_signature_has_its_own_share_of_comparisons(make: Make) -> None:
+    """Else signatures that take turns could be compared never."""
+    mixes: list[bool] = []
+
+    def late(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return centered(inputs) if mixes else row_wise(inputs)
+
+    other = replace(DOUBLE, name="other")
+    harness = make(late, signatures=(DOUBLE, other))
+    for signature in (DOUBLE, other):
+        harness.signature = signature
+        harness.bursts(3 * PROOF)
+    mixes.append(True)
+    for _ in range(100):
+        for signature in (DOUBLE, other):
+            harness.model.hold()
+            answers = [send(harness.batching, signature, x=harness.rows(1)) for _ in range(8)]
+            harness.model.release()
+            for answer in answers:
+                answer.result(TIMEOUT_S)
+            assert harness.batching.wait_until_idle(TIMEOUT_S)
+
+    standings = harness.batching.standings()
+    assert {standings[name].standing for name in (NAME, "other")} == {Standing.ALONE}
+
+
+def test_an_output_with_other_rows_marks_a_signature_at_once(make: Make) -> None:
+    """Its rows are not those of the request, though they may be as many by chance."""
+    harness = make(lambda inputs: {"y": inputs["x"][inputs["x"][:, 0] > 0]})
+    harness.burst({"x": np.array([[1, 2], [-1, 2]], np.float32)})
+
+    status = harness.batching.standings()[NAME]
+    assert status == (
+        Standing.ALONE,
+        "output 'y': expected 2 rows for a batch of as many, got shape [1, 2]",
+    )
+
+
+def test_what_waits_when_nobody_vouches_any_more_runs_alone(make: Make) -> None:
+    harness = make(centered, said_by="batching_params.pbtxt")
+    harness.model.hold()
+    first = send(harness.batching, DOUBLE, x=harness.rows(1))
+    harness.model.wait_until_running()
+    requests = [harness.rows(2) for _ in range(4)]
+    answers = [send(harness.batching, DOUBLE, x=x) for x in requests]
+    harness.batching.configure(BatchOptions(), "")
+    harness.model.release()
+
+    first.result(TIMEOUT_S)
+    for x, answer in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(answer.result(TIMEOUT_S)["y"], centered({"x": x})["y"])
 
 
 def test_equal_requests_prove_nothing(make: Make) -> None:

@@ -22,7 +22,7 @@ def trust(signature: Signature = DOUBLE, **options: object) -> Trust:
 
 def prove(proved: Trust, signature: Signature = DOUBLE, *outputs: str) -> None:
     for _ in range(PROOF):
-        proved.agreed(signature, outputs or OUTPUTS)
+        proved.agreed(signature, outputs or OUTPUTS, 8)
 
 
 def test_a_signature_is_batched_after_enough_comparisons_and_not_before() -> None:
@@ -30,11 +30,24 @@ def test_a_signature_is_batched_after_enough_comparisons_and_not_before() -> Non
     news = []
     for _ in range(PROOF):
         assert tried.standing(DOUBLE, OUTPUTS) is Standing.ON_TRIAL
-        news.append(tried.agreed(DOUBLE, OUTPUTS))
+        news.append(tried.agreed(DOUBLE, OUTPUTS, 8))
 
     assert tried.standing(DOUBLE, OUTPUTS) is Standing.BATCHED
     assert news == [False] * (PROOF - 1) + [True]
     assert tried.status()["serving_default"].reason.startswith(f"{PROOF} batches")
+
+
+def test_batches_have_no_more_rows_than_were_compared() -> None:
+    tried = trust(TWO, card=("serving_default",))
+    assert tried.most_rows(TWO, ("y",)) is None, "none runs in a batch"
+    for rows in (2, 16, 3, 0):
+        tried.agreed(TWO, ("y",), rows)
+    tried.agreed(TWO, ("z",), 4)
+
+    assert tried.most_rows(TWO, ("y",)) == 16
+    assert tried.most_rows(TWO, ("y", "z")) == 4
+    assert tried.most_rows(TWO, ("other",)) == 1
+    assert tried.most_rows(DOUBLE, OUTPUTS) is None, "the card vouches for it"
 
 
 def test_one_difference_is_final() -> None:
@@ -96,7 +109,7 @@ def test_combinations_that_callers_choose_are_bounded() -> None:
     combinations = [replace(BOTH, name=f"a\0{n}", parts=("a", str(n))) for n in range(1000)]
     for each in combinations:
         if tried.standing(each, OUTPUTS) is Standing.ON_TRIAL:
-            tried.agreed(each, OUTPUTS)
+            tried.agreed(each, OUTPUTS, 8)
 
     on_trial = [c for c in combinations if tried.standing(c, OUTPUTS) is Standing.ON_TRIAL]
     assert 0 < len(on_trial) < 100
@@ -116,7 +129,7 @@ def test_standings_only_ever_take_the_ways_of_the_table(
     for event in events:
         match event.split():
             case ["agree", *agreed]:
-                record = record.with_agreement(agreed)
+                record = record.with_agreement(agreed, 8)
             case ["differ"]:
                 record = record.with_difference("why")
             case _:

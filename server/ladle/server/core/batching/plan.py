@@ -153,7 +153,11 @@ def in_turn(waiting: Sequence[Collection[R]], now: float, aging_s: float) -> Ite
 
 
 def decide(
-    waiting: Iterable[T], running: int, now: float, options: BatchOptions
+    waiting: Iterable[T],
+    running: int,
+    now: float,
+    options: BatchOptions,
+    most_rows: int | None = None,
 ) -> RunNow[T] | WaitUntil | None:
     """Return what a queue should do next; None: nothing, until something comes or ends.
 
@@ -163,10 +167,14 @@ def decide(
         running: how many of the queue's batches run.
         now: the time on the clock of `arrived`.
         options: how batches form.
+        most_rows: rows in a batch at most, whatever the options allow; None adds no bound. A
+            request of more rows still runs by itself.
     """
     if running >= options.num_batch_threads:
         return None
     most = options.rows_in_a_batch
+    if most_rows is not None:
+        most = min(most, most_rows)
     batch: list[T] = []
     total = 0
     for task in waiting:

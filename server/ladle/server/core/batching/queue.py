@@ -369,12 +369,14 @@ class Queue:
                     self._earliest = min(self._earliest, task.deadline)
         return late
 
-    def next_batch(self, now: float, options: BatchOptions) -> list[TaskSlice] | WaitUntil | None:
+    def next_batch(
+        self, now: float, options: BatchOptions, most_rows: int | None = None
+    ) -> list[TaskSlice] | WaitUntil | None:
         """Take out what `decide` says is to run now, or return its answer."""
         waiting: Iterable[Task] = self.waiting
         if self._ranked is not None:
             waiting = in_turn(self._ranked, now, self._aging_s)
-        decision = decide(waiting, self.running, now, options)
+        decision = decide(waiting, self.running, now, options, most_rows)
         if not isinstance(decision, RunNow):
             return decision
         parts = []

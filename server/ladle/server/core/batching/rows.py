@@ -92,6 +92,17 @@ def merge_inputs(parts: Sequence[Arrays], rows: int, *, pads: bool) -> Arrays:
     return joined
 
 
+def why_rows_lost(outputs: Mapping[str, NDArray[Any]], rows: int) -> str:
+    """Return which output has not a row for each of so many that went in; empty if all have."""
+    for alias, array in outputs.items():
+        if not array.ndim or array.shape[0] != rows:
+            return (
+                f"output {alias!r}: expected {rows} rows for a batch of as many, "
+                f"got shape {list(array.shape)}"
+            )
+    return ""
+
+
 def split_outputs(
     results: Mapping[str, NDArray[Any]], counts: Sequence[int], rows: int
 ) -> list[Outputs]:
@@ -105,12 +116,8 @@ def split_outputs(
     Raises:
         RowsLost: An output has another number of rows.
     """
-    for alias, array in results.items():
-        if not array.ndim or array.shape[0] != rows:
-            raise RowsLost(
-                f"output {alias!r}: expected {rows} rows for a batch of as many, "
-                f"got shape {list(array.shape)}"
-            )
+    if why := why_rows_lost(results, rows):
+        raise RowsLost(why)
     split = []
     start = 0
     for count in counts:

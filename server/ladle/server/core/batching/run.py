@@ -71,7 +71,8 @@ class BatchRunner:
         """
         ended: list[Ended] = []
         standing = self._trust.standing(queue.signature, queue.key.outputs)
-        if not queue.key.alone and standing is Standing.ALONE:  # since the requests came
+        if not queue.key.alone and standing not in (Standing.VOUCHED, Standing.BATCHED):
+            # since the requests came: a batch has shown something, or nobody vouches any more
             wanted = self._still_wanted(list(parts), ended)
             alone = [one for part in wanted for one in part.in_parts(1)]
             return ended + [self._run_later_alone(queue, one) for one in alone]

@@ -317,7 +317,8 @@ class BatchScheduler:
             for task in queue.expired(now):
                 task.end()
                 expired.append(task)
-            taken = queue.next_batch(now, queue.options(self.options))
+            most_rows = None if self._trials is None else self._trials.most_rows(queue)
+            taken = queue.next_batch(now, queue.options(self.options), most_rows)
             if isinstance(taken, list):
                 # To the end: the other queues come first next time.
                 self._queues[queue.key] = self._queues.pop(queue.key)
@@ -341,7 +342,7 @@ class BatchScheduler:
             ended = [(part, error) for part in parts]
         self._capacity.batch_took(self._clock.now() - started)
         # Now: the requests' inputs go when they are over.
-        samples = [] if trials is None else trials.samples(queue, ended)
+        wanted = None if trials is None else trials.wanted(queue, ended, options)
         with self._lock:
             done, unwanted = complete(ended)
             over = [part.task for part in parts if isinstance(part, GroupSlice) and part.ended()]
@@ -354,5 +355,5 @@ class BatchScheduler:
                 # The next batch runs while this one's callers get their answers.
                 self._changed.notify()
         run_callbacks([*deliver(done), *[task.alike.over for task in over]])
-        if samples and trials is not None and options is not None:
-            trials.compare(queue, samples, options)
+        if wanted is not None and trials is not None and options is not None:
+            trials.compare(wanted, options)

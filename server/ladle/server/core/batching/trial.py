@@ -10,22 +10,23 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from ladle.server.core.batching.comparison import all_vary, difference
+from ladle.server.core.batching.comparison import all_vary
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.queue import Queue, QueueKey
-from ladle.server.core.batching.rows import Outputs, RowsLost, merge_inputs, split_outputs
+from ladle.server.core.batching.queue import Queue, TaskSlice
+from ladle.server.core.batching.rerun import Comparison, Inconclusive, Sample, repeated, run_again
+from ladle.server.core.batching.rows import Outputs, why_rows_lost
 from ladle.server.core.batching.run import Ended
 from ladle.server.core.batching.trust import Standing, Trust
-from ladle.server.core.errors import Code, ServingError
-from ladle.server.core.servable import Arrays, Model, Signature
+from ladle.server.core.servable import Model, Signature
 from ladle.server.core.servable_id import ServableId
 
 logger = logging.getLogger(__name__)
 
 SHARE = 64
-"""Of the batches of a signature that has proved itself, one in so many is compared."""
+"""Of the batches of a signature that has proved itself, one in so many is compared. Before that so
+many are compared as soon as there is time: what a trial did not meet may come soon after it."""
 
 # How many requests make a batch on trial, in turns.
 _SIZES = (2, 3, 5, 8)
@@ -36,29 +37,19 @@ _REST_AFTERWARDS = 49.0
 _MAX_HELD_BYTES = 8 << 20
 _MAX_KINDS = 16
 
-# These say that there was no room or no time, and nothing of the rows.
-_PASSING = frozenset(
-    (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED)
-)
 
+@dataclass
+class _Earned:
+    """What has become of a signature's batches that callers have the answers of."""
 
-class Sample(NamedTuple):
-    """A request that was answered."""
+    ran: int = 0
+    compared: int = 0
+    larger_failed: bool = False
 
-    inputs: Arrays
-    outputs: Outputs
-    rows: int
-    nbytes: int
-
-
-class _Comparison(NamedTuple):
-    """What a thread is to run once more."""
-
-    signature: Signature
-    key: QueueKey
-    samples: list[Sample]
-    padded: int
-    """Rows of the batch to run; 0 where the samples come from a batch, and are run alone."""
+    @property
+    def in_share(self) -> bool:
+        """Whether the batch that has run last is one of those that are compared in any case."""
+        return self.ran % SHARE == 1
 
 
 class Trials:
@@ -83,7 +74,7 @@ class Trials:
         self._held: dict[Hashable, list[Sample]] = {}
         self._held_bytes = 0
         self._turn = 0
-        self._batches = 0
+        self._earned: dict[str, _Earned] = {}  # for each signature; trust bounds how many
         self._rest_until = float("-inf")
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -100,50 +91,94 @@ class Trials:
                 why,
             )
 
-    def samples(self, queue: Queue, ended: Sequence[Ended]) -> list[Sample]:
-        """Return the answered requests of a batch that are to be compared."""
+    def most_rows(self, queue: Queue) -> int | None:
+        """Return how many rows a batch may have at most; None if any number may run together."""
+        return self._trust.most_rows(queue.signature, queue.key.outputs)
+
+    def wanted(
+        self, queue: Queue, ended: Sequence[Ended], options: BatchOptions | None
+    ) -> Comparison | None:
+        """Return which answered requests of a batch are to be compared, and how; None for none.
+
+        They are read now: their inputs go with them.
+        """
         for part, outcome in ended:
             if part.task.uneven and not isinstance(outcome, Exception):
                 self._unfit(queue.signature, part.task.uneven)
-        key = queue.key
-        if not key.on_trial and (
-            key.alone
-            or sum([part.requests for part, _ in ended]) < 2
-            or self._trust.standing(queue.signature, key.outputs) is not Standing.BATCHED
-            or not self._wants_batch()
-        ):
-            return []
-        return [
+        if options is None:
+            return None
+        larger = self._plan(queue, ended, options)
+        if larger is None:
+            return None
+        samples = [
             Sample(*sample)
             for part, outcome in ended
             if not isinstance(outcome, Exception)
             for sample in part.samples(outcome, _SIZES[-1])
         ]
+        return Comparison(queue.signature, queue.key, samples, larger) if samples else None
 
-    def compare(self, queue: Queue, samples: Sequence[Sample], options: BatchOptions) -> None:
-        """Have `samples` run once more, if there is time for it; returns at once."""
-        if not queue.key.on_trial:
-            self._ran_together(queue, samples)
-        elif self._trust.standing(queue.signature, queue.key.outputs) is Standing.ON_TRIAL:
-            self._ran_alone(queue, options, samples[0])
+    def compare(self, wanted: Comparison, options: BatchOptions) -> None:
+        """Have requests run once more, if there is time for it; returns at once."""
+        if wanted.key.on_trial:
+            self._ran_alone(wanted, options)
+        else:
+            self._ran_together(wanted)
 
-    def _wants_batch(self) -> bool:
-        """Count a batch that callers have answers of; whether this one is to be compared."""
-        with self._changed:
-            self._batches += 1
-            return self._batches % SHARE == 1 and self._is_free()
+    def _plan(self, queue: Queue, ended: Sequence[Ended], options: BatchOptions) -> int | None:
+        """Return how many rows a batch is to have that requests are compared with.
 
-    def _ran_alone(self, queue: Queue, options: BatchOptions, sample: Sample) -> None:
-        """Take a request that ran by itself; as soon as there are enough, they run together."""
+        0 stands for lone runs, or for a batch on trial, which has yet to gather. None: nothing is
+        to be compared.
+        """
+        key = queue.key
+        if not key.on_trial and (key.alone or self.most_rows(queue) is None):
+            return None
+        standing = self._trust.standing(queue.signature, key.outputs)
+        if standing is not (Standing.ON_TRIAL if key.on_trial else Standing.BATCHED):
+            return None
+        if len(ended) == 1 and (why := _rows_lost(*ended[0])):
+            self._unfit(queue.signature, why)
+            return None
         if self._thread is not None or self._now() < self._rest_until:
-            return  # without the lock: nearly always so
+            return None  # without the lock: nearly always so
+        if key.on_trial:
+            return 0
+        if sum([part.requests for part, _ in ended]) < 2:
+            return None
+        rows = sum([part.rows for part, _ in ended])
+        with self._changed:
+            earned = self._earned.setdefault(key.signature, _Earned())
+            earned.ran += 1
+            if self._is_free():
+                larger = 0 if earned.larger_failed else self._larger(queue, rows, options)
+                if larger and not earned.in_share:
+                    return larger
+                if earned.in_share or earned.compared < SHARE:
+                    return 0
+        return None
+
+    def _larger(self, queue: Queue, rows: int, options: BatchOptions) -> int:
+        """Return how many rows a batch is to be tried with, so that callers may have such.
+
+        It is twice the most that they may have, where they had a batch of more than half of that;
+        otherwise 0.
+        """
+        most, limit = self.most_rows(queue), options.rows_in_a_batch
+        if most is None or most >= limit or 2 * rows <= most:
+            return 0
+        return options.padded(min(2 * most, limit))
+
+    def _ran_alone(self, wanted: Comparison, options: BatchOptions) -> None:
+        """Take a request that ran by itself; as soon as there are enough, they run together."""
+        sample = wanted.samples[0]
         most = min(options.rows_in_a_batch // 2, 1 << 20)
         if sample.rows > most or sample.nbytes > _MAX_HELD_BYTES // 2:
             return
         with self._changed:
             if not self._is_free():
                 return
-            samples = self._hold(queue.key, sample)
+            samples = self._hold(wanted.key, sample)
             rows = sum(each.rows for each in samples)
             size = _SIZES[self._turn % len(_SIZES)]
             is_full = len(samples) >= 2 and (
@@ -153,24 +188,25 @@ class Trials:
             if len(samples) < size and not is_full:
                 return
             self._turn += 1
-            del self._held[queue.key]
+            del self._held[wanted.key]
             self._held_bytes -= sum(each.nbytes for each in samples)
             while rows > options.rows_in_a_batch and len(samples) > 2:
                 rows -= samples.pop().rows
-            padded = options.padded(rows)
-            self._start(_Comparison(queue.signature, queue.key, samples, padded))
+            self._start(wanted._replace(samples=samples, padded=options.padded(rows)))
 
-    def _ran_together(self, queue: Queue, samples: Sequence[Sample]) -> None:
-        """Take requests that ran in a batch: some of them run alone."""
+    def _ran_together(self, wanted: Comparison) -> None:
+        """Take requests that ran in a batch: some run alone, or in a larger one."""
         chosen: list[Sample] = []
         nbytes = 0
-        for sample in samples[: _SIZES[-1]]:
+        for sample in wanted.samples[: _SIZES[-1]]:
             nbytes += sample.nbytes
             if nbytes <= _MAX_HELD_BYTES:
                 chosen.append(sample)
+        if chosen and wanted.padded:
+            chosen = repeated(chosen, wanted.padded)
         with self._changed:
             if chosen and self._is_free():
-                self._start(_Comparison(queue.signature, queue.key, chosen, 0))
+                self._start(wanted._replace(samples=chosen))
 
     def wait(self, timeout_s: float) -> bool:
         """Block until no comparison is under way; False if the time is over before that."""
@@ -204,7 +240,7 @@ class Trials:
             self._held_bytes -= sum(each.nbytes for each in oldest)
         return samples
 
-    def _start(self, comparison: _Comparison) -> None:
+    def _start(self, comparison: Comparison) -> None:
         """Have a thread compare; the caller holds the lock."""
         thread = threading.Thread(
             target=self._compare, args=(comparison,), name="batch-trial", daemon=True
@@ -213,30 +249,46 @@ class Trials:
             thread.start()
             self._thread = thread
 
-    def _compare(self, comparison: _Comparison) -> None:
+    def _compare(self, comparison: Comparison) -> None:
         started = self._now()
         try:
-            found = self._difference(comparison)
-        except Exception:  # a fault of ours, or no room: it proves nothing
+            found = run_again(self._model, comparison, lambda: self._closing)
+        except Inconclusive as reason:
+            self._note_failure(comparison, reason)
+        except Exception:  # a fault of ours: it proves nothing
             logger.exception("a comparison of batches failed")
         else:
-            if found is not None:
-                self._note(comparison, found)
+            self._note(comparison, found)
         ended = self._now()
         on_trial = comparison.padded > 0
         rest = (ended - started) * (_REST_ON_TRIAL if on_trial else _REST_AFTERWARDS)
         with self._changed:
             self.compared += 1
+            if not comparison.key.on_trial:
+                self._earned[comparison.signature.name].compared += 1
             self._rest_until = ended + rest
             self._thread = None
             self._changed.notify_all()
 
-    def _note(self, comparison: _Comparison, found: str) -> None:
+    def _note_failure(self, comparison: Comparison, reason: Inconclusive) -> None:
+        signature = comparison.signature
+        if comparison.grows and not self._closing:
+            self._earned[signature.name].larger_failed = True
+            logger.info(
+                "batches stay as large as they are, since a larger one failed "
+                "model=%s version=%d signature=%s rows=%d reason=%s",
+                *self._id,
+                "+".join(signature.names),
+                comparison.padded,
+                reason,
+            )
+
+    def _note(self, comparison: Comparison, found: str) -> None:
         signature = comparison.signature
         if found:
             self._unfit(signature, found)
         elif all_vary([sample.inputs for sample in comparison.samples]) and self._trust.agreed(
-            signature, comparison.key.outputs
+            signature, comparison.key.outputs, comparison.padded
         ):
             logger.info(
                 "batches have the answers of lone runs, and are used from now on "
@@ -245,28 +297,10 @@ class Trials:
                 "+".join(signature.names),
             )
 
-    def _difference(self, comparison: _Comparison) -> str | None:
-        """Return what differs, nothing if the answers are alike, None if that could not be seen."""
-        signature, key, samples, padded = comparison
-        given = [sample.outputs for sample in samples]
-        try:
-            if not padded:
-                again = []
-                for sample in samples:
-                    if self._closing:
-                        return None
-                    again.append(self._model.run(signature, sample.inputs, key.outputs))
-                return difference(again, given) or ""
-            inputs = merge_inputs([sample.inputs for sample in samples], padded, pads=key.pads)
-            results = self._model.run(signature, inputs, key.outputs)
-            counts = [sample.rows for sample in samples]
-            return difference(given, split_outputs(results, counts, padded)) or ""
-        except RowsLost as error:
-            return str(error)
-        except MemoryError:
-            return None
-        except Exception as error:
-            if isinstance(error, ServingError) and error.code in _PASSING:
-                return None
-            ran, failed = ("alone", "in a batch") if padded else ("in a batch", "alone")
-            return f"what ran {ran} failed {failed}: {error}"
+
+def _rows_lost(part: TaskSlice, outcome: Outputs | Exception) -> str:
+    """Return which output of a request, or of some that are alike, has not a row for each row."""
+    if isinstance(outcome, Exception):
+        return ""
+    rows = part.task.size if part.requests == 1 and part.is_whole else part.rows
+    return why_rows_lost(outcome, rows)

@@ -4,6 +4,9 @@
     on trial, batched --a comparison differed, inputs of unequal rows--> alone
     vouched, on trial, batched --outputs without a row for each row--> alone
 
+Batches that were earned have no more rows than a comparison had that agreed: a model may mix rows
+in large batches alone.
+
 A signature of a stateful graph is alone from the start. What the user says comes before all of
 that, except for lost rows: then there is nothing that could be given to each caller.
 """
@@ -11,8 +14,8 @@ that, except for lost rows: then there is nothing that could be given to each ca
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,7 +36,7 @@ class Standing(Enum):
     ON_TRIAL = "on trial"
     """One by one. Some are run again in a batch afterwards, to compare the answers."""
     BATCHED = "batched"
-    """In batches, since comparisons have agreed. A small share is still compared."""
+    """In batches no larger than those compared. A small share is still compared."""
     ALONE = "alone"
     """One by one."""
 
@@ -70,23 +73,32 @@ class Record:
 
     agreed: Mapping[str, int] = field(default_factory=dict)
     """For each output, how many comparisons agreed in which every input varied."""
+    compared_rows: Mapping[str, int] = field(default_factory=dict)
+    """For each output, how many rows the largest batch had in a comparison that agreed."""
     difference: str = ""
     """Why batches change an answer; empty as long as none did."""
     lost_rows: str = ""
     """Why no batch can be split; empty as long as each could be."""
 
-    def with_agreement(self, outputs: Iterable[str]) -> Record:
-        """Return the record after one more comparison in which these outputs agreed."""
-        agreed = {**self.agreed, **{o: self.agreed.get(o, 0) + 1 for o in outputs}}
-        return Record(agreed, self.difference, self.lost_rows)
+    def with_agreement(self, outputs: Collection[str], rows: int) -> Record:
+        """Return the record after one more comparison in which these outputs agreed.
+
+        `rows` is how many the batch had that ran for it; 0 where it had run for callers.
+        """
+        compared = self.compared_rows
+        return replace(
+            self,
+            agreed={**self.agreed, **{o: self.agreed.get(o, 0) + 1 for o in outputs}},
+            compared_rows={**compared, **{o: max(compared.get(o, 0), rows) for o in outputs}},
+        )
 
     def with_difference(self, difference: str) -> Record:
         """Return the record after a difference; the first one stays."""
-        return Record(self.agreed, self.difference or difference, self.lost_rows)
+        return replace(self, difference=self.difference or difference)
 
     def with_lost_rows(self, why: str) -> Record:
         """Return the record after a batch that could not be split."""
-        return Record(self.agreed, self.difference, self.lost_rows or why)
+        return replace(self, lost_rows=self.lost_rows or why)
 
     def standing(self, outputs: Collection[str], first: Standing = Standing.ON_TRIAL) -> Standing:
         """Return how requests for these outputs run, where `first` was the standing before any."""
@@ -138,13 +150,25 @@ class Trust:
         first = self._first(signature).standing
         return first if record is None else record.standing(outputs, first)
 
-    def agreed(self, signature: Signature, outputs: Iterable[str]) -> bool:
-        """Note that a batch had the answers of lone runs; whether that was all that was missing."""
-        outputs = tuple(outputs)
+    def most_rows(self, signature: Signature, outputs: Collection[str]) -> int | None:
+        """Return how many rows a batch for these outputs may have: no more than were compared.
+
+        None: any number, because somebody vouches, or because none runs in a batch.
+        """
+        record = self._records.get(signature.name)
+        if record is None or not record.agreed:
+            return None
+        return max(1, min([record.compared_rows.get(output, 0) for output in outputs]))
+
+    def agreed(self, signature: Signature, outputs: Collection[str], rows: int) -> bool:
+        """Note that a batch had the answers of lone runs; whether that was all that was missing.
+
+        `rows` is as for `Record.with_agreement`.
+        """
         before = self.standing(signature, outputs)
         with self._lock:
             record = self._record(signature)
-            self._records[signature.name] = record.with_agreement(outputs)
+            self._records[signature.name] = record.with_agreement(outputs, rows)
         after = self.standing(signature, outputs)
         return before is Standing.ON_TRIAL and after is Standing.BATCHED
 
@@ -206,7 +230,9 @@ class Trust:
             case Standing.ALONE:
                 return Status(standing, record.lost_rows or record.difference)
             case Standing.BATCHED:
-                return Status(standing, f"{fewest} batches had the answers of lone runs")
+                rows = min(record.compared_rows.values())
+                why = f"{fewest} batches of up to {rows} rows had the answers of lone runs"
+                return Status(standing, why)
             case _:
                 return Status(
                     standing, f"{fewest} of {PROOF} batches had the answers of lone runs so far"

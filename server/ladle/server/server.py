@@ -15,6 +15,7 @@ from ladle.server.config import Config
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import ServingMap
+from ladle.server.core.machine.slices import ShortSlices
 from ladle.server.core.models.config import ModelConfig
 from ladle.server.core.models.model_set import Configured, ModelSet
 from ladle.server.core.observation import Observer
@@ -76,6 +77,7 @@ class Server:
         siblings: Siblings | None = None,
         open_store: Callable[[StoreUrl], Store] = open_store,
         listens: bool = True,
+        owns_process: bool = False,
     ) -> None:
         """Take how to make a servable of a version's folder; by default TensorFlow does.
 
@@ -88,6 +90,8 @@ class Server:
             siblings: the other workers, where this is one of several.
             open_store: returns the bucket of a URL, in which models lie.
             listens: whether there are ports at all; without, only who has `methods` can ask.
+            owns_process: whether the process is there for this server alone. Then it may change
+                what is the whole process's: how long threads keep Python's lock during a load.
 
         Raises:
             StartupError: A file that the config names is of no use.
@@ -126,6 +130,8 @@ class Server:
             config, lambda models: self._models.found(models), check, open_store
         )
         load = self._on_demand.measured(self._batching)
+        if owns_process:
+            load = ShortSlices().held()(load)
         self.manager = Manager(
             load, startup.manager_options(config), serving=serving, others=siblings
         )

@@ -149,7 +149,7 @@ def test_of_many_compiled_subsets_of_outputs_the_oldest_is_dropped(
     for outputs in (["y"], ["y2"], ["y", "y2"]):
         assert set(run(servable, "both", *outputs, x=x)) == set(outputs)
 
-    assert servable.compiled == [("both", ("y2",)), ("both", ("y", "y2"))]
+    assert servable.used == [("both", ("y2",)), ("both", ("y", "y2"))]
     servable.close()
 
 

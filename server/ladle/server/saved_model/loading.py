@@ -96,7 +96,7 @@ def _load(
         signatures = callable_signatures(servable_id, definitions, graph)
         signatures = without_python(servable_id, signatures, graph_def)
         signatures = with_state(signatures, graph_def, find_op_def)
-        missing = without_value(session, signatures.values())
+        missing = without_value(session, signatures.values(), meta_graph)
         all_dimensions = needs_all_dimensions(graph_def)
         if not missing:
             return SavedModelServable(

@@ -55,10 +55,14 @@ class SavedModelServable:
         self._all_dimensions = all_dimensions
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, tuple[str, ...]], _Callable] = {}
+        self._not_run: dict[tuple[str, tuple[str, ...]], _Callable] = {}  # compiled beforehand
 
     @property
-    def compiled(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The signatures, with the outputs wanted, that need no compiling; the oldest first."""
+    def used(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The signatures, with the outputs wanted, that have run and need no compiling.
+
+        The oldest come first.
+        """
         return list(self._callables)
 
     def run(
@@ -85,14 +89,42 @@ class SavedModelServable:
             raise explained(serving_error(error), signature, inputs) from error
         return {alias: _array(result) for alias, result in zip(outputs, results, strict=True)}
 
+    def compile(self, signature: Signature, outputs: tuple[str, ...]) -> None:
+        """Compile the signature for these outputs, so that the first run need not; blocks.
+
+        Raises:
+            ServingError: No answer can carry one of them, or TensorFlow can't compile it.
+        """
+        key = signature.name, outputs
+        try:
+            with self._lock:
+                room = _MAX_CALLABLES - len(self._callables) - len(self._not_run)
+                if room > 0 and key not in self._callables and key not in self._not_run:
+                    self._not_run[key] = self._compiled(signature, outputs)
+        except Exception as error:
+            raise serving_error(error) from error
+
     def close(self) -> None:
         """Close the session and give its memory back to the system."""
         self._callables.clear()
+        self._not_run.clear()
         self._session.close()
         del self._session
         give_back()
 
     def _make_callable(self, signature: Signature, outputs: tuple[str, ...]) -> _Callable:
+        key = signature.name, outputs
+        with self._lock:
+            call = self._callables.get(key)  # another thread may have made it meanwhile
+            if call is None:
+                call = self._not_run.pop(key, None) or self._compiled(signature, outputs)
+                while len(self._callables) + len(self._not_run) >= _MAX_CALLABLES:
+                    oldest = self._not_run or self._callables
+                    oldest.pop(next(iter(oldest)))
+                self._callables[key] = call
+            return call
+
+    def _compiled(self, signature: Signature, outputs: tuple[str, ...]) -> _Callable:
         from tensorflow.core.protobuf import config_pb2
 
         specs = [signature.outputs[alias] for alias in outputs]
@@ -109,15 +141,9 @@ class SavedModelServable:
         if self._run_inline:
             # -1 is the caller's own thread: with one batch at a time a second pool only adds hops.
             options.run_options.inter_op_thread_pool = -1
-        with self._lock:
-            if len(self._callables) >= _MAX_CALLABLES:
-                self._callables.pop(next(iter(self._callables)))
-            call: _Callable = self._session._make_callable_from_options(options)
-            quantized = [_quantized(spec.data_type) for spec in specs]
-            if any(quantized):
-                call = _retyped(call, quantized)
-            self._callables[signature.name, outputs] = call
-        return call
+        call: _Callable = self._session._make_callable_from_options(options)
+        quantized = [_quantized(spec.data_type) for spec in specs]
+        return _retyped(call, quantized) if any(quantized) else call
 
 
 def refuse_missing_dimensions(signature: Signature, inputs: Arrays) -> None:

@@ -18,6 +18,7 @@ from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.profiler import Recorder
 from ladle.server.settings.batching_parameters import BatchingLoader
 from ladle.server.settings.platform_config import PlatformConfig
+from ladle.server.warmup.compiling import CompilingAsBefore
 from ladle.server.warmup.replay import WarmupOptions, warm_up
 from ladle.server.wiring import triton
 from ladle.server.wiring.startup import StartupError, batching_config
@@ -37,7 +38,7 @@ def batching_loader(
     load = _with_signature(load)
     if config.enable_model_warmup:
         load = _warmed(load, config, batch_options, observer)
-    load = _observed(load, observer)
+    load = _observed(CompilingAsBefore(load), observer)
     batching = BatchingLoader(load, batching_config(config, platform), observer=observer)
     return batching
 

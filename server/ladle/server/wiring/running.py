@@ -108,7 +108,7 @@ def make_server(config: Config) -> Server:
     """Return a server of its own; imports all that it needs."""
     from ladle.server.server import Server
 
-    return Server(config)
+    return Server(config, owns_process=True)
 
 
 def run(

@@ -60,7 +60,7 @@ def _serve(channel: Channel, first: Message) -> None:
     def make(config: Config) -> Server:
         from ladle.server.server import Server
 
-        return Server(config, passed=sockets, siblings=siblings)
+        return Server(config, passed=sockets, siblings=siblings, owns_process=True)
 
     channel.start(handle, gone)
     try:

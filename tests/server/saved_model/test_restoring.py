@@ -1,0 +1,177 @@
+"""Which variables surely have a value after restoring is read off the graph, and never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import spec
+
+from ladle.protos.graphs.restoring import restored_variables
+from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.saved_model.variables import without_value
+
+
+def node(op: str, name: str, *inputs: str, calls: str = "") -> str:
+    attr = f'attr {{ key: "f" value {{ func {{ name: "{calls}" }} }} }}' if calls else ""
+    named = " ".join(f'input: "{each}"' for each in inputs)
+    return f'{{ op: "{op}" name: "{name}" {named} {attr} }}'
+
+
+def function(name: str, arguments: str, *body: str, ends_with: str) -> str:
+    args = " ".join(f'input_arg {{ name: "{each}" }}' for each in arguments)
+    nodes = " ".join(f"node_def {each}" for each in body)
+    end = f'control_ret {{ key: "end" value: "{ends_with}" }}'
+    return f'function {{ signature {{ name: "{name}" {args} }} {nodes} {end} }}'
+
+
+V, W = node("VarHandleOp", "v"), node("VarHandleOp", "w")
+ASSIGN = node("AssignVariableOp", "assign", "b", "restored:tensors:0")
+CALL = node("StatefulPartitionedCall", "restore", "path", "v", "w", calls="f")
+F = function("f", "pab", ASSIGN, ends_with="assign")
+
+CASES = {
+    "directly": (
+        [V, node("AssignVariableOp", "a", "v", "x"), node("NoOp", "restore", "^a")],
+        [],
+        {"v"},
+    ),
+    "a reference": (
+        [node("VariableV2", "v"), node("Assign", "a", "v:0", "x"), node("NoOp", "restore", "^a")],
+        [],
+        {"v"},
+    ),
+    "one that is not asked for": (
+        [V, node("AssignVariableOp", "a", "v", "x"), node("NoOp", "restore")],
+        [],
+        set(),
+    ),
+    "in a branch": (
+        [
+            V,
+            node("Switch", "s", "x", "x"),
+            node("AssignVariableOp", "a", "v", "s:1"),
+            node("NoOp", "restore", "^a"),
+        ],
+        [],
+        set(),
+    ),
+    "and destroyed": (
+        [
+            V,
+            node("AssignVariableOp", "a", "v", "x"),
+            node("DestroyResourceOp", "d", "v", "^a"),
+            node("NoOp", "restore", "^d"),
+        ],
+        [],
+        set(),
+    ),
+    "in a function": ([V, W, CALL], [F], {"w"}),
+    "in a function, and not asked for": (
+        [V, W, CALL],
+        [function("f", "pab", ASSIGN, node("NoOp", "end"), ends_with="end")],
+        set(),
+    ),
+    "in a function that a function calls": (
+        [V, W, CALL],
+        [
+            F.replace('name: "f"', 'name: "g"'),
+            function(
+                "f",
+                "pab",
+                node("StatefulPartitionedCall", "call", "p", "b", "a", calls="g"),
+                ends_with="call",
+            ),
+        ],
+        {"v"},
+    ),
+    "in a function that calls itself": (
+        [V, W, CALL],
+        [
+            function(
+                "f",
+                "pab",
+                node("StatefulPartitionedCall", "call", "p", "b", "a", calls="f"),
+                node("StatefulPartitionedCall", "again", "p", "a", "b", "^call", calls="f"),
+                ends_with="again",
+            )
+        ],
+        set(),
+    ),
+    "in a branch of a function": (
+        [V, W, CALL],
+        [
+            F.replace('name: "f"', 'name: "g"'),
+            function("f", "pab", node("If", "if", "p", "a", "b", calls="g"), ends_with="if"),
+        ],
+        set(),
+    ),
+    "in a function that is not there": ([V, W, CALL], [], set()),
+    "something that is no variable": (
+        [node("Placeholder", "v"), node("AssignVariableOp", "restore", "v", "x")],
+        [],
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_surely_assigned_counts(case: str) -> None:
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+
+    nodes, functions, restored = CASES[case]
+    graph = " ".join(f"node {each}" for each in nodes)
+    library = f"library {{ {' '.join(functions)} }}"
+    text = f'graph_def {{ {graph} {library} }} saver_def {{ restore_op_name: "restore" }}'
+
+    assert restored_variables(text_format.Parse(text, MetaGraphDef())) == restored
+
+
+class NeverAsked:
+    """A session that nothing may ask."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the session was asked for {name}")
+
+
+def meta_graph(folder: Path) -> Any:
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    return SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
+
+
+@pytest.mark.parametrize("name", ["half_plus_two", "half_plus_two_tf2", "oddities"])
+def test_of_models_that_tensorflow_writes_the_session_is_not_asked(
+    name: str, written_models: Path
+) -> None:
+    graph = meta_graph(written_models / name / "1")
+    outputs = {
+        info.name: TensorSpec(1, None, feed_name=info.name)
+        for definition in graph.signature_def.values()
+        for info in definition.outputs.values()
+        if info.name
+    }
+    assert outputs
+
+    assert without_value(NeverAsked(), [Signature("f", {"x": spec(-1)}, outputs)], graph) == []
+
+
+def test_what_the_saver_does_not_name_is_not_restored(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    tf1 = tf.compat.v1
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        for use_resource in (True, False):
+            for name in ("saved", "left_out"):
+                tf1.get_variable(
+                    f"{name}_{use_resource}", initializer=1.0, use_resource=use_resource
+                )
+        session.run(tf1.global_variables_initializer())
+        saved = [v for v in tf1.global_variables() if v.op.name.startswith("saved")]
+        builder = tf1.saved_model.Builder(str(tmp_path / "1"))
+        builder.add_meta_graph_and_variables(session, ["serve"], saver=tf1.train.Saver(saved))
+        builder.save()
+
+    assert restored_variables(meta_graph(tmp_path / "1")) == {"saved_True", "saved_False"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from process import SERVER_CPU
 
 _MAX_CONNECTIONS = 4
 _LONGEST_S = 600
+_NO_ANSWER = "-1"
+"""The status that h2load notes of a request that failed."""
 _GRPC = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 _HTTP1 = ("--h1", "-H", "content-type: application/octet-stream")
 
@@ -33,6 +36,8 @@ class Load:
     """Sorted."""
     body_bytes: int
     """What the bodies of the answers came to; headers and trailers don't count."""
+    failed: int = 0
+    """Requests that had no answer, and no latency."""
 
     def percentile_ms(self, percent: float) -> float:
         """Return the latency that so many percent of the requests stayed below."""
@@ -134,25 +139,35 @@ class Sending:
         """Whether it has ended by itself."""
         return self._process.poll() is not None
 
-    def result(self) -> Load:
+    def result(self, *, may_fail: bool = False) -> Load:
         """Wait for its end, and return what came of it.
 
         Raises:
-            Failed: A request failed, or it takes too long.
+            Failed: It takes too long, or a request failed and none may.
         """
         try:
             said = self._process.communicate(timeout=_LONGEST_S)[0]
         except subprocess.TimeoutExpired:
             raise Failed(f"the load was not answered within {_LONGEST_S} s") from None
-        if " 0 failed" not in said or " 0 succeeded" in said:
+        if may_fail and " 0 succeeded" in said:
+            return Load(0, 0.0, [math.inf], 0, failed=1)
+        if " 0 succeeded" in said or (" 0 failed" not in said and not may_fail):
             raise Failed(f"h2load failed:\n{said}")
         lines = [line.split("\t") for line in self._log.read_text().splitlines()]
+        ended = len(lines)
+        lines = [line for line in lines if line[1] != _NO_ANSWER]
         starts = [int(start) / 1e6 for start, _, _ in lines]
         latencies = [int(took) / 1e6 for _, _, took in lines]
         ends = [start + took for start, took in zip(starts, latencies, strict=True)]
         traffic = re.search(r"\((\d+)\) data$", said, re.MULTILINE)
         assert traffic is not None
-        return Load(len(lines), max(ends) - min(starts), sorted(latencies), int(traffic[1]))
+        return Load(
+            len(lines),
+            max(ends) - min(starts),
+            sorted(latencies),
+            int(traffic[1]),
+            failed=ended - len(lines),
+        )
 
 
 def framed(message: bytes) -> bytes:

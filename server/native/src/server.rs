@@ -1,6 +1,6 @@
 //! Network threads, each with connections of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{poll_fn, Future};
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{spawn_local, LocalSet};
+use tokio::task::{spawn_local, yield_now, LocalSet};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -30,6 +30,8 @@ use crate::status::Status;
 
 /// Without a descriptor to be had, the next try to accept a connection comes after so long.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
+/// After so many new connections those that there are have their turn.
+const MOST_IN_A_ROW: u32 = 16;
 /// Threads that inflate large messages, beside each network thread.
 const INFLATING: usize = 2;
 
@@ -316,7 +318,7 @@ impl Network {
         let outbox = Arc::clone(&thread.outbox);
         spawn_local(async move { outbox.deliver().await });
         let others = Rc::new(others);
-        let next = Rc::new(RefCell::new(0));
+        let next = Rc::new(Cell::new(0));
         for listener in listeners {
             let (others, next, phase) = (Rc::clone(&others), Rc::clone(&next), self.phase.clone());
             spawn_local(async move {
@@ -393,7 +395,7 @@ impl Network {
 async fn accept(
     listener: Listener,
     others: &[mpsc::UnboundedSender<Accepted>],
-    next: &RefCell<usize>,
+    next: &Cell<usize>,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     enum Open {
@@ -410,6 +412,7 @@ async fn accept(
             Open::Unix(tokio::net::UnixListener::from_std(listener)?)
         }
     };
+    let mut in_a_row = 0;
     loop {
         let connected = async {
             match &open {
@@ -430,11 +433,16 @@ async fn accept(
         };
         match accepted {
             Ok(accepted) => {
-                let mut turn = next.borrow_mut();
-                *turn = (*turn + 1) % others.len().max(1);
-                if let Some(thread) = others.get(*turn) {
+                let turn = (next.get() + 1) % others.len().max(1);
+                next.set(turn);
+                if let Some(thread) = others.get(turn) {
                     // Fails where the thread has ended, and then the connection ends with it.
                     drop(thread.send(accepted));
+                }
+                in_a_row += 1;
+                if in_a_row == MOST_IN_A_ROW {
+                    in_a_row = 0;
+                    yield_now().await;
                 }
             }
             // The caller has gone already, or there is no descriptor for it.

@@ -10,6 +10,9 @@
 //! that does so.
 
 use std::ops::Range;
+use std::time::Instant;
+
+use super::flood::Credit;
 
 /// Length, kind, flags and stream.
 const FRAME_HEAD: usize = 9;
@@ -35,6 +38,8 @@ pub struct Frames {
     max_frame_size: usize,
     /// How many bytes of the frame that has begun are still to come.
     left: usize,
+    /// What the caller may still send that brings no request.
+    pub credit: Credit,
 }
 
 impl Frames {
@@ -43,6 +48,7 @@ impl Frames {
         Self {
             max_frame_size,
             left: 0,
+            credit: Credit::new(Instant::now()),
         }
     }
 
@@ -57,7 +63,7 @@ impl Frames {
             self.left -= piece;
             at += piece;
             let rest = rest.get(piece..).unwrap_or_default();
-            let Some(&[a, b, c, kind, ..]) = rest.first_chunk::<FRAME_HEAD>() else {
+            let Some(&[a, b, c, kind, flags, ..]) = rest.first_chunk::<FRAME_HEAD>() else {
                 return at;
             };
             let length = FRAME_HEAD + u32::from_be_bytes([0, a, b, c]) as usize;
@@ -67,6 +73,7 @@ impl Frames {
                     _ => return at,
                 }
             }
+            self.credit.came(kind, flags, length);
             self.left = length;
         }
     }
@@ -83,6 +90,7 @@ impl Frames {
             let Some((mended, length)) = whole_frame(rest) else {
                 break;
             };
+            self.credit.came(HEADERS, 0, length);
             ready.extend_from_slice(&mended);
             at += length;
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -57,6 +58,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
                 ready!(Pin::new(&mut this.io).poll_read(context, into))?;
                 let came = into.filled().get(before..).unwrap_or_default();
                 let passing = this.frames.passing(came);
+                if this.frames.credit.is_spent(Instant::now) {
+                    return Poll::Ready(Err(flooded()));
+                }
                 if passing == came.len() {
                     return Poll::Ready(Ok(()));
                 }
@@ -72,6 +76,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
                 this.held.extend_from_slice(piece.filled());
             }
             this.frames.release(&mut this.held, &mut this.ready);
+            if this.frames.credit.is_spent(Instant::now) {
+                return Poll::Ready(Err(flooded()));
+            }
             if this.held.is_empty() {
                 this.held = Vec::new();
             }
@@ -88,7 +95,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Greeted<I> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.io).poll_write(context, bytes))?;
+        self.frames.credit.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -96,7 +105,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Greeted<I> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(context, pieces))?;
+        self.frames.credit.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -110,4 +121,12 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Greeted<I> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
     }
+}
+
+/// The end of a connection whose caller sends frames for their own sake.
+fn flooded() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "more frames than requests and answers need",
+    )
 }

@@ -1,6 +1,7 @@
 //! One connection: its first bytes, its age, and its end.
 
 pub mod authority;
+mod flood;
 mod greeted;
 pub mod greeting;
 pub mod sending;

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from fakes import TIMEOUT_S
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
-END_STREAM, END_HEADERS, ACK = 1, 4, 1
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
+WINDOW_UPDATE, CONTINUATION = 8, 9
+END_STREAM, END_HEADERS, PADDED, ACK = 1, 4, 8, 1
 ENHANCE_YOUR_CALM = 11
+HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE = 1, 4
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -19,9 +21,31 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
+def setting(name: int, value: int) -> bytes:
+    """A SETTINGS frame with one setting."""
+    return frame(SETTINGS, 0, 0, struct.pack(">HI", name, value))
+
+
+def window_update(stream: int, size: int) -> bytes:
+    """A WINDOW_UPDATE frame; stream 0 is the connection."""
+    return frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size))
+
+
 def literal(name: str, value: str) -> bytes:
-    """A header field of HPACK, without index; both texts are short."""
-    return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    """A header field of HPACK, without index."""
+    return b"\x00" + _text(name) + _text(value)
+
+
+def _text(text: str) -> bytes:
+    """A text of HPACK, not packed (RFC 7541, section 5.2)."""
+    raw = text.encode("latin-1")
+    if len(raw) < 0x7F:
+        return bytes([len(raw)]) + raw
+    length, rest = b"\x7f", len(raw) - 0x7F
+    while rest >= 0x80:
+        length += bytes([rest & 0x7F | 0x80])
+        rest >>= 7
+    return length + bytes([rest]) + raw
 
 
 def headers(path: str, **more: str) -> bytes:
@@ -46,8 +70,9 @@ def message(payload: bytes) -> bytes:
 class Connection:
     """A caller on a plain socket."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+    def __init__(self, port: int, timeout_s: float = TIMEOUT_S) -> None:
+        """`timeout_s` bounds each wait for the server to take or to send something."""
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout_s)
         self.send(PREFACE + frame(SETTINGS, 0, 0))
 
     def __enter__(self) -> Connection:
@@ -60,6 +85,10 @@ class Connection:
         """Send frames."""
         self._socket.sendall(frames)
 
+    def half_close(self) -> None:
+        """Say that nothing more will be sent."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Kind, flags, stream and payload of each frame that comes, until the connection ends."""
         while (head := self._exactly(9)) is not None:
@@ -70,6 +99,11 @@ class Connection:
     def wait_for(self, kind: int) -> bytes:
         """Return the payload of the next frame of a kind."""
         return next(payload for each, _, _, payload in self.frames() if each == kind)
+
+    def read_to_the_end(self) -> None:
+        """Read until the server ends the connection."""
+        for _ in self.frames():
+            pass
 
     def _exactly(self, size: int) -> bytes | None:
         read = b""

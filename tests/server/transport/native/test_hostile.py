@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -14,27 +15,32 @@ from typing import Any
 import grpc
 import pytest
 from fakes import TIMEOUT_S, until
+from server.transport.native.harms import harms
 from server.transport.native.http2 import (
     DATA,
     END_HEADERS,
     END_STREAM,
     HEADERS,
     PING,
-    SETTINGS,
+    PRIORITY,
     Connection,
     frame,
     headers,
-    literal,
     message,
+    window_update,
 )
 from transports import TRANSPORTS, LimitedTransport, require
 
 from ladle.server.call import Call, NonBlocking
 from ladle.server.limits import ByteBudget, Limits
 
+LISTS_DESCRIPTORS = Path("/proc/self/fd").exists()
+ROOM = 1 << 20
+HARMS = harms("/a/B", b"x" * 1000, ROOM)
 SERVER = """
 import os, resource, sys
 from ladle.server.call import NonBlocking
+from ladle.server.limits import ByteBudget, Limits
 from ladle.server.transport.native.transport import NativeTransport
 
 transport = NativeTransport(
@@ -43,6 +49,8 @@ transport = NativeTransport(
         "/a/Silent": NonBlocking(lambda call: print("came", flush=True)),
     },
     max_threads=1,
+    limits=Limits(1 << 20, ByteBudget(1 << 20)),
+    compressed_requests=True,
 )
 port = transport.listen("127.0.0.1:0")
 transport.start()
@@ -60,8 +68,12 @@ def echo(call: Call) -> None:
 @pytest.fixture
 def server() -> Iterator[tuple[LimitedTransport, int]]:
     require("native")
-    limits = Limits(1 << 20, ByteBudget(1 << 20))
-    transport = TRANSPORTS["native"]({"/a/B": NonBlocking(echo)}, max_threads=1, limits=limits)
+    transport = TRANSPORTS["native"](
+        {"/a/B": NonBlocking(echo)},
+        max_threads=1,
+        limits=Limits(ROOM, ByteBudget(ROOM)),
+        compressed_requests=True,
+    )
     port = transport.listen("127.0.0.1:0")
     transport.start()
     yield transport, port
@@ -77,34 +89,76 @@ def is_answered(port: int) -> bool:
             return False
 
 
-@pytest.mark.parametrize(
-    "flood",
-    [
-        frame(SETTINGS, 0, 0) * 40_000,
-        frame(PING, 0, 0, b"12345678") * 40_000,
-        # A field in the table, and then one byte for each time that it is meant.
-        frame(
-            HEADERS,
-            END_HEADERS,
-            1,
-            headers("/a/B") + b"\x40" + literal("x", "y" * 100)[1:] + b"\xbe" * 16_000,
-        ),
-        # A message that never ends, on a stream that was never begun, and one that is closed.
-        frame(HEADERS, END_HEADERS, 1, headers("/a/B"))
-        + frame(DATA, END_STREAM, 3, message(b"x")) * 1000,
-    ],
-    ids=["settings", "pings", "headers that unpack to megabytes", "streams that are none"],
-)
-def test_a_flood_costs_others_nothing_and_leaves_nothing(
-    server: tuple[LimitedTransport, int], flood: bytes
+@pytest.mark.parametrize("kind", HARMS)
+def test_harm_costs_others_nothing_and_leaves_nothing(
+    server: tuple[LimitedTransport, int], kind: str
 ) -> None:
     transport, port = server
+    harm = HARMS[kind]
+    descriptors = len(os.listdir("/proc/self/fd")) if LISTS_DESCRIPTORS else 0
     with Connection(port) as connection:
         with contextlib.suppress(OSError):  # it may have hung up already
-            connection.send(flood)  # and reads nothing
-        assert is_answered(port)
-    assert is_answered(port)
+            connection.send(harm.frames)
+            if harm.half_closed:
+                connection.half_close()
+        until(lambda: is_answered(port))
+        if harm.ends:
+            connection.read_to_the_end()
     until(lambda: transport.limits.budget.used == 0)
+    assert is_answered(port)
+    if LISTS_DESCRIPTORS:
+        until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+
+
+def test_an_honest_caller_may_ask_for_signs_of_life_and_windows_beside_its_calls(
+    server: tuple[LimitedTransport, int],
+) -> None:
+    """More such frames than a flood may have, but each beside a request."""
+    _, port = server
+    with Connection(port) as connection:
+        for number in range(1, 1000, 2):
+            connection.send(
+                frame(HEADERS, END_HEADERS, number, headers("/a/B"))
+                + frame(DATA, END_STREAM, number, message(b"x"))
+                + frame(PING, 0, 0, b"12345678") * 5
+                + window_update(0, 15) * 5
+                + frame(PRIORITY, 0, number, bytes(5)) * 5
+            )
+            assert connection.wait_for(DATA) == message(b"x")
+
+
+@pytest.mark.skipif(not LISTS_DESCRIPTORS, reason="only Linux tells what a process holds there")
+def test_all_harms_together_leave_memory_threads_and_descriptors_where_they_were(
+    serving: Callable[[int], tuple[subprocess.Popen[str], int]],
+) -> None:
+    """Without the bounds, each kind alone takes more than all of them may."""
+    process, port = serving(0)
+    assert is_answered(port)
+    proc = Path(f"/proc/{process.pid}")
+
+    def held() -> dict[str, int]:
+        told = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+        return {name: int(told[name].split()[0]) for name in ("VmHWM", "Threads")} | {
+            "descriptors": len(list((proc / "fd").iterdir()))
+        }
+
+    def harm(callers: int) -> None:
+        with ExitStack() as stack:
+            for each in HARMS.values():
+                for _ in range(callers):
+                    with contextlib.suppress(OSError):
+                        stack.enter_context(Connection(port, timeout_s=1)).send(each.frames)
+            until(lambda: is_answered(port))
+
+    harm(callers=1)  # what a first time takes stays
+    until(lambda: held()["descriptors"] < 20)
+    before = held()
+    harm(callers=3)
+    until(lambda: held()["descriptors"] <= before["descriptors"])
+    after = held()
+    assert after["Threads"] <= before["Threads"] + 2, "two may inflate, and stay"
+    assert after["VmHWM"] - before["VmHWM"] < 32 << 10, "KiB"
+    assert process.communicate("\n", timeout=TIMEOUT_S) == ("", "")
 
 
 @pytest.fixture
@@ -131,7 +185,7 @@ def serving() -> Iterator[Callable[[int], tuple[subprocess.Popen[str], int]]]:
         process.communicate()
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists descriptors there")
+@pytest.mark.skipif(not LISTS_DESCRIPTORS, reason="only Linux lists descriptors there")
 def test_where_descriptors_run_out_callers_wait_and_are_answered_later(
     serving: Callable[[int], tuple[subprocess.Popen[str], int]],
 ) -> None:

@@ -417,7 +417,7 @@ mod tests {
             deadline: None,
             local: true,
         };
-        let (place, _) = places.place(Instant::now()).ok()?;
+        let (place, _) = places.place(Instant::now).ok()?;
         Some(Call::new(head, Outbox::new(), place))
     }
 

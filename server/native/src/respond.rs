@@ -22,16 +22,24 @@ const PIECE_BYTES: usize = 64 << 10;
 pub struct Guard {
     thread: Rc<Thread>,
     call: Arc<Call>,
+    /// Its place among the calls of the thread.
+    place: usize,
 }
 
 impl Guard {
     /// Watch over a call.
     pub fn new(thread: Rc<Thread>, call: Arc<Call>) -> Self {
-        thread
-            .calls
-            .borrow_mut()
-            .insert(Arc::as_ptr(&call), Arc::downgrade(&call));
-        Self { thread, call }
+        let place = thread.calls.borrow_mut().insert(Arc::downgrade(&call));
+        Self {
+            thread,
+            call,
+            place,
+        }
+    }
+
+    /// The thread that has the call.
+    pub fn thread(&self) -> &Rc<Thread> {
+        &self.thread
     }
 
     /// The call.
@@ -42,10 +50,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.thread
-            .calls
-            .borrow_mut()
-            .remove(&Arc::as_ptr(&self.call));
+        self.thread.calls.borrow_mut().remove(self.place);
         if self.call.end() {
             self.thread
                 .gathered

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -347,7 +347,12 @@ impl Network {
         // An error says that the server itself is gone.
         drop(self.phase.wait_for(|phase| *phase >= Phase::Ending).await);
         if let Some(status) = locked(&self.ending).clone() {
-            for call in live.calls.borrow().values().filter_map(Weak::upgrade) {
+            for call in live
+                .calls
+                .borrow()
+                .iter()
+                .filter_map(|(_, call)| call.upgrade())
+            {
                 call.close(status.clone());
             }
         }

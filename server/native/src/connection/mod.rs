@@ -6,7 +6,6 @@ mod greeted;
 pub mod greeting;
 pub mod sending;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -67,7 +66,7 @@ struct Here;
 
 impl<F> hyper::rt::Executor<F> for Here
 where
-    F: Future + 'static,
+    F: Future + Unpin + 'static,
 {
     fn execute(&self, task: F) {
         tokio::task::spawn_local(sending::bounded(task));
@@ -96,10 +95,7 @@ pub async fn run<I>(
         return;
     }
     drop(greeting);
-    let service = service_fn(move |request| {
-        let thread = Rc::clone(&thread);
-        async move { Ok::<_, Infallible>(serve(thread, local, request).await) }
-    });
+    let service = service_fn(move |request| serve(&thread, local, request));
     let connection = builder(options).serve_connection(
         TokioIo::new(Greeted::new(io, PREFACE, MAX_FRAME_SIZE as usize)),
         service,

@@ -1,58 +1,67 @@
 //! How long a caller may take to read an answer.
 
 use std::cell::Cell;
-use std::future::{poll_fn, Future};
-use std::pin::pin;
-use std::rc::Rc;
-use std::task::Poll;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{ready, Context, Poll};
 
-use tokio::time::{sleep_until, Instant};
+use tokio::time::{sleep, Sleep};
 
 use crate::limits::allowed_time;
 
-tokio::task_local! {
-    /// Until when the answer of this task's stream has to be sent.
-    static UNTIL: Rc<Cell<Option<Instant>>>;
+thread_local! {
+    /// How large the answer is that the task that runs has begun to send, in bytes.
+    static BEGUN: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Note that an answer of so many bytes is being sent by the task that calls this.
 ///
 /// Its caller may take as long as for a request of that size; then its stream is reset.
 pub fn begin(nbytes: usize) {
-    let until = Instant::now() + allowed_time(nbytes as u64);
-    // Nothing is bounded outside of a connection.
-    let _ = UNTIL.try_with(|slot| slot.set(Some(until)));
+    BEGUN.set(Some(nbytes));
 }
 
 /// Run the task of a stream, but drop it where its answer is not read in time.
 ///
 /// h2 asks an answer for no more while its caller reads nothing, so it can't see the time itself.
-pub async fn bounded<F: Future>(task: F) {
-    let until = Rc::new(Cell::new(None));
-    let work = async {
-        let mut task = pin!(task);
-        let mut timer = pin!(None);
-        poll_fn(|context| {
-            if task.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
+pub fn bounded<F: Future + Unpin>(task: F) -> Bounded<F> {
+    Bounded { task, timer: None }
+}
+
+/// See `bounded`.
+pub struct Bounded<F> {
+    task: F,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future + Unpin> Future for Bounded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        BEGUN.set(None);
+        if Pin::new(&mut this.task).poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        // Most answers are sent at once, and need no timer.
+        if let Some(nbytes) = BEGUN.take() {
+            this.timer = Some(Box::pin(sleep(allowed_time(nbytes as u64))));
+        }
+        match &mut this.timer {
+            Some(timer) => {
+                ready!(timer.as_mut().poll(context));
+                Poll::Ready(())
             }
-            // Most answers are sent at once, and need no timer.
-            if let (None, Some(until)) = (timer.as_ref().get_ref(), until.get()) {
-                timer.set(Some(sleep_until(until)));
-            }
-            match timer.as_mut().as_pin_mut() {
-                Some(timer) => timer.poll(context),
-                None => Poll::Pending,
-            }
-        })
-        .await;
-    };
-    UNTIL.scope(Rc::clone(&until), work).await;
+            None => Poll::Pending,
+        }
+    }
 }
 
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -64,7 +73,7 @@ mod tests {
         runtime.ok().map(|runtime| {
             runtime.block_on(async {
                 let began = Instant::now();
-                bounded(task).await;
+                bounded(Box::pin(task)).await;
                 began.elapsed()
             })
         })

@@ -177,13 +177,17 @@ pub struct Limits {
 
 impl Limits {
     /// Count a message in. Where there is no room, uploads that come slowly make some for the next.
-    pub fn claim(&self, nbytes: u64, now: Instant) -> Result<Option<Claim>, Refusal> {
+    pub fn claim(
+        &self,
+        nbytes: u64,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Option<Claim>, Refusal> {
         self.check(nbytes)?;
         let Some(budget) = &self.budget else {
             return Ok(None);
         };
         Claim::new(budget, nbytes).map(Some).map_err(|full| {
-            budget.uploads.end_slow(now);
+            budget.uploads.end_slow(now());
             Refusal::no_room(&full, budget.limit(), nbytes)
         })
     }
@@ -208,19 +212,25 @@ mod tests {
 
     #[test]
     fn a_message_is_counted_or_refused_whole() {
-        let (budget, now) = (Arc::new(Budget::new(10)), Instant::now());
+        let budget = Arc::new(Budget::new(10));
         let limits = Limits {
             max_request_bytes: 8,
             budget: Some(Arc::clone(&budget)),
         };
         assert_eq!(
-            limits.claim(9, now).err().map(|refusal| refusal.reason),
+            limits
+                .claim(9, Instant::now)
+                .err()
+                .map(|refusal| refusal.reason),
             Some(Reason::TooLarge)
         );
-        let claim = limits.claim(8, now);
+        let claim = limits.claim(8, Instant::now);
         assert!(claim.is_ok());
         assert_eq!(
-            limits.claim(3, now).err().map(|refusal| refusal.reason),
+            limits
+                .claim(3, Instant::now)
+                .err()
+                .map(|refusal| refusal.reason),
             Some(Reason::NoRoom)
         );
         assert_eq!(budget.used(), 8);

@@ -46,12 +46,15 @@ impl Places {
     /// Take a place for a call; where there is none, that of one that was silent for long.
     ///
     /// Also returns the status that the evicted call ended with.
-    pub fn place(self: &Arc<Self>, now: Instant) -> Result<(Place, Option<Refusal>), Refusal> {
+    pub fn place(
+        self: &Arc<Self>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(Place, Option<Refusal>), Refusal> {
         let place = Place(Arc::clone(self));
         if self.taken.fetch_add(1, Ordering::AcqRel) < self.most {
             return Ok((place, None));
         }
-        match self.end_silent(now) {
+        match self.end_silent(now()) {
             Some(ended) => Ok((place, Some(ended))),
             None => Err(Refusal::too_many(self.most)),
         }
@@ -132,31 +135,34 @@ mod tests {
     #[test]
     fn there_are_as_many_places_as_said() {
         let (places, now) = (Places::new(1), Instant::now());
-        let first = places.place(now);
+        let first = places.place(|| now);
         assert!(first.is_ok());
-        assert_eq!(places.place(now).err(), Some(Refusal::too_many(1)));
+        assert_eq!(places.place(|| now).err(), Some(Refusal::too_many(1)));
         drop(first);
-        assert!(places.place(now).is_ok());
+        assert!(places.place(|| now).is_ok());
         assert_eq!(places.taken(), 0);
     }
 
     #[test]
     fn a_silent_call_gives_its_place_to_the_next_one() {
         let (places, now) = (Places::new(1), Instant::now());
-        let quiet = call(places.place(now).ok().unwrap().0);
+        let quiet = call(places.place(|| now).ok().unwrap().0);
         let silence = places.silent(&quiet, now);
-        assert!(places.place(now).is_err(), "its message may be on its way");
-        assert!(places.place(now + LEAST).is_ok());
+        assert!(
+            places.place(|| now).is_err(),
+            "its message may be on its way"
+        );
+        assert!(places.place(|| now + LEAST).is_ok());
         assert_eq!(quiet.status_at_hand(), Some(Refusal::silent(1).status));
-        assert!(places.place(now + LEAST).is_err(), "it was the only one");
+        assert!(places.place(|| now + LEAST).is_err(), "it was the only one");
         drop(silence);
     }
 
     #[test]
     fn a_call_that_has_spoken_keeps_its_place() {
         let (places, now) = (Places::new(1), Instant::now());
-        let speaking = call(places.place(now).ok().unwrap().0);
+        let speaking = call(places.place(|| now).ok().unwrap().0);
         drop(places.silent(&speaking, now));
-        assert!(places.place(now + LEAST).is_err());
+        assert!(places.place(|| now + LEAST).is_err());
     }
 }

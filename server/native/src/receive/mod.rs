@@ -3,11 +3,12 @@
 pub mod alike;
 pub mod inflate;
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{ready, Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
-use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use crate::limits::budget::Claim;
@@ -48,54 +49,67 @@ impl From<Refusal> for Lost {
 }
 
 /// Reads messages one at a time; nothing is read ahead of what was asked for, but a chunk.
+///
+/// Each call has one, and most messages are at hand at once: what waits is in boxes of its own.
 pub struct Messages<B> {
-    body: Pin<Box<B>>,
+    body: B,
     rest: Bytes,
     encoding: Option<Encoding>,
     limits: Limits,
 }
 
-impl<B: Body<Data = Bytes>> Messages<B> {
+impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// `encoding`: what `grpc-encoding` names; None if the server does not know it.
     pub fn new(body: B, encoding: Option<Encoding>, limits: Limits) -> Self {
         Self {
-            body: Box::pin(body),
+            body,
             rest: Bytes::new(),
             encoding,
             limits,
         }
     }
 
-    /// Wait until the next message begins, or the caller has finished.
-    pub async fn begin(&mut self) -> Result<(), Lost> {
+    /// Ready once the next message begins, or the caller has finished.
+    pub fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         while self.rest.is_empty() {
-            match self.chunk().await? {
+            match ready!(self.poll_chunk(context))? {
                 Some(chunk) => self.rest = chunk,
                 None => break,
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Return the next message; None at the end of what the caller sends.
     ///
     /// Dropped and called again, it loses nothing as long as no byte of the message had come.
     pub async fn next(&mut self) -> Result<Option<Received>, Lost> {
-        self.begin().await?;
+        poll_fn(|context| self.poll_begin(context)).await?;
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (packed, nbytes) = self.prefix().await?;
-        let now = Instant::now().into_std();
-        let mut claim = self.limits.claim(nbytes, now)?;
+        let head = match self.rest.split_first_chunk() {
+            Some((head, _)) => {
+                let head = *head;
+                self.rest.advance(PREFIX_BYTES);
+                head
+            }
+            None => Box::pin(self.head()).await?,
+        };
+        let (packed, nbytes) = prefix(head)?;
+        let claim = self.limits.claim(nbytes, now)?;
         let message = if self.rest.len() as u64 >= nbytes {
             self.rest.split_to(nbytes as usize)
         } else {
-            self.body_of(nbytes, now).await?
+            Box::pin(self.body_of(nbytes, now())).await?
         };
         if !packed {
             return Ok(Some(Received { message, claim }));
         }
+        Box::pin(self.unpacked(message, claim)).await.map(Some)
+    }
+
+    async fn unpacked(&self, message: Bytes, mut claim: Option<Claim>) -> Result<Received, Lost> {
         let encoding = self.encoding.ok_or_else(|| {
             let known = Encoding::ACCEPTED;
             Refusal::malformed(
@@ -104,44 +118,33 @@ impl<B: Body<Data = Bytes>> Messages<B> {
             )
         })?;
         let limits = self.limits.clone();
+        let nbytes = message.len();
         let work = move || {
             let inflated = inflate(encoding, &message, &limits, &mut claim);
             inflated.map(|message| Received { message, claim })
         };
-        let received = if nbytes as usize <= MAX_INLINE_INFLATE {
-            work()?
-        } else {
-            // It fails where the runtime ends, or the work panicked.
-            tokio::task::spawn_blocking(work)
-                .await
-                .map_err(|_| Lost::Gone)??
-        };
-        Ok(Some(received))
+        if nbytes <= MAX_INLINE_INFLATE {
+            return Ok(work()?);
+        }
+        // It fails where the runtime ends, or the work panicked.
+        let inflated = tokio::task::spawn_blocking(work).await;
+        Ok(inflated.map_err(|_| Lost::Gone)??)
     }
 
-    async fn prefix(&mut self) -> Result<(bool, u64), Lost> {
+    /// Read what is before a message, and comes in pieces.
+    async fn head(&mut self) -> Result<[u8; PREFIX_BYTES], Lost> {
         let mut head = [0u8; PREFIX_BYTES];
-        let mut at = 0;
-        while at < PREFIX_BYTES {
-            if self.rest.is_empty() {
+        for byte in &mut head {
+            while self.rest.is_empty() {
                 let allowed = allowed_time(0);
                 let chunk = tokio::time::timeout(allowed, self.chunk()).await;
                 self.rest = chunk
                     .map_err(|_| Refusal::too_slow(allowed))??
                     .ok_or_else(cut_off)?;
-                continue;
             }
-            if let Some(byte) = head.get_mut(at) {
-                *byte = self.rest.get_u8();
-            }
-            at += 1;
+            *byte = self.rest.get_u8();
         }
-        let [flag, a, b, c, d] = head;
-        if flag > 1 {
-            let message = format!("expected 0 or 1 before a message's length, got {flag}");
-            return Err(Refusal::malformed(code::INTERNAL, message).into());
-        }
-        Ok((flag == 1, u64::from(u32::from_be_bytes([a, b, c, d]))))
+        Ok(head)
     }
 
     /// Read a message that is not at hand, as long as it comes fast enough.
@@ -188,18 +191,35 @@ impl<B: Body<Data = Bytes>> Messages<B> {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, Lost> {
+        poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Lost>> {
         loop {
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(Lost::Gone),
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(_)) => return Poll::Ready(Err(Lost::Gone)),
                 Some(Ok(frame)) => {
                     if let Ok(chunk) = frame.into_data() {
-                        return Ok(Some(chunk));
+                        return Poll::Ready(Ok(Some(chunk)));
                     }
                 }
             }
         }
     }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Whether a message is compressed, and how many bytes it has, by what is before it.
+fn prefix([flag, a, b, c, d]: [u8; PREFIX_BYTES]) -> Result<(bool, u64), Refusal> {
+    if flag > 1 {
+        let message = format!("expected 0 or 1 before a message's length, got {flag}");
+        return Err(Refusal::malformed(code::INTERNAL, message));
+    }
+    Ok((flag == 1, u64::from(u32::from_be_bytes([a, b, c, d]))))
 }
 
 fn cut_off() -> Lost {
@@ -360,17 +380,16 @@ mod tests {
         let limits = limits_of(100);
         let body = Stalling(Some(Bytes::from_static(&[0, 0, 0, 0, 90, 1])));
         let mut messages = Messages::new(body, None, limits.clone());
-        let now = || Instant::now().into_std();
         let lost = in_runtime(async move {
             let others = async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                assert!(limits.claim(50, now()).is_err());
+                assert!(limits.claim(50, now).is_err());
                 tokio::task::yield_now().await;
-                assert!(limits.claim(50, now()).is_err(), "it may be on its way");
+                assert!(limits.claim(50, now).is_err(), "it may be on its way");
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                assert!(limits.claim(50, now()).is_err());
+                assert!(limits.claim(50, now).is_err());
                 tokio::task::yield_now().await;
-                assert!(limits.claim(50, now()).is_ok());
+                assert!(limits.claim(50, now).is_ok());
             };
             let uploading = async {
                 let lost = messages.next().await;

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors, wire
+from ladle.protos.datatypes import to_raw
 from ladle.protos.tensorflow_pb import TensorProto
 
 FIXED_WIDTH = list(dtypes._NUMBERS.values())
@@ -251,3 +252,17 @@ def test_a_bool_is_0_or_1() -> None:
     with pytest.raises(tensors.TensorError, match="expected bytes 0 and 1 for bool, got 255"):
         tensors.to_array(message(10, [3], tensor_content=b"\0\xff\1"))
     assert tensors.to_array(message(10, [0])).shape == (0,)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_bools_are_sent_as_0_and_1(typed: bool) -> None:
+    """numpy has any other byte for true too, as a mask of 0 and 255 has that is viewed as bools."""
+    mask = np.frombuffer(b"\0\xff\1\2", bool).reshape(2, 2)
+    expected = [[False, True], [True, True]]
+    assert tensors.to_array(tensors.to_proto(mask, typed=typed)).tolist() == expected
+    assert tensors.to_array(tensors.to_proto(mask[:, ::-1], typed=typed)).tolist() == [
+        [True, False],
+        [True, True],
+    ]
+    assert bytes(to_raw(mask)) == b"\0\1\1\1"
+    assert bytes(to_raw(mask[1, 1])) == b"\1"

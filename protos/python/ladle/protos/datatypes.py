@@ -51,7 +51,7 @@ BY_NUMBER = {datatype.data_type: datatype for datatype in _ALL}
 
 
 def to_raw(array: NDArray[Any]) -> Piece:
-    """Return an array's raw bytes, row by row; a view of the array where that is possible.
+    """Return an array's raw bytes, row by row; mostly a view of the array.
 
     Arrays of objects hold `bytes`.
     """
@@ -60,4 +60,4 @@ def to_raw(array: NDArray[Any]) -> Piece:
         for value in array.ravel().tolist():
             pieces += (LENGTH.pack(len(value)), value)
         return b"".join(pieces)
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(dtypes.zeros_and_ones(array)).reshape(-1).view(np.uint8).data

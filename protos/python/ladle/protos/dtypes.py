@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Each DataType that has a fixed width, by its name without DT_, which is also numpy's or
 # ml_dtypes' name unless _NUMPY_NAMES says otherwise.
@@ -121,3 +122,14 @@ def from_numpy(dtype: np.dtype[Any]) -> int:
 _DATA_TYPES = {
     _NUMPY_NAMES.get(upstream, upstream.lower()): number for upstream, number in _NUMBERS.items()
 }
+
+
+def zeros_and_ones(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array; of bools one whose bytes are 0 and 1.
+
+    numpy takes any other byte for true as well, such as those of a mask that was read from a file.
+    """
+    if array.dtype.kind != "b":
+        return array
+    truth: NDArray[Any] = array.view(np.uint8) != 0
+    return truth

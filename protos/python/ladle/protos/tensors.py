@@ -117,7 +117,7 @@ def to_wire(array: NDArray[Any], *, typed: bool = False) -> list[wire.Piece]:
     """Return the pieces of the message that `to_proto` returns; the array must outlive them."""
     head = raw_head(array.dtype, array.shape, typed=typed)
     if head is not None:
-        data = np.ascontiguousarray(array)
+        data = np.ascontiguousarray(dtypes.zeros_and_ones(array))
         return [head, data.reshape(-1).view(np.uint8).data] if array.size else [head]
     if array.dtype.byteorder == ">":
         return to_wire(array.astype(array.dtype.newbyteorder("<")), typed=typed)

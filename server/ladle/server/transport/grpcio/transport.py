@@ -102,6 +102,9 @@ class GrpcioTransport:
                 # Otherwise a second server on the port would share it without a word.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                # It would refuse honest calls: a stream whose call has ended for its caller counts
+                # until its thread here is through. What waits here is bounded below.
+                ("grpc.http.overload_protection", 0),
                 ("grpc.server.max_pending_requests", _PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _PENDING),
                 *(

@@ -32,7 +32,11 @@ ALLOWED = {
     "ladle.server.core": {"ladle.protos", "ladle.store", "ladle.rollout.guard"},
     "ladle.server.call": {"ladle.server.core.errors", "ladle.server.core.observation"},
     "ladle.server.limits": {"ladle.server.core.errors"},
-    "ladle.server.config": {"ladle.server.core.machine.cpus", "ladle.store.url"},
+    "ladle.server.config": {
+        "ladle.server.core.machine.cpus",
+        "ladle.server.core.models.names",
+        "ladle.store.url",
+    },
     "ladle.server.flags": {
         "ladle.store.url",
         "ladle.server.config",

@@ -151,6 +151,8 @@ def test_flags_that_do_nothing_are_named_only_when_they_ask_for_something() -> N
             "az://CONTAINER/PATH, got hdfs://",
         ),
         ({"grpc_channel_arguments": "a"}, "expected name=value, got 'a'"),
+        ({"model_name": ""}, "--model_name: expected a name, text in UTF-8, got ''"),
+        ({"model_name": "m\udcff"}, "--model_name: expected a name, text in UTF-8, got 'm\\udcff'"),
         (
             {"tensorflow_session_parallelism": 1, "tensorflow_intra_op_parallelism": 1},
             "the one or the others",
@@ -299,3 +301,17 @@ def test_a_url_that_may_hold_a_secret_is_not_repeated(capsys: pytest.CaptureFixt
         with pytest.raises(ValueError, match=f"--{name}") as refused:
             Config(**settings([f"--{name}={url}"]))
         assert "SECRET" not in str(refused.value)
+
+
+def test_only_flags_that_are_given_need_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gone."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    config = Config(model_base_path=str(tmp_path))
+    assert config.base_path == tmp_path
+    assert not Path(str(config.root)).is_absolute()
+    assert Config(model_root=str(tmp_path)).root == tmp_path

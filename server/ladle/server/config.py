@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.server.core.machine.cpus import cpus
+from ladle.server.core.models.names import is_name
 from ladle.store.url import StoreUrl, is_url, parse_url
 
 # A year: a wait without end is none that a system has.
@@ -460,8 +461,10 @@ class Config:
         for name in self.modules:
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"--import_modules: expected module names, got {name!r}")
-        if not self.model_name:
-            raise ValueError("--model_name: expected a name, got an empty one")
+        if not is_name(self.model_name):
+            raise ValueError(
+                f"--model_name: expected a name, text in UTF-8, got {self.model_name!r}"
+            )
         if self.batching_parameters_file and self.enable_batching is False:
             raise ValueError("--batching_parameters_file needs --enable_batching")
         if self.tensorflow_session_parallelism and (
@@ -493,9 +496,11 @@ class Config:
 
     @property
     def root(self) -> Path | StoreUrl:
-        """The folder of models, absolute, or the place in a store that holds them."""
+        """The folder of models, absolute, or the place in a store; where there is none, any."""
         location = _file(self.model_root)
-        return location if isinstance(location, StoreUrl) else location.absolute()
+        if isinstance(location, StoreUrl) or not self.model_root:
+            return location
+        return location.absolute()
 
     @property
     def polls_models(self) -> bool:

@@ -147,3 +147,16 @@ def test_a_start_without_the_store_has_the_models_of_the_last_time(tmp_path: Pat
     remembered.write_text("nonsense")
     with pytest.raises(InvalidArgument, match="no answer"):
         stored_root(store, remembered, print).read()
+
+
+def test_a_folder_whose_name_is_no_text_is_no_model(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing that lists models could have it in a message."""
+    setting.publish("a/1", "b\udcff/1")
+
+    assert [model.name for model in setting.root.read()] == ["a"]
+    setting.root.step()
+    (said,) = caplog.messages
+    assert r"b\udcff': expected a name in UTF-8" in said
+    assert setting.placed == []

@@ -78,6 +78,17 @@ def test_a_model_that_can_not_be_served_is_left_out_and_told_once(
     assert looked.replaced == [["half", "later", "simple"]]
 
 
+def test_a_folder_whose_name_is_no_text_is_left_out_and_told_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "b\udcff" / "1").mkdir(parents=True)
+    looked = Looked(folder)
+    assert [model.name for model in looked.repository.read()] == ["half", "later", "simple"]
+    looked.repository.step()
+    (said,) = caplog.messages
+    assert r"b\udcff': expected a name in UTF-8" in said
+
+
 def test_later_looks_find_what_has_changed(folder: Path) -> None:
     looked = Looked(folder)
     looked.repository.read()

@@ -413,6 +413,8 @@ def test_a_query_is_no_part_of_the_path(echoing: Served) -> None:
     for target, path, query in (
         (b"/p?q=/x?y", b"/p", b"q=/x?y"),
         (b"http://host/p?q", b"/p", b"q"),
+        (b"http://host", b"/", b""),
+        (b"http://host:80?q", b"/", b"q"),
         (b"/p?q#f", b"/p", b"q"),
         (b"/%2Fp?", b"/%2Fp", b""),
     ):

@@ -53,6 +53,8 @@ class ServingError(Exception):
     """Why the request was refused whatever it asked for, in a word for metrics; else empty."""
 
     def __init__(self, message: str, code: Code | None = None) -> None:
+        if not message.isascii():  # it may quote a file's name, which need be no text
+            message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.message = message
         if code is not None:

@@ -13,6 +13,7 @@ from ladle.protos.files.versions import version_of
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.models.names import is_name, unnameable
 from ladle.server.core.polling import Poller
 from ladle.store.errors import StoreError
 from ladle.store.opening import open_store
@@ -135,9 +136,12 @@ class ModelRoot:
         again = list(islice(self._others, _LOOKED_INTO_AGAIN))
         new = folders - self._models.keys() - self._others.keys()
         models = folders & self._models.keys()
+        for name in sorted(new):
+            if not is_name(name):
+                logger.warning("model left out: %s", unnameable(self._location / name))
         for name in (*again, *sorted(new)):
             self._others.pop(name, None)
-            if _holds_versions(self._location / name):
+            if is_name(name) and _holds_versions(self._location / name):
                 models.add(name)
             else:
                 self._others[name] = None

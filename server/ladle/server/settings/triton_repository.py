@@ -11,6 +11,7 @@ from ladle.protos.files.versions import version_of
 from ladle.server.core.clock import Clock
 from ladle.server.core.errors import InvalidArgument
 from ladle.server.core.models.config import ModelConfig
+from ladle.server.core.models.names import is_name, unnameable
 from ladle.server.core.polling import Poller
 from ladle.server.core.sources.version_policy import Latest
 from ladle.server.settings import triton_model
@@ -129,6 +130,9 @@ class ModelRepository:
 
     def _is_model(self, name: str) -> bool:
         """Whether a folder holds versions or a config.pbtxt, or did before it was unreadable."""
+        if not is_name(name):
+            self._note(name, unnameable(self._folder / name))
+            return False
         try:
             children = os.listdir(self._folder / name)
         except OSError as error:

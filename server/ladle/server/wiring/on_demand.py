@@ -67,7 +67,7 @@ class OnDemand:
         wait_s = config.file_system_poll_wait_seconds
         if is_far and wait_s > 0:
             wait_s = max(wait_s, config.remote_poll_wait_seconds)
-        digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(str(location))).hexdigest()[:16]
         self._root = ModelRoot(
             location,
             found,

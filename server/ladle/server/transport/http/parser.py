@@ -154,14 +154,14 @@ class RequestParser:
 
 
 def split(target: bytes) -> tuple[str, str]:
-    """Return the path and the query of a request's target.
+    """Return the path and the query of a request's target; the path after a bare host is `/`.
 
     Raises:
         ValueError: There is no path. Within a callback, httptools takes that for no request.
     """
     if not target.startswith(b"/"):
         url = httptools.parse_url(target)
-        target = (url.path or b"") + b"?" + (url.query or b"")
+        target = (url.path or b"/") + b"?" + (url.query or b"")
     path, _, query = target.partition(b"#")[0].partition(b"?")
     if not path or not path.isascii():
         raise ValueError("expected a path in ASCII")

@@ -24,7 +24,10 @@ from harness import cpp_echo, load, model
 from process import ServerProcess
 
 from ladle.protos import tensors
+from ladle.protos.inference_pb import ModelInferRequest
 from ladle.protos.serving_pb import PredictRequest
+
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 _MODELS = tuple(f"m{number}" for number in range(16))
 _IN_FLIGHT = 128
@@ -67,6 +70,7 @@ def kinds() -> list[Kind]:
         Kind("one kind", [image]),
         Kind("16 models and shapes", mixed),
         Kind("typed fields", [request("m0", _images(1), typed=True)]),
+        Kind("ModelInfer, 1 image", [infer_request("m0", _images(1))], _INFER),
         Kind(
             "strings",
             [request("m0", {"words": words}, "serving_strings")],
@@ -93,6 +97,15 @@ def request(
     message.model_spec.signature_name = signature
     for alias, array in inputs.items():
         message.inputs[alias].CopyFrom(tensors.to_proto(array, typed=typed))
+    return message.SerializeToString()
+
+
+def infer_request(name: str, inputs: Mapping[str, Any]) -> bytes:
+    """Return a serialized ModelInferRequest of float32 tensors, as tritonclient makes it."""
+    message = ModelInferRequest(model_name=name, id="1")
+    for alias, array in inputs.items():
+        message.inputs.add(name=alias, datatype="FP32", shape=array.shape)
+        message.raw_input_contents.append(array.tobytes())
     return message.SerializeToString()
 
 

@@ -29,7 +29,7 @@ class Network:
                 str,
                 bool,
                 bool,
-                tuple[int, list[int], list[str]] | None,
+                tuple[list[tuple[list[int], int | None]], int | None, list[str]] | None,
                 Callable[[Call], None] | Callable[[Call | Group], None],
             ]
         ],
@@ -107,7 +107,7 @@ class Call:
 
 @final
 class Group:
-    """Calls of one method that differ in nothing but contents. Thread-safe; nothing blocks."""
+    """Calls of one method that are alike. Thread-safe; nothing blocks."""
 
     @property
     def template(self) -> bytes: ...
@@ -116,7 +116,9 @@ class Group:
     @property
     def nbytes(self) -> int: ...
     @property
-    def contents(self) -> list[tuple[bytes, int, bytes]]: ...
+    def contents(self) -> list[tuple[int, bytes, bytes]]: ...
+    @property
+    def echoes(self) -> list[bytes]: ...
     def __len__(self) -> int: ...
     def metadata(self, key: str) -> str | None: ...
     def call(self, member: int) -> Call: ...
@@ -129,7 +131,9 @@ class Group:
         self,
         members: Sequence[int],
         places: Sequence[int],
+        start: bytes,
         fields: Sequence[tuple[bytes, bytes]],
         end: bytes,
     ) -> None: ...
+    def respond(self, member: int, response: bytes) -> None: ...
     def fail(self, member: int, error: ServingError) -> None: ...

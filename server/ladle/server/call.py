@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ladle.server.core.errors import ServingError
 from ladle.server.core.observation import Observation
@@ -58,16 +58,17 @@ class Call(Protocol):
 
 
 class Group(Protocol):
-    """Calls of one method that differ in nothing but contents, as `Alike` says. Thread-safe.
+    """Calls of one method that differ in contents and echoes alone, as `Alike` says. Thread-safe.
 
     A member is named by its place. Nothing here blocks.
     """
 
     @property
     def template(self) -> bytes:
-        """What all of them have in common: equal for groups that differ in contents alone.
+        """What all of them have in common: equal for groups that differ in nothing else.
 
-        It says the method, the metadata that `Alike` names, and all of the message but contents.
+        It says the method, the metadata that `Alike` names, and all of the message but contents and
+        echoes.
         """
 
     @property
@@ -76,11 +77,19 @@ class Group(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """The size of each request message in bytes."""
+        """The size of each request message in bytes, without its echo."""
 
     @property
-    def contents(self) -> Sequence[tuple[bytes, int, bytes]]:
-        """The contents of `request`: of each the key in the map, its field, and its bytes."""
+    def contents(self) -> Sequence[tuple[int, bytes, bytes]]:
+        """The contents of `request`, in their order.
+
+        Of each there is the number of its path in `Alike`, the name of the message that has it
+        (empty where nothing names it), and its bytes.
+        """
+
+    @property
+    def echoes(self) -> Sequence[bytes]:
+        """What the answer to each member repeats: a field as it is on the wire, or nothing."""
 
     def __len__(self) -> int: ...
 
@@ -121,6 +130,7 @@ class Group(Protocol):
         self,
         members: Sequence[int],
         places: Sequence[int],
+        start: bytes,
         fields: Sequence[tuple[bytes, bytes]],
         end: bytes,
     ) -> None:
@@ -129,10 +139,14 @@ class Group(Protocol):
         Args:
             members: as `settle` got them.
             places: what `settle` returned.
-            fields: what comes one after the other in each answer: bytes that all answers have, and
-                bytes that all of `members` share evenly, in their order.
+            start: what comes first in each answer, before the member's echo.
+            fields: what comes one after the other then: bytes that all answers have, and bytes
+                that all of `members` share evenly, in their order.
             end: what comes last in each answer.
         """
+
+    def respond(self, member: int, response: bytes) -> None:
+        """Answer a member that was settled with a message of its own."""
 
     def fail(self, member: int, error: ServingError) -> None:
         """End a member that was settled with a status instead."""
@@ -206,9 +220,20 @@ Handler: TypeAlias = Callable[[Call], None]
 """Answers a call in a thread of the transport's pool; it may block, and may answer later."""
 
 
+class ContentPath(NamedTuple):
+    """Where a request has contents: any bytes are as good as others there."""
+
+    fields: tuple[int, ...]
+    """The fields that lead there from the request. The first may be repeated, and each of the
+    others is there once. The last is the content itself."""
+    key: int | None = None
+    """The field that names each message that the first field leads to, as the key of a map's entry
+    does. No two have the same name. None: the first field is the content itself."""
+
+
 @dataclass(frozen=True)
 class Alike:
-    """Handles calls together that differ in nothing but contents.
+    """Handles calls together that differ in nothing but contents, and a text to be echoed.
 
     A transport that hands over several calls at once may use it, and need not.
     """
@@ -216,12 +241,13 @@ class Alike:
     handle: Callable[[Group], bool]
     """Takes the calls and waits for nothing. False: it has not, and each is to be handled by
     itself. Never raises."""
-    map_field: int
-    """The field of the request that is a map of messages."""
-    contents: tuple[int, ...]
-    """The fields of these messages that are contents: any bytes are as good as others there."""
+    contents: tuple[ContentPath, ...]
+    """Where contents are."""
     metadata: tuple[str, ...]
     """What callers send that the answer depends on: of calls that are alike it is equal."""
+    echo: int | None = None
+    """The field of a request, and of its answer, that has a text of each caller's own; the request
+    depends on it in nothing else."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from ladle.protos.serving_pb import (
     ReloadConfigRequest,
 )
 from ladle.server import Config, Server, StartupError
-from ladle.server.call import Alike, Call, NonBlocking
+from ladle.server.call import Alike, Call, ContentPath, NonBlocking
 from ladle.server.core.access import Access, Kind, Tokens
 from ladle.server.core.errors import Code, InvalidArgument, ServingError
 from ladle.server.rpc.guard import RULES, Rule, guarded
@@ -453,7 +453,7 @@ def test_a_wrong_tokens_file_is_told_at_the_start(tmp_path: Path) -> None:
 def test_where_tokens_are_asked_for_each_call_is_handled_by_itself() -> None:
     """Calls that are alike may show different tokens, or none."""
     path = "/tensorflow.serving.PredictionService/Predict"
-    alike = Alike(lambda _group: True, map_field=2, contents=(4,), metadata=())
+    alike = Alike(lambda _group: True, contents=(ContentPath((2, 2, 4), key=1),), metadata=())
     method = NonBlocking(lambda _call: None, alike=alike)
     tokens = Access(parse(TOKENS_FILE))
 

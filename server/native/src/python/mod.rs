@@ -18,7 +18,7 @@ use crate::limits::budget;
 use crate::limits::places::Places;
 use crate::limits::Limits;
 use crate::queue::{name, Event, Refused, Taken};
-use crate::receive::alike::{grouped, Came, Cut, Shape};
+use crate::receive::alike::{grouped, Came, ContentPath, Cut, Shape};
 use crate::server::{Listener, Server};
 use crate::service::{Kind, Registered, Shared};
 use crate::{descriptors, limits, tls};
@@ -29,9 +29,9 @@ mod group;
 /// Larger requests are handled one by one: what they share is little of what they cost.
 const MOST_BYTES_ALIKE: usize = 64 << 10;
 
-/// Which requests of a method are alike: a field that is a map of messages, the fields of these
-/// that are contents, and names of metadata.
-type Alike = (u32, Vec<u32>, Vec<String>);
+/// Which requests of a method are alike: where contents are, each by the fields that lead there and
+/// the field that names what has it; the field that is echoed; and names of metadata.
+type Alike = (Vec<(Vec<u32>, Option<u32>)>, Option<u32>, Vec<String>);
 
 /// Counts the bytes of all requests under way; REST and gRPC share one. Thread-safe.
 #[pyclass(frozen, module = "ladle_native")]
@@ -147,11 +147,16 @@ impl Network {
         for (number, (path, is_stream, has_own_room, shape, tag)) in methods.into_iter().enumerate()
         {
             tags.push(tag);
-            alike.push(shape.map(|(map, contents, metadata)| Shape {
-                map,
-                contents,
-                metadata,
-                most_bytes: MOST_BYTES_ALIKE,
+            alike.push(shape.map(|(contents, echo, metadata)| {
+                Shape {
+                    contents: contents
+                        .into_iter()
+                        .map(|(fields, key)| ContentPath { fields, key })
+                        .collect(),
+                    echo,
+                    metadata,
+                    most_bytes: MOST_BYTES_ALIKE,
+                }
             }));
             let kind = if is_stream {
                 Kind::Streaming
@@ -283,10 +288,10 @@ impl Network {
                         begun.append((tag, Call::new(py, &self.clock, call)?))?;
                     }
                 }
-                Came::Group(calls, cut) => {
-                    let tag = calls.first().and_then(|call| self.tag(call));
+                Came::Group(members, cut) => {
+                    let tag = members.first().and_then(|(call, _)| self.tag(call));
                     if let Some(tag) = tag {
-                        begun.append((tag, Group::new(py, self.clock, calls, *cut)?))?;
+                        begun.append((tag, Group::new(py, self.clock, members, *cut)?))?;
                     }
                 }
             }

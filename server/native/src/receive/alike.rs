@@ -1,8 +1,8 @@
-//! Finds requests that differ in nothing but contents, such as the bytes of tensors.
+//! Finds requests that differ in nothing but contents, such as the bytes of tensors, and a text.
 //!
-//! Nothing here knows what a message means, but for protobuf's wire format: where the values of a
-//! map have their contents. All other bytes are compared as they are, so that who understands one
-//! request of a group understands them all.
+//! Nothing here knows what a message means, but for protobuf's wire format: where a message has its
+//! contents, and the text that its answer repeats. All other bytes are compared as they are, so
+//! that who understands one request of a group understands them all.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,40 +11,75 @@ use http::HeaderMap;
 
 /// What has more entries than this is no simple request.
 const MOST_ENTRIES: usize = 16;
-const KEY: u32 = 1;
-const VALUE: u32 = 2;
+/// What has a longer text to be echoed is no simple request.
+const LONGEST_ECHO: usize = 1024;
 
 /// Where a method's requests have their contents, and what else has to be alike.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
-    /// The field of the request that is a map of messages.
-    pub map: u32,
-    /// The fields of these messages that are contents. Any bytes are as good as others there.
-    pub contents: Vec<u32>,
+    /// Where contents are. Any bytes are as good as others there.
+    pub contents: Vec<ContentPath>,
+    /// The field of the request that has a text of each caller's own, which its answer repeats.
+    pub echo: Option<u32>,
     /// The metadata that the answer depends on.
     pub metadata: Vec<String>,
     /// Larger requests are not compared.
     pub most_bytes: usize,
 }
 
-/// A content, and what has it.
+/// Where a request has contents.
+#[derive(Clone, Debug, Default)]
+pub struct ContentPath {
+    /// The fields that lead there from the request. The first may be repeated; each of the others is
+    /// there once. The last is the content itself.
+    pub fields: Vec<u32>,
+    /// The field that names each message that the first field leads to, as the key of a
+    /// map's entry does. No two have the same name. None: the first field is the content itself.
+    pub key: Option<u32>,
+}
+
+/// A content, and what has it. Ranges are those in the message without the echo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// Where the key of the map's entry is in the message.
-    pub key: Range<usize>,
-    /// The field that the content is.
-    pub field: u32,
-    /// Where the content is in the message.
+    /// The number of its path in the shape.
+    pub path: usize,
+    /// Where the name is of the message that has it.
+    pub key: Option<Range<usize>>,
+    /// Where the content is.
     pub bytes: Range<usize>,
 }
 
-/// A request, cut into contents and all else.
+/// The field of a request that its answer repeats, as it is on the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// Where it is in the message.
+    pub at: usize,
+    /// Tag, length and text; empty where the request has none.
+    pub field: Box<[u8]>,
+}
+
+impl Echo {
+    /// Return where something is in the message, by where it is in the message without the echo.
+    #[must_use]
+    pub fn moved(&self, range: &Range<usize>) -> Range<usize> {
+        let by = if range.start >= self.at {
+            self.field.len()
+        } else {
+            0
+        };
+        range.start.saturating_add(by)..range.end.saturating_add(by)
+    }
+}
+
+/// A request, cut into contents, an echo, and all else.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Equal for requests that differ in nothing but the bytes of contents.
+    /// Equal for requests that differ in nothing but the bytes of contents, and the echo.
     pub template: Vec<u8>,
     /// At least one, in their order. Requests with equal templates have them at the same places.
     pub contents: Vec<Content>,
+    /// What the answer repeats.
+    pub echo: Echo,
 }
 
 /// Cut a request; None where it has no contents, or is not of the simple form.
@@ -52,7 +87,7 @@ pub fn cut(shape: &Shape, method: usize, headers: &HeaderMap, message: &[u8]) ->
     if message.len() > shape.most_bytes {
         return None;
     }
-    let contents = contents(shape, message)?;
+    let (mut contents, echo) = found(shape, message)?;
     if contents.is_empty() {
         return None;
     }
@@ -70,21 +105,62 @@ pub fn cut(shape: &Shape, method: usize, headers: &HeaderMap, message: &[u8]) ->
     }
     let mut kept_from = 0;
     for content in &contents {
-        template.extend_from_slice(message.get(kept_from..content.bytes.start)?);
+        keep(
+            &mut template,
+            message,
+            kept_from..content.bytes.start,
+            &echo,
+        )?;
         kept_from = content.bytes.end;
     }
-    template.extend_from_slice(message.get(kept_from..)?);
-    for content in &contents {
+    keep(&mut template, message, kept_from..message.len(), &echo)?;
+    let echo = Echo {
+        at: echo.start,
+        field: message.get(echo)?.into(),
+    };
+    for content in &mut contents {
+        content.key = content.key.as_ref().map(|key| without(key, &echo));
+        content.bytes = without(&content.bytes, &echo);
         put(&mut template, content.bytes.start);
         put(&mut template, content.bytes.len());
     }
     put(&mut template, contents.len());
-    put(&mut template, message.len());
-    Some(Cut { template, contents })
+    put(&mut template, message.len() - echo.field.len());
+    Some(Cut {
+        template,
+        contents,
+        echo,
+    })
 }
 
 fn put(template: &mut Vec<u8>, number: usize) {
     template.extend_from_slice(&(number as u64).to_le_bytes());
+}
+
+/// Put a part of the message into the template, all but the echo, which no content has a part of.
+fn keep(
+    template: &mut Vec<u8>,
+    message: &[u8],
+    part: Range<usize>,
+    echo: &Range<usize>,
+) -> Option<()> {
+    if part.contains(&echo.start) {
+        template.extend_from_slice(message.get(part.start..echo.start)?);
+        template.extend_from_slice(message.get(echo.end..part.end)?);
+    } else {
+        template.extend_from_slice(message.get(part)?);
+    }
+    Some(())
+}
+
+/// The opposite of `Echo::moved`.
+fn without(range: &Range<usize>, echo: &Echo) -> Range<usize> {
+    let by = if range.start > echo.at {
+        echo.field.len()
+    } else {
+        0
+    };
+    range.start.saturating_sub(by)..range.end.saturating_sub(by)
 }
 
 /// What came alike, or alone.
@@ -93,27 +169,31 @@ pub enum Came<T> {
     /// By itself, or not of the simple form.
     Single(T),
     /// At least two, in their order, with the cut that all of them have.
-    Group(Vec<T>, Box<Cut>),
+    Group(Members<T>, Box<Cut>),
 }
+
+/// What came alike, each with its echo.
+pub type Members<T> = Vec<(T, Echo)>;
 
 /// Put together what came alike, each group where the first of it came.
 pub fn grouped<T>(came: impl IntoIterator<Item = (T, Option<Box<Cut>>)>) -> Vec<Came<T>> {
-    let mut all: Vec<(Vec<T>, Option<Box<Cut>>)> = Vec::new();
+    let mut all: Vec<(Members<T>, Option<Box<Cut>>)> = Vec::new();
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     for (item, cut) in came {
         let Some(mut cut) = cut else {
-            all.push((vec![item], None));
+            all.push((vec![(item, Echo::default())], None));
             continue;
         };
+        let member = (item, std::mem::take(&mut cut.echo));
         match places
             .get(&cut.template)
             .and_then(|place| all.get_mut(*place))
         {
-            Some((items, _)) => items.push(item),
+            Some((members, _)) => members.push(member),
             None => {
                 // It comes back below, without a copy.
                 places.insert(std::mem::take(&mut cut.template), all.len());
-                all.push((vec![item], Some(cut)));
+                all.push((vec![member], Some(cut)));
             }
         }
     }
@@ -123,73 +203,137 @@ pub fn grouped<T>(came: impl IntoIterator<Item = (T, Option<Box<Cut>>)>) -> Vec<
         }
     }
     all.into_iter()
-        .filter_map(|(mut items, cut)| match cut {
-            Some(cut) if items.len() > 1 => Some(Came::Group(items, cut)),
-            _ => items.pop().map(Came::Single),
+        .filter_map(|(mut members, cut)| match cut {
+            Some(cut) if members.len() > 1 => Some(Came::Group(members, cut)),
+            _ => members.pop().map(|(item, _)| Came::Single(item)),
         })
         .collect()
 }
 
-fn contents(shape: &Shape, message: &[u8]) -> Option<Vec<Content>> {
-    let mut found: Vec<Content> = Vec::new();
-    let mut keys: Vec<Range<usize>> = Vec::new();
+/// Find contents and the echo, as they are in the message.
+fn found(shape: &Shape, message: &[u8]) -> Option<(Vec<Content>, Range<usize>)> {
+    let mut contents: Vec<Content> = Vec::new();
+    let mut keys: Vec<(u32, Range<usize>)> = Vec::new();
+    let mut echo = None;
     let mut fields = Fields::new(message, 0..message.len());
-    while let Some(field) = fields.next()? {
-        if field.number != shape.map {
+    loop {
+        let at = fields.at;
+        let Some(field) = fields.next()? else {
+            break;
+        };
+        if Some(field.number) == shape.echo {
+            let text = message.get(field.bytes?)?;
+            // Protobuf has its say about the text of the first request alone.
+            let is_simple =
+                !text.is_empty() && text.len() <= LONGEST_ECHO && std::str::from_utf8(text).is_ok();
+            if !is_simple || echo.replace(at..fields.at).is_some() {
+                return None;
+            }
             continue;
         }
-        let (key, value) = entry(message, field.bytes?)?;
-        // Of equal keys protobuf takes the last, or merges them.
-        if keys.len() >= MOST_ENTRIES
-            || keys
-                .iter()
-                .any(|k| message.get(k.clone()) == message.get(key.clone()))
-        {
-            return None;
-        }
-        keys.push(key.clone());
-        if let Some((field, bytes)) = content(shape, message, value)? {
-            found.push(Content { key, field, bytes });
-        }
-    }
-    Some(found)
-}
-
-/// The key and the value of a map's entry that has each once.
-fn entry(message: &[u8], within: Range<usize>) -> Option<(Range<usize>, Range<usize>)> {
-    let (mut key, mut value) = (None, None);
-    let mut fields = Fields::new(message, within);
-    while let Some(field) = fields.next()? {
-        let place = match field.number {
-            KEY => &mut key,
-            VALUE => &mut value,
-            _ => return None,
+        let mut paths = shape.contents.iter().enumerate();
+        let first = paths.find(|(_, path)| path.fields.first() == Some(&field.number));
+        let Some((path, first)) = first else {
+            continue;
         };
-        if place.replace(field.bytes?).is_some() {
+        if contents.len().max(keys.len()) >= MOST_ENTRIES {
             return None;
         }
+        let bytes = field.bytes?;
+        let Some(key) = first.key else {
+            // An empty one has its place among the others all the same.
+            if bytes.is_empty() {
+                return None;
+            }
+            contents.push(Content {
+                path,
+                key: None,
+                bytes,
+            });
+            continue;
+        };
+        let entry = Entry::read(shape, message, bytes, field.number, key)?;
+        // Of equal keys protobuf takes the last, or merges them.
+        if keys.iter().any(|(number, other)| {
+            *number == field.number && message.get(other.clone()) == message.get(entry.key.clone())
+        }) {
+            return None;
+        }
+        keys.push((field.number, entry.key.clone()));
+        if let Some((path, bytes)) = entry.content {
+            contents.push(Content {
+                path,
+                key: Some(entry.key),
+                bytes,
+            });
+        }
     }
-    Some((key?, value?))
+    Some((contents, echo.unwrap_or(message.len()..message.len())))
 }
 
-/// The only content of a value; the inner None: it has none, or an empty one.
-#[allow(clippy::type_complexity)]
-fn content(
+/// A message that has a name, and a content at most.
+struct Entry {
+    key: Range<usize>,
+    /// None: it has none, or an empty one.
+    content: Option<(usize, Range<usize>)>,
+}
+
+impl Entry {
+    /// None where it has no name, or has twice what should be there once.
+    fn read(
+        shape: &Shape,
+        message: &[u8],
+        within: Range<usize>,
+        number: u32,
+        key: u32,
+    ) -> Option<Self> {
+        let (mut name, mut content) = (None, None);
+        let mut fields = Fields::new(message, within.clone());
+        while let Some(field) = fields.next()? {
+            if field.number == key && name.replace(field.bytes?).is_some() {
+                return None;
+            }
+        }
+        search(shape, message, within, &[number], &mut content)?;
+        Some(Self {
+            key: name?,
+            content: content.filter(|(_, bytes)| !bytes.is_empty()),
+        })
+    }
+}
+
+/// Find the only content in a message that these fields lead to.
+fn search(
     shape: &Shape,
     message: &[u8],
     within: Range<usize>,
-) -> Option<Option<(u32, Range<usize>)>> {
-    let mut found = None;
+    led_by: &[u32],
+    content: &mut Option<(usize, Range<usize>)>,
+) -> Option<()> {
+    let depth = led_by.len();
+    let mut seen = 0u64;
     let mut fields = Fields::new(message, within);
     while let Some(field) = fields.next()? {
-        if !shape.contents.contains(&field.number) {
+        let next = shape.contents.iter().enumerate().find(|(_, path)| {
+            path.fields.get(..depth) == Some(led_by)
+                && path.fields.get(depth) == Some(&field.number)
+        });
+        let Some((number, path)) = next else {
             continue;
+        };
+        let step = 1u64.checked_shl(u32::try_from(number).ok()?)?;
+        if seen & step != 0 {
+            return None;
         }
-        if found.replace((field.number, field.bytes?)).is_some() {
+        seen |= step;
+        let bytes = field.bytes?;
+        if path.fields.len() > depth + 1 {
+            search(shape, message, bytes, path.fields.get(..=depth)?, content)?;
+        } else if content.replace((number, bytes)).is_some() {
             return None;
         }
     }
-    Some(found.filter(|(_, bytes)| !bytes.is_empty()))
+    Some(())
 }
 
 struct Field {
@@ -272,9 +416,18 @@ mod tests {
     use super::*;
 
     fn shape() -> Shape {
+        let path = |fields: &[u32], key| ContentPath {
+            fields: fields.to_vec(),
+            key,
+        };
         Shape {
-            map: 2,
-            contents: vec![4, 5],
+            contents: vec![
+                path(&[2, 2, 4], Some(1)),
+                path(&[2, 2, 5], Some(1)),
+                path(&[5, 5, 6], Some(1)),
+                path(&[7], None),
+            ],
+            echo: Some(6),
             metadata: vec!["key".to_owned()],
             most_bytes: 1 << 16,
         }
@@ -319,9 +472,95 @@ mod tests {
         let [content] = &found[..] else {
             unreachable!("one content");
         };
-        assert_eq!(content.field, 4);
-        assert_eq!(message.get(content.key.clone()), Some(&b"x"[..]));
-        assert_eq!(message.get(content.bytes.clone()), Some(&b"abcd"[..]));
+        assert_eq!(content.path, 0);
+        assert_eq!(read(&message, content.key.as_ref()), b"x");
+        assert_eq!(read(&message, Some(&content.bytes)), b"abcd");
+    }
+
+    fn read<'a>(message: &'a [u8], range: Option<&Range<usize>>) -> &'a [u8] {
+        let part = range.and_then(|range| message.get(range.clone()));
+        part.unwrap_or_default()
+    }
+
+    /// A tensor whose name is its own, and whose content is a level further down.
+    fn nested(name: &[u8], content: &[u8]) -> Vec<u8> {
+        let inside = field(5, &field(6, content));
+        field(5, &[field(1, name), field(2, b"FP32"), inside].concat())
+    }
+
+    #[test]
+    fn contents_are_found_wherever_the_shape_has_them() {
+        let message = [
+            nested(b"x", b"ab"),
+            entry(b"x", &tensor(b"cd")),
+            field(7, b"ef"),
+            nested(b"y", b"gh"),
+            field(7, b"ij"),
+        ]
+        .concat();
+        let found: Vec<(usize, &[u8], &[u8])> = cut_of(&message)
+            .iter()
+            .flat_map(|cut| &cut.contents)
+            .map(|content| {
+                let key = read(&message, content.key.as_ref());
+                (content.path, key, read(&message, Some(&content.bytes)))
+            })
+            .collect();
+        let expected: [(usize, &[u8], &[u8]); 5] = [
+            (2, b"x", b"ab"),
+            (0, b"x", b"cd"),
+            (3, b"", b"ef"),
+            (2, b"y", b"gh"),
+            (3, b"", b"ij"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn requests_are_alike_whatever_is_to_be_echoed_and_wherever_it_is() {
+        let parts = [field(1, b"model"), nested(b"x", b"ab"), field(7, b"cd")];
+        let expected: Vec<&[u8]> = vec![b"ab", b"cd"];
+        let plain = cut_of(&parts.concat()).map(|cut| cut.template);
+        assert!(plain.is_some());
+        let long = vec![b'a'; LONGEST_ECHO];
+        let text: Vec<u8> = [&[6 << 3 | 2, 0x80, 8][..], &long].concat();
+        for echo in [field(6, b"1"), field(6, "größer".as_bytes()), text, vec![]] {
+            for at in 0..=parts.len() {
+                let mut pieces = parts.to_vec();
+                pieces.insert(at, echo.clone());
+                let message = pieces.concat();
+                let Some(cut) = cut_of(&message) else {
+                    unreachable!("it is of the simple form");
+                };
+                assert_eq!(Some(&cut.template), plain.as_ref());
+                assert_eq!(cut.echo.field.to_vec(), echo);
+                let found: Vec<&[u8]> = cut
+                    .contents
+                    .iter()
+                    .map(|content| read(&message, Some(&cut.echo.moved(&content.bytes))))
+                    .collect();
+                assert_eq!(found, expected);
+                let key = cut.contents.first().and_then(|content| content.key.clone());
+                let key = key.map(|key| cut.echo.moved(&key));
+                assert_eq!(read(&message, key.as_ref()), b"x");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_echoed_is_none() {
+        let long = vec![b'a'; LONGEST_ECHO + 1];
+        let too_long: Vec<u8> = [&[6 << 3 | 2, 0x81, 8][..], &long].concat();
+        for echo in [
+            field(6, b""),
+            field(6, b"\xff"),
+            field(6, b"\xed\xa0\x80"), // half of a pair of surrogates
+            [field(6, b"a"), field(6, b"a")].concat(),
+            vec![6 << 3, 1],
+            too_long,
+        ] {
+            assert_eq!(cut_of(&[request(b"abcd"), echo].concat()), None);
+        }
     }
 
     #[test]
@@ -346,6 +585,21 @@ mod tests {
             of(3, &[], &entry(b"x", &field(5, b"abcd"))),
             of(3, &[], &[x.clone(), y.clone()].concat()),
             of(3, &[], &[y, x].concat()),
+            of(3, &[], &nested(b"x", b"abcd")),
+            of(3, &[], &nested(b"y", b"abcd")),
+            of(3, &[], &nested(b"x", b"abc")),
+            of(3, &[], &field(7, b"abcd")),
+            of(3, &[], &[field(7, b"ab"), field(7, b"cd")].concat()),
+            of(3, &[], &[field(7, b"a"), field(7, b"bcd")].concat()),
+            of(3, &[], &[nested(b"x", b""), field(7, b"abcd")].concat()),
+            of(
+                3,
+                &[],
+                &field(
+                    2,
+                    &[field(1, b"x"), field(2, &tensor(b"abcd")), field(3, b"")].concat(),
+                ),
+            ),
         ];
         assert!(templates.iter().all(Option::is_some));
         for (at, one) in templates.iter().enumerate() {
@@ -372,7 +626,31 @@ mod tests {
             field(2, &field(2, &x)),          // no key
             field(2, &[field(1, b"x"), field(1, b"x"), field(2, &x)].concat()),
             field(2, &[field(1, b"x"), field(2, &x), field(2, &x)].concat()),
-            field(2, &[field(1, b"x"), field(2, &x), field(3, b"")].concat()),
+            field(7, b""),                              // an empty one that has no name
+            [field(7, b"a"), vec![7 << 3, 1]].concat(), // no bytes
+            [nested(b"x", b"ab"), nested(b"x", b"")].concat(), // a name twice
+            field(5, &field(5, &field(6, b"ab"))),      // no name
+            field(
+                5,
+                &[
+                    field(1, b"x"),
+                    field(5, &field(6, b"")),
+                    field(5, &field(6, b"ab")),
+                ]
+                .concat(),
+            ),
+            field(
+                5,
+                &[
+                    field(1, b"x"),
+                    field(5, &[field(6, b"ab"), field(6, b"")].concat()),
+                ]
+                .concat(),
+            ),
+            field(
+                5,
+                &[field(1, b"x"), field(5, &[6 << 3 | 5, 0, 0, 0, 0])].concat(),
+            ), // unpacked
             [request(b"abcd"), vec![0, 0]].concat(), // no field has the number 0
             [request(b"abcd"), vec![3 << 3 | 3]].concat(), // a group
             [request(b"abcd"), vec![3 << 3 | 7]].concat(), // no wire type
@@ -384,6 +662,9 @@ mod tests {
             assert_eq!(cut_of(&message), None, "{message:?}");
         }
         let many = |count| -> Vec<u8> { (0..count).flat_map(|key| entry(&[key], &x)).collect() };
+        assert!(cut_of(&many(16)).is_some());
+        assert_eq!(cut_of(&many(17)), None);
+        let many = |count| -> Vec<u8> { (0..count).flat_map(|_| field(7, b"a")).collect() };
         assert!(cut_of(&many(16)).is_some());
         assert_eq!(cut_of(&many(17)), None);
     }
@@ -431,7 +712,7 @@ mod tests {
                 Came::Group(items, cut) => {
                     assert_eq!(cut.contents.len(), 1);
                     assert!(!cut.template.is_empty());
-                    items
+                    items.into_iter().map(|(item, _)| item).collect()
                 }
             })
             .collect();

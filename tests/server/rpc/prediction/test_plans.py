@@ -14,7 +14,13 @@ from ladle.server.rpc.alike.plans import Fields, Known, Plan, Plans
 
 
 class NoAnswers:
-    end = b""
+    start = end = b""
+
+    def encode(self, _outputs: Mapping[str, Any], _echo: bytes) -> bytes:
+        return b""
+
+    def request_id(self, _echo: bytes) -> str:
+        return ""
 
     def fields(self, _outputs: Mapping[str, Any], _count: int) -> Fields | None:
         return None
@@ -55,7 +61,7 @@ def test_a_long_template_is_not_kept() -> None:
 def test_a_plan_does_not_keep_its_version() -> None:
     plans = Plans()
     servable = FakeServable(double, (DOUBLE,))
-    plan = Plan(ref(servable), DOUBLE, {}, ("y",), {}, NoAnswers(), lambda _outputs, _id: b"")
+    plan = Plan(ref(servable), DOUBLE, {}, ("y",), {}, NoAnswers())
     plans.keep(b"a", known()._replace(plan=plan))
     del servable
 

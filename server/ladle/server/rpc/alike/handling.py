@@ -11,8 +11,8 @@ An API's method is an AlikeMethod around its InferMethod. All else is here, once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -24,25 +24,16 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.serving_map import Handle
 from ladle.server.core.observation import Observation, Observer
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
-from ladle.server.core.servable import Arrays, Signature
+from ladle.server.core.servable import Arrays, Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.alike.plans import Answers, Known, Part, Plan, Plans
 from ladle.server.rpc.alike.requests import Requests
 from ladle.server.rpc.queued import InferMethod
-from ladle.server.rpc.request import find_version, priority_of
+from ladle.server.rpc.request import Invocation, find_version, priority_of
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")  # a request as its API's parser returns it
-
-
-class Source(NamedTuple):
-    """Where an input's bytes are in each request."""
-
-    content: int
-    """Its number."""
-    dtype: np.dtype[Any] | None
-    """The only dtype that the field has the bytes of; None where it has those of any."""
 
 
 class AlikeMethod(Protocol[R]):
@@ -52,23 +43,33 @@ class AlikeMethod(Protocol[R]):
     def infer(self) -> InferMethod[R, bytes]:
         """How each of them is read and answered by itself."""
 
-    def sources(
-        self, request: R, contents: Sequence[tuple[bytes, int, bytes]]
-    ) -> Mapping[str, Source] | None:
-        """Return where the bytes of each input are; None where requests go one by one.
+    @property
+    def dtypes(self) -> Sequence[np.dtype[Any] | None]:
+        """Of each path to contents the only dtype whose bytes are there; None: they are of any."""
+
+    def is_lasting(self, request: R) -> bool:
+        """Whether requests of the same bytes name the same model and version at any time."""
+
+    def plan(self, model: Model, request: R, servable_id: ServableId) -> tuple[Invocation, Answers]:
+        """Return what to run for one of them, and what puts the answers to all.
 
         Args:
-            request: one of them.
-            contents: those of `request`, as Group says.
+            model: what runs it.
+            request: the request.
+            servable_id: which version the model is.
+
+        Raises:
+            ServingError: The request does not fit the model.
         """
 
-    def answers(self, request: R, signature: Signature, servable_id: ServableId) -> Answers:
-        """Return what puts the answers to requests that are alike.
+    def named(
+        self, request: R, contents: Sequence[tuple[int, bytes, bytes]]
+    ) -> Sequence[str] | None:
+        """Return which input each content is; None where requests go one by one.
 
         Args:
-            request: one of them.
-            signature: what runs.
-            servable_id: the version that runs it.
+            request: one of them, which fits the model.
+            contents: those of `request`, as Group says.
         """
 
 
@@ -128,7 +129,8 @@ def _submit(
             plan = _plan(method, request, handle, group)
             if plan is None:
                 return False
-            plans.keep(template, known._replace(plan=plan))
+            if method.is_lasting(request):
+                plans.keep(template, known._replace(plan=plan))
         observation.signatures = plan.signature.names
         requests = Requests(group, observation, observer, handle, plan, infer.path)
         pending = handle.servable.submit_alike(plan.signature, plan.inputs, plan.outputs, requests)
@@ -144,35 +146,37 @@ def _submit(
 
 def _plan(method: AlikeMethod[R], request: R, handle: Handle, group: Group) -> Plan | None:
     """Return what runs for the requests; None where they can't go as one."""
-    (signature, inputs, outputs), encode = method.infer.plan(handle.servable, request)
+    (signature, inputs, outputs), answers = method.plan(handle.servable, request, handle.id)
     contents = group.contents
-    sources = method.sources(request, contents)
-    parts = None if sources is None else _parts(inputs, sources, contents)
+    names = method.named(request, contents)
+    parts = None if names is None else _parts(names, inputs, contents, method.dtypes)
     if parts is None:
         return None
-    answers = method.answers(request, signature, handle.id)
     shells = {
         alias: np.broadcast_to(np.zeros((), array.dtype), array.shape)
         for alias, array in inputs.items()
     }
-    return Plan(ref(handle.servable), signature, shells, outputs, parts, answers, encode)
+    return Plan(ref(handle.servable), signature, shells, outputs, parts, answers)
 
 
 def _parts(
-    inputs: Arrays, sources: Mapping[str, Source], contents: Sequence[tuple[bytes, int, bytes]]
+    names: Sequence[str],
+    inputs: Arrays,
+    contents: Sequence[tuple[int, bytes, bytes]],
+    dtypes: Sequence[np.dtype[Any] | None],
 ) -> dict[str, Part] | None:
     """Return where each input comes from; None where one is not just the bytes of a content.
 
     Whether bytes are right for a bool or for strings depends on what they are.
     """
-    if len(contents) != len(inputs) or sources.keys() != inputs.keys():
+    if len(names) != len(inputs) or inputs.keys() != set(names):
         return None
     parts = {}
-    for alias, array in inputs.items():
-        number, dtype = sources[alias]
-        if array.dtype.kind in "bO" or dtype not in (None, array.dtype):
+    for number, (name, (path, _, data)) in enumerate(zip(names, contents, strict=True)):
+        array = inputs[name]
+        if array.dtype.kind in "bO" or dtypes[path] not in (None, array.dtype):
             return None
-        if array.tobytes() != contents[number][-1]:
+        if array.tobytes() != data:
             return None
-        parts[alias] = Part(number, array.dtype, array.shape)
+        parts[name] = Part(number, array.dtype, array.shape)
     return parts

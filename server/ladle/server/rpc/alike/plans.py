@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from weakref import ReferenceType
 
@@ -11,7 +11,6 @@ import numpy as np
 from ladle.protos.serving_pb import ModelSpec
 from ladle.server.core.batching.plan import Priority
 from ladle.server.core.servable import Arrays, Model, Signature
-from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.queued import Outputs
 
 _MOST_TEMPLATES = 1024
@@ -35,6 +34,10 @@ class Answers(Protocol):
     """Puts the answers to requests that are alike. Thread-safe."""
 
     @property
+    def start(self) -> bytes:
+        """What comes first in each answer that is put in fields, before the echo."""
+
+    @property
     def end(self) -> bytes:
         """What comes last in each answer that is put in fields."""
 
@@ -43,6 +46,16 @@ class Answers(Protocol):
 
         None: outputs have to be encoded for each request by itself.
         """
+
+    def encode(self, outputs: Outputs, echo: bytes) -> bytes:
+        """Return the whole answer to one request.
+
+        Raises:
+            ServingError: No message can hold it.
+        """
+
+    def request_id(self, echo: bytes) -> str:
+        """Return the id that a request brings; empty for none."""
 
 
 class Plan(NamedTuple):
@@ -60,8 +73,6 @@ class Plan(NamedTuple):
     parts: Mapping[str, Part]
     """Where each input's bytes are."""
     answers: Answers
-    encode: Callable[[Outputs, ServableId], bytes]
-    """Makes an answer that can't be put in fields."""
 
 
 class Known(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class Requests:
         self._parts = plan.parts
         self._path = path
         self._answers = plan.answers
-        self._encode = plan.encode
+        self._echoes = group.echoes
         # Goes when all have ended: the task has these requests, and both would be a circle.
         self._pending: PendingAlike | None = None
         self._is_over = False
@@ -88,13 +89,18 @@ class Requests:
         if fields is None:
             self._answer_each(members, outcome, observation)
             return
-        end = self._answers.end
-        size = len(end) + sum([len(head) + len(data) // len(members) for head, data in fields])
+        start, end = self._answers.start, self._answers.end
+        size = len(start) + len(end)
+        size += sum([len(head) + len(data) // len(members) for head, data in fields])
         places = self._group.settle(members)
         if places:
             # Noted first, so that a caller who has the answer finds it counted.
-            observation.end_alike(len(places), size, self._observer)
-            self._group.answer(members, places, fields, end)
+            echoes = Counter([len(self._echoes[members[place]]) for place in places])
+            for nbytes, count in echoes.items():
+                alike = observation.part()
+                alike.request_bytes += nbytes
+                alike.end_alike(count, size + nbytes, self._observer)
+            self._group.answer(members, places, start, fields, end)
             self._handle.release(len(places))
 
     def over(self) -> None:
@@ -117,20 +123,22 @@ class Requests:
             if count > 1:
                 own = {alias: _share(array, place, count) for alias, array in outputs.items()}
             try:
-                answer = self._encode(own, self._handle.id)
+                answer = self._answers.encode(own, self._echoes[member])
             except Exception as error:
                 self._fail(member, error, observation)
                 continue
             if self._group.settle([member]):
-                observation.part().end_alike(1, len(answer), self._observer)
-                self._group.answer([member], [0], [], answer)
+                self._part(member, observation).end_alike(1, len(answer), self._observer)
+                self._group.respond(member, answer)
                 self._handle.release()
 
     def _fail(self, member: int, error: Exception, observation: Observation) -> None:
         if not self._group.settle([member]):
             return
-        one = observation.part()
+        one = self._part(member, observation)
         one.metadata = self._group.call(member).metadata
+        if request_id := self._answers.request_id(self._echoes[member]):
+            one.known_as(request_id)
         status = as_status(error, self._path, one)
         one.end(status, self._observer)
         self._group.fail(member, status)
@@ -144,8 +152,14 @@ class Requests:
         deadline = self._group.deadline(member)
         is_late = deadline is not None and deadline <= time.monotonic()
         error = DeadlineExceeded(LATE) if is_late else Cancelled("the caller went away")
-        self.observation.part().end(error, self._observer)
+        self._part(member, self.observation).end(error, self._observer)
         self._handle.release()
+
+    def _part(self, member: int, observation: Observation) -> Observation:
+        """Return a new observation of one member."""
+        part = observation.part()
+        part.request_bytes += len(self._echoes[member])
+        return part
 
 
 def _share(array: NDArray[Any], place: int, count: int) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -12,12 +12,70 @@ from ladle.protos import dtypes, wire
 from ladle.protos.datatypes import BY_NUMBER, Datatype, to_raw
 from ladle.protos.inference_pb import ModelInferRequest, ModelInferResponse
 from ladle.server.core.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from ladle.server.core.observation import Observation
 from ladle.server.core.servable import Signature
+from ladle.server.core.servable_id import ServableId
+from ladle.server.rpc.open_inference.classification import classified
 from ladle.server.rpc.open_inference.parameters import refuse_shared_memory
+from ladle.server.rpc.queued import Outputs
+
+ID = 3
+"""The field of a request and of its answer that has the caller's id."""
 
 _OUTPUTS = 5
 _RAW_OUTPUTS = 6
-_MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
+MAX_RESPONSE_BYTES = (1 << 31) - 1  # no gRPC message can be larger
+
+
+class AnswerForm(NamedTuple):
+    """What answers have of their request, but for its id."""
+
+    model_name: str
+    """As the caller gave it."""
+    signature: Signature
+    wanted: tuple[str, ...]
+    """The outputs in the order of the answer."""
+    counts: Mapping[str, int]
+    """How many classes are wanted of outputs that are classified."""
+    card_json: str | None
+    typed: bool
+    """Whether the values go into typed fields."""
+
+    def start(self, servable_id: ServableId) -> bytes:
+        """Return the answer's first fields: the model as it was asked for, and what has run."""
+        return _model_fields(self.model_name, servable_id.version)
+
+    def encode(
+        self,
+        id_field: bytes,
+        seen: Observation | None,
+        outputs: Outputs,
+        servable_id: ServableId,
+    ) -> bytes:
+        """Return the answer that is made of what a run gave.
+
+        Args:
+            id_field: the id, as `id_field` returns it.
+            seen: where outputs are noted that the answer does not hold.
+            outputs: what the run gave.
+            servable_id: what has run.
+        """
+        if self.counts:
+            if seen is not None:
+                seen.outputs = {alias: outputs[alias] for alias in self.counts}
+            outputs = dict(outputs)
+            batched = self.signature.batchable
+            for alias, count in self.counts.items():
+                outputs[alias] = classified(
+                    alias, outputs[alias], count, batched=batched, card=self.card_json
+                )
+        head = self.start(servable_id) + id_field
+        return encode_answer(head, self.wanted, outputs, self.signature, typed=self.typed)
+
+
+def id_field(request_id: str) -> bytes:
+    """Return the field of an answer that repeats a request's id; nothing for none."""
+    return wire.join(wire.bytes_field(ID, [request_id.encode()])) if request_id else b""
 
 
 def wanted_outputs(
@@ -96,13 +154,13 @@ def encode_answer(
             raw = to_raw(array)
             nbytes = len(raw)
         data_type = dtypes.STRING if array.dtype.hasobject else signature.outputs[alias].data_type
-        described, raw_head = _output_heads(alias, data_type, array.shape, nbytes)
+        described, raw_head = output_heads(alias, data_type, array.shape, nbytes)
         pieces.append(described)
         raws += (raw_head, raw)
         size += len(described) + len(raw_head) + nbytes
-    if size > _MAX_RESPONSE_BYTES:
+    if size > MAX_RESPONSE_BYTES:
         raise ResourceExhausted(
-            f"the answer takes {size} bytes, more than the {_MAX_RESPONSE_BYTES} of any message: "
+            f"the answer takes {size} bytes, more than the {MAX_RESPONSE_BYTES} of any message: "
             "send fewer rows, or name the outputs that you need"
         )
     pieces += raws
@@ -110,7 +168,7 @@ def encode_answer(
 
 
 @lru_cache(maxsize=4096)
-def model_fields(model_name: str, version: int) -> bytes:
+def _model_fields(model_name: str, version: int) -> bytes:
     """Return the answer's first fields: the model as it was asked for, and what has run."""
     return ModelInferResponse(model_name=model_name, model_version=str(version)).SerializeToString()
 
@@ -133,7 +191,7 @@ def _typed(
 
 
 @lru_cache(maxsize=4096)
-def _output_heads(
+def output_heads(
     alias: str, data_type: int, shape: tuple[int, ...], nbytes: int
 ) -> tuple[bytes, bytes]:
     """Return what says what an output is, and what comes before its raw bytes."""

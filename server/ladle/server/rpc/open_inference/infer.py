@@ -8,7 +8,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ladle.protos import wire
 from ladle.protos.inference_pb import InferParameter, ModelInferRequest
 from ladle.protos.serving_pb import ModelSpec
 from ladle.protos.zero_copy import LEAST_BYTES, extract_repeated_bytes
@@ -18,12 +17,12 @@ from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.machine import malloc
 from ladle.server.core.observation import Observation
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
-from ladle.server.core.servable import Model, Signature
+from ladle.server.core.servable import Model
 from ladle.server.core.servable_id import ServableId
 from ladle.server.rpc.middleware import BlockingPart, ObservedCall
 from ladle.server.rpc.open_inference import names
-from ladle.server.rpc.open_inference.answers import encode_answer, model_fields, wanted_outputs
-from ladle.server.rpc.open_inference.classification import classified, classify_counts
+from ladle.server.rpc.open_inference.answers import AnswerForm, id_field, wanted_outputs
+from ladle.server.rpc.open_inference.classification import classify_counts
 from ladle.server.rpc.open_inference.inputs import read_inputs
 from ladle.server.rpc.open_inference.parameters import (
     check_parameters,
@@ -36,7 +35,6 @@ from ladle.server.rpc.request import Invocation, earlier, parse
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
-_ID = 3
 _MOST_NAMES = 1024
 _NONE: Mapping[str, InferParameter] = MappingProxyType({})
 _RAW_INPUTS = 7
@@ -126,6 +124,16 @@ class ModelInfer:
     ) -> tuple[Invocation, Callable[[Outputs, ServableId], bytes]]:
         """Return what to run, and what encodes the ModelInferResponse.
 
+        Raises:
+            InvalidArgument: The request does not fit the signature.
+            Unimplemented: It needs what the server does not have, such as shared memory.
+        """
+        invocation, form = self.outline(model, request)
+        return invocation, partial(form.encode, id_field(request.message.id), request.seen)
+
+    def outline(self, model: Model, request: ParsedInfer) -> tuple[Invocation, AnswerForm]:
+        """Return what to run, and what answers have of the request, but for its id.
+
         Checks come in this order: signature, outputs, inputs.
 
         Raises:
@@ -145,20 +153,11 @@ class ModelInfer:
         inputs = read_inputs(message, request.raw, signature, given)
         if signature.batchable and (rows := len(next(iter(inputs.values())))) > 1:
             _check_rows(model, rows, given)
-        encode = partial(
-            _encode,
-            given,
-            message.id,
-            signature,
-            wanted,
-            counts,
-            model.card_json,
-            bool(parameters) and wants_typed(parameters),
-            request.seen if counts else None,
-        )
+        typed = bool(parameters) and wants_typed(parameters)
+        form = AnswerForm(given, signature, wanted, counts, model.card_json, typed)
         if named:
             wanted = tuple(alias for alias in signature.outputs if alias in set(wanted))
-        return Invocation(signature, inputs, wanted), encode
+        return Invocation(signature, inputs, wanted), form
 
 
 class ModelInferMethod:
@@ -204,33 +203,6 @@ def read(data: bytes) -> tuple[ModelInferRequest, Sequence[memoryview]]:
         malloc.trim()  # of the pieces that the transport got it in
     rest, raw = extract_repeated_bytes(data, _RAW_INPUTS)
     return parse(ModelInferRequest, rest), raw
-
-
-def _encode(
-    model_name: str,
-    request_id: str,
-    signature: Signature,
-    wanted: tuple[str, ...],
-    counts: Mapping[str, int],
-    card_json: str | None,
-    typed: bool,
-    seen: Observation | None,
-    outputs: Outputs,
-    servable_id: ServableId,
-) -> bytes:
-    """Return the answer that is made of what a run gave."""
-    if counts:
-        if seen is not None:
-            seen.outputs = {alias: outputs[alias] for alias in counts}
-        outputs = dict(outputs)
-        for alias, count in counts.items():
-            outputs[alias] = classified(
-                alias, outputs[alias], count, batched=signature.batchable, card=card_json
-            )
-    head = model_fields(model_name, servable_id.version)
-    if request_id:
-        head += wire.join(wire.bytes_field(_ID, [request_id.encode()]))
-    return encode_answer(head, wanted, outputs, signature, typed=typed)
 
 
 def _check_rows(model: Model, rows: int, given: str) -> None:

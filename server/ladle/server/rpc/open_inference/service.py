@@ -10,6 +10,7 @@ from ladle.server.core.models.changes import Models
 from ladle.server.core.rollout.shadow_runs import ShadowRuns
 from ladle.server.core.statistics import Statistics
 from ladle.server.rpc.middleware import Middleware, ObservedCall
+from ladle.server.rpc.open_inference.alike import infer_alike
 from ladle.server.rpc.open_inference.configuration import ModelConfigMethod
 from ladle.server.rpc.open_inference.infer import PATH as MODEL_INFER
 from ladle.server.rpc.open_inference.infer import ModelInfer, ModelInferMethod
@@ -58,7 +59,9 @@ def open_inference_service(
     }
     served: dict[str, Handler | NonBlocking | Streaming] = {
         MODEL_INFER: middleware.non_blocking(
-            MODEL_INFER, ModelInferMethod(infer, manager, shadows)
+            MODEL_INFER,
+            ModelInferMethod(infer, manager, shadows),
+            infer_alike(manager, infer, middleware.observer, shadows),
         ),
         MODEL_STREAM_INFER: model_stream_infer(manager, infer, middleware.observer),
     }

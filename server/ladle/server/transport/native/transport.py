@@ -270,11 +270,12 @@ class NativeTransport:
 
 def _alike(
     method: Handler | NonBlocking | Streaming,
-) -> tuple[int, list[int], list[str]] | None:
+) -> tuple[list[tuple[list[int], int | None]], int | None, list[str]] | None:
     alike = method.alike if isinstance(method, NonBlocking) else None
     if alike is None:
         return None
-    return alike.map_field, list(alike.contents), list(alike.metadata)
+    contents = [(list(path.fields), path.key) for path in alike.contents]
+    return contents, alike.echo, list(alike.metadata)
 
 
 def _native_budget(budget: ByteBudget) -> ladle_native.Budget:

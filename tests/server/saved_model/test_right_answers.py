@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import TIMEOUT_S, FakeClock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -295,7 +295,11 @@ ROW_WISE: dict[str, Callable[[Any, Any], Any]] = {
     "dense": lambda tf, x: x @ tf.random.stateless_normal([3, 3], seed=[1, 2]),
     "softmax of a row": lambda tf, x: tf.nn.softmax(x),
     "cumulate a row": lambda tf, x: tf.cumsum(x, axis=1),
-    "loop": lambda tf, x: tf.map_fn(lambda row: row * 2, x),
+    "map": lambda tf, x: tf.map_fn(lambda row: row * 2, x),
+    "partition a row": lambda tf, x: tf.sort(x, axis=1),
+    "loop until all are small": lambda tf, x: tf.while_loop(
+        lambda y: tf.reduce_any(tf.abs(y) > 1), lambda y: (tf.where(tf.abs(y) > 1, y / 2, y),), [x]
+    )[0],
 }
 MIXING: dict[str, Callable[[Any, Any], Any]] = {
     "softmax of a column": lambda tf, x: tf.nn.softmax(x, axis=0),
@@ -306,15 +310,50 @@ MIXING: dict[str, Callable[[Any, Any], Any]] = {
     "attend": lambda tf, x: tf.nn.softmax(tf.matmul(x, x, transpose_b=True)) @ x,
     "normalize": lambda tf, x: x / tf.norm(x + 1e-3),
     "the first": lambda tf, x: x * 0 + x[:1],
-    "if any": lambda tf, x: tf.cond(tf.reduce_any(x > 1), lambda: -x, lambda: x),
+    "if even": lambda tf, x: tf.cond(tf.equal(tf.shape(x)[0] % 2, 0), lambda: -x, lambda: x),
+    "if many": lambda tf, x: tf.cond(tf.shape(x)[0] > 20, lambda: -x, lambda: x),
+    "add up by the first column": lambda tf, x: tf.gather(
+        tf.math.unsorted_segment_sum(x, tf.cast(x[:, 0] > 0, tf.int32), 2),
+        tf.cast(x[:, 0] > 0, tf.int32),
+    ),
+    "loop until all are small at once": lambda tf, x: tf.while_loop(
+        lambda y: tf.reduce_any(tf.abs(y) > 0.01), lambda y: (y / 2,), [x]
+    )[0],
     "half": lambda tf, x: x[: (tf.shape(x)[0] + 1) // 2],
 }
 CHAINS = st.lists(st.sampled_from([*ROW_WISE, *MIXING]), min_size=1, max_size=4)
+BURST = 16
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps=CHAINS)
-def test_no_graph_mixes_answers_of_a_signature_that_nobody_vouches_for(steps: list[str]) -> None:
+class Gated:
+    """A model whose runs can be held up, so that requests gather. Counts what has run."""
+
+    def __init__(self, model: SavedModelServable) -> None:
+        self.signatures = model.signatures
+        self.signature_defs = model.signature_defs
+        self.default_signature = model.default_signature
+        self.card_json = model.card_json
+        self.gate = threading.Event()
+        self.runs: list[int] = []
+        self._model = model
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        deadline: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        assert self.gate.wait(TIMEOUT_S)
+        self.runs.append(len(inputs["x"]))
+        return self._model.run(signature, inputs, outputs)
+
+    def close(self) -> None:
+        """Leave the model to the test, which puts several queues before it."""
+
+
+def chained(steps: list[str]) -> SavedModelServable:
+    """Return a graph that takes these steps, one after the other."""
     tf1 = tensorflow().compat.v1
     session = tf1.Session(graph=tf1.Graph())
     with session.graph.as_default():
@@ -325,25 +364,90 @@ def test_no_graph_mixes_answers_of_a_signature_that_nobody_vouches_for(steps: li
     signature = Signature(
         "chain", {"x": TensorSpec(1, (-1, 3), fed.name)}, {"y": TensorSpec(1, (-1, 3), made.name)}
     )
-    model = SavedModelServable(
+    return SavedModelServable(
         session, {"chain": signature}, {}, None, run_inline=True, all_dimensions=False
     )
-    served = BatchingServable(model, BatchOptions(), FakeClock(), said_by="")
-    random = np.random.default_rng(6)
-    asked = [
-        {"x": random.normal(size=(random.integers(1, 4), 3)).astype(np.float32)} for _ in range(400)
-    ]
-    expected = [model.run(signature, inputs, ("y",))["y"] for inputs in asked]
 
-    def is_right(number: int) -> bool:
-        answer = served.run(signature, asked[number], ("y",))["y"]
-        right = expected[number]
-        return answer.shape == right.shape and np.allclose(answer, right, rtol=1e-3, atol=1e-5)
 
+class Callers:
+    """Who send requests to a graph, and know what it answers to each of them alone."""
+
+    def __init__(self, model: SavedModelServable, said_by: str) -> None:
+        self.model = Gated(model)
+        options = None if said_by == "off" else BatchOptions()
+        self.served = BatchingServable(
+            self.model, options, FakeClock(), max_threads=1, said_by=said_by
+        )
+        self._alone = model
+        self._random = np.random.default_rng(6)
+
+    def send(self, requests: int) -> None:
+        """Send requests that wait together; each has to have its own answer."""
+        signature = self.served.signatures["chain"]
+        sizes = self._random.integers(1, 4, requests)
+        asked = [{"x": self._random.normal(size=(n, 3)).astype(np.float32)} for n in sizes]
+        expected = [self._alone.run(signature, inputs, ("y",))["y"] for inputs in asked]
+        answers: list[Future[Any]] = [Future() for _ in asked]
+        self.model.gate.clear()
+        for inputs, answer in zip(asked, answers, strict=True):
+            self.served.submit(signature, inputs, ("y",), answer.set_result)
+        self.model.gate.set()
+        for right, answer in zip(expected, answers, strict=True):
+            got = answer.result(TIMEOUT_S)
+            assert not isinstance(got, Exception), got
+            np.testing.assert_allclose(got["y"], right, rtol=1e-3, atol=1e-5)
+        assert self.served.wait_until_idle(TIMEOUT_S)
+
+    def standing(self) -> Standing:
+        return self.served.standings()["chain"].standing
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=CHAINS)
+def test_no_graph_mixes_answers_of_a_signature_that_nobody_vouches_for(steps: list[str]) -> None:
+    """On trial, and in whichever standing the trial ends."""
+    model = chained(steps)
+    callers = Callers(model, "")
     try:
-        with ThreadPoolExecutor(CALLERS) as callers:
-            assert all(callers.map(is_right, range(len(asked))))
+        assert callers.standing() is Standing.ON_TRIAL
+        for _ in range(8 * PROOF):
+            callers.send(5)
+            if callers.standing() is not Standing.ON_TRIAL:
+                break
         if not set(steps) & set(MIXING):
-            assert served.standings()["chain"].standing is not Standing.ALONE
+            assert callers.standing() is Standing.BATCHED, "rounding is no reason"
+        before = len(callers.model.runs)
+        compared = callers.served.comparisons
+        for _ in range(6):
+            callers.send(BURST)
+        if callers.standing() is Standing.BATCHED:
+            again = 8 * (callers.served.comparisons - compared)  # lone runs of a comparison
+            assert len(callers.model.runs) - before - again < 6 * BURST, "they ran together"
+            assert max(callers.model.runs) > BURST
+        else:
+            assert callers.standing() is Standing.ALONE
     finally:
-        served.close()
+        callers.served.close()
+        model.close()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=CHAINS, said_by=st.sampled_from(["off", "--enable_batching"]))
+def test_no_graph_mixes_answers_where_the_user_forbids_batches_or_is_right_to_vouch(
+    steps: list[str], said_by: str
+) -> None:
+    if said_by != "off":
+        steps = [step for step in steps if step in ROW_WISE]
+        assume(steps)
+    model = chained(steps)
+    callers = Callers(model, said_by)
+    try:
+        for _ in range(4):
+            callers.send(BURST)
+        vouched = said_by != "off"
+        assert callers.standing() is (Standing.VOUCHED if vouched else Standing.ALONE)
+        assert callers.served.comparisons == 0
+        assert len(callers.model.runs) <= 8 if vouched else len(callers.model.runs) == 4 * BURST
+    finally:
+        callers.served.close()
+        model.close()

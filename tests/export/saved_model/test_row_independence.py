@@ -36,7 +36,7 @@ def passes(function: Function, rows: Array = ROWS, output: str = "y") -> bool:
             return {}
 
     compared = [outputs(request.inputs["x"]) for request in requests_to_compare("s", {"x": rows})]
-    return is_row_independent({output: function(rows)}, compared)
+    return is_row_independent(len(rows), compared)
 
 
 def softmax(x: Array, axis: int) -> Array:
@@ -75,6 +75,7 @@ def test_what_works_row_by_row_passes(function: Function) -> None:
         lambda x: np.unique(x, axis=0),
         lambda x: np.squeeze(x),
         lambda x: x + (len(x) > 4),
+        lambda x: x + (len(x) > 100),
     ],
 )
 def test_what_mixes_rows_does_not(function: Function) -> None:
@@ -110,16 +111,43 @@ def test_rows_that_are_alike_show_nothing(rows: Array) -> None:
     assert not passes(lambda x: x, rows)
 
 
+@pytest.mark.parametrize(
+    "constant",
+    [
+        np.zeros(6, np.float32),
+        np.full((6, 2), 255, np.uint8),
+        np.ones(6, np.bool_),
+        np.array([b"a"] * 6, np.object_),
+        np.array(["a"] * 6),
+        np.ones(6, ml_dtypes.bfloat16),
+    ],
+)
+def test_an_input_that_is_the_same_in_all_rows_hides_nothing(constant: Array) -> None:
+    """The first row's value could count for all."""
+
+    def answers(by: Callable[[Array], Array]) -> list[dict[str, Array]]:
+        requests = requests_to_compare("s", {"x": ROWS, "k": constant})
+        return [{"y": request.inputs["x"], "k": by(request.inputs["k"])} for request in requests]
+
+    assert is_row_independent(len(ROWS), answers(lambda k: k))
+    assert not is_row_independent(len(ROWS), answers(lambda k: k[np.zeros(len(k), np.intp)]))
+
+
+def test_a_sample_in_which_every_input_varies_is_run_as_it_is() -> None:
+    for request in requests_to_compare("s", {"x": ROWS, "k": np.arange(6) == 3}):
+        rows = [np.flatnonzero((row == ROWS).all(axis=1))[0] for row in request.inputs["x"]]
+        np.testing.assert_array_equal(request.inputs["k"], np.array(rows) == 3)
+
+
 def test_either_of_two_classes_that_are_as_likely_may_be_the_best() -> None:
     probabilities = np.array([[0.5, 0.5], [0.1, 0.9]], np.float32)
-    together = {"probabilities": probabilities, "class_id": np.array([0, 1])}
     compared: list[dict[str, Array]] = [
         {"probabilities": probabilities[rows], "class_id": np.ones(len(rows), np.int64)}
         for rows in batches_to_compare(2)
     ]
-    assert is_row_independent(together, compared)
+    assert is_row_independent(2, compared)
     compared[0]["class_id"] = np.array([2])
-    assert not is_row_independent(together, compared)
+    assert not is_row_independent(2, compared)
 
 
 @given(st.integers(1, 70))

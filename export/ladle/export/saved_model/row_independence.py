@@ -2,8 +2,10 @@
 
 A server may put the requests of several callers into one batch only if no row changes another
 row's answer. The check runs the same rows in several batches: alone, together, in another order,
-beside other rows, and padded with copies. It proves nothing about rows that were not run, so a
-signature passes only if the sample has at least two different rows.
+beside other rows, padded with copies, and in a large batch. It proves nothing about rows that were
+not run, so a signature passes only if the sample has at least two different rows. An input that is
+the same in all rows of the sample gets other values in every other row: one row's value could
+count for all, and nobody would see it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ladle.export.saved_model.subprocess_check import Arrays, Request
 
 _ALONE = 8
 _PADDED_TO = 8
+_MANY = 128
 _SEED = 7
 # Another batch size lets TensorFlow add numbers in another order.
 _ROUNDING_STEPS = 512
@@ -34,13 +37,38 @@ def batches_to_compare(n_rows: int) -> list[NDArray[np.intp]]:
     middle = max(1, n_rows // 2)
     return [
         *(everyone[row : row + 1] for row in range(min(_ALONE, n_rows))),
-        everyone,  # a second time: no random numbers, and no state
+        everyone,
         everyone[::-1],
         np.random.default_rng(_SEED).permutation(n_rows),
         everyone[:middle],
         everyone[middle - 1 :],
         padded,
+        np.resize(everyone, max(_MANY, n_rows)),
     ]
+
+
+def varied(inputs: Arrays) -> Arrays:
+    """Return inputs that differ between the first two rows, where they were the same in all rows.
+
+    The others stay as they are.
+    """
+    return {name: _varied(array) for name, array in inputs.items()}
+
+
+def _varied(array: NDArray[Any]) -> NDArray[Any]:
+    if len(array) < 2 or any(not np.array_equal(row, array[0]) for row in array[1:]):
+        return array
+    array = array.copy()
+    odd = array[1::2]
+    if array.dtype.kind == "b":
+        array[1::2] = ~odd
+    elif array.dtype.kind in "OSU":
+        longer = [text + (b"2" if isinstance(text, bytes) else "2") for text in odd.ravel()]
+        array = array.astype(np.object_)
+        array[1::2] = np.array(longer, np.object_).reshape(odd.shape)
+    else:
+        array[1::2] = odd + np.ones((), array.dtype)
+    return array
 
 
 def requests_to_compare(signature: str, inputs: Arrays) -> list[Request]:
@@ -50,6 +78,7 @@ def requests_to_compare(signature: str, inputs: Arrays) -> list[Request]:
     """
     if not _has_different_rows(inputs):
         return []
+    inputs = varied(inputs)
     n_rows = len(next(iter(inputs.values())))
     return [
         Request(
@@ -62,21 +91,21 @@ def requests_to_compare(signature: str, inputs: Arrays) -> list[Request]:
 
 
 def is_row_independent(
-    together: Arrays, compared: Sequence[Arrays], *, computed_in_half: bool = False
+    n_rows: int, compared: Sequence[Arrays], *, computed_in_half: bool = False
 ) -> bool:
     """Return whether each row had the same answer in every batch.
 
     Args:
-        together: The outputs for the whole sample at once, [rows, ...] each.
+        n_rows: How many rows the sample has.
         compared: The outputs for `requests_to_compare`, in their order; empty for a request that
             failed.
         computed_in_half: Whether the model computes in half precision, whatever its outputs are.
     """
     least = _COARSEST if computed_in_half else 0.0
-    if not compared or not together:
+    if not compared:
         return False
-    n_rows = len(next(iter(together.values())))
-    return all(
+    together = compared[min(_ALONE, n_rows)]
+    return bool(together) and all(
         outputs.keys() == together.keys()
         and all(_is_same(name, outputs, together, rows, least) for name in together)
         for rows, outputs in zip(batches_to_compare(n_rows), compared, strict=True)

@@ -95,6 +95,20 @@ def test_garbage_is_judged_without_breaking(copy: Path, data: st.DataObject) -> 
         path.write_bytes(whole)
 
 
+def test_what_lies_there_in_the_place_of_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "model.keras").touch()
+    assert find_missing(tmp_path) == (
+        "there is no saved_model.pb; model.keras is a file of Keras: "
+        "write a SavedModel with model.export()"
+    )
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "saved_model.pb").touch()
+    assert find_missing(tmp_path) == (
+        "there is no saved_model.pb; it is in export/: a version's folder has to hold it directly"
+    )
+
+
 def test_other_forms_of_a_model_are_taken_as_they_are(tmp_path: Path) -> None:
     assert find_missing(tmp_path) == "there is no saved_model.pb"
     for name in ("model.tflite", "saved_model.pbtxt"):

@@ -189,9 +189,12 @@ def test_show_takes_a_base_path_or_a_version(
     assert (rows["version"], rows["labels"]) == ("2", "['stable']")
     assert rows["card.metrics.accuracy"] == "0.2"
     assert not any("history" in key for key in rows)
-    (base_path.parent / "empty").mkdir()
-    assert "expected a version that is whole, found none" in refused(
-        capsys, "show", base_path.parent / "empty"
+    empty = base_path.parent / "empty"
+    empty.mkdir()
+    assert f"no versions under base path {empty}" in refused(capsys, "show", empty)
+    (empty / "saved_model.pb").touch()
+    assert "is a model itself, expected the folder of its versions: move it to" in refused(
+        capsys, "show", empty
     )
 
 

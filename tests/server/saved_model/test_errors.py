@@ -84,3 +84,13 @@ def test_a_model_with_other_tags_says_which_and_the_flag() -> None:
 def test_lack_of_memory_is_told_as_tensorflow_tells_it() -> None:
     error = serving_error(MemoryError("Unable to allocate 8.00 EiB"))
     assert (error.code, error.message) == (Code.RESOURCE_EXHAUSTED, "memory has run out")
+
+
+def test_variables_of_another_model_are_told() -> None:
+    """Python's loader looks for the variables by their older names then, and finds no graph's."""
+    error = load_error(ValueError("No variables to save"))
+    assert error.code is Code.DATA_LOSS
+    assert error.message == (
+        "the files in variables/ hold none of the variables that the graph restores: "
+        "they are of another model"
+    )

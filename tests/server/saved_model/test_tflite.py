@@ -202,11 +202,15 @@ def test_of_damaged_metadata_nothing_is_read_that_was_not_written(data: st.DataO
         assert len(read_definitions(content)) <= 1
 
 
-def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
-    (tmp_path / "model.tflite").write_bytes(b"junk")
-    with pytest.raises(ServingError, match="can't be loaded") as caught:
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"junk", "can't be loaded"), (b"", "the file is empty")]
+)
+def test_a_file_that_is_no_model_is_told(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "model.tflite").write_bytes(content)
+    with pytest.raises(ServingError, match=says) as caught:
         load_tflite(ID, tmp_path, interpreters=1)
     assert caught.value.code is Code.INVALID_ARGUMENT
+    assert str(tmp_path) not in caught.value.message, "callers read it as the version's state"
 
 
 def test_without_an_interpreter_it_is_refused_with_a_way_out(

@@ -25,7 +25,7 @@ from ladle.export.publishing.history import hidden_versions, published_versions
 from ladle.export.publishing.publish import STAGING_PREFIX
 from ladle.export.publishing.versions import size_bytes
 from ladle.protos.files.integrity import find_missing
-from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME
+from ladle.protos.files.versions import HIDDEN_PREFIX, LABELS_NAME, without_versions
 from ladle.protos.files.versions import read_labels as read_labels_file
 from ladle.protos.model_card import ModelCard
 from ladle.store.url import StoreUrl
@@ -114,6 +114,8 @@ def chosen(versions: Sequence[Version], number: int | None, base_path: object) -
     for version in versions:
         if version.serves if number is None else version.version == number:
             return version
+    if not versions and isinstance(base_path, Path) and base_path.is_dir():
+        raise PublishError(without_versions(base_path, os.listdir(base_path)))
     there = ", ".join(map(_told, versions)) or "none"
     wanted = "a version that is whole" if number is None else f"version {number}"
     raise PublishError(f"{base_path}: expected {wanted}, found {there}")

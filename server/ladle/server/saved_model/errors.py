@@ -25,6 +25,8 @@ _KERNEL_TRACE = "\n\t [["
 # oneDNN's matrix products add whether each side was transposed; a caller's text does not depend on
 # the processor that TensorFlow chose its kernels for.
 _PRODUCT = "Matrix size-incompatible: "
+# What Python's loader says where no variable of the graph is in the checkpoint.
+_NOTHING_RESTORED = "No variables to save"
 _TRANSPOSED = (" 0 0", " 0 1", " 1 0", " 1 1")
 
 
@@ -55,6 +57,12 @@ def load_error(error: Exception) -> ServingError:
         # TensorFlow names the tags that there are, and a command that may not be at hand.
         text = one_line(str(error)).partition(" To inspect available")[0]
         return ServingError(f"{text} --saved_model_tags says which to load.", Code.NOT_FOUND)
+    if isinstance(error, ValueError) and str(error) == _NOTHING_RESTORED:
+        return ServingError(
+            "the files in variables/ hold none of the variables that the graph restores: "
+            "they are of another model",
+            Code.DATA_LOSS,
+        )
     if type(error) is OSError and error.errno is None:
         return ServingError(one_line(str(error)), Code.DATA_LOSS)  # saved_model.pb is none
     return serving_error(error)

@@ -56,14 +56,18 @@ def load_tflite(
     interpreter_class = _interpreter_class()
     try:
         content = (path / TFLITE_FILE).read_bytes()
+        if not content:
+            raise ValueError("the file is empty")
         made = [
             _make(interpreter_class, content, max(1, threads)) for _ in range(max(1, interpreters))
         ]
     except OSError as error:
-        raise ServingError(f"{servable_id}: {path / TFLITE_FILE} can't be read: {error}") from error
+        raise ServingError(
+            f"{servable_id}: {TFLITE_FILE} can't be read: {error.strerror}"
+        ) from error
     except (ValueError, RuntimeError) as error:
         raise InvalidArgument(
-            f"{servable_id}: {path / TFLITE_FILE} can't be loaded: {one_line(str(error))}"
+            f"{servable_id}: {TFLITE_FILE} can't be loaded: {one_line(str(error))}"
         ) from error
     _require_operations(servable_id, made[0])
     remake = partial(_make, interpreter_class, content, max(1, threads))

@@ -11,7 +11,7 @@ from typing import cast
 
 import grpc
 
-from ladle.protos.files.versions import version_of
+from ladle.protos.files.versions import version_of, without_versions
 from ladle.server.config import Config
 from ladle.server.core.access import Access, Tokens
 from ladle.server.core.errors import InvalidArgument
@@ -19,7 +19,6 @@ from ladle.server.core.lifecycle.manager import ManagerOptions
 from ladle.server.core.lifecycle.states import TransitionPolicy
 from ladle.server.core.machine.cpus import cpus
 from ladle.server.core.models.config import ModelConfig
-from ladle.server.core.sources.base_path import without_versions
 from ladle.server.core.sources.version_policy import Latest
 from ladle.server.monitoring.config import read_path
 from ladle.server.settings import triton_model

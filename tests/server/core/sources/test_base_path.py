@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ladle.server.core.sources.base_path import BasePath, without_versions
+from ladle.protos.files.versions import without_versions
+from ladle.server.core.sources.base_path import BasePath
 from ladle.server.core.sources.version_policy import Latest
 
 

@@ -56,6 +56,14 @@ def test_what_is_not_whole_fails(tmp_path: Path) -> None:
     assert checked(tmp_path / "1").reason.endswith("there is no saved_model.pb")
 
 
+def test_a_model_without_signatures_fails(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"))
+    report = checked(tmp_path / "1")
+    assert (report.stage, report.reason) == ("signatures", "it has none that a request can call")
+
+
 def test_a_module_that_is_not_there_fails(written_models: Path) -> None:
     report = checked(written_models / "half_plus_two" / "1", import_modules="no_such_module_here")
     assert report.stage == "load"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +34,8 @@ _MOST_FIELDS = 100_000
 
 _CHUNK_BYTES = 1 << 20
 _INDEX = "variables/variables.index"
+_KERAS_FILES = (".keras", ".h5", ".hdf5")
+_MOST_NAMES = 1000
 
 
 class _UnknownFormatError(Exception):
@@ -72,7 +75,7 @@ def find_missing(folder: Path) -> str | None:
         elif any((folder / n).is_file() for n in _UNCHECKED):
             needs_variables = False
         else:
-            return "there is no saved_model.pb"
+            return f"there is no saved_model.pb{_instead(folder)}"
         _check_variables(folder / "variables", needs_variables)
     except CutShortError as problem:
         return str(problem)
@@ -81,6 +84,16 @@ def find_missing(folder: Path) -> str | None:
     except (struct.error, IndexError):
         return "variables/variables.index can't be parsed"
     return None
+
+
+def _instead(folder: Path) -> str:
+    """Return what a folder without a SavedModel holds in its place, and what to do; or nothing."""
+    for child in sorted(islice(folder.iterdir(), _MOST_NAMES)):
+        if child.suffix in _KERAS_FILES and child.is_file():
+            return f"; {child.name} is a file of Keras: write a SavedModel with model.export()"
+        if (child / "saved_model.pb").is_file():
+            return f"; it is in {child.name}/: a version's folder has to hold it directly"
+    return ""
 
 
 def _check_graph(path: Path) -> bool:

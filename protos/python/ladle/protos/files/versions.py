@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Protocol
 
 from ladle.protos.files.regular_file import read_bytes
 
 MAX_VERSION = 2**63 - 1
+_MODEL_FILES = frozenset(("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb", "model.tflite"))
 
 LABELS_NAME = ".ladle-labels.json"
 """The file of labels in a model's base path. `ladle models label` writes it, servers read it.
@@ -23,6 +26,21 @@ _MAX_LABELS_BYTES = 1 << 16
 # absl::SimpleAtoi, which upstream's file_system_storage_path_source.cc uses: ASCII digits, with a
 # sign and white space around. Python's int() takes more: underscores, digits of other scripts.
 _VERSION = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
+
+
+class Place(Protocol):
+    """A folder, or its like in a store."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+
+    @property
+    def parent(self) -> object:
+        """What holds it."""
+
+    def __truediv__(self, name: str) -> object:
+        """Return the place of that name in it."""
 
 
 def version_of(name: str) -> int | None:
@@ -69,3 +87,22 @@ def parse_labels(text: bytes) -> dict[str, int]:
     ):
         raise ValueError("expected labels and version numbers")
     return labels
+
+
+def without_versions(base_path: Place, names: Collection[str]) -> str:
+    """Return what is wrong with a base path that holds no version.
+
+    Args:
+        base_path: the folder, or the place in a store.
+        names: what lies in it.
+    """
+    if not _MODEL_FILES.intersection(names):
+        return (
+            f"no versions under base path {base_path}: "
+            "expected a folder whose name is a number, such as 1"
+        )
+    if version_of(base_path.name) is None:
+        advice = f"move it to a folder whose name is a number, such as {base_path / '1'}"
+    else:
+        advice = f"give its parent, {base_path.parent}"
+    return f"base path {base_path} is a model itself, expected the folder of its versions: {advice}"

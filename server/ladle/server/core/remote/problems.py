@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ladle.protos.files.versions import without_versions
 from ladle.server.core.remote.decisions import Base
-from ladle.server.core.sources.base_path import without_versions
 from ladle.store.url import StoreUrl
 
 

@@ -10,17 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from ladle.protos.files.versions import LABELS_NAME, read_labels, version_of
+from ladle.protos.files.versions import LABELS_NAME, read_labels, without_versions
 from ladle.server.core.clock import Clock, MonotonicClock
 from ladle.server.core.sources.stability import Stability, is_stable, observe, scan_folder
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired, next_aspired, numbered
-from ladle.store.url import StoreUrl
 
 logger = logging.getLogger(__name__)
 
 # Where one of these lies, TensorFlow finds a model.
-_MODEL_FILES = frozenset(("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb", "model.tflite"))
-
 Check = Callable[[Path], str | None]
 """Says what a version's folder lacks to be whole, None if nothing; may raise OSError."""
 
@@ -263,22 +260,3 @@ class BasePath:
         if not whole:
             return f"none of the wanted versions is under base path {self._path}", True
         return None, True
-
-
-def without_versions(base_path: Path | StoreUrl, names: Collection[str]) -> str:
-    """Return what is wrong with a base path that holds no version.
-
-    Args:
-        base_path: the folder, or the place in a store.
-        names: what lies in it.
-    """
-    if not _MODEL_FILES.intersection(names):
-        return (
-            f"no versions under base path {base_path}: "
-            "expected a folder whose name is a number, such as 1"
-        )
-    if version_of(base_path.name) is None:
-        advice = f"move it to a folder whose name is a number, such as {base_path / '1'}"
-    else:
-        advice = f"give its parent, {base_path.parent}"
-    return f"base path {base_path} is a model itself, expected the folder of its versions: {advice}"

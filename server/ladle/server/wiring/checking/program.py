@@ -150,6 +150,8 @@ def _check(order: Order, report: Report) -> None:
         if recorded.not_finite is not None:
             raise _FailedError("signatures", recorded.not_finite)
         report.warmed_up = list(recorded.ran)
+        if order.every_signature and not recorded.signatures:
+            raise _FailedError("signatures", "it has none that a request can call")
         if order.every_signature:
             parsed = _parsed(folder, config.tags, recorded)
             for name, signature in sorted(recorded.signatures.items()):

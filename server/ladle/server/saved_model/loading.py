@@ -19,6 +19,7 @@ from ladle.server.core.servable import Model, Signature, TensorSpec
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.custom_operations import advice
 from ladle.server.saved_model.errors import load_error
+from ladle.server.saved_model.memory import drop_graph
 from ladle.server.saved_model.object_servable import ObjectServable, load_objects
 from ladle.server.saved_model.ranks import needs_all_dimensions
 from ladle.server.saved_model.reaching_out import warn_of_reaching_out, without_python
@@ -81,11 +82,10 @@ def _load(
     if card_json is None and card is not None:
         card_json = card.to_json()
     tf1 = tensorflow().compat.v1
-    graph = tf1.Graph()
     config = tf1.ConfigProto.FromString(options.config.SerializeToString())
-    session = tf1.Session(graph=graph, config=config)
+    session = tf1.Session(graph=tf1.Graph(), config=config)
     try:
-        with graph.as_default():
+        with session.graph.as_default():
             meta_graph = tf1.saved_model.load(session, list(options.tags), str(path))
         definitions = {
             name: definition.SerializeToString()
@@ -93,12 +93,13 @@ def _load(
         }
         warn_of_reaching_out(servable_id, meta_graph)
         graph_def = meta_graph.graph_def
-        signatures = callable_signatures(servable_id, definitions, graph)
+        signatures = callable_signatures(servable_id, definitions, session.graph)
         signatures = without_python(servable_id, signatures, graph_def)
         signatures = with_state(signatures, graph_def, find_op_def)
         missing = without_value(session, signatures.values(), meta_graph)
         all_dimensions = needs_all_dimensions(graph_def)
         if not missing:
+            drop_graph(session)
             return SavedModelServable(
                 session,
                 signatures,

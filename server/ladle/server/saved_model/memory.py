@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 from ladle.server.core.machine import malloc
 
@@ -19,11 +21,28 @@ def keep_imports() -> None:
     gc.freeze()
 
 
+def drop_graph(session: Any) -> None:
+    """Free what Python has of a session's graph, which nothing is added to from now on.
+
+    Callables can still be made: TensorFlow has the graph itself. Python has some objects for each
+    operation, which refer to each other in circles. Each garbage collection would walk over those
+    of all loaded versions, with Python's lock held. This one walks over these.
+    """
+    session._graph = _Dropped()
+    gc.collect()
+
+
+class _Dropped:
+    """All that a session needs of its graph to make callables."""
+
+    def _session_run_lock(self) -> AbstractContextManager[None]:
+        return nullcontext()  # nothing changes the graph
+
+
 def give_back() -> None:
     """Collect garbage, and return what the heap no longer uses to the system.
 
-    Holds up requests for some milliseconds. The graph of a closed session is garbage that refers
-    to itself in circles, and holds memory of TensorFlow's that the collector does not know of.
+    Holds up requests for a moment.
 
     Without all of this a process that loads and unloads a model of 400 variables, 100 MB in all,
     has doubled after a dozen times, and with it stays as it is (benchmarks/memory.py).

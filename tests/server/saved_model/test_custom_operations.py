@@ -44,7 +44,10 @@ def test_a_model_with_an_unknown_operation_says_what_to_import(
 
     written = written_models / "half_plus_two_tf2" / "1" / "saved_model.pb"
     saved = SavedModel.FromString(written.read_bytes())
-    saved.meta_graphs[0].graph_def.node.add(name="text", op="CaseFoldUTF8")
+    graph = saved.meta_graphs[0]
+    answer = graph.signature_def["serving_default"].outputs["y"].name.partition(":")[0]
+    next(node for node in graph.graph_def.node if node.name == answer).input.append("^text")
+    graph.graph_def.node.add(name="text", op="CaseFoldUTF8")
     (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
 
     with pytest.raises(ServingError) as caught:

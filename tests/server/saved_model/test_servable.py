@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,22 @@ def test_a_file_that_is_no_saved_model_is_data_loss(tmp_path: Path) -> None:
         load_saved_model(ServableId("m", 1), tmp_path, LoadOptions())
     assert caught.value.code is Code.DATA_LOSS
     assert "\n" not in caught.value.message
+
+
+def test_python_keeps_no_operation_of_a_loaded_graph(written_models: Path) -> None:
+    """Each garbage collection would walk over the operations of all versions that are loaded."""
+    import tensorflow as tf
+
+    def operations() -> int:
+        gc.collect()
+        return sum(isinstance(each, tf.Operation) for each in gc.get_objects())
+
+    path = written_models / "half_plus_two_tf2" / "1"
+    before = operations()
+    servable = load_saved_model(ServableId("m", 1), path, LoadOptions())
+
+    assert operations() <= before
+    signature = servable.signatures["serving_default"]
+    x = np.array([[2]], np.float32)
+    assert servable.run(signature, {"x": x}, ("y",))["y"].tolist() == [[3]]
+    servable.close()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ladle.protos import dtypes, tensors
 from ladle.protos.files.regular_file import open_regular
+from ladle.protos.graphs.pruning import prune
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError
@@ -23,7 +24,7 @@ from ladle.server.saved_model.memory import drop_graph
 from ladle.server.saved_model.object_servable import ObjectServable, load_objects
 from ladle.server.saved_model.ranks import needs_all_dimensions
 from ladle.server.saved_model.reaching_out import warn_of_reaching_out, without_python
-from ladle.server.saved_model.runtime import find_op_def, tensorflow
+from ladle.server.saved_model.runtime import find_op_def, saved_model_loader, tensorflow
 from ladle.server.saved_model.servable import SavedModelServable
 from ladle.server.saved_model.state import with_state
 from ladle.server.saved_model.variables import without_value
@@ -85,13 +86,17 @@ def _load(
     config = tf1.ConfigProto.FromString(options.config.SerializeToString())
     session = tf1.Session(graph=tf1.Graph(), config=config)
     try:
-        with session.graph.as_default():
-            meta_graph = tf1.saved_model.load(session, list(options.tags), str(path))
+        loader, tags = saved_model_loader(path), list(options.tags)
+        meta_graph = loader.get_meta_graph_def_from_tags(tags)
+        warn_of_reaching_out(servable_id, meta_graph)
+        prune(meta_graph)
+        saver, _ = loader.load_graph(session.graph, tags)
+        loader.restore_variables(session, saver)
+        loader.run_init_ops(session, tags)
         definitions = {
             name: definition.SerializeToString()
             for name, definition in meta_graph.signature_def.items()
         }
-        warn_of_reaching_out(servable_id, meta_graph)
         graph_def = meta_graph.graph_def
         signatures = callable_signatures(servable_id, definitions, session.graph)
         signatures = without_python(servable_id, signatures, graph_def)

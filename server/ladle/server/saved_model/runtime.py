@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ladle.server.core.machine.stderr import without_lines
@@ -56,6 +57,17 @@ def find_op_def(name: str) -> Any:
     from tensorflow.python.framework import op_def_registry
 
     return op_def_registry.get(name)
+
+
+def saved_model_loader(path: Path) -> Any:
+    """Return TensorFlow's loader of the SavedModel in `path`, which it reads; blocks.
+
+    It takes the steps of a load one by one, where `tf.saved_model` has one function for all.
+    """
+    tensorflow()
+    from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+    return SavedModelLoader(str(path))
 
 
 @contextmanager

@@ -133,9 +133,14 @@ def functions_of(node: Any, bodies: Mapping[str, Any]) -> Iterator[str]:
     if node.op in bodies:
         yield node.op
     for value in node.attr.values():
-        for function in (value.func, *value.list.func):
-            if function.name in bodies:
-                yield function.name
+        match value.WhichOneof("value"):  # most are neither: this is asked of each node of a graph
+            case "func":
+                named = [value.func]
+            case "list":
+                named = value.list.func
+            case _:
+                continue
+        yield from (function.name for function in named if function.name in bodies)
 
 
 def node_name(tensor: str) -> str:

@@ -7,24 +7,11 @@ from typing import Any
 
 import pytest
 from fakes import spec
+from graphs import function, meta_graph, node, written
 
 from ladle.protos.graphs.restoring import restored_variables
 from ladle.server.core.servable import Signature, TensorSpec
 from ladle.server.saved_model.variables import without_value
-
-
-def node(op: str, name: str, *inputs: str, calls: str = "") -> str:
-    attr = f'attr {{ key: "f" value {{ func {{ name: "{calls}" }} }} }}' if calls else ""
-    named = " ".join(f'input: "{each}"' for each in inputs)
-    return f'{{ op: "{op}" name: "{name}" {named} {attr} }}'
-
-
-def function(name: str, arguments: str, *body: str, ends_with: str) -> str:
-    args = " ".join(f'input_arg {{ name: "{each}" }}' for each in arguments)
-    nodes = " ".join(f"node_def {each}" for each in body)
-    end = f'control_ret {{ key: "end" value: "{ends_with}" }}'
-    return f'function {{ signature {{ name: "{name}" {args} }} {nodes} {end} }}'
-
 
 V, W = node("VarHandleOp", "v"), node("VarHandleOp", "w")
 ASSIGN = node("AssignVariableOp", "assign", "b", "restored:tensors:0")
@@ -118,15 +105,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_surely_assigned_counts(case: str) -> None:
-    from google.protobuf import text_format
-    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
-
     nodes, functions, restored = CASES[case]
-    graph = " ".join(f"node {each}" for each in nodes)
-    library = f"library {{ {' '.join(functions)} }}"
-    text = f'graph_def {{ {graph} {library} }} saver_def {{ restore_op_name: "restore" }}'
-
-    assert restored_variables(text_format.Parse(text, MetaGraphDef())) == restored
+    assert restored_variables(meta_graph(nodes, functions)) == restored
 
 
 class NeverAsked:
@@ -136,17 +116,11 @@ class NeverAsked:
         raise AssertionError(f"the session was asked for {name}")
 
 
-def meta_graph(folder: Path) -> Any:
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    return SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
-
-
 @pytest.mark.parametrize("name", ["half_plus_two", "half_plus_two_tf2", "oddities"])
 def test_of_models_that_tensorflow_writes_the_session_is_not_asked(
     name: str, written_models: Path
 ) -> None:
-    graph = meta_graph(written_models / name / "1")
+    graph = written(written_models / name / "1")
     outputs = {
         info.name: TensorSpec(1, None, feed_name=info.name)
         for definition in graph.signature_def.values()
@@ -174,4 +148,4 @@ def test_what_the_saver_does_not_name_is_not_restored(tmp_path: Path) -> None:
         builder.add_meta_graph_and_variables(session, ["serve"], saver=tf1.train.Saver(saved))
         builder.save()
 
-    assert restored_variables(meta_graph(tmp_path / "1")) == {"saved_True", "saved_False"}
+    assert restored_variables(written(tmp_path / "1")) == {"saved_True", "saved_False"}

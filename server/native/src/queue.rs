@@ -209,6 +209,7 @@ pub fn name(reason: Reason) -> &'static str {
         Reason::NoRoom => "inflight_bytes",
         Reason::TooMany => "calls",
         Reason::Connections => "connections",
+        Reason::Fault => "fault",
         Reason::TooSlow => "deadline",
         Reason::Silent => "no_message",
         Reason::Gone | Reason::Malformed => "",

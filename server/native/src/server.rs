@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::connection::greeting::Greetings;
 use crate::connection::{self, Options, Phase};
+use crate::fault::contained;
 use crate::limits::Refusal;
 use crate::outbox::Outbox;
 use crate::queue::{Gathered, Queue};
@@ -30,8 +31,6 @@ use crate::status::Status;
 
 /// Without a descriptor to be had, the next try to accept a connection comes after so long.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
-/// After so many new connections those that there are have their turn.
-const MOST_IN_A_ROW: u32 = 16;
 /// Threads that inflate large messages, beside each network thread.
 const INFLATING: usize = 2;
 
@@ -242,6 +241,15 @@ thread_local! {
     static HERE: RefCell<Option<Rc<Thread>>> = const { RefCell::new(None) };
 }
 
+/// Have Python log the panic that has ended a task of this thread's.
+pub fn tell_fault(panic: String) {
+    HERE.with(|here| {
+        if let Some(thread) = &*here.borrow() {
+            thread.gathered.refused(Refusal::fault(panic));
+        }
+    });
+}
+
 /// Hand over what has gathered, as the thread has nothing else to do.
 fn flush() {
     HERE.with(|here| {
@@ -339,7 +347,7 @@ impl Network {
                     continue;
                 };
                 spawn_local(async move {
-                    network.connected(accepted, thread).await;
+                    contained(Box::pin(network.connected(accepted, thread)), tell_fault).await;
                     drop(counted);
                 });
             }
@@ -417,7 +425,6 @@ async fn accept(
             Open::Unix(tokio::net::UnixListener::from_std(listener)?)
         }
     };
-    let mut in_a_row = 0;
     loop {
         let connected = async {
             match &open {
@@ -444,11 +451,7 @@ async fn accept(
                     // Fails where the thread has ended, and then the connection ends with it.
                     drop(thread.send(accepted));
                 }
-                in_a_row += 1;
-                if in_a_row == MOST_IN_A_ROW {
-                    in_a_row = 0;
-                    yield_now().await;
-                }
+                yield_now().await; // those that there are have their turn
             }
             // The caller has gone already, or there is no descriptor for it.
             Err(_) => sleep(NO_DESCRIPTOR).await,

@@ -8,21 +8,13 @@ from typing import Any
 import grpc
 import pytest
 from fakes import TIMEOUT_S
+from server.transport.test_cases import CASES
 from transports import MakeTransport
 
 from ladle.server.call import Call, NonBlocking
 
 # What gRPC's libraries have put there: lists, paths, escapes, a zone, other schemes' targets.
-AUTHORITIES = (
-    "127.0.0.1:1,127.0.0.1:2",
-    "127.0.0.1:1%2C127.0.0.1:2",
-    "%2Frun%2Fladle.sock",
-    "/run/ladle.sock",
-    "[fe80::1%25eth0]:8500",
-    "a" * 300 + ",b",
-    "user@",
-    "name_space/server.mesh:8500:1",
-)
+AUTHORITIES = CASES["authorities"]
 
 
 def echo(call: Call) -> None:

@@ -38,6 +38,7 @@ pub struct Frames {
     max_frame_size: usize,
     /// How many bytes of the frame that has begun are still to come.
     left: usize,
+    count: usize,
     /// What the caller may still send that brings no request.
     pub credit: Credit,
 }
@@ -48,8 +49,14 @@ impl Frames {
         Self {
             max_frame_size,
             left: 0,
+            count: 0,
             credit: Credit::new(Instant::now()),
         }
+    }
+
+    /// How many frames have come, those that have begun included.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// How many of the bytes that came next can pass as they are.
@@ -73,7 +80,7 @@ impl Frames {
                     _ => return at,
                 }
             }
-            self.credit.came(kind, flags, length);
+            self.came(kind, flags, length);
             self.left = length;
         }
     }
@@ -90,11 +97,16 @@ impl Frames {
             let Some((mended, length)) = whole_frame(rest) else {
                 break;
             };
-            self.credit.came(HEADERS, 0, length);
+            self.came(HEADERS, 0, length);
             ready.extend_from_slice(&mended);
             at += length;
         }
         held.drain(..at);
+    }
+
+    fn came(&mut self, kind: u8, flags: u8, length: usize) {
+        self.count = self.count.wrapping_add(1);
+        self.credit.came(kind, flags, length);
     }
 }
 

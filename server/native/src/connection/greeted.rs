@@ -11,6 +11,8 @@ use super::authority::Frames;
 
 /// A frame that does not come whole at once is read in pieces of so many bytes.
 const PIECE: usize = 4096;
+/// After so many frames other connections have their turn.
+const MOST_IN_A_TURN: usize = 64;
 
 /// A connection whose first bytes were read already, and whose authorities are replaced.
 pub struct Greeted<I> {
@@ -21,6 +23,8 @@ pub struct Greeted<I> {
     at: usize,
     /// The start of a frame whose rest has not come yet.
     held: Vec<u8>,
+    /// How many frames had come when the turn began.
+    turn: usize,
 }
 
 impl<I> Greeted<I> {
@@ -32,7 +36,28 @@ impl<I> Greeted<I> {
             ready: greeting.to_vec(),
             at: 0,
             held: Vec::new(),
+            turn: 0,
         }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Greeted<I> {
+    /// Read what is at hand, as long as it is this connection's turn.
+    fn poll_more(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.frames.count().wrapping_sub(self.turn) > MOST_IN_A_TURN {
+            self.turn = self.frames.count();
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut self.io).poll_read(context, into);
+        if read.is_pending() {
+            self.turn = self.frames.count();
+        }
+        read
     }
 }
 
@@ -55,7 +80,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
             // Frames that are replaced are rare: a caller sends its authority as text once.
             (this.ready, this.at) = (Vec::new(), 0);
             if this.held.is_empty() {
-                ready!(Pin::new(&mut this.io).poll_read(context, into))?;
+                ready!(this.poll_more(context, into))?;
                 let came = into.filled().get(before..).unwrap_or_default();
                 let passing = this.frames.passing(came);
                 if this.frames.credit.is_spent(Instant::now) {
@@ -69,7 +94,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
             } else {
                 let mut piece = [0u8; PIECE];
                 let mut piece = ReadBuf::new(&mut piece);
-                ready!(Pin::new(&mut this.io).poll_read(context, &mut piece))?;
+                ready!(this.poll_more(context, &mut piece))?;
                 if piece.filled().is_empty() {
                     return Poll::Ready(Ok(())); // the end, within a frame
                 }

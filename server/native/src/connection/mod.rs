@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::fault::contained;
+use crate::server::tell_fault;
 use crate::service::{serve, Thread};
 use greeted::Greeted;
 use greeting::Greeting;
@@ -69,7 +71,7 @@ where
     F: Future + Unpin + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(sending::bounded(task));
+        tokio::task::spawn_local(contained(sending::bounded(task), tell_fault));
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Reason {
     Malformed,
     /// There are as many connections as may be: it is no request, but a connection.
     Connections,
+    /// What had it has panicked: a call, or a connection.
+    Fault,
 }
 
 /// The end of a request that no handler sees.
@@ -154,6 +156,14 @@ impl Refusal {
         Self {
             reason: Reason::Gone,
             status,
+        }
+    }
+
+    /// A panic ended a call or a connection; its text is for the log alone.
+    pub fn fault(panic: String) -> Self {
+        Self {
+            reason: Reason::Fault,
+            status: Status::new(code::INTERNAL, panic),
         }
     }
 

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyString};
 use super::Clock;
 use crate::call::Callback;
 use crate::receive::{framed, prefix_of};
-use crate::status::Status;
+use crate::status::{retry_ms, Status};
 
 /// From so many bytes on an answer is sent from Python's own memory.
 const UNCOPIED_BYTES: usize = 64 << 10;
@@ -206,7 +206,6 @@ pub fn status(error: &Bound<'_, PyAny>) -> PyResult<Status> {
     Ok(Status {
         code: error.getattr(pyo3::intern!(py, "code"))?.extract()?,
         message: error.getattr(pyo3::intern!(py, "message"))?.extract()?,
-        // A float is cut to the bounds of an integer, and NaN is 0.
-        retry_ms: retry_after_s.map(|s| (s * 1000.0).round_ties_even().max(1.0) as u64),
+        retry_ms: retry_after_s.map(retry_ms),
     })
 }

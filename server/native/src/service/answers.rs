@@ -5,19 +5,14 @@ use http::{Method, Request, Response, StatusCode};
 
 use crate::receive::inflate::Encoding;
 use crate::respond::Answer;
-use crate::status::{code, Status};
+use crate::status::Status;
 
 const GRPC: &[u8] = b"application/grpc";
 const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
-/// The end of a call whose caller has stopped waiting.
-pub fn expired() -> Status {
-    Status::new(code::DEADLINE_EXCEEDED, "Deadline Exceeded")
-}
-
 /// The answer to a call to a method that there is not.
 pub fn unknown() -> Response<Answer> {
-    refused(&Status::new(code::UNIMPLEMENTED, "Method not found!"))
+    refused(&Status::unknown_method())
 }
 
 /// The headers of every answer.

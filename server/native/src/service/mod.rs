@@ -130,7 +130,8 @@ where
         .map(|v| crate::timeout::parse(v.as_bytes()))
     {
         None => None,
-        Some(Some(after)) => Instant::now().checked_add(after),
+        Some(Some(after)) if after.is_zero() => return now(refused(&Status::expired())),
+        Some(Some(after)) => crate::timeout::deadline(after, Instant::now()),
         Some(None) => {
             let message = "grpc-timeout: expected 1 to 8 digits and one of H, M, S, m, u and n";
             return now(refused(&Status::new(code::INTERNAL, message)));
@@ -214,10 +215,7 @@ where
 /// The answer to a call whose message did not come; None: its caller sent none.
 fn not_received(thread: &Thread, lost: Option<Lost>) -> Response<Answer> {
     let refusal = match lost {
-        None => {
-            let message = "expected exactly one request message, got none";
-            return refused(&Status::new(code::UNIMPLEMENTED, message));
-        }
+        None => return refused(&Status::no_message()),
         Some(Lost::Ended(status)) => return refused(&status),
         Some(Lost::Refused(refusal)) => refusal,
         Some(Lost::Gone) => Refusal::gone(),

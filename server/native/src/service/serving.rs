@@ -8,8 +8,9 @@ use std::task::{ready, Context, Poll};
 use http::Response;
 use tokio::time::Sleep;
 
-use super::answers::{expired, refused};
+use super::answers::refused;
 use crate::respond::Answer;
+use crate::status::Status;
 
 /// The answer to a request: it is there, or it is waited for.
 ///
@@ -40,7 +41,7 @@ impl Future for Serving {
                 match deadline {
                     Some(deadline) => {
                         ready!(deadline.as_mut().poll(context));
-                        Poll::Ready(Ok(refused(&expired())))
+                        Poll::Ready(Ok(refused(&Status::expired())))
                     }
                     None => Poll::Pending,
                 }

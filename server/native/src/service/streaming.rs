@@ -12,14 +12,16 @@ use http::Response;
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::answers::expired;
 use super::{hand_over, let_through, Thread};
 use crate::call::{Call, Wish};
+use crate::fault::contained;
 use crate::limits::places::{Places, SILENCE};
 use crate::limits::Refusal;
 use crate::queue::Event;
 use crate::receive::{Lost, Messages, Received};
 use crate::respond::{Answer, Guard};
+use crate::server::tell_fault;
+use crate::status::Status;
 
 /// Answer a stream.
 pub async fn streaming<B>(
@@ -35,7 +37,10 @@ where
     }
     let (thread, call) = (Rc::clone(guard.thread()), Arc::clone(guard.call()));
     hand_over(&thread, &call, None);
-    tokio::task::spawn_local(read(thread, call, messages, places));
+    tokio::task::spawn_local(contained(
+        Box::pin(read(thread, call, messages, places)),
+        tell_fault,
+    ));
     let first = poll_fn(|context| guard.call().poll_reply(context)).await;
     Answer::beginning_with(first, guard, true)
 }
@@ -86,7 +91,7 @@ async fn read<B>(
     let ending = match call.head.deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
             .await
-            .unwrap_or_else(|_| Some(expired())),
+            .unwrap_or_else(|_| Some(Status::expired())),
         None => work.await,
     };
     if let Some(status) = ending {

@@ -41,7 +41,7 @@ CASES = json.loads(
 )
 
 
-def cases(of: str, label: str) -> Any:
+def cases(of: str, label: str) -> pytest.MarkDecorator:
     """Each case of a section, named by one of its fields."""
     return pytest.mark.parametrize("case", CASES[of], ids=lambda case: str(case[label]))
 

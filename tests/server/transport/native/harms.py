@@ -107,7 +107,7 @@ def harms(path: str, request: bytes, nbytes: int) -> dict[str, Harm]:
             b"".join(begun(n) + window_update(n, _LARGEST_WINDOW) for n in streams(2000)), ends=True
         ),
         "GOAWAY amid calls": Harm(
-            b"".join(map(called, streams(50))) + frame(GOAWAY, 0, 0, bytes(8)) * 1000,
+            b"".join(map(called, streams(5))) + frame(GOAWAY, 0, 0, bytes(8)) * 1000,
             ends=True,
         ),
         # Headers.
@@ -155,7 +155,7 @@ def harms(path: str, request: bytes, nbytes: int) -> dict[str, Harm]:
             ends=True,
         ),
         "half-closed connections": Harm(
-            b"".join(map(called, streams(50))) + begun(101), half_closed=True, ends=True
+            b"".join(map(called, streams(5))) + begun(11), half_closed=True, ends=True
         ),
         # What is never finished.
         "silent connections": Harm(b"", held=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,6 +77,38 @@ def forked(work):
 
 print(forked(int), forked(transport.enter_lame_duck), forked(transport.stop), flush=True)
 """
+SIGNALLED = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+"""
+TELLS_TIME = """
+import time
+transport.stop()
+transport = NativeTransport(
+    {
+        "/a/Time": NonBlocking(lambda call: call.respond(b"%d" % time.time())),
+        "/a/Never": NonBlocking(lambda call: None),
+    },
+    max_threads=1,
+)
+port = transport.listen("127.0.0.1:0")
+transport.start()
+"""
+# As if somebody set the machine's clock a year ahead while the file is there.
+JUMPING_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (clock == CLOCK_REALTIME && access(getenv("AHEAD"), F_OK) == 0)
+        now->tv_sec += 31536000;
+    return result;
+}
+"""
 SERVE = """
 print(port, flush=True)
 sys.stdin.readline()
@@ -95,7 +128,7 @@ def serving() -> Iterator[Serving]:
     require("native")
     processes: list[subprocess.Popen[str]] = []
 
-    def start(fault: str = "") -> tuple[subprocess.Popen[str], list[str]]:
+    def start(fault: str = "", **variables: str) -> tuple[subprocess.Popen[str], list[str]]:
         process = subprocess.Popen(
             # Python warns of a fork among threads, which is what is tried.
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SERVER + fault + SERVE],
@@ -103,6 +136,7 @@ def serving() -> Iterator[Serving]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | variables,
         )
         processes.append(process)
         assert process.stdout is not None
@@ -157,6 +191,45 @@ def test_a_process_that_was_stopped_goes_on_with_the_callers_who_are_still_there
         assert call(b"", timeout=TIMEOUT_S) == b"0"
     assert process.communicate("\n", timeout=TIMEOUT_S) == ("", "")
     assert process.returncode == 0
+
+
+def test_signals_disturb_no_call(serving: Serving) -> None:
+    """Each interrupts what the process waits for."""
+    process, (port,) = serving(SIGNALLED)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = calling(channel)
+        for number in range(100):
+            for _ in range(5):
+                process.send_signal(signal.SIGUSR1)
+            assert call(bytes(number), timeout=TIMEOUT_S) == b"%d" % number
+    assert process.communicate("\n", timeout=TIMEOUT_S) == ("", "")
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems load libraries otherwise")
+def test_a_clock_that_jumps_ends_no_call_and_keeps_none(serving: Serving, tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no cc to make a clock with")
+    source, library, ahead = (tmp_path / name for name in ("clock.c", "clock.so", "ahead"))
+    source.write_text(JUMPING_CLOCK)
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    _, (port,) = serving(TELLS_TIME, LD_PRELOAD=str(library), AHEAD=str(ahead))
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask: Any = channel.unary_unary("/a/Time", None, None)
+        never: Any = channel.unary_unary("/a/Never", None, None)
+        patient = never.future(b"", timeout=TIMEOUT_S)
+        before = int(ask(b"", timeout=TIMEOUT_S))
+        for jump in (lambda: ahead.write_bytes(b""), ahead.unlink):
+            jump()
+            with pytest.raises(grpc.RpcError) as raised:
+                never(b"", timeout=0.1)
+            assert refusal(raised.value)[0] == "DEADLINE_EXCEEDED"
+            now = int(ask(b"", timeout=TIMEOUT_S))
+            assert (now - before > 300 * 86_400) == ahead.exists(), "the clock has jumped"
+        assert not patient.done()
+        patient.cancel()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems bound threads otherwise")

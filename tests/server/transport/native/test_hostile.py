@@ -185,6 +185,34 @@ def serving() -> Iterator[Callable[[int], tuple[subprocess.Popen[str], int]]]:
         process.communicate()
 
 
+@pytest.mark.skipif(not LISTS_DESCRIPTORS, reason="only Linux tells what a process holds there")
+def test_an_idle_connection_takes_little_memory(
+    serving: Callable[[int], tuple[subprocess.Popen[str], int]],
+) -> None:
+    process, port = serving(0)
+    status = Path(f"/proc/{process.pid}/status")
+    call = frame(HEADERS, END_HEADERS, 1, headers("/a/B")) + frame(
+        DATA, END_STREAM, 1, message(b"")
+    )
+
+    def resident_kib() -> int:
+        told = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(told["VmRSS"].split()[0])
+
+    with ExitStack() as stack:
+
+        def connect(count: int) -> None:
+            for _ in range(count):
+                connection = stack.enter_context(Connection(port))
+                connection.send(call)
+                connection.wait_for(DATA)
+
+        connect(100)  # what the first ones take stays
+        before = resident_kib()
+        connect(300)
+        assert (resident_kib() - before) / 300 < 64
+
+
 @pytest.mark.skipif(not LISTS_DESCRIPTORS, reason="only Linux lists descriptors there")
 def test_where_descriptors_run_out_callers_wait_and_are_answered_later(
     serving: Callable[[int], tuple[subprocess.Popen[str], int]],

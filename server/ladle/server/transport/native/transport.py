@@ -44,6 +44,8 @@ _BACKLOG = 4096
 _NETWORK_THREADS = 1
 _LONG_S = 3600.0
 _COMPLAIN_EVERY_S = 60.0
+# So often Python's thread goes on after a fault of ours; one that never stops would fill the log.
+_MOST_FAULTS = 1000
 
 
 class NativeTransport:
@@ -216,6 +218,15 @@ class NativeTransport:
 
     def _take(self) -> None:
         """Begin calls and tell streams what happens, until the network is closed."""
+        for _ in range(_MOST_FAULTS):
+            try:
+                self._take_all()
+                return
+            except BaseException:  # a panic of Rust's is no Exception
+                logger.exception("what came could not be taken")
+        logger.critical("no more calls are taken: each time it failed")
+
+    def _take_all(self) -> None:
         take, tell = self._network.take, self._streams.tell
         while (taken := take(_MOST_AT_ONCE, _LONG_S)) is not None:
             begun, events, arrived, refused = taken
@@ -247,6 +258,9 @@ class NativeTransport:
     def _count_refused(self, reason: str, code: int, text: str, count: int) -> None:
         if reason == "connections":
             self._complain(count)
+            return
+        if reason == "fault":
+            logger.error("a call or a connection has ended by a fault of ours: %s", text)
             return
         error = ServingError(text, Code(code))
         error.reason = reason

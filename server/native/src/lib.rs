@@ -11,15 +11,12 @@
 //!                                   └── outbox  (from Python)
 //! ```
 //!
-//! A panic ends the task that it is in, a call or a connection, and Python logs it ([`fault`]).
+//! A panic ends the task that it is in, a call or a connection, and Python logs it ([`connection::fault`]).
 
 pub mod call;
-#[cfg(all(test, not(feature = "shuttle")))]
-mod cases;
 pub mod connection;
 #[cfg(feature = "python")]
 mod descriptors;
-mod fault;
 pub mod limits;
 pub mod outbox;
 #[cfg(feature = "python")]

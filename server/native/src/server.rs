@@ -20,9 +20,9 @@ use tokio::task::{spawn_local, yield_now, LocalSet};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
+use crate::connection::fault::contained;
 use crate::connection::greeting::Greetings;
 use crate::connection::{self, Options, Phase};
-use crate::fault::contained;
 use crate::limits::Refusal;
 use crate::outbox::Outbox;
 use crate::queue::{Gathered, Queue};

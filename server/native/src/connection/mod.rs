@@ -1,6 +1,7 @@
 //! One connection: its first bytes, its age, and its end.
 
 pub mod authority;
+pub mod fault;
 mod flood;
 mod greeted;
 pub mod greeting;
@@ -18,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::fault::contained;
 use crate::server::tell_fault;
 use crate::service::{serve, Thread};
+use fault::contained;
 use greeted::Greeted;
 use greeting::Greeting;
 

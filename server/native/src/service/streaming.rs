@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{hand_over, let_through, Thread};
 use crate::call::{Call, Wish};
-use crate::fault::contained;
+use crate::connection::fault::contained;
 use crate::limits::places::{Places, SILENCE};
 use crate::limits::Refusal;
 use crate::queue::Event;

@@ -1,7 +1,7 @@
 """One table of cases for what Rust and Python check and say each by itself.
 
-`server/native/cases.json` is read here and by the crate's own `server/native/tests/cases.rs`: a case
-that changes for one language fails for the other.
+`server/native/cases.json` is read here and by the crate's own `server/native/tests/cases.rs`. A
+case that changes for one language fails for the other.
 """
 
 from __future__ import annotations

@@ -79,8 +79,7 @@ class Served:
     ) -> None:
         self.metrics = Metrics(lambda: {"m"})
         self.models: dict[int, FakeServable] = {}
-        self.as_one: list[bool] = []
-        """Of each group that came, whether it was taken as one."""
+        self._as_one: list[bool] = []
         self._options = options or BatchOptions()
         self._said_by = said_by
         self._entered = threading.Semaphore(0)
@@ -105,6 +104,12 @@ class Served:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self._read = read
         self.call: Any = self._channel.unary_unary(method, None, None)
+
+    @property
+    def as_one(self) -> list[bool]:
+        """Of each group that has come, whether it was taken as one."""
+        with self.held():  # what came before is handled by then
+            return list(self._as_one)
 
     def aspire(self, *versions: int, name: str = "m") -> None:
         """Have these versions served, and wait until the last of them is."""
@@ -188,7 +193,7 @@ class Served:
 
         def handle(group: Group) -> bool:
             taken = alike.handle(group)
-            self.as_one.append(taken)
+            self._as_one.append(taken)
             return taken
 
         return replace(method, alike=replace(alike, handle=handle))

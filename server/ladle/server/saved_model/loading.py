@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ladle.protos import dtypes, tensors
 from ladle.protos.files.regular_file import open_regular
 from ladle.protos.graphs.pruning import prune
+from ladle.protos.graphs.restoring import initialises
 from ladle.protos.model_card import CARD_PATH, MAX_CARD_BYTES, ModelCard
 from ladle.protos.tensorflow_pb import ConfigProto, SignatureDef, TensorInfo, TensorProto
 from ladle.server.core.errors import FailedPrecondition, NotFound, ServingError
@@ -92,7 +93,8 @@ def _load(
         prune(meta_graph)
         saver, _ = loader.load_graph(session.graph, tags)
         loader.restore_variables(session, saver)
-        loader.run_init_ops(session, tags)
+        if initialises(meta_graph):  # each run compiles what it runs, if that is nothing
+            loader.run_init_ops(session, tags)
         definitions = {
             name: definition.SerializeToString()
             for name, definition in meta_graph.signature_def.items()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import spec
 from graphs import function, meta_graph, node, written
 
-from ladle.protos.graphs.restoring import restored_variables
+from ladle.protos.graphs.restoring import initialises, restored_variables
 from ladle.server.core.servable import Signature, TensorSpec
+from ladle.server.core.servable_id import ServableId
+from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 from ladle.server.saved_model.variables import without_value
 
 V, W = node("VarHandleOp", "v"), node("VarHandleOp", "w")
@@ -149,3 +152,60 @@ def test_what_the_saver_does_not_name_is_not_restored(tmp_path: Path) -> None:
         builder.save()
 
     assert restored_variables(written(tmp_path / "1")) == {"saved_True", "saved_False"}
+
+
+def collection(key: str, kind: str, value: str) -> str:
+    return f'collection_def {{ key: "{key}" value {{ {kind} {{ value: "{value}" }} }} }}'
+
+
+def initialiser(name: str) -> str:
+    output = f'outputs {{ key: "__saved_model_init_op" value {{ name: "{name}" }} }}'
+    return f'signature_def {{ key: "__saved_model_init_op" value {{ {output} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("", False),
+        (initialiser("idle"), False),
+        (initialiser("idle") + collection("saved_model_main_op", "node_list", "idle"), False),
+        (collection("legacy_init_op", "node_list", "idle"), False),
+        (initialiser("fills"), True),
+        (initialiser("idle") + collection("saved_model_main_op", "node_list", "fills"), True),
+        (collection("legacy_init_op", "node_list", "table:0"), True),
+        (collection("legacy_init_op", "node_list", "lost"), True),
+        (collection("saved_model_main_op", "bytes_list", "idle"), True),
+        (initialiser(""), True),
+    ],
+)
+def test_initialising_is_left_out_only_where_it_surely_does_nothing(
+    more: str, expected: bool
+) -> None:
+    nodes = [node("NoOp", "idle"), node("NoOp", "fills", "^table"), node("Table", "table")]
+
+    assert initialises(meta_graph(nodes, more=more)) is expected
+
+
+def test_a_table_has_an_initialiser_which_runs(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    filled = tf.lookup.KeyValueTensorInitializer(["a"], [7], tf.string, tf.int64)
+    module.table = tf.lookup.StaticHashTable(filled, -1)
+    look = tf.function(
+        lambda x: {"y": module.table.lookup(x)},
+        input_signature=[tf.TensorSpec([None], tf.string, name="x")],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=look)
+    assert initialises(written(tmp_path))
+
+    servable = load_saved_model(ServableId("m", 1), tmp_path, LoadOptions())
+
+    words = np.array([b"a", b"b"], object)
+    signature = servable.signatures["serving_default"]
+    assert servable.run(signature, {"x": words}, ("y",))["y"].tolist() == [7, -1]
+    servable.close()
+
+
+def test_a_model_of_tf2_without_tables_initialises_nothing(written_models: Path) -> None:
+    assert not initialises(written(written_models / "half_plus_two_tf2" / "1"))

@@ -14,8 +14,8 @@ from typing import Any
 CHECKPOINT_OPS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
 """The operations in question."""
 
-# TensorFlow's loader runs what these collections name.
-_RUN_ON_LOADING = ("saved_model_main_op", "legacy_init_op")
+RUN_ON_LOADING = ("saved_model_main_op", "legacy_init_op")
+"""TensorFlow's loader runs what these collections name."""
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -45,7 +45,7 @@ def _asked_for(meta_graph: Any) -> Iterator[str]:
                 sparse.indices_tensor_name,
                 sparse.dense_shape_tensor_name,
             )
-    for key in _RUN_ON_LOADING:
+    for key in RUN_ON_LOADING:
         if key in meta_graph.collection_def:
             yield from meta_graph.collection_def[key].node_list.value
 

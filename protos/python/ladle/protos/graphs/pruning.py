@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ladle.protos.graphs.checkpoint_ops import functions_of, node_name
+from ladle.protos.graphs.checkpoint_ops import RUN_ON_LOADING, functions_of, node_name
 
 # Collections that loading reads; with any other, such as those of TF1's variables, names of nodes
 # have to be there that nothing runs.
-_KNOWN_COLLECTIONS = frozenset({"saved_model_main_op", "legacy_init_op", "saved_model_assets"})
+_KNOWN_COLLECTIONS = frozenset({*RUN_ON_LOADING, "saved_model_assets"})
 # TensorFlow may run one function in place of another that has the same value of this attribute.
 _INTERFACE = "api_implements"
 

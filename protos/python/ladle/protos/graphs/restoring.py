@@ -1,4 +1,4 @@
-"""Tell from a SavedModel's graph alone which variables have a value once it is restored.
+"""Tell from a SavedModel's graph alone what restoring and initialising it do.
 
 Restoring runs one operation, which the graph's saver names. Its variables are those that an
 assignment sets on the way to that operation. Only what is certain counts: where branches of the
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ladle.protos.graphs.checkpoint_ops import CALLS, node_name
+from ladle.protos.graphs.checkpoint_ops import CALLS, RUN_ON_LOADING, node_name
 
 _ASSIGNMENTS = frozenset({"AssignVariableOp", "Assign"})
 _VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
@@ -19,6 +19,8 @@ _UNCERTAIN = frozenset(
 )
 # TensorFlow writes restoring as one function.
 _MAX_DEPTH = 4
+_INITIALISER = "__saved_model_init_op"
+"""The key of TF2's initialiser, among the signatures and in that signature's outputs."""
 
 
 def restored_variables(meta_graph: Any) -> set[str]:
@@ -29,6 +31,29 @@ def restored_variables(meta_graph: Any) -> set[str]:
     targets = restoring.targets(nodes, [meta_graph.saver_def.restore_op_name], _MAX_DEPTH)
     names = map(node_name, targets)
     return {name for name in names if name in nodes and nodes[name].op in _VARIABLES}
+
+
+def initialises(meta_graph: Any) -> bool:
+    """Whether initialising runs anything, as filling tables; False only where that is certain.
+
+    TF2 writes an initialiser for each model, which does nothing for most.
+    """
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    run = [name for key in RUN_ON_LOADING for name in _collected(meta_graph, key)]
+    if _INITIALISER in meta_graph.signature_def:
+        signature = meta_graph.signature_def[_INITIALISER]
+        run += [info.name for info in signature.outputs.values()]
+    return not all(name in nodes and _is_idle(nodes[name]) for name in map(node_name, run))
+
+
+def _collected(meta_graph: Any, key: str) -> Iterable[str]:
+    if key not in meta_graph.collection_def:
+        return ()
+    return meta_graph.collection_def[key].node_list.value or ("",)  # of another kind: uncertain
+
+
+def _is_idle(node: Any) -> bool:
+    return node.op == "NoOp" and not node.input
 
 
 class _Restoring:

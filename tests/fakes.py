@@ -222,6 +222,10 @@ class FakeServable:
         threading.Thread(target=run, daemon=True).start()
         return FakePending()
 
+    def takes_alike(self, signature: Signature, outputs: tuple[str, ...]) -> bool:
+        """None: each is submitted by itself."""
+        return False
+
     def submit_alike(
         self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
     ) -> None:

@@ -23,9 +23,12 @@ SERVER = Path(ladle.server.__file__).parent
 ROOTS = (SERVER, Path(tensors.__file__).parent.parent.parent)
 WARM = 5
 RECORDED = 10
-# Both threads of a request enter it: the one that reads from the network, which parses the
-# request, and the one that runs the batch, which encodes the answer.
-IN_BOTH_THREADS = "ladle/server/rpc/prediction/predict.py"
+# Both threads of a request enter one of them: the one that reads from the network, which takes the
+# request, and the one that runs the batch, which makes the answer.
+IN_BOTH_THREADS = (
+    "ladle/server/rpc/prediction/predict.py",
+    "ladle/server/rpc/alike/requests.py",
+)
 # A thread enters it when it starts, and one more may start amid the requests.
 OF_A_NEW_THREAD = "ladle/server/core/machine/scheduling.py"
 
@@ -54,7 +57,7 @@ class Recorder:
                     name = f"ladle/server/{relative}" if root == SERVER else str(relative)
                     found.setdefault(name, {})[thread] = functions
                     break
-        of_requests = found.get(IN_BOTH_THREADS, {}).keys()
+        of_requests = {thread for name in IN_BOTH_THREADS for thread in found.get(name, {})}
         modules = {
             name: sorted({f for thread in of_requests & threads.keys() for f in threads[thread]})
             for name, threads in found.items()

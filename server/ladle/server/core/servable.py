@@ -233,6 +233,9 @@ class Servable(Model, Protocol):
             ServingError: The request isn't taken, and `done` won't be called.
         """
 
+    def takes_alike(self, signature: Signature, outputs: tuple[str, ...]) -> bool:
+        """Whether `submit_alike` may take requests for these outputs at this moment; cheap."""
+
     def submit_alike(
         self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
     ) -> PendingAlike | None:

@@ -21,6 +21,9 @@ use crate::status::Status;
 /// TensorFlow copies what it is fed with another alignment.
 const ALIGNMENT: usize = 64;
 
+/// Copying fewer bytes takes less time than to get Python's lock again.
+const WORTH_DETACHING_BYTES: usize = 256 << 10;
+
 /// Calls of one method that differ in nothing but contents. Thread-safe; nothing here blocks.
 ///
 /// A member is named by its place in the group.
@@ -193,10 +196,17 @@ impl Group {
             let address = memory.as_ptr() as usize;
             start = address.next_multiple_of(ALIGNMENT) - address;
             let places = memory.get_mut(start..).unwrap_or_default();
-            for (place, (call, echo)) in places.chunks_exact_mut(size).zip(calls) {
-                if let Some(bytes) = call.request().get(echo.moved(&content)) {
-                    place.copy_from_slice(bytes);
+            let copy = || {
+                for (place, (call, echo)) in places.chunks_exact_mut(size).zip(calls) {
+                    if let Some(bytes) = call.request().get(echo.moved(&content)) {
+                        place.copy_from_slice(bytes);
+                    }
                 }
+            };
+            if nbytes < WORTH_DETACHING_BYTES {
+                copy();
+            } else {
+                py.detach(copy); // nobody else knows of the bytes yet
             }
             Ok(())
         })?;

@@ -26,8 +26,9 @@ use crate::{descriptors, limits, tls};
 mod call;
 mod group;
 
-/// Larger requests are handled one by one: what they share is little of what they cost.
-const MOST_BYTES_ALIKE: usize = 64 << 10;
+/// Larger requests are handled one by one: what they share is little of what they cost, and while they
+/// wait for their answers they would be there twice.
+const MOST_BYTES_ALIKE: usize = 1 << 20;
 
 /// Which requests of a method are alike: where contents are, each by the fields that lead there and
 /// the field that names what has it; the field that is echoed; and names of metadata.

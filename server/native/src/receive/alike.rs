@@ -163,12 +163,12 @@ fn without(range: &Range<usize>, echo: &Echo) -> Range<usize> {
     range.start.saturating_sub(by)..range.end.saturating_sub(by)
 }
 
-/// What came alike, or alone.
+/// What came alike, or is like nothing.
 #[derive(Debug)]
 pub enum Came<T> {
-    /// By itself, or not of the simple form.
+    /// Not of the simple form.
     Single(T),
-    /// At least two, in their order, with the cut that all of them have.
+    /// One or more, in their order, with the cut that all of them have.
     Group(Members<T>, Box<Cut>),
 }
 
@@ -204,8 +204,8 @@ pub fn grouped<T>(came: impl IntoIterator<Item = (T, Option<Box<Cut>>)>) -> Vec<
     }
     all.into_iter()
         .filter_map(|(mut members, cut)| match cut {
-            Some(cut) if members.len() > 1 => Some(Came::Group(members, cut)),
-            _ => members.pop().map(|(item, _)| Came::Single(item)),
+            Some(cut) => Some(Came::Group(members, cut)),
+            None => members.pop().map(|(item, _)| Came::Single(item)),
         })
         .collect()
 }

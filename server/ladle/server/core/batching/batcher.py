@@ -184,6 +184,13 @@ class BatchingServable:
         """
         return self._model.run(signature, inputs, outputs)
 
+    def takes_alike(self, signature: Signature, outputs: tuple[str, ...]) -> bool:
+        """Whether requests for these outputs run together now; `submit_alike` needs that."""
+        if self._scheduler.options is None:
+            return False
+        standing = self._trust.standing(signature, outputs)
+        return standing is Standing.VOUCHED or standing is Standing.BATCHED
+
     def submit_alike(
         self, signature: Signature, inputs: Arrays, outputs: tuple[str, ...], alike: Alike
     ) -> GroupTask | None:
@@ -197,9 +204,7 @@ class BatchingServable:
         """
         scheduler = self._scheduler
         options = scheduler.options
-        if options is None:
-            return None
-        if self._trust.standing(signature, outputs) not in (Standing.VOUCHED, Standing.BATCHED):
+        if options is None or not self.takes_alike(signature, outputs):
             return None
         rows = shared_rows(signature, inputs)
         if rows is None or rows > options.rows_in_a_batch:

@@ -131,6 +131,8 @@ def _submit(
                 return False
             if method.is_lasting(request):
                 plans.keep(template, known._replace(plan=plan))
+        if not handle.servable.takes_alike(plan.signature, plan.outputs):
+            return False
         observation.signatures = plan.signature.names
         requests = Requests(group, observation, observer, handle, plan, infer.path)
         pending = handle.servable.submit_alike(plan.signature, plan.inputs, plan.outputs, requests)

@@ -85,20 +85,13 @@ class Known(NamedTuple):
     """At the version that they went to last."""
 
 
-class Plans:
-    """What is known, by template. For one thread."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Known] = {}
-
-    def get(self, template: bytes) -> Known | None:
-        """Return what is known of a template's requests."""
-        return self._known.get(template)
+class Plans(dict[bytes, Known]):
+    """What is known, by template. For one thread. Put in by `keep` alone."""
 
     def keep(self, template: bytes, known: Known) -> None:
         """Keep what is known; of too many templates the first that came goes."""
         if len(template) > _MOST_BYTES:
             return
-        if len(self._known) >= _MOST_TEMPLATES and template not in self._known:
-            del self._known[next(iter(self._known))]
-        self._known[template] = known
+        if len(self) >= _MOST_TEMPLATES and template not in self:
+            del self[next(iter(self))]
+        self[template] = known

@@ -4,7 +4,9 @@
 
 Threads call the queue of one loaded model, in this process, without any transport. All ways take
 turns; what is printed are medians of ratios to lone runs without a trial, round by round. All
-requests are alike, so that the signature on trial stays there: equal rows prove nothing.
+requests of a turn are alike, so that the signature on trial stays there: equal rows prove nothing.
+The way `batched` has proved itself before, by requests that differ, up to batches of so many rows
+as there are callers.
 """
 
 from __future__ import annotations
@@ -14,19 +16,22 @@ import statistics
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from harness import model
+from numpy.typing import NDArray
 
 from ladle.server.core.batching.batcher import BatchingServable
 from ladle.server.core.batching.plan import BatchOptions
-from ladle.server.core.batching.trust import Standing
+from ladle.server.core.batching.trust import PROOF, Standing
 from ladle.server.core.servable_id import ServableId
 from ladle.server.saved_model.loading import LoadOptions, load_saved_model
 
 CALLERS = (1, 16)
+COMPARISONS = 2 * PROOF
 OUTPUTS = ("probabilities",)
 
 
@@ -84,12 +89,25 @@ def served(folder: Path) -> dict[str, BatchingServable]:
         "batched": queue(BatchOptions(), ""),
         "vouched": queue(BatchOptions(), "the benchmark"),
     }
-    proved = ways["batched"]
-    random = np.random.default_rng(0)
-    while proved.standings()["serving_default"].standing is not Standing.BATCHED:
-        image = random.random((1, 28, 28), np.float32)
-        proved.run(proved.signatures["serving_default"], {"image": image}, OUTPUTS)
+    prove(ways["batched"])
     return ways
+
+
+def prove(way: BatchingServable) -> None:
+    """Send requests that differ until batches are used, and have been compared often enough."""
+    signature = way.signatures["serving_default"]
+    random = np.random.default_rng(0)
+
+    def call(image: NDArray[np.float32]) -> None:
+        way.run(signature, {"image": image}, OUTPUTS)
+
+    with ThreadPoolExecutor(max(CALLERS)) as callers:
+        while (
+            way.standings()[signature.name].standing is Standing.ON_TRIAL
+            or way.comparisons < COMPARISONS
+        ):
+            images = random.random((max(CALLERS), 1, 28, 28), np.float32)
+            list(callers.map(call, images))
 
 
 def turn(way: BatchingServable, callers: int, seconds: float) -> Measured:

@@ -213,6 +213,18 @@ def test_batches_grow_with_what_callers_send_up_to_the_most(make: Make) -> None:
     assert max(harness.model.batches) == 50
 
 
+def test_equal_requests_make_no_batch_larger(make: Make) -> None:
+    harness = make(row_wise)
+    harness.bursts(3 * PROOF)
+    assert harness.standing() is Standing.BATCHED
+    most = max(harness.model.batches)
+    same = {"x": harness.rows(1)}
+    for _ in range(PROOF):
+        harness.burst(*[same] * 200)
+
+    assert max(harness.model.batches) <= most
+
+
 @pytest.mark.parametrize("failure", [ServingError("at most 20"), ResourceExhausted("no memory")])
 def test_where_a_larger_batch_fails_batches_stay_as_large_as_they_were(
     make: Make, caplog: pytest.LogCaptureFixture, failure: ServingError

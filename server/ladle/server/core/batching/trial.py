@@ -102,9 +102,10 @@ class Trials:
 
         They are read now: their inputs go with them.
         """
-        for part, outcome in ended:
-            if part.task.uneven and not isinstance(outcome, Exception):
-                self._unfit(queue.signature, part.task.uneven)
+        if queue.key.alone:  # where each request runs by itself, and only there
+            for part, outcome in ended:
+                if part.task.uneven and not isinstance(outcome, Exception):
+                    self._unfit(queue.signature, part.task.uneven)
         if options is None:
             return None
         larger = self._plan(queue, ended, options)
@@ -203,6 +204,8 @@ class Trials:
             if nbytes <= _MAX_HELD_BYTES:
                 chosen.append(sample)
         if chosen and wanted.padded:
+            if not all_vary([sample.inputs for sample in chosen]):
+                return  # it would show nothing
             chosen = repeated(chosen, wanted.padded)
         with self._changed:
             if chosen and self._is_free():

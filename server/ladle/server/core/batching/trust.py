@@ -26,6 +26,8 @@ PROOF = 32
 
 # Each combination of signatures that run as one has a record; callers choose the combination.
 _MAX_COMBINATIONS = 64
+# So many sets of outputs have their standing kept, which callers choose too.
+_MAX_KNOWN = 256
 
 
 class Standing(Enum):
@@ -115,6 +117,14 @@ class Record:
 _NOTHING = Record()
 
 
+class _Known(NamedTuple):
+    """A standing, and what it was found from."""
+
+    record: Record | None
+    vouched_by: str
+    standing: Standing
+
+
 class Trust:
     """The standing of each signature of one version. Thread-safe; reading takes no lock.
 
@@ -140,15 +150,25 @@ class Trust:
         self._signatures = signatures
         self._card = frozenset(card)
         self._records: dict[str, Record] = {}
+        # What each request asks for, as long as the record and the voucher are the same.
+        self._known: dict[tuple[str, tuple[str, ...]], _Known] = {}
         self._lock = threading.Lock()
 
-    def standing(self, signature: Signature, outputs: Collection[str]) -> Standing:
+    def standing(self, signature: Signature, outputs: tuple[str, ...]) -> Standing:
         """Return how a request to `signature` for these of its outputs runs."""
         record = self._records.get(signature.name)
-        if record is None and self.vouched_by and signature.batchable:
-            return Standing.VOUCHED  # the usual case where the user vouches, in no time
-        first = self._first(signature).standing
-        return first if record is None else record.standing(outputs, first)
+        vouched_by = self.vouched_by
+        known = self._known.get((signature.name, outputs))
+        if known is not None and known.record is record and known.vouched_by is vouched_by:
+            return known.standing  # nearly always so, in no time
+        standing = self._first(signature).standing
+        if record is not None:
+            standing = record.standing(outputs, standing)
+        if not signature.parts:  # those depend on the records of others
+            if len(self._known) >= _MAX_KNOWN:
+                self._known = {}
+            self._known[signature.name, outputs] = _Known(record, vouched_by, standing)
+        return standing
 
     def most_rows(self, signature: Signature, outputs: Collection[str]) -> int | None:
         """Return how many rows a batch for these outputs may have: no more than were compared.
@@ -160,7 +180,7 @@ class Trust:
             return None
         return max(1, min([record.compared_rows.get(output, 0) for output in outputs]))
 
-    def agreed(self, signature: Signature, outputs: Collection[str], rows: int) -> bool:
+    def agreed(self, signature: Signature, outputs: tuple[str, ...], rows: int) -> bool:
         """Note that a batch had the answers of lone runs; whether that was all that was missing.
 
         `rows` is as for `Record.with_agreement`.

@@ -1,4 +1,4 @@
-"""What a trial costs: requests/s and latency of one signature, for each way in which requests run.
+"""What a trial costs: requests/s, CPU and latency of one signature, for each way to run requests.
 
     python benchmarks/standings.py      some minutes; needs nothing but ladle and TensorFlow
 
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Measured(NamedTuple):
     """One turn."""
 
     per_s: float
+    cpu_us: float
+    """Of the whole process, for each request; comparisons are in it."""
     p50_ms: float
     p99_ms: float
 
@@ -52,7 +55,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model.publish(Path(folder, "1"))
         ways = served(Path(folder, "1"))
-        print("callers  way        requests/s  p50 ms  p99 ms  requests/s   p50    p99 (alone = 1)")
+        figures = "requests/s  CPU us  p50 ms  p99 ms"
+        print(f"callers  way        {figures}  alone = 1: {figures}")
         for callers in CALLERS:
             turns = [
                 {name: turn(way, callers, arguments.seconds) for name, way in ways.items()}
@@ -66,14 +70,17 @@ def main() -> None:
                 ]
                 absolute = [statistics.median(values) for values in zip(*own, strict=True)]
                 relative = [statistics.median(values) for values in zip(*ratios, strict=True)]
-                print(
-                    f"{callers:7d}  {name:9s}  {absolute[0]:10.0f}  {absolute[1]:6.2f}  "
-                    f"{absolute[2]:6.2f}  {relative[0]:10.2f}  {relative[1]:4.2f}  "
-                    f"{relative[2]:5.2f}"
-                )
+                print(f"{callers:7d}  {name:9s}  {row(absolute)}             {row(relative)}")
         for name, way in ways.items():
             print(f"{name}: {way.standings()['serving_default'].standing.value}, ", end="")
             print(f"{way.comparisons} comparisons")
+
+
+def row(values: Sequence[float]) -> str:
+    """Return the figures of one turn below their heads."""
+    per_s, *rest = values
+    rate = f"{per_s:10.0f}" if per_s > 100 else f"{per_s:10.2f}"
+    return "  ".join([rate, *(f"{value:6.2f}" for value in rest)])
 
 
 def served(folder: Path) -> dict[str, BatchingServable]:
@@ -131,13 +138,18 @@ def turn(way: BatchingServable, callers: int, seconds: float) -> Measured:
     for thread in threads:
         thread.start()
     ready.wait()
+    cpu_s = -time.process_time()
     time.sleep(seconds)
     ended.set()
     for thread in threads:
         thread.join()
+    cpu_s += time.process_time()
     took.sort()
     return Measured(
-        len(took) / seconds, took[len(took) // 2] * 1000, took[int(len(took) * 0.99)] * 1000
+        len(took) / seconds,
+        cpu_s / len(took) * 1e6,
+        took[len(took) // 2] * 1000,
+        took[int(len(took) * 0.99)] * 1000,
     )
 
 

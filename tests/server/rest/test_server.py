@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,11 +160,25 @@ def test_tls_is_on_both_ports_or_on_none(tmp_path: Path, identities: Identities)
             httpx.get(f"{plain}/livez")
 
 
+def test_who_offers_http_2_by_tls_is_told_that_it_is_http_1(
+    tmp_path: Path, identities: Identities
+) -> None:
+    file = tmp_path / "ssl.config"
+    file.write_text(str(identities.config()))
+    context = ssl.create_default_context(cadata=identities.authority.certificate)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with serving(tmp_path, ssl_config_file=str(file)) as setting:
+        port = int(address_of(setting.server).rpartition(":")[2])
+        with (
+            socket.create_connection(("localhost", port), TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as caller,
+        ):
+            assert caller.selected_alpn_protocol() == "http/1.1"
+
+
 def test_callers_prove_themselves_where_they_have_to(
     tmp_path: Path, identities: Identities
 ) -> None:
-    import ssl
-
     file = tmp_path / "ssl.config"
     config = identities.config(client_verify=True, custom_ca=identities.authority.certificate)
     file.write_text(str(config))

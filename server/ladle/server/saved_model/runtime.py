@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from ladle.server.saved_model.memory import keep_imports
 
 # The driver's device, its device in WSL, and what the driver says of itself.
 _SIGNS_OF_A_GPU = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")
+_TEMPORARY = "/tmp"
 _importing = threading.Lock()
 
 
@@ -26,6 +28,7 @@ def tensorflow() -> Any:
     """
     with _importing:
         if "tensorflow" not in sys.modules:
+            name_temporary_folder()
             with _without_keras():
                 import tensorflow
             if not has_gpu():
@@ -34,6 +37,17 @@ def tensorflow() -> Any:
 
         keep_imports()
         return tensorflow
+
+
+def name_temporary_folder() -> None:
+    """Have `tempfile` name a folder where there is none that can be written.
+
+    TensorFlow's import asks for its name, and fails without one. Serving writes nothing there.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = _TEMPORARY
 
 
 def has_gpu(exists: Callable[[str], bool] = os.path.exists) -> bool:

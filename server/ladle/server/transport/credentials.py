@@ -82,7 +82,7 @@ def read_pem(path: Path) -> Pem:
 
 
 def read_context(path: Path) -> ssl.SSLContext:
-    """Return the same credentials for Python's own TLS.
+    """Return the same credentials for Python's own TLS, for HTTP/1.1.
 
     Raises:
         CredentialsError: The file can't be read, its PEM is of no use, or there is no room for a
@@ -92,6 +92,7 @@ def read_context(path: Path) -> ssl.SSLContext:
     config = _read(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])  # said to callers who offer HTTP/2 beside it
     # Python takes keys from files alone. The folder is ours alone, and gone in a moment.
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::connection::fault::contained;
 use crate::connection::greeting::Greetings;
-use crate::connection::{self, Options, Phase};
+use crate::connection::{self, clock, Options, Phase};
 use crate::limits::Refusal;
 use crate::outbox::Outbox;
 use crate::queue::{Gathered, Queue};
@@ -305,6 +305,7 @@ impl Network {
         let serving = self.serve(Rc::clone(&thread), listeners, others, receiver);
         let mut serving = Box::pin(tasks.run_until(serving));
         runtime.block_on(poll_fn(|context| {
+            clock::turn();
             thread.gathered.turn();
             serving.as_mut().poll(context)
         }));

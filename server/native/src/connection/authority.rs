@@ -38,7 +38,6 @@ pub struct Frames {
     max_frame_size: usize,
     /// How many bytes of the frame that has begun are still to come.
     left: usize,
-    count: usize,
     /// What the caller may still send that brings no request.
     pub credit: Credit,
 }
@@ -49,20 +48,14 @@ impl Frames {
         Self {
             max_frame_size,
             left: 0,
-            count: 0,
             credit: Credit::new(Instant::now()),
         }
-    }
-
-    /// How many frames have come, those that have begun included.
-    pub fn count(&self) -> usize {
-        self.count
     }
 
     /// How many of the bytes that came next can pass as they are.
     ///
     /// The rest begins with a frame that is to be replaced, or that is not all there.
-    pub fn passing(&mut self, bytes: &[u8]) -> usize {
+    fn passing(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -80,33 +73,31 @@ impl Frames {
                     _ => return at,
                 }
             }
-            self.came(kind, flags, length);
+            self.credit.came(kind, flags, length);
             self.left = length;
         }
     }
 
-    /// Move whole frames from `held` to `ready`, replaced where they have to be.
-    pub fn release(&mut self, held: &mut Vec<u8>, ready: &mut Vec<u8>) {
-        let mut at = 0;
+    /// Replace frames that have to be, from a place on; returns up to where all can pass.
+    ///
+    /// What follows there is a frame that is not all there yet.
+    pub fn mend(&mut self, bytes: &mut Vec<u8>, from: usize) -> usize {
+        let mut at = from;
         loop {
-            let rest = held.get(at..).unwrap_or_default();
-            let passing = self.passing(rest);
-            ready.extend_from_slice(rest.get(..passing).unwrap_or_default());
-            at += passing;
-            let rest = rest.get(passing..).unwrap_or_default();
-            let Some((mended, length)) = whole_frame(rest) else {
-                break;
+            at += self.passing(bytes.get(at..).unwrap_or_default());
+            let Some((mended, length)) = whole_frame(bytes.get(at..).unwrap_or_default()) else {
+                return at;
             };
-            self.came(HEADERS, 0, length);
-            ready.extend_from_slice(&mended);
-            at += length;
+            self.credit.came(HEADERS, 0, length);
+            let end = at + mended.len();
+            bytes.splice(at..at + length, mended);
+            at = end;
         }
-        held.drain(..at);
     }
 
-    fn came(&mut self, kind: u8, flags: u8, length: usize) {
-        self.count = self.count.wrapping_add(1);
-        self.credit.came(kind, flags, length);
+    /// Note that bytes of the frame that has begun have passed.
+    pub fn passed(&mut self, count: usize) {
+        self.left -= count;
     }
 }
 
@@ -308,19 +299,13 @@ mod tests {
 
     fn through(stream: &[u8], size: usize) -> Vec<u8> {
         let mut frames = Frames::new(MAX);
-        let (mut held, mut passed) = (Vec::new(), Vec::new());
+        let (mut all, mut passed) = (Vec::new(), 0);
         for chunk in stream.chunks(size) {
-            if held.is_empty() {
-                let passing = frames.passing(chunk);
-                passed.extend_from_slice(chunk.get(..passing).unwrap());
-                held.extend_from_slice(chunk.get(passing..).unwrap());
-            } else {
-                held.extend_from_slice(chunk);
-            }
-            frames.release(&mut held, &mut passed);
+            all.extend_from_slice(chunk);
+            passed = frames.mend(&mut all, passed);
         }
-        assert!(held.is_empty(), "in chunks of {size}");
-        passed
+        assert_eq!(passed, all.len(), "in chunks of {size}");
+        all
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! One connection: its first bytes, its age, and its end.
 
 pub mod authority;
+pub mod clock;
 pub mod fault;
 mod flood;
 mod greeted;
 pub mod greeting;
+mod portions;
 pub mod sending;
 
 use std::future::Future;
@@ -14,13 +16,14 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::server::tell_fault;
 use crate::service::{serve, Thread};
+use clock::Clock;
 use fault::contained;
 use greeted::Greeted;
 use greeting::Greeting;
@@ -128,7 +131,7 @@ async fn after(time: Option<Duration>) {
 fn builder(options: &Options) -> http2::Builder<Here> {
     let mut builder = http2::Builder::new(Here);
     builder
-        .timer(TokioTimer::new())
+        .timer(Clock::default())
         .auto_date_header(false)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)

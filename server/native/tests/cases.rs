@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
@@ -185,6 +186,63 @@ fn requests_are_cut_where_protobuf_has_their_contents() {
         });
         assert_eq!(found, expected, "{}", case["about"]);
     }
+}
+
+#[test]
+fn infer_requests_are_cut_where_protobuf_has_their_contents_and_ids() {
+    let path = |fields: &[u32], key| ContentPath {
+        fields: fields.to_vec(),
+        key,
+    };
+    let shape = Shape {
+        contents: vec![
+            path(&[7], None),
+            path(&[5, 5, 6], Some(1)),
+            path(&[5, 5, 7], Some(1)),
+        ],
+        echo: Some(3),
+        most_bytes: 1 << 16,
+        ..Shape::default()
+    };
+    for case in cases("infer_requests") {
+        let message = bytes(text(&case["request"]));
+        let found = cut(&shape, 0, &HeaderMap::new(), &message).map(|cut| {
+            let part = |range: &Range<usize>| message[cut.echo.moved(range)].to_vec();
+            let (raw, typed): (Vec<_>, Vec<_>) =
+                cut.contents.iter().partition(|content| content.path == 0);
+            let raw: Vec<_> = raw.iter().map(|content| part(&content.bytes)).collect();
+            let typed: Vec<_> = typed
+                .iter()
+                .map(|content| {
+                    let name = content.key.as_ref().map(part);
+                    (name.unwrap_or_default(), part(&content.bytes))
+                })
+                .collect();
+            (cut.echo.field.to_vec(), raw, typed)
+        });
+        let expected = case["cut"].as_bool().unwrap().then(|| {
+            let list = |of: &Value| of.as_array().unwrap().clone();
+            let raw: Vec<_> = list(&case["raw"])
+                .iter()
+                .map(|content| bytes(text(content)))
+                .collect();
+            let typed: Vec<_> = list(&case["typed"])
+                .iter()
+                .map(|pair| (text(&pair[0]).as_bytes().to_vec(), bytes(text(&pair[1]))))
+                .collect();
+            (echo(text(&case["id"])), raw, typed)
+        });
+        assert_eq!(found, expected, "{}", case["about"]);
+    }
+}
+
+/// The field that an answer has of an id.
+fn echo(id: &str) -> Vec<u8> {
+    if id.is_empty() {
+        return Vec::new();
+    }
+    let length = u8::try_from(id.len()).unwrap();
+    [&[3 << 3 | 2, length], id.as_bytes()].concat()
 }
 
 fn bytes(hex: &str) -> Vec<u8> {

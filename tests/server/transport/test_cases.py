@@ -7,8 +7,9 @@ case that changes for one language fails for the other.
 from __future__ import annotations
 
 import json
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,11 +30,13 @@ from server.transport.native.http2 import (
 )
 from transports import MakeTransport
 
+from ladle.protos.inference_pb import ModelInferRequest
 from ladle.protos.serving_pb import PredictRequest
 from ladle.protos.zero_copy import extract_tensor_contents
 from ladle.server.call import Call, NonBlocking
 from ladle.server.core.errors import Code, ServingError
 from ladle.server.limits import ByteBudget, Limits
+from ladle.server.rpc.open_inference.answers import id_field
 from ladle.server.transport.grpcio.admission import Admission
 
 CASES = json.loads(
@@ -229,3 +232,28 @@ def test_requests(case: dict[str, Any]) -> None:
     assert bool(lifted) == case["lifted"]
     if lifted and case["protobuf"]:
         assert {name: bytes(content) for name, content in lifted.items()} == contents
+
+
+@cases("infer_requests", "about")
+def test_infer_requests(case: dict[str, Any]) -> None:
+    """What Rust cuts out of a request is what protobuf reads there, and so is the id."""
+    request = bytes.fromhex(case["request"])
+    if not case["protobuf"]:
+        assert not case["cut"]
+        with pytest.raises(DecodeError):
+            ModelInferRequest.FromString(request)
+        return
+    read = ModelInferRequest.FromString(request)
+    typed = [
+        [each.name, values]
+        for each in read.inputs
+        if (values := _packed(each.contents.fp32_contents, each.contents.fp64_contents))
+    ]
+    assert read.id == case["id"]
+    assert [content.hex() for content in read.raw_input_contents] == case["raw"]
+    assert typed == case["typed"]
+    assert id_field(case["id"]) == ModelInferRequest(id=case["id"]).SerializeToString()
+
+
+def _packed(fp32: Sequence[float], fp64: Sequence[float]) -> str:
+    return struct.pack(f"<{len(fp32)}f{len(fp64)}d", *fp32, *fp64).hex()

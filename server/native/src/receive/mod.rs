@@ -1,6 +1,7 @@
 //! gRPC's messages in the body of a request.
 
 pub mod alike;
+mod fields;
 pub mod inflate;
 
 use std::future::poll_fn;

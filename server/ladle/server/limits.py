@@ -100,8 +100,9 @@ class Limits:
     """Of one message, after decompression."""
     budget: ByteBudget
     """Of all together."""
-    refused: Callable[[ServingError], None] = lambda _: None
-    """Is called with the refusal of each request that is not taken: its method is never called."""
+    refused: Callable[[ServingError, int], None] = lambda error, count: None
+    """Is called with the refusal of so many requests that are not taken, and with their number:
+    no method is called for them."""
 
     @property
     def max_received_bytes(self) -> int:

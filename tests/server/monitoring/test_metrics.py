@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle.server.core.errors import NotFound
+from ladle.server.core.errors import Code, NotFound, ServingError
 from ladle.server.core.observation import Fanout, Loading, Observation, Run, Unobserved
 from ladle.server.core.servable_id import ServableId
 from ladle.server.monitoring.families import text
@@ -172,7 +172,10 @@ def test_one_observer_that_fails_keeps_no_other_from_hearing(
 
 
 @pytest.mark.parametrize("counts", [[2], [1, 7], [3, 1, 3000], [2] * 60, [1, 5] * 60])
-def test_requests_that_were_answered_as_one_are_counted_as_so_many(counts: list[int]) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_requests_that_were_answered_as_one_are_counted_as_so_many(
+    counts: list[int], refused: bool
+) -> None:
     def answered(number: int, count: int = 1) -> Observation:
         seen = Observation("Predict", "GRPC", b"")
         seen.served_by(ServableId("m", 1))
@@ -184,6 +187,9 @@ def test_requests_that_were_answered_as_one_are_counted_as_so_many(counts: list[
         seen.run = Run(ServableId("m", 1), ("s",), [], 2, 0, 8.5)
         seen.run.assembled, seen.run.computed = 8.75, 9.25 + number / 64
         seen.count = count
+        if refused:
+            seen.error = ServingError("too much", Code.RESOURCE_EXHAUSTED)
+            seen.error.reason = "request_size"
         return seen
 
     one_by_one, at_once = Metrics(), Metrics()

@@ -177,7 +177,7 @@ def test_a_call_too_many_is_counted_by_its_reason(make_transport: MakeTransport)
     transport = make_transport(
         {"/a/B": NonBlocking(lambda _: None)},
         max_threads=1,
-        limits=Limits(1000, ByteBudget(1 << 20), refused.put),
+        limits=Limits(1000, ByteBudget(1 << 20), lambda error, _: refused.put(error)),
     )
     port = transport.listen("127.0.0.1:0")
     transport.start()

@@ -164,16 +164,20 @@ class Observation:
         part.run, part.encoding = self.run, self.encoding
         return part
 
-    def end_alike(self, count: int, response_bytes: int, observer: Observer) -> None:
+    def end_alike(self, count: int, outcome: int | ServingError, observer: Observer) -> None:
         """Note the answers to so many requests that this observation is of; call the observer.
 
         Args:
-            count: how many have been answered, at the same time.
-            response_bytes: the size of each answer.
+            count: how many have been answered or refused, at the same time.
+            outcome: the size of each answer in bytes, or why all were refused.
             observer: one that takes many at once.
         """
         self.ended = time.monotonic()
-        self.count, self.response_bytes = count, response_bytes
+        self.count = count
+        if isinstance(outcome, ServingError):
+            self.error = outcome
+        else:
+            self.response_bytes = outcome
         try:
             observer.requests_ended(self)
         except Exception:
@@ -294,7 +298,7 @@ class Observer(Protocol):
         """A request was answered or refused."""
 
     def requests_ended(self, requests: Observation) -> None:
-        """Requests were answered at once that differ in nothing that is observed.
+        """Requests were answered or refused at once that differ in nothing that is observed.
 
         There is one observation of all of them, without their messages and metadata. This is only
         called where all observers take many at once.

@@ -217,7 +217,7 @@ class Metrics:
         if answered:
             own.response_bytes.observe([r.response_bytes for r in requests], *which, times=times)
         else:
-            self._count_rejections([r.error for r in requests if r.error is not None], model)
+            self._count_rejections(requests, model)
         ended = [r.ended or 0.0 for r in requests]
         if model and model != OTHERS:
             recent = self.recent.setdefault(model, Recent())
@@ -321,10 +321,10 @@ class Metrics:
         for size, padded in _grouped(runs, lambda run: run.rows + run.padding):
             upstream.padding.observe([run.padding for run in padded], str(size))
 
-    def _count_rejections(self, errors: Iterable[ServingError], model: str) -> None:
-        for error in errors:
-            if error.reason:
-                self.own.rejected.add(1, model, error.reason)
+    def _count_rejections(self, requests: Iterable[Observation], model: str) -> None:
+        for request in requests:
+            if request.error is not None and request.error.reason:
+                self.own.rejected.add(request.count, model, request.error.reason)
 
     def has_own_series(self, name: str) -> bool:
         """Whether a model has series of its own."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ladle.server.call import Methods, Transport
 from ladle.server.config import Config
 from ladle.server.core.access import Access
+from ladle.server.core.errors import ServingError
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.machine.scheduling import starting_such_as_yield
 from ladle.server.core.observation import Observation, Observer
@@ -34,11 +35,15 @@ logger = logging.getLogger(__name__)
 
 def limits(config: Config, observer: Observer) -> Limits:
     """Return what requests may take, over gRPC and HTTP together; `observer` hears of refusals."""
-    return Limits(
-        config.max_request_bytes,
-        ByteBudget(config.max_inflight_bytes),
-        lambda error: Observation("", "GRPC", b"").end(error, observer),
-    )
+
+    def refused(error: ServingError, count: int) -> None:
+        if observer.takes_many:
+            Observation("", "GRPC", b"").end_alike(count, error, observer)
+            return
+        for _ in range(count):
+            Observation("", "GRPC", b"").end(error, observer)
+
+    return Limits(config.max_request_bytes, ByteBudget(config.max_inflight_bytes), refused)
 
 
 def chosen(config: Config) -> Choice:

@@ -95,7 +95,7 @@ class Served:
             limits=Limits(
                 limits.get("max_request_bytes", 1 << 20),
                 ByteBudget(1 << 30),
-                lambda error: Observation("", "GRPC", b"").end(error, self.metrics),
+                lambda error, n: Observation("", "GRPC", b"").end_alike(n, error, self.metrics),
             ),
         )
         port = self.transport.listen("127.0.0.1:0")

@@ -50,7 +50,7 @@ def begin(admission: Admission) -> FakeCall:
 
 def test_what_finds_no_place_is_told_when_to_come_back() -> None:
     refused: list[ServingError] = []
-    admission = Admission(1, refused.append)
+    admission = Admission(1, lambda error, _: refused.append(error))
     first = begin(admission)
 
     error = admission.refusal()
@@ -80,7 +80,7 @@ def test_a_call_that_waits_for_a_thread_has_a_place() -> None:
 def test_a_call_without_a_message_is_ended_in_time_and_no_other() -> None:
     time = Time()
     refused: list[ServingError] = []
-    admission = Admission(10, refused.append, clock=time)
+    admission = Admission(10, lambda error, _: refused.append(error), clock=time)
     silent, speaking = begin(admission), begin(admission)
     admission.received(speaking)
     time.now = 1

@@ -214,7 +214,7 @@ def test_a_length_is_refused_before_its_bytes_come(start: Start) -> None:
 def test_an_upload_counts_until_its_caller_goes(start: Start) -> None:
     budget = ByteBudget(1 << 30)
     refused: list[Exception] = []
-    _, port = start(limits=Limits(1000, budget, refused.append))
+    _, port = start(limits=Limits(1000, budget, lambda error, _: refused.append(error)))
     with Connection(port) as connection:
         connection.send(frame(HEADERS, END_HEADERS, 1, headers("/a/B")))
         connection.send(frame(DATA, 0, 1, message(bytes(1000))[:-1]))

@@ -54,7 +54,7 @@ def test_a_large_call_whose_caller_goes_before_there_is_a_thread_is_not_handled(
     transport = TRANSPORTS["native"](
         {"/a/B": NonBlocking(hold)},
         max_threads=1,
-        limits=Limits(LIMIT, budget, refused.put),
+        limits=Limits(LIMIT, budget, lambda error, _: refused.put(error)),
     )
     port = transport.listen("127.0.0.1:0")
     transport.start()

@@ -33,7 +33,7 @@ class Admission:
     def __init__(
         self,
         most: int,
-        refused: Callable[[ServingError], None] = lambda _: None,
+        refused: Callable[[ServingError, int], None] = lambda error, count: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,7 +41,7 @@ class Admission:
 
         Args:
             most: how many there may be at a time.
-            refused: is called with the refusal of each call that is ended here.
+            refused: is called with the refusal of each call that is ended here, and with 1.
             clock: the time, in seconds.
         """
         self._most = most
@@ -71,7 +71,7 @@ class Admission:
             self._end(silent, _late(_LEAST_S))
             return None
         error = self._no_place()
-        self._refused(error)
+        self._refused(error, 1)
         return error
 
     def come(self) -> None:
@@ -137,7 +137,7 @@ class Admission:
 
     def _end(self, call: Admitted, error: ServingError) -> None:
         call.cut_off(error)
-        self._refused(error)
+        self._refused(error, 1)
 
     def _no_place(self) -> Unavailable:
         error = Unavailable(

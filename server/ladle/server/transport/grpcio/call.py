@@ -51,7 +51,7 @@ def _answer(call: ThreadCall, handler: Handler, limits: Limits) -> bytes:
     try:
         limits.take(nbytes)
     except ServingError as error:
-        limits.refused(error)
+        limits.refused(error, 1)
         call.fail(error)
         return call.wait()
     try:

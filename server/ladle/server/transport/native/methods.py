@@ -50,7 +50,7 @@ class Unary:
     def _handle_new(self, call: Call, handler: Callable[[Call], Handler | None]) -> None:
         """Handle a call, unless the caller has gone since it came: its message went, too."""
         if not call.request and call.is_over:
-            self._limits.refused(Cancelled("the caller went away"))
+            self._limits.refused(Cancelled("the caller went away"), 1)
         else:
             self._handle(call, handler)
 

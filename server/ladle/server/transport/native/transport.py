@@ -264,8 +264,7 @@ class NativeTransport:
             return
         error = ServingError(text, Code(code))
         error.reason = reason
-        for _ in range(count):
-            self.limits.refused(error)
+        self.limits.refused(error, count)
 
     def _complain(self, count: int) -> None:
         """Say, once a minute at most, that connections were turned away."""

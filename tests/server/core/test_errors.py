@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from ladle.server.core.errors import NotFound, ServingError
+from ladle.server.core.errors import Code, NotFound, ServingError, Unavailable, without_folder
+from ladle.store.url import parse_url
 
 
 def test_what_is_no_text_in_a_quoted_name_is_escaped() -> None:
@@ -15,3 +17,20 @@ def test_what_is_no_text_in_a_quoted_name_is_escaped() -> None:
 
 def test_text_stays() -> None:
     assert ServingError("größe: 5").message == "größe: 5"
+
+
+def test_callers_are_not_told_where_a_folder_lies() -> None:
+    text = "/srv/models/m/1/a is cut short, under base path /srv/models/m"
+    assert without_folder(text, Path("/srv/models/m")) == "m/1/a is cut short, under base path m"
+    assert without_folder(text, Path("/")) == text
+    url = parse_url("s3://bucket/models/m")
+    assert without_folder(f"{url}/1 is not whole", url) == "m/1 is not whole"
+
+
+def test_an_error_stays_what_it_is_but_for_the_folder() -> None:
+    error = Unavailable("no room to load /srv/m/1")
+    error.reason, error.retry_after_s = "memory", 2.0
+    told = error.told(Path("/srv/m"))
+    assert (told.message, told.code) == ("no room to load m/1", Code.UNAVAILABLE)
+    assert (told.reason, told.retry_after_s) == ("memory", 2.0)
+    assert told.told(Path("/srv/m")) is told

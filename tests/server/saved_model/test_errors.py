@@ -45,6 +45,10 @@ SIZES = "Matrix size-incompatible: In[0]: [2,3], In[1]: [2,1]"
             "NewRandomAccessFile failed to Open: '/models/m/1/assets/words.txt'; No such file",
             "NewRandomAccessFile failed to Open: 'words.txt'; No such file",
         ),
+        (
+            "Cannot parse file b'/models/m/1/saved_model.pb': bad",
+            "Cannot parse file b'saved_model.pb': bad",
+        ),
         ("SavedModel file does not exist at: /models/m/1/", "SavedModel file does not exist at: 1"),
         (
             "on /job:localhost/replica:0/task:0/device:CPU:0 and/or a/b/c",

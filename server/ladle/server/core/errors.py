@@ -19,6 +19,7 @@ Anything that is not a ServingError is a fault of ours: it is logged, and the ca
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Protocol
 
 
 class Code(IntEnum):
@@ -43,6 +44,14 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+class Place(Protocol):
+    """A folder, or a place in a store."""
+
+    @property
+    def name(self) -> str:
+        """The last part; empty where there is none."""
+
+
 class ServingError(Exception):
     """A request, or the load of a version, that ends in a status other than OK."""
 
@@ -63,6 +72,15 @@ class ServingError(Exception):
     def clear_traceback(self) -> None:
         """Forget where it came from: the frames hold whatever was being worked on."""
         self.__traceback__ = self.__cause__ = self.__context__ = None
+
+    def told(self, folder: Place) -> ServingError:
+        """Return the error as callers are told of it; see `without_folder`."""
+        message = without_folder(self.message, folder)
+        if message == self.message:
+            return self
+        told = ServingError(message, self.code)
+        told.reason, told.retry_after_s = self.reason, self.retry_after_s
+        return told
 
 
 class InvalidArgument(ServingError):
@@ -126,3 +144,11 @@ class PermissionDenied(ServingError):
 
     code = Code.PERMISSION_DENIED
     reason = "permission_denied"
+
+
+def without_folder(text: str, folder: Place) -> str:
+    """Return a text for callers: of a folder in it the last part alone.
+
+    They learn which file is wrong, and not where the server's files lie.
+    """
+    return text.replace(str(folder), folder.name) if folder.name else text

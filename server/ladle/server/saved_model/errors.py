@@ -96,7 +96,7 @@ def _without_traces(lines: list[str]) -> Iterator[str]:
 
 def _without_folder(word: str) -> str:
     """Return a word, and of an absolute path the last part alone; devices are no paths."""
-    begins = word.lstrip("'\"([{<=")
+    begins = word.removeprefix("b'").lstrip("'\"([{<=")
     if not begins.startswith("/") or begins.startswith(_DEVICES) or begins.count("/") < 2:
         return word
     return word[: len(word) - len(begins)] + begins.rstrip("/").rpartition("/")[2]

@@ -109,6 +109,17 @@ def test_a_problem_names_what_failed_before_what_is_missing(
     assert manager.problem("m") == "no good; version 2 is not whole"
 
 
+def test_the_log_says_where_a_bad_file_lies_and_callers_hear_its_name(
+    manager: Manager, loader: FakeLoader, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = ServableId("m", 1)
+    loader.failures[bad] = InvalidArgument("/srv/models/m/1/warmup is damaged")
+    manager.aspire("m", {1: Path("/srv/models/m/1")})
+    wait_for(manager, lambda: manager.problem("m") is not None)
+    assert manager.problem("m") == "m/1/warmup is damaged"
+    assert "error=/srv/models/m/1/warmup is damaged" in caplog.text
+
+
 def test_nothing_is_kept_of_a_load_that_failed_but_its_message() -> None:
     """The error is kept for as long as the version is remembered."""
 

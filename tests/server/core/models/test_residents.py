@@ -295,6 +295,14 @@ def test_a_model_that_comes_up_during_a_look_has_not_failed(
     assert two.residents.count == 1
 
 
+def test_callers_are_not_told_where_a_model_without_versions_lies(two: Setting) -> None:
+    (two.folder / "a" / "1").rmdir()
+    with pytest.raises(NotFound) as refused:
+        two.ask("a")
+    assert "a" in refused.value.message.split()
+    assert str(two.folder) not in refused.value.message
+
+
 def test_a_rescan_forgets_a_failure(two: Setting) -> None:
     bad = ServableId("a", 1)
     two.loader.failures[bad] = InvalidArgument("no good")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def test_a_scan_says_what_each_wanted_version_lacks(tmp_path: Path) -> None:
         2: "version 2 is not whole: there is no saved_model.pb",
     }
     assert str(tmp_path) not in "".join(found.incomplete.values())
+
+
+def test_what_a_version_lacks_says_not_where_it_lies(tmp_path: Path) -> None:
+    looped = tmp_path / "m" / "1" / "saved_model.pb"
+    looped.parent.mkdir(parents=True)
+
+    def check(folder: Path) -> str | None:
+        raise OSError(errno.ELOOP, "Too many levels of symbolic links", str(looped))
+
+    (lack,) = BasePath(tmp_path / "m", check).scan(Latest()).incomplete.values()
+    assert "'m/1/saved_model.pb'" in lack
+    assert str(tmp_path) not in lack
 
 
 def test_a_scan_says_when_labels_were_written(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import without_folder
 from ladle.server.core.lifecycle.demand import Described
 from ladle.server.core.lifecycle.manager import Manager
 from ladle.server.core.lifecycle.registry import VersionStatus
@@ -376,9 +377,11 @@ class Residents:
         statuses = self._manager.status(name)
         error = next((s.error for s in statuses if s.error and s.state is State.END), None)
         before = self._failures.get(name)
+        problem = self._manager.problem(name) or "no version of it is available"
+        model = self._models.get(name)
         self._failures[name] = failure_of(
             error,
-            self._manager.problem(name) or "no version of it is available",
+            problem if model is None else without_folder(problem, model.base_path),
             before.attempt + 1 if before else 0,
             self._clock.now(),
             self._longest_retry_wait_s,

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from ladle.protos.files.versions import LABELS_NAME, read_labels, without_versions
 from ladle.server.core.clock import Clock, MonotonicClock
+from ladle.server.core.errors import without_folder
 from ladle.server.core.sources.stability import Stability, is_stable, observe, scan_folder
 from ladle.server.core.sources.version_policy import VersionPolicy, aspired, next_aspired, numbered
 
@@ -207,7 +208,7 @@ class BasePath:
             self._stability.pop(version, None)
             if isinstance(error, NotADirectoryError):
                 return _Incomplete("it is not a folder", 0, final=True)
-            reason = f"it can't be read: {error}"
+            reason = without_folder(f"it can't be read: {error}", self._path)
             # A copy renames its files while they are scanned; what lacks the same file twice lacks
             # it for good.
             is_on_its_way = isinstance(error, FileNotFoundError) and self._stable_for_s > 0

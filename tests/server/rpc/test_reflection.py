@@ -124,3 +124,24 @@ def test_streams_that_stay_open_hold_up_neither_requests_nor_the_server(
     for stream in streams:
         stream.close()
     Stream(channel).ask(list_services="")
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.PredictionService.Predict",
+        "inference.GRPCInferenceService.ModelInfer",
+        "tensorflow.serving.PredictRequest.model_spec",
+        "tensorflow.serving.ModelSpec.version_choice",
+        "tensorflow.DataType",
+        "tensorflow.DT_FLOAT",
+    ],
+)
+def test_every_kind_of_symbol_leads_to_its_file(channel: grpc.Channel, symbol: str) -> None:
+    stream = Stream(channel)
+    found = stream.ask(file_containing_symbol=symbol)
+    assert found.file_descriptor_response.file_descriptor_proto
+    unknown = stream.ask(file_containing_symbol=f"{symbol}.Nothing")
+    assert unknown.error_response.error_code == 5
+    stream.close()

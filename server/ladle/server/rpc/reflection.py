@@ -86,12 +86,21 @@ def _find_file(request: Any, kind: str) -> FileDescriptor:
     if kind == "file_by_filename":
         return pool().FindFileByName(request.file_by_filename)
     if kind == "file_containing_symbol":
-        return pool().FindFileContainingSymbol(request.file_containing_symbol)
+        return _file_with(request.file_containing_symbol)
     wanted = request.file_containing_extension
     message_type = pool().FindMessageTypeByName(wanted.containing_type)
     extension: Any = pool().FindExtensionByNumber(message_type, wanted.extension_number)
     file: FileDescriptor = extension.file
     return file
+
+
+def _file_with(symbol: str) -> FileDescriptor:
+    try:
+        return pool().FindFileContainingSymbol(symbol)
+    except KeyError:  # protobuf looks for all kinds of names there, but for methods
+        method: Any = pool().FindMethodByName(symbol)
+        file: FileDescriptor = method.containing_service.file
+        return file
 
 
 def _with_imports(file: FileDescriptor) -> list[bytes]:

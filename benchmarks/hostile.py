@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
-import random
 import resource
-import signal
-import socket
-import sys
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import PREDICT
-from harness import load, model
+from harness import harming, load, model
 from process import ServerProcess
-
-_TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.insert(0, str(_TESTS))
-
-from server.transport.native.harms import Harm, harms  # noqa: E402
-from server.transport.native.http2 import (  # noqa: E402
+from server.transport.native.harms import harms  # found by `harming`
+from server.transport.native.http2 import (
     DATA,
     END_HEADERS,
     END_STREAM,
@@ -48,9 +41,6 @@ _GOOD_PER_S = 500
 _IN_FLIGHT = 16
 _AT_ONCE = 4
 """Threads that do harm."""
-_HELD = 50
-"""Connections that each of them keeps open, where harm is in keeping them."""
-_LINGER_S = 0.5
 _ROOM = 64 << 20
 """What requests under way may take, in bytes."""
 _MIXED = 10
@@ -58,61 +48,6 @@ _MIXED = 10
 _IDLE = 8000
 """Connections that are counted idle; the result is told for `_IDLE_TOLD` of them."""
 _IDLE_TOLD = 100_000
-_PYTHON_RESTS_S = 10
-_RESTING = """
-import ctypes, signal
-# Called as Python's own, sleep keeps the lock, and no thread of Python's goes on.
-signal.signal(signal.SIGUSR1, lambda *_: ctypes.PyDLL(None).sleep({seconds}))
-"""
-
-Once = Callable[[ServerProcess], None]
-"""Does harm once."""
-
-
-def _of_callers(harm: Harm) -> Once:
-    """Return what does a caller's harm."""
-
-    def once(server: ServerProcess) -> None:
-        with contextlib.ExitStack() as stack:
-            for _ in range(_HELD if harm.held else 1):
-                with contextlib.suppress(OSError):
-                    connection = stack.enter_context(Connection(server.port, timeout_s=1))
-                    connection.send(harm.frames)
-                    if harm.half_closed:
-                        connection.half_close()
-            if harm.held:
-                time.sleep(_LINGER_S)
-
-    return once
-
-
-def _of_all(each: list[Once]) -> Once:
-    """Return what does harm of any of these kinds."""
-    return lambda server: random.choice(each)(server)
-
-
-def _stopped(server: ServerProcess) -> None:
-    os.kill(server.pid, signal.SIGSTOP)
-    time.sleep(0.2)
-    os.kill(server.pid, signal.SIGCONT)
-    time.sleep(1)
-
-
-def _python_rests(server: ServerProcess) -> None:
-    os.kill(server.pid, signal.SIGUSR1)
-    time.sleep(_PYTHON_RESTS_S + 1)
-
-
-def _no_descriptors(server: ServerProcess) -> None:
-    """Take all descriptors, and come for more; those who are connected don't need any."""
-    before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-    least = _held_by(server.pid).descriptors + 8
-    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (least, before[1]))
-    with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 1))
-        time.sleep(_LINGER_S)
-    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
 
 
 def main() -> None:
@@ -124,10 +59,10 @@ def main() -> None:
     seconds = arguments.seconds
     _allow_descriptors()
     kinds = harms(PREDICT, model.one_image(), _ROOM)
-    by_callers = {name: _of_callers(harm) for name, harm in kinds.items()}
-    by_one: dict[str, Once] = {
-        "kill -STOP, -CONT": _stopped,
-        "no descriptors": _no_descriptors,
+    by_callers = {name: harming.of_callers(harm) for name, harm in kinds.items()}
+    by_one: dict[str, harming.Once] = {
+        "kill -STOP, -CONT": harming.stopped,
+        "no descriptors": harming.no_descriptors,
     }
     print(_HEAD)
     with _server() as server:
@@ -140,48 +75,50 @@ def main() -> None:
             if arguments.only in name:
                 good.measure(name, once, seconds, at_once=1)
         if arguments.only in "a Python that rests":
-            good.measure("a Python that rests", _python_rests, 15, at_once=1)
+            good.measure("a Python that rests", harming.python_rests, 15, at_once=1)
         if arguments.only in "all, mixed":
-            mixed = _of_all(list(by_callers.values()))
+            mixed = harming.of_all(list(by_callers.values()))
             good.measure("all, mixed", mixed, seconds * _MIXED)
-        time.sleep(2 * _LINGER_S)
+        time.sleep(2 * harming.LINGER_S)
         after = good.measure("nobody", None, seconds)
         print(f"\nheld before {before}, after {after}")
         _print_idle(server)
+    if arguments.only in "TLS handshakes":
+        print(f"\n{_HEAD}")
+        with _server(tls=True) as server:
+            good = _Good(server, tls=True)
+            good.measure("nobody, with TLS", None, seconds)
+            good.measure("TLS handshakes without end", harming.handshakes, seconds)
+
+
+def _ssl_config(folder: str) -> str:
+    """Make a certificate, and return the path of the server's file that has it."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    made = [*command.split(), "-keyout", f"{folder}/key", "-out", f"{folder}/certificate"]
+    subprocess.run(made, check=True, capture_output=True)
+    fields = {"server_key": "key", "server_cert": "certificate"}
+    lines = [f"{field}: {json.dumps(Path(folder, f).read_text())}" for field, f in fields.items()]
+    path = Path(folder, "ssl.pbtxt")
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[ServerProcess]:
+def _server(*, tls: bool = False) -> Iterator[ServerProcess]:
     with tempfile.TemporaryDirectory() as folder:
         model.publish(Path(folder, "model", "1"))
-        Path(folder, "sitecustomize.py").write_text(_RESTING.format(seconds=_PYTHON_RESTS_S))
+        Path(folder, "sitecustomize.py").write_text(harming.RESTING)
         flags = (
             "--transport=native",
             "--grpc_compressed_requests",
             f"--max_request_bytes={_ROOM}",
             f"--max_inflight_bytes={_ROOM}",
+            *([f"--ssl_config_file={_ssl_config(folder)}"] if tls else []),
         )
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
         with ServerProcess("ladle", str(Path(folder, "model")), *flags) as server:
             yield server
-
-
-@dataclass(frozen=True)
-class _Held:
-    mib: float
-    threads: int
-    descriptors: int
-
-    def __str__(self) -> str:
-        return f"{self.mib:.0f} MiB, {self.threads} threads, {self.descriptors} descriptors"
-
-
-def _held_by(pid: int) -> _Held:
-    status = Path(f"/proc/{pid}/status").read_text()
-    held = dict(line.split(":", 1) for line in status.splitlines())
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return _Held(int(held["VmRSS"].split()[0]) / 1024, int(held["Threads"]), descriptors)
 
 
 _HEAD = (
@@ -193,31 +130,36 @@ _HEAD = (
 class _Good:
     """The callers who mean well, whose answers are all alike."""
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, *, tls: bool = False) -> None:
         """Warm the server up with them."""
         self._server = server
+        self._tls = tls
         self._request = [model.one_image()]
-        warm = load.send(server.port, PREDICT, self._request, 5000, _IN_FLIGHT)
+        given = server.port, PREDICT, self._request, _IN_FLIGHT
+        with load.Sending(*given, requests=5000, tls=tls) as sending:
+            warm = sending.result()
         self._answer_bytes = warm.body_bytes / warm.requests
 
-    def measure(self, name: str, once: Once | None, seconds: int, at_once: int = _AT_ONCE) -> _Held:
+    def measure(
+        self, name: str, once: harming.Once | None, seconds: int, at_once: int = _AT_ONCE
+    ) -> harming.Held:
         """Measure them beside harm, print a line, and return what the server holds then."""
         stop = threading.Event()
         counts = [0] * at_once
 
-        def harming(number: int) -> None:
+        def do_harm(number: int) -> None:
             while once is not None and not stop.is_set():
                 once(self._server)
                 counts[number] += 1
 
         threads = [
-            threading.Thread(target=harming, args=(number,), daemon=True)
+            threading.Thread(target=do_harm, args=(number,), daemon=True)
             for number in range(at_once)
         ]
         given = self._server.port, PREDICT, self._request, _IN_FLIGHT
         requests = _GOOD_PER_S * seconds
-        with load.Sending(*given, requests=requests, per_s=_GOOD_PER_S) as sending:
-            time.sleep(_LINGER_S)  # they are connected, as those of a client are
+        with load.Sending(*given, requests=requests, per_s=_GOOD_PER_S, tls=self._tls) as sending:
+            time.sleep(harming.LINGER_S)  # they are connected, as those of a client are
             for thread in threads:
                 thread.start()
             sent = sending.result(may_fail=True)
@@ -237,12 +179,12 @@ class _Good:
         return held
 
 
-def _settled(pid: int) -> _Held:
+def _settled(pid: int) -> harming.Held:
     """Return what the process holds once it no longer gives descriptors back."""
-    held = _held_by(pid)
+    held = harming.held_by(pid)
     while True:
         time.sleep(0.2)
-        before, held = held, _held_by(pid)
+        before, held = held, harming.held_by(pid)
         if held.descriptors >= before.descriptors:
             return held
 
@@ -258,7 +200,7 @@ def _print_idle(server: ServerProcess) -> None:
             connection = stack.enter_context(Connection(server.port))
             connection.send(call)
             connection.wait_for(DATA)
-        held = _held_by(server.pid)
+        held = harming.held_by(server.pid)
     kib = (held.mib - before.mib) * 1024 / _IDLE
     print(
         f"{_IDLE} idle connections, each after a call: {kib:.1f} KiB each, "

@@ -90,6 +90,7 @@ class Sending:
         requests: int | None = None,
         seconds: int = 0,
         http1: bool = False,
+        tls: bool = False,
         headers: Sequence[str] = (),
         per_s: float | None = None,
         threads: int | None = None,
@@ -97,7 +98,7 @@ class Sending:
         """Start it: for so many `requests`, or for `seconds`; `per_s` begin in each of them.
 
         With `http1` the messages are the body of a plain HTTP/1.1 request, and not gRPC's;
-        `headers` are lines that it has besides.
+        `headers` are lines that it has besides. With `tls`, whatever certificate the server has.
         """
         if shutil.which("h2load") is None:
             raise Failed("benchmarks need h2load: apt-get install nghttp2-client")
@@ -117,7 +118,7 @@ class Sending:
                 *(_HTTP1 if http1 else _GRPC),
                 *(argument for line in headers for argument in ("-H", line)),
                 f"--log-file={self._log}",
-                f"http://127.0.0.1:{port}{method}",
+                f"{'https' if tls else 'http'}://127.0.0.1:{port}{method}",
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -41,6 +41,16 @@ impl Budget {
         self.used.load(Ordering::Acquire)
     }
 
+    /// Whether there is room for so many bytes, of which nothing is counted.
+    pub fn room_for(&self, nbytes: u64, held: u64) -> Result<(), Full> {
+        let used = self.used();
+        let others = used.saturating_sub(held);
+        if others > 0 && used.saturating_add(nbytes) > self.limit {
+            return Err(Full { others });
+        }
+        Ok(())
+    }
+
     /// Count bytes in. `held`: how many the same request has taken before.
     pub fn take(&self, nbytes: u64, held: u64) -> Result<(), Full> {
         let mut used = self.used.load(Ordering::Acquire);
@@ -81,6 +91,11 @@ impl Claim {
             budget: Arc::clone(budget),
             nbytes,
         })
+    }
+
+    /// The bytes that are counted.
+    pub fn nbytes(&self) -> u64 {
+        self.nbytes
     }
 
     /// Count more bytes in for the same request.

@@ -16,6 +16,8 @@ use crate::status::{code, Status};
 pub const EXPLAINED_BYTES: u64 = 64 << 20;
 /// What a message may take to arrive, whatever its size.
 const SLOWEST_MESSAGE: Duration = Duration::from_secs(60);
+/// What a message counts as before so much of it has come; of a shorter one, all.
+const FIRST_BYTES: u64 = 16 << 10;
 /// How many bytes of a message have to arrive a second, beyond that time.
 const SLOWEST_BYTES_PER_S: u64 = 64 << 10;
 
@@ -186,17 +188,49 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Count a message in. Where there is no room, uploads that come slowly make some for the next.
+    /// Count in the beginning of a message, whose first `at_hand` bytes have come.
+    ///
+    /// A message that would find no room as a whole is refused. Where there is none, uploads that
+    /// come slowly make some for the next. The rest counts as it comes: a length alone takes no room
+    /// from others.
     pub fn claim(
         &self,
         nbytes: u64,
+        at_hand: usize,
         now: impl FnOnce() -> Instant,
     ) -> Result<Option<Claim>, Refusal> {
         self.check(nbytes)?;
         let Some(budget) = &self.budget else {
             return Ok(None);
         };
-        Claim::new(budget, nbytes).map(Some).map_err(|full| {
+        let first = nbytes.min(FIRST_BYTES.max(at_hand as u64));
+        let claim = budget
+            .room_for(nbytes, 0)
+            .and_then(|()| Claim::new(budget, first));
+        claim.map(Some).map_err(|full| {
+            budget.uploads.end_slow(now());
+            Refusal::no_room(&full, budget.limit(), nbytes)
+        })
+    }
+
+    /// Count more of a message in, once `come` of its `nbytes` have come; of one that has come
+    /// whole, all.
+    pub fn come(
+        &self,
+        claim: &mut Option<Claim>,
+        come: usize,
+        nbytes: u64,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), Refusal> {
+        let (Some(claim), Some(budget)) = (claim, &self.budget) else {
+            return Ok(());
+        };
+        let (come, held) = (come as u64, claim.nbytes());
+        if come < held || held >= nbytes {
+            return Ok(());
+        }
+        let wanted = nbytes.min(come.saturating_add(FIRST_BYTES.max(come)));
+        claim.grow(wanted - held).map_err(|full| {
             budget.uploads.end_slow(now());
             Refusal::no_room(&full, budget.limit(), nbytes)
         })
@@ -229,21 +263,69 @@ mod tests {
         };
         assert_eq!(
             limits
-                .claim(9, Instant::now)
+                .claim(9, 9, Instant::now)
                 .err()
                 .map(|refusal| refusal.reason),
             Some(Reason::TooLarge)
         );
-        let claim = limits.claim(8, Instant::now);
+        let claim = limits.claim(8, 8, Instant::now);
         assert!(claim.is_ok());
         assert_eq!(
             limits
-                .claim(3, Instant::now)
+                .claim(3, 3, Instant::now)
                 .err()
                 .map(|refusal| refusal.reason),
             Some(Reason::NoRoom)
         );
         assert_eq!(budget.used(), 8);
+    }
+
+    #[test]
+    fn a_length_alone_takes_no_room_from_others() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let limits = Limits {
+            max_request_bytes: 1 << 20,
+            budget: Some(Arc::clone(&budget)),
+        };
+        let large = 1 << 20;
+        let mut claim = limits.claim(large, 0, Instant::now).ok().flatten();
+        assert_eq!(budget.used(), FIRST_BYTES);
+        assert!(limits.claim(large, 0, Instant::now).is_err(), "too much");
+        let mut come = 0;
+        while come < large as usize {
+            come += 1000;
+            let come = come.min(large as usize);
+            assert!(limits.come(&mut claim, come, large, Instant::now).is_ok());
+            let used = budget.used();
+            assert!(used >= come as u64, "what has come counts");
+            assert!(used <= 2 * come as u64 + FIRST_BYTES);
+        }
+        assert_eq!(budget.used(), large);
+        drop(claim);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn of_two_that_have_no_room_together_one_ends() {
+        let budget = Arc::new(Budget::new(99_999));
+        let limits = Limits {
+            max_request_bytes: 100_000,
+            budget: Some(Arc::clone(&budget)),
+        };
+        let [mut one, mut other] =
+            [0, 0].map(|_| limits.claim(60_000, 0, Instant::now).ok().flatten());
+        assert!(limits.come(&mut one, 20_000, 60_000, Instant::now).is_ok());
+        assert!(limits
+            .come(&mut other, 20_000, 60_000, Instant::now)
+            .is_ok());
+        let refused = limits.come(&mut one, 50_000, 60_000, Instant::now);
+        let full = Full { others: 40_000 };
+        assert_eq!(refused, Err(Refusal::no_room(&full, 99_999, 60_000)));
+        drop(one);
+        assert!(limits
+            .come(&mut other, 50_000, 60_000, Instant::now)
+            .is_ok());
+        assert_eq!(budget.used(), 60_000);
     }
 
     #[test]

@@ -118,7 +118,7 @@ mod tests {
             budget: Some(Arc::clone(&budget)),
         };
         let mut claim = limits
-            .claim(message.len() as u64, std::time::Instant::now)
+            .claim(message.len() as u64, message.len(), std::time::Instant::now)
             .ok()
             .flatten();
         let result = inflate(Encoding::Gzip, message, &limits, &mut claim);

@@ -98,11 +98,11 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
             None => Box::pin(self.head()).await?,
         };
         let (packed, nbytes) = prefix(head)?;
-        let claim = self.limits.claim(nbytes, now)?;
+        let mut claim = self.limits.claim(nbytes, self.rest.len(), now)?;
         let message = if self.rest.len() as u64 >= nbytes {
             self.rest.split_to(nbytes as usize)
         } else {
-            Box::pin(self.body_of(nbytes, now())).await?
+            Box::pin(self.body_of(nbytes, &mut claim, now())).await?
         };
         if !packed {
             return Ok(Some(Received { message, claim }));
@@ -149,7 +149,12 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     }
 
     /// Read a message that is not at hand, as long as it comes fast enough.
-    async fn body_of(&mut self, nbytes: u64, now: std::time::Instant) -> Result<Bytes, Lost> {
+    async fn body_of(
+        &mut self,
+        nbytes: u64,
+        claim: &mut Option<Claim>,
+        now: std::time::Instant,
+    ) -> Result<Bytes, Lost> {
         let allowed = allowed_time(nbytes);
         let budget = self.limits.budget.clone();
         let upload = budget.as_ref().map(|budget| budget.uploads.begin(now));
@@ -161,15 +166,20 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
         };
         tokio::select! {
             biased;
-            message = tokio::time::timeout(allowed, self.gather(nbytes, upload.as_ref())) => {
+            message = tokio::time::timeout(allowed, self.gather(nbytes, claim, upload.as_ref())) => {
                 message.unwrap_or_else(|_| Err(Refusal::too_slow(allowed).into()))
             }
             () = in_the_way => Err(Refusal::in_the_way().into()),
         }
     }
 
-    async fn gather(&mut self, nbytes: u64, upload: Option<&Uploading<'_>>) -> Result<Bytes, Lost> {
-        let nbytes = usize::try_from(nbytes).unwrap_or(usize::MAX);
+    async fn gather(
+        &mut self,
+        size: u64,
+        claim: &mut Option<Claim>,
+        upload: Option<&Uploading<'_>>,
+    ) -> Result<Bytes, Lost> {
+        let nbytes = usize::try_from(size).unwrap_or(usize::MAX);
         // One buffer of the right size: chunks would stay in the thread's arena.
         let mut whole: Vec<u8> = Vec::new();
         whole.try_reserve_exact(nbytes).map_err(|_| {
@@ -183,6 +193,7 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
             if let Some(upload) = upload {
                 upload.received(piece.len());
             }
+            self.limits.come(claim, whole.len(), size, now)?;
             if whole.len() == nbytes {
                 return Ok(Bytes::from(whole));
             }
@@ -384,13 +395,13 @@ mod tests {
         let lost = in_runtime(async move {
             let others = async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                assert!(limits.claim(50, now).is_err());
+                assert!(limits.claim(50, 50, now).is_err());
                 tokio::task::yield_now().await;
-                assert!(limits.claim(50, now).is_err(), "it may be on its way");
+                assert!(limits.claim(50, 50, now).is_err(), "it may be on its way");
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                assert!(limits.claim(50, now).is_err());
+                assert!(limits.claim(50, 50, now).is_err());
                 tokio::task::yield_now().await;
-                assert!(limits.claim(50, now).is_ok());
+                assert!(limits.claim(50, 50, now).is_ok());
             };
             let uploading = async {
                 let lost = messages.next().await;

@@ -93,6 +93,8 @@ class Trials:
 
     def most_rows(self, queue: Queue) -> int | None:
         """Return how many rows a batch may have at most; None if any number may run together."""
+        if queue.key.alone:
+            return None
         return self._trust.most_rows(queue.signature, queue.key.outputs)
 
     def wanted(
@@ -132,8 +134,10 @@ class Trials:
         0 stands for lone runs, or for a batch on trial, which has yet to gather. None: nothing is
         to be compared.
         """
+        if self._thread is not None or self._now() < self._rest_until:
+            return None  # without the lock: nearly always so
         key = queue.key
-        if not key.on_trial and (key.alone or self.most_rows(queue) is None):
+        if not key.on_trial and self.most_rows(queue) is None:
             return None
         standing = self._trust.standing(queue.signature, key.outputs)
         if standing is not (Standing.ON_TRIAL if key.on_trial else Standing.BATCHED):
@@ -141,8 +145,6 @@ class Trials:
         if len(ended) == 1 and (why := _rows_lost(*ended[0])):
             self._unfit(queue.signature, why)
             return None
-        if self._thread is not None or self._now() < self._rest_until:
-            return None  # without the lock: nearly always so
         if key.on_trial:
             return 0
         if sum([part.requests for part, _ in ended]) < 2:

@@ -1,6 +1,6 @@
 """What version swaps do to latency: a steady load of one request, while versions come and without.
 
-    python benchmarks/swaps.py      some 70 seconds; needs h2load
+    python benchmarks/swaps.py      some 80 seconds; needs h2load
 
 The load is h2load's. It begins requests at a fixed pace, whether or not those before have been
 answered. The server has all cores, and shares them with the load and with what publishes versions.
@@ -60,7 +60,7 @@ def main() -> None:
     turns = {
         "calm": (seconds, None),
         "on end": (seconds, 0.0),
-        f"each {pause:g} s": (4 * seconds, pause),
+        f"each {pause:g} s": (5 * seconds, pause),
     }
     with (
         tempfile.TemporaryDirectory() as folder,

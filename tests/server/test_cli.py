@@ -26,7 +26,7 @@ def terminate():
 class Server:
     addresses = ()
 
-    def __init__(self, config): {made}
+    def __init__(self, config, *, owns_process): {made}
 
     def open(self): {opened}
 
@@ -37,7 +37,7 @@ class Server:
         print("stopped", flush=True)
 
 module.Server = Server
-cli.main(["--model_base_path=nowhere", "--drain_grace_seconds=0.1"])
+cli.main(["--model_base_path=nowhere", "--drain_grace_seconds={grace}"])
 """
 
 
@@ -48,8 +48,11 @@ def served(
     stopping: str = "pass",
     *,
     under: tuple[str, ...] = (),
+    grace: float = 0.1,
 ) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(made=made, opened=opened, waited=waited, stopping=stopping)
+    program = PROGRAM.format(
+        made=made, opened=opened, waited=waited, stopping=stopping, grace=grace
+    )
     return subprocess.run(
         [*under, sys.executable, "-c", program],
         capture_output=True,
@@ -74,6 +77,23 @@ def test_a_stop_while_models_load_is_one() -> None:
 def test_a_stop_does_not_wait_for_a_server_that_never_opens() -> None:
     ended = served(opened="terminate(); threading.Event().wait()")
     assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\n")
+    assert ended.stderr == ""
+
+
+def test_a_stop_does_not_take_its_whole_grace_while_a_store_hangs() -> None:
+    ended = served(made="terminate(); threading.Event().wait()", grace=1e6)
+    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\n")
+
+
+def test_a_start_that_a_stop_ends_has_not_failed() -> None:
+    """Whoever waits for a model hears that it did not load."""
+    ended = served(
+        made="self.ended = threading.Event()",
+        waited="terminate(); self.ended.wait(); from ladle.server.wiring.startup import "
+        "StartupError; raise StartupError('it did not load')",
+        stopping="self.ended.set(); [t.join() for t in threading.enumerate() if t.name == 'start']",
+    )
+    assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
     assert ended.stderr == ""
 
 
@@ -118,7 +138,7 @@ def write(line, descriptor=2):
 class Server:
     addresses = ("0.0.0.0:1", "http://0.0.0.0:2")
 
-    def __init__(self, config): pass
+    def __init__(self, config, *, owns_process): pass
 
     def open(self): write(b"2026-11-29 10:00:00.1: W tensorflow/x.cc:1] slow\\n")
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # What sending the last spans may take, after the grace.
 _FLUSH_S = 2.0
+# How long a stop waits for a server that is about to take requests. It may hang on a store.
+_OPENING_S = 3.0
 # How late a signal may be noticed.
 _LOOK_S = 1.0
 
@@ -159,7 +161,8 @@ def run(
     if not isinstance(event, Stop):
         return leave(1)
     reports.stopping()
-    server = starting.opened_server(config.drain_grace_seconds if event.waits_for_opening else 0.0)
+    longest_s = min(_OPENING_S, config.drain_grace_seconds) if event.waits_for_opening else 0.0
+    server = starting.opened_server(longest_s)
     if server is not None:
         server.stop(lame_duck=event.lame_duck)
     tracing.flush(_FLUSH_S)
@@ -186,6 +189,7 @@ class _Starting:
         self._reports = reports
         self.missing: ModuleNotFoundError | None = None
         """Set if the start failed because a package is not installed."""
+        self._is_stopped = False
         self._server: Server | None = None
         self._ended_opening = threading.Event()
 
@@ -194,7 +198,11 @@ class _Starting:
         threading.Thread(target=self._run, name="start", daemon=True).start()
 
     def opened_server(self, timeout_s: float) -> Server | None:
-        """Return the server once it takes requests; None if it does not within the time."""
+        """Return the server once it takes requests; None if it does not within the time.
+
+        Nobody hears any more why the start fails: it is stopped.
+        """
+        self._is_stopped = True
         if self._config.wait_for_models:
             timeout_s = 0.0  # it may load for minutes, and nobody can have asked it
         return self._server if self._ended_opening.wait(timeout_s) else None
@@ -222,7 +230,8 @@ class _Starting:
             self._reports.opened(server.addresses)
             server.wait_for_models()
         except (StartupError, AddressInUse) as error:
-            self._reports.failed(str(error))
+            if not self._is_stopped:
+                self._reports.failed(str(error))
             return False
         self._reports.up()
         return True

@@ -422,6 +422,30 @@ def test_a_query_is_no_part_of_the_path(echoing: Served) -> None:
         assert b"GET %b %b " % (path, query) in answer
 
 
+@pytest.mark.parametrize(
+    ("head", "hosts"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a:1\r\n", ["a:1"]),
+        (b"GET http://b/ HTTP/1.1\r\nHost: a\r\n", ["b"]),
+        (b"GET http://b:2 HTTP/1.1\r\nHost: a\r\n", ["b:2"]),
+        (b"GET http://[::1]:2/ HTTP/1.1\r\nHost: a\r\n", ["[::1]:2"]),
+        (b"GET http://b/ HTTP/1.1\r\nHost: a\r\nHost: c\r\n", ["b", "b"]),
+        (b"GET http://b/ HTTP/1.0\r\n", ["b"]),
+        (b"GET / HTTP/1.0\r\n", []),
+    ],
+)
+def test_the_host_of_the_target_counts_before_the_header(head: bytes, hosts: list[str]) -> None:
+    """RFC 9112, 3.2.2: otherwise a foreign host could be asked for beside an allowed one."""
+
+    async def answer(exchange: Exchange) -> None:
+        listed = ",".join(exchange.headers.every("host"))
+        exchange.respond(200, {"connection": "close"}, listed.encode())
+
+    served = Served(answer)
+    assert served.answer_to(head + b"\r\n").endswith(b"\r\n\r\n" + ",".join(hosts).encode())
+    served.transport.stop(0)
+
+
 class Splitting:
     """Answers with a header that would be two."""
 

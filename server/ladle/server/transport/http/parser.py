@@ -134,11 +134,16 @@ class RequestParser:
         self.in_head = False
         self._unread_bytes = 0
         is_last = not parser.should_keep_alive() or version == "1.0"
+        path, query, host = split(self._url)
+        if host:  # it counts, and not the Host header (RFC 9112, 3.2.2)
+            self._headers = [(n, host if n == b"host" else v) for n, v in self._headers]
+            if version == "1.0" and not any(n == b"host" for n, _ in self._headers):
+                self._headers.append((b"host", host))
         headers = Headers([(n.decode("latin-1"), v.decode("latin-1")) for n, v in self._headers])
         # HTTP/1.0 knows no answer before the answer (RFC 9110, 10.1.1).
         asks_first = version == "1.1" and headers.get("expect", "").lower() == "100-continue"
         method = parser.get_method().decode()
-        target = split(self._url)
+        target = path, query
         self._receiver.begin_request(Head(method, target, headers, is_last, asks_first))
 
     def on_body(self, body: bytes) -> None:
@@ -153,16 +158,22 @@ class RequestParser:
             self._receiver.end_request()
 
 
-def split(target: bytes) -> tuple[str, str]:
-    """Return the path and the query of a request's target; the path after a bare host is `/`.
+def split(target: bytes) -> tuple[str, str, bytes]:
+    """Return the path, the query and the host with its port of a request's target.
+
+    The path after a bare host is `/`. Most targets name no host; it is empty then.
 
     Raises:
         ValueError: There is no path. Within a callback, httptools takes that for no request.
     """
+    host = b""
     if not target.startswith(b"/"):
         url = httptools.parse_url(target)
+        if url.host:
+            name = b"[%b]" % url.host if b":" in url.host else url.host
+            host = name if url.port is None else b"%b:%d" % (name, url.port)
         target = (url.path or b"/") + b"?" + (url.query or b"")
     path, _, query = target.partition(b"#")[0].partition(b"?")
     if not path or not path.isascii():
         raise ValueError("expected a path in ASCII")
-    return path.decode(), query.decode("latin-1")
+    return path.decode(), query.decode("latin-1"), host

@@ -516,6 +516,8 @@ MIXING: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "the first": lambda x: np.broadcast_to(x[:1], x.shape),
     "count rows": lambda x: x / len(x),
     "if any": lambda x: x + (x > 2).any(),
+    "if many": lambda x: x + (len(x) > 20),
+    "if even": lambda x: x + (len(x) % 2 == 0),
     "drop half": lambda x: x[: (len(x) + 1) // 2],
     "one": lambda x: x.sum(axis=0, keepdims=True),
 }

@@ -298,6 +298,7 @@ impl Network {
             shared: Arc::clone(&self.shared),
             gathered: Gathered::new(Arc::clone(&self.queue)),
             calls: RefCell::default(),
+            decided: Rc::default(),
             outbox: Outbox::new(),
         });
         HERE.with(|here| *here.borrow_mut() = Some(Rc::clone(&thread)));
@@ -311,6 +312,7 @@ impl Network {
         }));
         drop(serving);
         drop(tasks); // ends all calls
+        thread.decided.clear();
         thread.gathered.flush();
         HERE.with(|here| *here.borrow_mut() = None);
         runtime.shutdown_background();
@@ -326,6 +328,8 @@ impl Network {
         let live = Rc::clone(&thread);
         let outbox = Arc::clone(&thread.outbox);
         spawn_local(async move { outbox.deliver().await });
+        let decided = Rc::clone(&thread.decided);
+        spawn_local(async move { decided.run().await });
         let others = Rc::new(others);
         let next = Rc::new(Cell::new(0));
         for listener in listeners {

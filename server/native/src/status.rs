@@ -1,11 +1,18 @@
 //! How a call ends: gRPC's status, and the headers that carry it.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 // https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// gRPC's codes as they are written.
+const NUMBERS: [&str; 17] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+];
 
 /// gRPC's canonical codes, as far as the transport gives them itself.
 #[allow(missing_docs)]
@@ -63,7 +70,10 @@ impl Status {
 
     /// Add the status to the headers or trailers of a response.
     pub fn write_to(&self, headers: &mut HeaderMap) {
-        headers.insert(STATUS, HeaderValue::from(self.code));
+        // A number that stands here takes no memory.
+        let code = NUMBERS.get(usize::from(self.code)).copied();
+        let code = code.map_or_else(|| HeaderValue::from(self.code), HeaderValue::from_static);
+        headers.insert(STATUS, code);
         if !self.message.is_empty() {
             if let Ok(value) = HeaderValue::from_str(&percent_encoded(&self.message)) {
                 headers.insert(MESSAGE, value);
@@ -83,11 +93,15 @@ pub fn retry_ms(retry_after_s: f64) -> u64 {
 }
 
 /// Encode a message as gRPC wants it: printable ASCII but `%` stays, each other byte is `%XX`.
-pub fn percent_encoded(message: &str) -> String {
+pub fn percent_encoded(message: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'%';
+    if message.bytes().all(is_plain) {
+        return Cow::Borrowed(message);
+    }
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(message.len());
     for byte in message.bytes() {
-        if (0x20..=0x7e).contains(&byte) && byte != b'%' {
+        if is_plain(byte) {
             encoded.push(char::from(byte));
         } else {
             encoded.push('%');
@@ -98,12 +112,22 @@ pub fn percent_encoded(message: &str) -> String {
             }
         }
     }
-    encoded
+    Cow::Owned(encoded)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_code_is_written_as_its_number() {
+        for code in (0..20).chain([u16::MAX]) {
+            let mut headers = HeaderMap::new();
+            Status::new(code, "").write_to(&mut headers);
+            let written = headers.get("grpc-status").map(HeaderValue::as_bytes);
+            assert_eq!(written, Some(code.to_string().as_bytes()));
+        }
+    }
 
     #[test]
     fn a_status_is_written_with_what_it_has() {

@@ -93,6 +93,7 @@ fuzz_target!(|input: (bool, u8, &[u8])| {
         shared: Arc::clone(&shared),
         gathered: Gathered::new(Arc::clone(&queue)),
         calls: RefCell::default(),
+        decided: Rc::default(),
         outbox: Outbox::new(),
     });
     let options = Options {
@@ -114,6 +115,8 @@ fuzz_target!(|input: (bool, u8, &[u8])| {
         let (_phase, phase) = watch::channel(Phase::Serving);
         let outbox = Arc::clone(&thread.outbox);
         spawn_local(async move { outbox.deliver().await });
+        let decided = Rc::clone(&thread.decided);
+        spawn_local(async move { decided.run().await });
         let (caller, server) = tokio::io::duplex(1 << 12);
         let (mut answers, mut requests) = tokio::io::split(caller);
         spawn_local(async move {

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod clock;
+pub mod decided;
 pub mod fault;
 mod flood;
 mod greeted;
@@ -24,6 +25,7 @@ use tokio::time::sleep;
 use crate::server::tell_fault;
 use crate::service::{serve, Thread};
 use clock::Clock;
+use decided::Decided;
 use fault::contained;
 use greeted::Greeted;
 use greeting::Greeting;
@@ -67,15 +69,15 @@ pub enum Phase {
 }
 
 /// Runs the streams of connections in the thread that they belong to.
-#[derive(Clone, Copy)]
-struct Here;
+#[derive(Clone)]
+struct Here(Rc<Decided>);
 
 impl<F> hyper::rt::Executor<F> for Here
 where
     F: Future + Unpin + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(contained(sending::bounded(task), tell_fault));
+        self.0.begin(contained(sending::bounded(task), tell_fault));
     }
 }
 
@@ -101,8 +103,9 @@ pub async fn run<I>(
         return;
     }
     drop(greeting);
+    let here = Here(Rc::clone(&thread.decided));
     let service = service_fn(move |request| serve(&thread, local, request));
-    let connection = builder(options).serve_connection(
+    let connection = builder(options, here).serve_connection(
         TokioIo::new(Greeted::new(io, PREFACE, MAX_FRAME_SIZE as usize)),
         service,
     );
@@ -128,8 +131,8 @@ async fn after(time: Option<Duration>) {
     }
 }
 
-fn builder(options: &Options) -> http2::Builder<Here> {
-    let mut builder = http2::Builder::new(Here);
+fn builder(options: &Options, here: Here) -> http2::Builder<Here> {
+    let mut builder = http2::Builder::new(here);
     builder
         .timer(Clock::default())
         .auto_date_header(false)

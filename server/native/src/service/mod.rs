@@ -21,6 +21,7 @@ use slab::Slab;
 use tokio::time::{sleep_until, timeout};
 
 use crate::call::{Call, Head};
+use crate::connection::decided::Decided;
 use crate::limits::places::{Places, SILENCE};
 use crate::limits::{Limits, Refusal};
 use crate::outbox::Outbox;
@@ -85,6 +86,8 @@ pub struct Thread {
     pub gathered: Gathered,
     /// The calls that have not ended.
     pub calls: RefCell<Slab<Weak<Call>>>,
+    /// The streams that need no task.
+    pub decided: Rc<Decided>,
     /// What there is to be told to callers.
     pub outbox: Arc<Outbox>,
 }
@@ -94,7 +97,10 @@ pub fn serve<B>(thread: &Rc<Thread>, local: bool, request: Request<B>) -> Servin
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
-    let now = |answer| Serving::Now(Some(answer));
+    let now = |answer| {
+        thread.decided.expect();
+        Serving::Now(Some(answer))
+    };
     if let Some(answer) = no_grpc(&request) {
         return now(answer);
     }

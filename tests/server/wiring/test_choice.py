@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from ladle.server.wiring.choice import Native, Unavailable, choose, find
+from ladle.server.wiring.choice import Native, Unavailable, choose, find, is_of_other_sources
 
 THERE = Native("1.0")
 BROKEN = Native(problem="ladle-native can't be imported: not an ELF file")
@@ -86,6 +86,20 @@ def test_one_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert choice.is_second_best
     assert "ladle-native can't be imported: cannot import name" in choice.why
+
+
+def test_of_other_sources_is_what_says_something_else_of_itself(tmp_path: Path) -> None:
+    module = ModuleType("ladle_native")
+    module.__file__ = str(tmp_path / "__init__.py")
+    checkout = tmp_path / "ladle_native.pyi"
+    assert not is_of_other_sources(module, checkout)
+
+    (tmp_path / "__init__.pyi").write_text("def take() -> None: ...")
+    assert not is_of_other_sources(module, checkout)
+    checkout.write_text("def take() -> None: ...")
+    assert not is_of_other_sources(module, checkout)
+    checkout.write_text("def take(most: int) -> None: ...")
+    assert is_of_other_sources(module, checkout)
 
 
 def test_a_native_transport_with_a_part_missing_is_not_taken_for_none(

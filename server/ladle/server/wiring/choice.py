@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+
+# In a checkout: what the crate's sources say that the module has.
+_INTERFACE = Path(__file__).parents[3] / "native" / "ladle_native.pyi"
 
 
 class Choice(NamedTuple):
@@ -81,14 +86,29 @@ def find(asked: str, unknown_arguments: Sequence[str] = ()) -> Choice:
 
 def _installed() -> Native:
     try:
-        found = Native(importlib.import_module("ladle_native").__version__)
-        # And what uses it: in a checkout that was not built again, parts are missing.
+        module = importlib.import_module("ladle_native")
+        found = Native(module.__version__)
+        # And what uses it: of one with other parts some may be missing.
         importlib.import_module("ladle.server.transport.native.transport")
-        return found
     except (ImportError, AttributeError) as error:  # for another machine, or cut off
         if isinstance(error, ModuleNotFoundError) and error.name == "ladle_native":
             return Native()
         return Native(problem=f"ladle-native can't be imported: {error}")
+    if is_of_other_sources(module, _INTERFACE):
+        return Native(problem="ladle-native was built of other sources: run `make native`")
+    return found
+
+
+def is_of_other_sources(module: ModuleType, interface: Path) -> bool:
+    """Whether an installed module says of itself something else than a checkout does.
+
+    Both have the same version until the next release. Without a checkout nothing is compared.
+    """
+    try:
+        built = Path(module.__file__ or "").with_name("__init__.pyi")
+        return interface.read_bytes() != built.read_bytes()
+    except OSError:
+        return False
 
 
 def _ladle() -> str | None:

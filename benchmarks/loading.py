@@ -62,7 +62,7 @@ def main() -> None:
             figures = " ".join(
                 f"{each:7.2f}" for each in np.percentile(waits_ms, [50, 95, 99, 100])
             )
-            print(f"{1000 * slices_s:9.1f} {len(waits_ms):6} {figures}")
+            print(f"{1000 * slices_s:9.2f} {len(waits_ms):6} {figures}")
         print("\nCPU ms  step")
         for step, cpu_s in steps(folder, arguments.loads).items():
             print(f"{1000 * cpu_s:6.1f}  {step}")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SHORT_S = 0.0002
+SHORT_S = 0.00005
 """A request passes the lock on three or four times, and may wait so long each time."""
 
 

@@ -109,6 +109,20 @@ def test_what_lies_there_in_the_place_of_a_model_is_named(tmp_path: Path) -> Non
     )
 
 
+def test_what_git_keeps_in_the_place_of_a_large_file_is_named(copy: Path) -> None:
+    """A clone without Git LFS has such files."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234567\n"
+    large = [path for path in files(copy) if path.name != "variables.index"]
+    for path in large:
+        whole = (copy / path).read_bytes()
+        (copy / path).write_bytes(pointer + b"\n" * len(whole))
+        assert find_missing(copy) == (
+            f"{path} is a pointer of Git LFS, and not the file: fetch it with git lfs pull"
+        )
+        (copy / path).write_bytes(whole)
+    assert len(large) == 2
+
+
 def test_other_forms_of_a_model_are_taken_as_they_are(tmp_path: Path) -> None:
     assert find_missing(tmp_path) == "there is no saved_model.pb"
     for name in ("model.tflite", "saved_model.pbtxt"):

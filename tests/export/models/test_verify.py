@@ -137,18 +137,21 @@ def test_what_a_server_refuses_is_refused(version: Path) -> None:
         check_version(version)
 
 
-@pytest.mark.parametrize("name", ["saved_model.pb", "saved_model.pbtxt"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("saved_model.pb", ": saved_model.pb is cut short"),
+        ("saved_model.pbtxt", "/saved_model.pbtxt: expected a SavedModel, and it is damaged"),
+    ],
+)
 def test_a_damaged_model_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
 ) -> None:
     (tmp_path / "m" / "3").mkdir(parents=True)
     (tmp_path / "m" / "3" / name).write_bytes(b"\x0a\xff cut off")
     assert main(["check", str(tmp_path / "m" / "3")]) == 1
     error = capsys.readouterr().err
-    assert error == (
-        f"ladle models: check load failed: {tmp_path}/m/3/{name}: expected a SavedModel, and it is"
-        " damaged\n"
-    )
+    assert error == f"ladle models: check load failed: {tmp_path}/m/3{says}\n"
 
 
 def test_a_model_in_text_is_checked(version: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ladle.export.publishing.card import read_card
 from ladle.export.saved_model.operations import check_operations
 from ladle.export.saved_model.reading import has_saved_model
 from ladle.export.saved_model.subprocess_check import Checked, Loading, check
-from ladle.protos.files.integrity import model_folder
+from ladle.protos.files.integrity import find_missing, model_folder
 from ladle.protos.model_card import ModelCard
 
 _TFLITE_MODEL = "model.tflite"
@@ -40,6 +40,8 @@ def check_version(
     runs_as_tflite = loading.prefer_tflite_model and (folder / _TFLITE_MODEL).is_file()
     model = model_folder(folder)
     if has_saved_model(model) and not runs_as_tflite:
+        if (missing := find_missing(folder)) is not None:  # in the words of a server
+            raise CheckError("load", f"{folder}: {missing}")
         try:
             check_operations(model, allowed_operations)
         except DataError as error:

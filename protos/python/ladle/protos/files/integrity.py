@@ -34,6 +34,8 @@ _MOST_FIELDS = 100_000
 
 _CHUNK_BYTES = 1 << 20
 _INDEX = "variables/variables.index"
+_POINTER_BEGINS = b"version https://git-lfs.github.com/"
+_POINTER = "is a pointer of Git LFS, and not the file: fetch it with git lfs pull"
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _MOST_NAMES = 1000
 
@@ -96,12 +98,20 @@ def _instead(folder: Path) -> str:
     return ""
 
 
+def _is_pointer(file: BinaryIO) -> bool:
+    """Whether a file is what Git keeps in the place of a large one."""
+    file.seek(0)
+    return file.read(len(_POINTER_BEGINS)) == _POINTER_BEGINS
+
+
 def _check_graph(path: Path) -> bool:
     """Check the framing of saved_model.pb; return whether variables belong to it."""
     with open_regular(path) as file:
         size = file.seek(0, 2)
         if not size:
             raise CutShortError("saved_model.pb is empty")
+        if _is_pointer(file):
+            raise CutShortError(f"saved_model.pb {_POINTER}")
         data = FileBytes(file)
         found = saved = False
         seen = 0
@@ -149,11 +159,14 @@ def _check_variables(folder: Path, needed: bool) -> None:
         try:
             with open_regular(folder / name) as file:
                 size = os.fstat(file.fileno()).st_size
+                is_pointer = _is_pointer(file)
         except FileNotFoundError:
             raise CutShortError(f"there is no variables/{name}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise CutShortError(f"variables/{name} can't be read: {reason}") from None
+        if is_pointer:
+            raise CutShortError(f"variables/{name} {_POINTER}")
         expected = ends.get(shard, 0)
         if size < expected:
             raise CutShortError(f"variables/{name} has {size} bytes: expected {expected}")

@@ -104,10 +104,9 @@ class Trials:
 
         They are read now: their inputs go with them.
         """
-        if queue.key.alone:  # where each request runs by itself, and only there
-            for part, outcome in ended:
-                if part.task.uneven and not isinstance(outcome, Exception):
-                    self._unfit(queue.signature, part.task.uneven)
+        if len(ended) == 1 and (why := self._unfit_alone(queue, *ended[0])):
+            self._unfit(queue.signature, why)
+            return None
         if options is None:
             return None
         larger = self._plan(queue, ended, options)
@@ -142,9 +141,6 @@ class Trials:
         standing = self._trust.standing(queue.signature, key.outputs)
         if standing is not (Standing.ON_TRIAL if key.on_trial else Standing.BATCHED):
             return None
-        if len(ended) == 1 and (why := _rows_lost(*ended[0])):
-            self._unfit(queue.signature, why)
-            return None
         if key.on_trial:
             return 0
         if sum([part.requests for part, _ in ended]) < 2:
@@ -160,6 +156,18 @@ class Trials:
                 if earned.in_share or earned.compared < SHARE:
                     return 0
         return None
+
+    def _unfit_alone(self, queue: Queue, part: TaskSlice, outcome: Outputs | Exception) -> str:
+        """Return what a request that ran by itself shows: its rows are not those of a batch."""
+        if isinstance(outcome, Exception):
+            return ""
+        if part.task.uneven:
+            return part.task.uneven
+        if part.requests > 1 or not part.is_whole:
+            return ""
+        if not queue.key.on_trial and self.most_rows(queue) is None:
+            return ""  # it is vouched for, or none of a batch's
+        return why_rows_lost(outcome, part.task.size)
 
     def _larger(self, queue: Queue, rows: int, options: BatchOptions) -> int:
         """Return how many rows a batch is to be tried with, so that callers may have such.
@@ -301,11 +309,3 @@ class Trials:
                 *self._id,
                 "+".join(signature.names),
             )
-
-
-def _rows_lost(part: TaskSlice, outcome: Outputs | Exception) -> str:
-    """Return which output of a request, or of some that are alike, has not a row for each row."""
-    if isinstance(outcome, Exception):
-        return ""
-    rows = part.task.size if part.requests == 1 and part.is_whole else part.rows
-    return why_rows_lost(outcome, rows)

@@ -3,13 +3,14 @@
 //! SETTINGS and PING have to be answered, and PRIORITY, WINDOW_UPDATE and frames of no known kind
 //! to be read. h2 does so for as long as they come, and other connections of the thread wait
 //! meanwhile. Honest callers send such frames for requests and answers, and now and then for the
-//! sake of the connection: these are what earns them here. Frames that only headers, resets and
-//! bodies are made of are bounded by h2 itself.
+//! sake of the connection: these are what earns them here. A call that its caller resets before any
+//! message earns nothing. Frames that only headers and bodies are made of are bounded by h2 itself.
 
 use std::time::Instant;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const ACK: u8 = 1;
@@ -19,6 +20,8 @@ const FRAME_HEAD: usize = 9;
 const COST: i64 = 8;
 /// What a frame earns that brings a request, or a part of it.
 const EARNED: i64 = 256;
+/// What the reset of a call costs, beyond what its headers have earned.
+const RESET: i64 = 4 * COST;
 /// What a caller has from the beginning, and the most that it may have: some 2,000 frames.
 const MOST: i64 = 16 << 10;
 /// What a second earns: 240 PING frames, which need an answer each.
@@ -45,6 +48,7 @@ impl Credit {
     pub fn came(&mut self, kind: u8, flags: u8, nbytes: usize) {
         match kind {
             DATA | HEADERS if nbytes > FRAME_HEAD => self.earn(EARNED),
+            RST_STREAM => self.left -= EARNED + RESET,
             // What is written for them earns nothing.
             SETTINGS if flags & ACK == 0 => self.left -= COST + FRAME_HEAD as i64,
             PING if flags & ACK == 0 => self.left -= COST + nbytes as i64,
@@ -102,6 +106,24 @@ mod tests {
         assert_eq!(most(WINDOW_UPDATE, 13, 0), Some(2048));
         assert_eq!(most(0xfe, 9, 0), Some(2048));
         assert_eq!(most(DATA, 9, 0), Some(2048), "an empty one");
+    }
+
+    #[test]
+    fn calls_without_a_message_that_are_reset_are_bounded_and_others_are_not() {
+        let now = Instant::now();
+        let resets = |message: bool| {
+            let mut credit = Credit::new(now);
+            (0..100_000).find(|_| {
+                credit.came(HEADERS, 0, 50);
+                if message {
+                    credit.came(DATA, 0, 20);
+                }
+                credit.came(RST_STREAM, 0, 13);
+                credit.is_spent(|| now)
+            })
+        };
+        assert!(resets(false).is_some_and(|count| count < 600));
+        assert_eq!(resets(true), None);
     }
 
     #[test]

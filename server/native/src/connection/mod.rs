@@ -34,6 +34,10 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest frame that callers may send, in bytes.
 const MAX_FRAME_SIZE: u32 = 256 << 10;
 
+/// Calls that a caller may have given up before any of them was looked at: where the machine was busy
+/// for long, thousands of deadlines pass at once. `flood` bounds those who mean it.
+const MAX_RESET_AT_ONCE: usize = 4096;
+
 /// How connections are kept.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -141,6 +145,7 @@ fn builder(options: &Options, here: Here) -> http2::Builder<Here> {
         .max_frame_size(MAX_FRAME_SIZE)
         .max_send_buf_size(1 << 20)
         .max_concurrent_streams(options.max_concurrent_streams)
+        .max_pending_accept_reset_streams(MAX_RESET_AT_ONCE)
         .max_header_list_size(options.max_metadata_bytes)
         .keep_alive_interval(options.keepalive_time)
         .keep_alive_timeout(options.keepalive_timeout);

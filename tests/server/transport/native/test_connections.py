@@ -17,7 +17,6 @@ from server.transport.native.http2 import (
     DATA,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
     GOAWAY,
     HEADERS,
     PREFACE,
@@ -163,10 +162,26 @@ def test_rapid_resets_end_the_connection(start: Start) -> None:
             + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
             for stream in range(1, 4001, 2)
         )
-        connection.send(flood)
-        (code,) = struct.unpack(">I", connection.wait_for(GOAWAY)[4:8])
-        assert code == ENHANCE_YOUR_CALM
+        with suppress(OSError):
+            connection.send(flood)
+        connection.read_to_the_end()
     assert echoes(port)
+
+
+def test_a_caller_may_give_up_many_calls_at_once(start: Start) -> None:
+    """So it is where a busy machine has answered nobody for long: all deadlines pass."""
+    _, port = start()
+    with Connection(port) as connection:
+        given_up = b"".join(
+            frame(HEADERS, END_HEADERS, stream, headers("/a/B"))
+            + frame(DATA, END_STREAM, stream, message(b"late"))
+            + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
+            for stream in range(1, 2001, 2)
+        )
+        call = frame(HEADERS, END_HEADERS, 2001, headers("/a/B"))
+        connection.send(given_up + call + frame(DATA, END_STREAM, 2001, message(b"good")))
+        answers = (payload for kind, _, stream, payload in connection.frames() if stream == 2001)
+        assert message(b"good") in answers
 
 
 def test_headers_without_end_end_the_connection(start: Start) -> None:

@@ -67,6 +67,7 @@ def two_servers(folder: Path) -> Iterator[tuple[list[Server], list[FakeServable]
                 model_name="m",
                 model_base_path=str(folder / "m"),
                 drain_grace_seconds=9,
+                enable_batching=False,  # a comparison would be one more run, and look like a call
             )
             loader = FakeLoader()
             server = Server(config, load=loader)

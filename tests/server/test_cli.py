@@ -98,10 +98,17 @@ def test_a_start_that_a_stop_ends_has_not_failed() -> None:
 
 
 HANG_UP = "os.kill(os.getpid(), signal.SIGHUP)"
+# The tests themselves may run under nohup.
+OUT_OF_NOHUP = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def test_a_terminal_that_goes_stops_the_server_as_sigterm_does() -> None:
-    ended = served(waited=f"{HANG_UP}; threading.Event().wait()")
+    waited = f"{HANG_UP}; threading.Event().wait()"
+    ended = served(waited=waited, under=(sys.executable, "-c", OUT_OF_NOHUP))
     assert (ended.returncode, ended.stdout) == (0, "ladle: stopping\nstopped\n")
     assert ended.stderr == ""
 

@@ -18,6 +18,8 @@ type Stream = Pin<Box<dyn Future<Output = ()>>>;
 pub struct Decided {
     is_next: Cell<bool>,
     streams: RefCell<Vec<Stream>>,
+    /// What is still to come of requests that are answered.
+    rests: RefCell<Vec<Stream>>,
     filled: Notify,
 }
 
@@ -25,6 +27,12 @@ impl Decided {
     /// Note that the stream that begins next is such a one.
     pub fn expect(&self) {
         self.is_next.set(true);
+    }
+
+    /// Wait for the rest of a request that is answered: most often it is there at the next turn.
+    pub fn leave(&self, rest: impl Future<Output = ()> + 'static) {
+        self.rests.borrow_mut().push(Box::pin(rest));
+        self.filled.notify_one();
     }
 
     /// Run a stream that begins.
@@ -44,10 +52,10 @@ impl Decided {
     pub async fn run(&self) {
         loop {
             self.filled.notified().await;
-            for mut stream in self.streams.take() {
+            for mut each in self.streams.take().into_iter().chain(self.rests.take()) {
                 let mut context = Context::from_waker(Waker::noop());
-                if stream.as_mut().poll(&mut context).is_pending() {
-                    spawn_local(stream);
+                if each.as_mut().poll(&mut context).is_pending() {
+                    spawn_local(each);
                 }
             }
         }
@@ -56,6 +64,7 @@ impl Decided {
     /// Give up those that there are.
     pub fn clear(&self) {
         drop(self.streams.take());
+        drop(self.rests.take());
     }
 }
 

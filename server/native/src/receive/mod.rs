@@ -3,6 +3,7 @@
 pub mod alike;
 mod fields;
 pub mod inflate;
+pub mod unread;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -68,6 +69,11 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
             encoding,
             limits,
         }
+    }
+
+    /// Give the body back; what was read of it is lost.
+    pub fn into_body(self) -> B {
+        self.body
     }
 
     /// Ready once the next message begins, or the caller has finished.

@@ -28,6 +28,7 @@ use crate::outbox::Outbox;
 use crate::queue::{Event, Gathered};
 use crate::receive::alike::{self, Shape};
 use crate::receive::inflate::Encoding;
+use crate::receive::unread::unread;
 use crate::receive::{Lost, Messages, Received};
 use crate::respond::{Answer, Guard};
 use crate::status::{code, Status};
@@ -97,12 +98,13 @@ pub fn serve<B>(thread: &Rc<Thread>, local: bool, request: Request<B>) -> Servin
 where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
-    let now = |answer| {
+    let now = |body: B, answer| {
+        leave(thread, body);
         thread.decided.expect();
         Serving::Now(Some(answer))
     };
     if let Some(answer) = no_grpc(&request) {
-        return now(answer);
+        return now(request.into_body(), answer);
     }
     let shared = &thread.shared;
     shared.begun.fetch_add(1, Ordering::Relaxed);
@@ -124,11 +126,11 @@ where
         Err(refusal) => {
             let answer = refused(&refusal.status);
             thread.gathered.refused(refusal);
-            return now(answer);
+            return now(body, answer);
         }
     };
     if method.is_none() && !shared.gated {
-        return now(unknown());
+        return now(body, unknown());
     }
     let deadline = match parts
         .headers
@@ -136,11 +138,11 @@ where
         .map(|v| crate::timeout::parse(v.as_bytes()))
     {
         None => None,
-        Some(Some(after)) if after.is_zero() => return now(refused(&Status::expired())),
+        Some(Some(after)) if after.is_zero() => return now(body, refused(&Status::expired())),
         Some(Some(after)) => crate::timeout::deadline(after, Instant::now()),
         Some(None) => {
             let message = "grpc-timeout: expected 1 to 8 digits and one of H, M, S, m, u and n";
-            return now(refused(&Status::new(code::INTERNAL, message)));
+            return now(body, refused(&Status::new(code::INTERNAL, message)));
         }
     };
     let encoding = parts
@@ -152,7 +154,7 @@ where
     if !shared.compressed && encoding != Some(Encoding::Identity) {
         let message = "grpc-encoding: expected identity, as compressed requests are not taken \
                        (--grpc_compressed_requests)";
-        return now(refused(&Status::new(code::UNIMPLEMENTED, message)));
+        return now(body, refused(&Status::new(code::UNIMPLEMENTED, message)));
     }
     let head = Head {
         uri: parts.uri,
@@ -172,7 +174,7 @@ where
     let messages = Messages::new(body, encoding, limits.clone());
     let places = Arc::clone(places);
     let work: Pin<Box<dyn Future<Output = _>>> = match method.map(|method| method.kind) {
-        None => Box::pin(nowhere(guard)),
+        None => Box::pin(nowhere(guard, messages)),
         Some(Kind::Unary) => Box::pin(unary(guard, messages, places)),
         Some(Kind::Streaming) => Box::pin(streaming(guard, messages, places)),
     };
@@ -193,15 +195,28 @@ async fn let_through(guard: &Guard) -> Option<Response<Answer>> {
 }
 
 /// Answer a call to a method that there is not, once it is let through.
-async fn nowhere(guard: Guard) -> Response<Answer> {
-    let_through(&guard).await.unwrap_or_else(unknown)
+async fn nowhere<B>(guard: Guard, messages: Messages<B>) -> Response<Answer>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let answer = let_through(&guard).await.unwrap_or_else(unknown);
+    leave(guard.thread(), messages.into_body());
+    answer
+}
+
+/// Have the rest of a request that is answered read, if it has not come.
+fn leave<B: Body<Data = Bytes> + Unpin + 'static>(thread: &Thread, body: B) {
+    if !body.is_end_stream() {
+        thread.decided.leave(unread(body));
+    }
 }
 
 async fn unary<B>(guard: Guard, mut messages: Messages<B>, places: Arc<Places>) -> Response<Answer>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     if let Some(answer) = let_through(&guard).await {
+        leave(guard.thread(), messages.into_body());
         return answer;
     }
     let received = {
@@ -212,7 +227,10 @@ where
     };
     match received {
         Ok(Some(request)) => hand_over(guard.thread(), guard.call(), Some(request)),
-        lost => return not_received(guard.thread(), lost.err()),
+        lost => {
+            leave(guard.thread(), messages.into_body());
+            return not_received(guard.thread(), lost.err());
+        }
     }
     let first = poll_fn(|context| guard.call().poll_reply(context)).await;
     Answer::beginning_with(first, guard, false)

@@ -89,6 +89,28 @@ def is_answered(port: int) -> bool:
             return False
 
 
+@pytest.mark.parametrize(
+    ("path", "announced"), [("/a/None", 9), ("/a/B", ROOM + 1)], ids=["no method", "too large"]
+)
+def test_requests_that_come_after_their_refusals_leave_the_connection_alone(
+    server: tuple[LimitedTransport, int], path: str, announced: int
+) -> None:
+    """Honest callers do so, where the network is slow or the server quick."""
+    _, port = server
+    rest = b""
+    with Connection(port) as connection:
+        for number in range(3000):
+            stream = 2 * number + 1
+            begun = frame(DATA, 0, stream, b"\0" + announced.to_bytes(4, "big"))
+            connection.send(rest + frame(HEADERS, END_HEADERS, stream, headers(path)) + begun)
+            connection.wait_for(HEADERS)
+            rest = frame(DATA, END_STREAM, stream, b"rest")
+        last = 2 * 3000 + 1
+        good = frame(DATA, END_STREAM, last, message(b"good"))
+        connection.send(rest + frame(HEADERS, END_HEADERS, last, headers("/a/B")) + good)
+        assert connection.wait_for(DATA) == message(b"good")
+
+
 @pytest.mark.parametrize("kind", HARMS)
 def test_harm_costs_others_nothing_and_leaves_nothing(
     server: tuple[LimitedTransport, int], kind: str

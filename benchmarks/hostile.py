@@ -46,8 +46,9 @@ _ROOM = 64 << 20
 _MIXED = 10
 """How many times as long as one kind of harm all of them take, mixed."""
 _IDLE = 8000
-"""Connections that are counted idle; the result is told for `_IDLE_TOLD` of them."""
-_IDLE_TOLD = 100_000
+"""How many idle connections are opened to measure the memory of one."""
+_IDLE_SHOWN = 100_000
+"""The table shows the memory of so many."""
 
 
 def main() -> None:
@@ -204,7 +205,7 @@ def _print_idle(server: ServerProcess) -> None:
     kib = (held.mib - before.mib) * 1024 / _IDLE
     print(
         f"{_IDLE} idle connections, each after a call: {kib:.1f} KiB each, "
-        f"{kib * _IDLE_TOLD / 1024:.0f} MiB for {_IDLE_TOLD}"
+        f"{kib * _IDLE_SHOWN / 1024:.0f} MiB for {_IDLE_SHOWN}"
     )
 
 

@@ -30,7 +30,7 @@ def test_callers_are_not_told_where_a_folder_lies() -> None:
 def test_an_error_stays_what_it_is_but_for_the_folder() -> None:
     error = Unavailable("no room to load /srv/m/1")
     error.reason, error.retry_after_s = "memory", 2.0
-    told = error.told(Path("/srv/m"))
-    assert (told.message, told.code) == ("no room to load m/1", Code.UNAVAILABLE)
-    assert (told.reason, told.retry_after_s) == ("memory", 2.0)
-    assert told.told(Path("/srv/m")) is told
+    shown = error.for_callers(Path("/srv/m"))
+    assert (shown.message, shown.code) == ("no room to load m/1", Code.UNAVAILABLE)
+    assert (shown.reason, shown.retry_after_s) == ("memory", 2.0)
+    assert shown.for_callers(Path("/srv/m")) is shown

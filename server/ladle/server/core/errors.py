@@ -73,14 +73,14 @@ class ServingError(Exception):
         """Forget where it came from: the frames hold whatever was being worked on."""
         self.__traceback__ = self.__cause__ = self.__context__ = None
 
-    def told(self, folder: Place) -> ServingError:
-        """Return the error as callers are told of it; see `without_folder`."""
+    def for_callers(self, folder: Place) -> ServingError:
+        """Return the error without this folder in its message, as `without_folder` says."""
         message = without_folder(self.message, folder)
         if message == self.message:
             return self
-        told = ServingError(message, self.code)
-        told.reason, told.retry_after_s = self.reason, self.retry_after_s
-        return told
+        shown = ServingError(message, self.code)
+        shown.reason, shown.retry_after_s = self.reason, self.retry_after_s
+        return shown
 
 
 class InvalidArgument(ServingError):

@@ -12,11 +12,11 @@ import pytest
 from fakes import TIMEOUT_S, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from server.rpc.prediction.calling import INFER, infer_message
 from server.rpc.prediction.grouping import (
     Served,
     counted,
+    inputs_of,
     making,
 )
 
@@ -71,29 +71,7 @@ class Kind:
     parameter: str = ""
 
     def request(self, value: float, request_id: str = "", quirk: str = "") -> bytes:
-        rows = np.full((self.rows, 2), value, np.float32)
-        inputs: dict[str, NDArray[Any]] = {"x": rows}
-        number = int(value) if np.isfinite(value) else 7
-        if self.signature == "pair":
-            inputs["k"] = np.full(self.rows, value, np.float64)
-        elif self.signature == "flags":
-            inputs = {"b": np.full(self.rows, value > 0)}
-        elif self.signature == "counts":
-            inputs = {"n": np.full(self.rows, number, np.int32)}
-        first = next(iter(inputs))
-        match self.wrong:
-            case "shape":
-                inputs[first] = np.full((self.rows, 3), value, np.float32)
-            case "dtype":
-                inputs[first] = np.full((self.rows, 2), value, np.float16)
-            case "missing":
-                del inputs[first]
-            case "extra":
-                inputs["more"] = rows
-            case "empty":
-                inputs[first] = inputs[first][:0]
-            case "order":
-                inputs = dict(reversed(inputs.items()))
+        inputs = inputs_of(self.signature, self.rows, value, self.wrong)
         made = infer_message(
             inputs,
             typed=self.typed,

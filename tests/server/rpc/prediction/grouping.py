@@ -63,6 +63,35 @@ def run(inputs: Arrays) -> Mapping[str, NDArray[Any]]:
     return double(inputs)
 
 
+def inputs_of(signature: str, rows: int, value: float, wrong: str = "") -> dict[str, NDArray[Any]]:
+    """Return the inputs of a request to one of the signatures, wrong in one way or right."""
+    x = np.full((rows, 2), value, np.float32)
+    inputs: dict[str, NDArray[Any]] = {"x": x}
+    if signature == "pair":
+        inputs["k"] = np.full(rows, value, np.float64)
+    elif signature == "flags":
+        inputs = {"b": np.full(rows, value > 0)}
+    elif signature == "counts":
+        inputs = {"n": np.full(rows, int(value) if np.isfinite(value) else 7, np.int32)}
+    first = next(iter(inputs))
+    match wrong:
+        case "shape":
+            inputs[first] = np.full((rows, 3), value, np.float32)
+        case "dtype":
+            inputs[first] = np.full((rows, 2), value, np.float16)
+        case "missing":
+            del inputs[first]
+        case "extra":
+            inputs["more"] = x
+        case "empty":
+            inputs[first] = inputs[first][:0]
+        case "strings":
+            inputs[first] = np.full((rows, 2), b"1", object)
+        case "order":
+            inputs = dict(reversed(inputs.items()))
+    return inputs
+
+
 class Served:
     """One method over a transport, on versions of the model `m` that a test can hold."""
 

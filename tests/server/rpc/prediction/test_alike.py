@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from server.rpc.prediction.calling import PREDICT, predict_request
 from server.rpc.prediction.grouping import (
     Served,
     counted,
+    inputs_of,
     making,
 )
 
@@ -51,29 +51,7 @@ class Kind:
     in_content: bool = False
 
     def request(self, value: float) -> bytes:
-        rows = np.full((self.rows, 2), value, np.float32)
-        inputs: dict[str, Any] = {"x": rows}
-        if self.signature == "pair":
-            inputs["k"] = np.full(self.rows, value, np.float64)
-        elif self.signature == "flags":
-            inputs = {"b": np.full(self.rows, value > 0)}
-        elif self.signature == "counts":
-            number = int(value) if np.isfinite(value) else 7
-            inputs = {"n": np.full(self.rows, number, np.int32)}
-        first = next(iter(inputs))
-        match self.wrong:
-            case "shape":
-                inputs[first] = np.full((self.rows, 3), value, np.float32)
-            case "dtype":
-                inputs[first] = np.full((self.rows, 2), value, np.float16)
-            case "missing":
-                del inputs[first]
-            case "extra":
-                inputs["more"] = rows
-            case "empty":
-                inputs[first] = inputs[first][:0]
-            case "strings":
-                inputs[first] = np.full((self.rows, 2), b"1", object)
+        inputs = inputs_of(self.signature, self.rows, value, self.wrong)
         message = PredictRequest()
         message.ParseFromString(
             predict_request(inputs, self.signature, self.name, typed=self.typed)
@@ -82,6 +60,7 @@ class Kind:
             message.model_spec.version.value = self.version
         if self.output:
             message.output_filter.append(self.output)
+        first = next(iter(inputs_of(self.signature, self.rows, value)))
         tensor = message.inputs.get(first)
         match self.wrong:
             case "short" if tensor is not None and self.typed:

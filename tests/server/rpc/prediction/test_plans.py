@@ -26,8 +26,8 @@ class NoAnswers:
         return None
 
 
-def known(name: str = "m") -> Known:
-    return Known(ModelSpec(name=name), Priority.NORMAL)
+def known(name: str = "m", plan: Plan | None = None) -> Known:
+    return Known(ModelSpec(name=name), Priority.NORMAL, plan)
 
 
 def test_what_was_kept_is_found_by_its_template() -> None:
@@ -62,7 +62,7 @@ def test_a_plan_does_not_keep_its_version() -> None:
     plans = Plans()
     servable = FakeServable(double, (DOUBLE,))
     plan = Plan(ref(servable), DOUBLE, {}, ("y",), {}, NoAnswers())
-    plans.keep(b"a", known()._replace(plan=plan))
+    plans.keep(b"a", known(plan=plan))
     del servable
 
     kept = plans.get(b"a")

@@ -78,7 +78,7 @@ class _Restoring:
         return targets
 
     def _set_arguments(self, name: str, depth: int) -> frozenset[int]:
-        """Return the places of those arguments that a function surely assigns to."""
+        """Return which arguments a function assigns to in every run, by their places."""
         function = self._functions.get(name)
         if function is None:
             return frozenset()

@@ -48,7 +48,7 @@ class _Earned:
 
     @property
     def in_share(self) -> bool:
-        """Whether the batch that has run last is one of those that are compared in any case."""
+        """Whether the last batch is the one in `SHARE` that is always compared."""
         return self.ran % SHARE == 1
 
 

@@ -192,7 +192,7 @@ class Transitions:
             logger.error("loading failed model=%s version=%d", *entry.id, exc_info=failure)
             failure = ServingError(f"{entry.id}: {failure}", Code.INTERNAL)
         logger.error("not loaded model=%s version=%d error=%s", *entry.id, failure)
-        return failure.told(entry.path.parent)
+        return failure.for_callers(entry.path.parent)
 
     def _retry(self, failed: Entry) -> None:
         """Wait, and load the version once more if it is still wanted and still failed."""

@@ -51,6 +51,7 @@ class Requests:
         self._path = path
         self._answers = plan.answers
         self._echoes = group.echoes
+        self._has_echoes = any(self._echoes)
         # Goes when all have ended: the task has these requests, and both would be a circle.
         self._pending: PendingAlike | None = None
         self._is_over = False
@@ -95,8 +96,7 @@ class Requests:
         places = self._group.settle(members)
         if places:
             # Noted first, so that a caller who has the answer finds it counted.
-            echoes = Counter([len(self._echoes[members[place]]) for place in places])
-            for nbytes, count in echoes.items():
+            for nbytes, count in self._sizes_of_echoes(members, places).items():
                 alike = observation.part()
                 alike.request_bytes += nbytes
                 alike.end_alike(count, size + nbytes, self._observer)
@@ -107,6 +107,12 @@ class Requests:
         """Forget the task."""
         self._is_over = True
         self._pending = None
+
+    def _sizes_of_echoes(self, members: Sequence[int], places: Sequence[int]) -> dict[int, int]:
+        """Return how many of the members at these places have an echo of each size."""
+        if not self._has_echoes:
+            return {0: len(places)}
+        return Counter([len(self._echoes[members[place]]) for place in places])
 
     def _gathered(self, part: Part, members: Sequence[int]) -> NDArray[Any]:
         data, start = self._group.gather(part.content, members)
